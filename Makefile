@@ -1,0 +1,32 @@
+# Every target that needs the environment makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format results clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## the degradation of plain networks, and its absence in residual ones, on digits
+	$(BIN)/residual reproduce demo --runs runs/demo --results runs/demo/results
+
+test: .venv/installed  ## every test; what needs data or a GPU says so and is skipped
+	$(BIN)/pytest -n 2
+
+check: .venv/installed  ## lint, format and types; writes nothing
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
+	$(BIN)/mypy --cache-dir=/dev/null
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: .venv/installed  ## draw docs/ and the README's table from results/*.json
+	$(BIN)/python -m residual.reproduction.document
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

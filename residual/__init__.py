@@ -1,0 +1,29 @@
+"""Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015)."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from residual.deployment.prediction import predict as predict
+    from residual.nets.networks import build as build
+    from residual.runs.evaluating import evaluate as evaluate
+    from residual.runs.loading import load as load
+    from residual.runs.training import train as train
+
+__version__ = "0.1.0"
+__all__ = ["build", "evaluate", "load", "predict", "train"]
+
+VERBS = {
+    "build": "residual.nets.networks",
+    "evaluate": "residual.runs.evaluating",
+    "load": "residual.runs.loading",
+    "predict": "residual.deployment.prediction",
+    "train": "residual.runs.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Each verb, imported when it is first asked for, so that importing the package is cheap."""
+    if name not in VERBS:
+        raise AttributeError(f"module 'residual' has no attribute {name!r}")
+    return getattr(importlib.import_module(VERBS[name]), name)

@@ -1,0 +1,94 @@
+"""Where the arithmetic is done, and how; a value that is made once at the edge and passed down."""
+
+import os
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+Progress = Callable[[int, int], None]  # so many done, of so many
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the arithmetic is done here. Equal settings on equal machines give equal bits."""
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "float32"  # or "bf16", by automatic mixed precision; "auto" before a trial
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+
+    def apply(self) -> None:
+        """Set torch's switches for this process."""
+        torch.set_num_threads(self.threads)
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if self.deterministic != torch.are_deterministic_algorithms_enabled():  # slow to import
+            torch.use_deterministic_algorithms(self.deterministic)
+        torch.backends.cudnn.benchmark = not self.deterministic
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def place(self, net: torch.nn.Module) -> torch.nn.Module:
+        """The network on its device, in its memory format, compiled where that is chosen."""
+        net = net.to(torch.device(self.device)).to(memory_format=self.memory_format)
+        if self.compile:
+            net.compile()
+        return net
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of a forward pass."""
+        if self.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+
+def setting(
+    device: str = "auto",
+    threads: int = 0,
+    precision: str = "auto",
+    deterministic: bool = False,
+) -> Setting:
+    """How to compute here. Zero threads: all cores. Precision `auto` leaves it to a trial.
+
+    Raises ValueError for a device that is not here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check(device)
+    if precision not in ("auto", "float32", "bf16"):
+        raise ValueError(f"no precision {precision!r}; there are auto, float32 and bf16")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Setting(device, threads or cores or 1, precision, deterministic=deterministic)
+
+
+def _check(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise ValueError(f"no device {device!r} here; there are {', '.join(there)}") from error
+
+
+def hardware(device: str) -> str:
+    """The machine in words, as a result names it."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+            names = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
