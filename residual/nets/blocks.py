@@ -1,0 +1,82 @@
+"""Section 3: the residual unit, its branches and its shortcuts (Eq. 1 and 2, Fig. 5, Table 3)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """y = relu(F(x) + shortcut(x)), Eq. 1 and 2. Without a shortcut, a plain stack of layers."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        if self.shortcut is not None:
+            y = y + self.shortcut(x)
+        return F.relu(y)
+
+
+class Pad(nn.Module):
+    """Option A: the identity, subsampled, with zeros in the new channels. It learns nothing."""
+
+    # Choice: the zero channels come behind the real ones, as in the Torch release
+    # (fb.resnet.torch); the paper does not say where, and it does not change the function class.
+    def __init__(self, n_new: int, stride: int) -> None:
+        super().__init__()
+        self.n_new, self.stride = n_new, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.n_new))
+
+
+def conv_bn(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution, then batch normalization right after it (Sec. 3.4)."""
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False)
+    # Choice: running statistics move by a tenth per step and the variance gets 1e-5, the library's
+    # values; the paper gives neither.
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out))
+
+
+def basic(n_in: int, n_out: int, stride: int) -> nn.Sequential:
+    """Two 3x3 layers (Fig. 5, left)."""
+    return nn.Sequential(conv_bn(n_in, n_out, 3, stride), nn.ReLU(), conv_bn(n_out, n_out, 3))
+
+
+def bottleneck(n_in: int, n_out: int, stride: int) -> nn.Sequential:
+    """1x1 narrows, 3x3 works, 1x1 widens again (Fig. 5, right). The first 1x1 has the stride."""
+    return narrowed(n_in, n_out, first=stride, second=1)
+
+
+def bottleneck_v15(n_in: int, n_out: int, stride: int) -> nn.Sequential:
+    """The later variant, "v1.5", of most public weights: the 3x3 has the stride."""
+    return narrowed(n_in, n_out, first=1, second=stride)
+
+
+def narrowed(n_in: int, n_out: int, first: int, second: int) -> nn.Sequential:
+    """A bottleneck with the strides of its first 1x1 and of its 3x3."""
+    n_mid = n_out // 4
+    return nn.Sequential(
+        conv_bn(n_in, n_mid, 1, first),
+        nn.ReLU(),
+        conv_bn(n_mid, n_mid, 3, second),
+        nn.ReLU(),
+        conv_bn(n_mid, n_out, 1),
+    )
+
+
+def shortcut(option: str, n_in: int, n_out: int, stride: int) -> nn.Module | None:
+    """The shortcuts compared in Table 3, and none for a plain net."""
+    same_shape = n_in == n_out and stride == 1
+    match option:
+        case "plain":
+            return None
+        case "A":
+            return nn.Identity() if same_shape else Pad(n_out - n_in, stride)
+        case "B":
+            return nn.Identity() if same_shape else conv_bn(n_in, n_out, 1, stride)
+        case "C":
+            return conv_bn(n_in, n_out, 1, stride)
+    raise ValueError(f"no shortcut option {option!r}; the paper has plain, A, B and C")

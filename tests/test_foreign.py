@@ -1,0 +1,289 @@
+"""Weights of other libraries compute under our names what they computed under theirs."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from residual.nets import foreign
+from residual.nets.foreign import convert, read
+from residual.nets.networks import build
+
+SHARED = os.environ.get("RESIDUAL_SHARED")
+DEPTHS = {18: "resnet18", 34: "resnet34"} | {d: f"resnet{d}-v1.5" for d in (50, 101, 152)}
+
+
+def drawn(net: nn.Module, seed: int = 0) -> nn.Module:
+    """The network in float64, all that it learns or measures drawn at random."""
+    net = net.to_empty(device="cpu").double().eval()
+    draw = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            deviation = module.weight[0].numel() ** -0.5
+            module.weight.data.normal_(0, deviation, generator=draw)
+        if isinstance(module, nn.BatchNorm2d):
+            for scale in (module.weight.data, module.running_var):
+                scale.uniform_(0.5, 1.5, generator=draw)
+            for offset in (module.bias.data, module.running_mean):
+                offset.normal_(0, 0.3, generator=draw)
+            module.num_batches_tracked.random_(1, 100, generator=draw)
+        if isinstance(module, nn.Linear):
+            module.bias.data.normal_(0, 1, generator=draw)
+    return net
+
+
+def torchvisions(depth: int) -> nn.Module:
+    with torch.device("meta"):
+        net = torchvision.models.get_model(f"resnet{depth}")
+    return drawn(net, depth)
+
+
+def filled(network: str, state: dict[str, Tensor], classes: int | None = None) -> nn.Module:
+    """Our network of this name with these weights, in float64."""
+    with torch.device("meta"):
+        net = build(network, classes)
+    net.load_state_dict(state, assign=True)
+    return net.eval()
+
+
+@torch.no_grad()
+def apart(ours: nn.Module, theirs: nn.Module, size: int) -> float:
+    """How far two networks' scores of random images lie apart, relative to the scores."""
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, size, size, generator=draw, dtype=torch.float64)
+    expected = theirs(images)
+    assert expected.isfinite().all()
+    assert expected.std() > 1e-3
+    return float((ours(images) - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_torchvisions_networks_give_the_same_scores_under_our_names(depth):
+    theirs = torchvisions(depth)
+    conversion = convert(theirs.state_dict(), DEPTHS[depth])
+    assert len(conversion.mapped) == len(theirs.state_dict())
+    assert (conversion.missing, conversion.unexpected) == ([], [])
+    assert apart(filled(DEPTHS[depth], conversion.state), theirs, 64) < 1e-9
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_timms_networks_give_the_same_scores_under_our_names(depth):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    with torch.device("meta"):
+        theirs = timm.create_model(f"resnet{depth}")
+    theirs = drawn(theirs, depth)
+    conversion = convert(theirs.state_dict(), DEPTHS[depth])
+    assert apart(filled(DEPTHS[depth], conversion.state), theirs, 64) < 1e-9
+
+
+def test_a_v1_net_in_place_of_v15_is_caught_by_its_scores():
+    theirs = torchvisions(50)
+    state = convert(theirs.state_dict(), "resnet50", assume="v1").state
+    assert apart(filled("resnet50", state), theirs, 64) > 1e-3
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152])
+def test_weights_of_the_later_variant_never_fill_the_papers_network(depth):
+    net = torchvision.models.get_model
+    with torch.device("meta"):
+        state = net(f"resnet{depth}").state_dict()
+    with pytest.raises(ValueError, match=f"convert them to resnet{depth}-v1.5"):
+        convert(state, f"resnet{depth}")
+    with pytest.raises(ValueError, match=f"convert to resnet{depth}"):
+        convert(state, f"resnet{depth}-v1.5", assume="v1")
+
+
+class Theirs(nn.Module):
+    """The CIFAR network of akamaster/pytorch_resnet_cifar10: option A pads on both sides."""
+
+    class Block(nn.Module):
+        def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+            self.bn1 = nn.BatchNorm2d(n_out)
+            self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(n_out)
+            self.stride, self.pad = stride, (n_out - n_in) // 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+            return F.relu(y + x)
+
+    def __init__(self, n: int, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self.stage(16, 16, n, 1)
+        self.layer2 = self.stage(16, 32, n, 2)
+        self.layer3 = self.stage(32, 64, n, 2)
+        self.linear = nn.Linear(64, classes)
+
+    def stage(self, n_in: int, n_out: int, n: int, stride: int) -> nn.Sequential:
+        rest = (self.Block(n_out, n_out, 1) for _ in range(n - 1))
+        return nn.Sequential(self.Block(n_in, n_out, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(("network", "n"), [("resnet8", 1), ("resnet20", 3), ("cifar-resnet50", 8)])
+def test_a_net_with_zeros_on_both_sides_gives_the_same_scores_with_zeros_behind(network, n):
+    theirs = drawn(Theirs(n))
+    conversion = convert(theirs.state_dict(), network)
+    assert conversion.network == network
+    assert apart(filled(network, conversion.state), theirs, 32) < 1e-9
+
+
+def test_without_its_channels_reordered_such_a_net_gives_other_scores(monkeypatch):
+    theirs = drawn(Theirs(3))
+    monkeypatch.setattr(foreign, "zeros_behind", lambda state: state)
+    state = convert(theirs.state_dict(), "resnet20").state
+    assert apart(filled("resnet20", state), theirs, 32) > 1e-3
+
+
+def test_prefixes_and_wrappings_are_taken_off_however_many_there_are():
+    plain = drawn(Theirs(1)).state_dict()
+    wrapped = {f"module._orig_mod.module.{key}": value for key, value in plain.items()}
+    conversion = convert({"model": {"state_dict": wrapped, "epoch": 3}}, "resnet8")
+    expected = convert(plain, "resnet8").state
+    assert all(torch.equal(conversion.state[key], value) for key, value in expected.items())
+    assert ("module._orig_mod.module.linear.bias", "fc.bias") in conversion.mapped
+
+
+def test_the_counts_of_steps_may_be_missing():
+    state = drawn(Theirs(1)).state_dict()
+    old = {key: value for key, value in state.items() if "num_batches" not in key}
+    conversion = convert(old, "resnet8")
+    assert conversion.missing == []
+    assert set(conversion.state) == set(build("resnet8").state_dict())
+
+
+def test_what_was_converted_knows_its_classes_and_its_preprocessing():
+    small = convert(drawn(Theirs(1)).state_dict(), "resnet8")
+    assert small.classes is not None
+    assert (small.classes[0], small.classes[9], small.size) == ("airplane", "truck", (32, 32))
+    large = convert(torchvisions(18).state_dict(), "resnet18-B")
+    assert large.classes is not None
+    assert (len(large.classes), large.classes[0], large.size) == (1000, "tench", (224, 224))
+    assert large.network == "resnet18"
+    for conversion in (small, large):
+        assert conversion.mean == (0.485, 0.456, 0.406)
+        assert conversion.std == (0.229, 0.224, 0.225)
+
+
+def test_the_number_of_classes_comes_from_the_weights():
+    theirs = drawn(Theirs(1, classes=7))
+    conversion = convert(theirs.state_dict(), "resnet8")
+    assert conversion.classes is None
+    assert apart(filled("resnet8", conversion.state, classes=7), theirs, 32) < 1e-9
+
+
+def test_a_missing_an_unexpected_and_a_misshapen_key_are_each_named():
+    state = Theirs(1).state_dict()
+    short = {key: value for key, value in state.items() if key != "layer2.0.bn1.bias"}
+    with pytest.raises(ValueError, match=r"missing: conv3_x\.0\.branch\.0\.1\.bias; unexp.*none"):
+        convert(short, "resnet8")
+    with pytest.raises(ValueError, match=r"missing: none; unexpected: conv9\.weight;"):
+        convert(state | {"conv9.weight": torch.zeros(1)}, "resnet8")
+    with pytest.raises(ValueError, match=r"conv1\.weight is \(16, 3, 5, 5\) instead of \(16, 3, 3"):
+        convert(state | {"conv1.weight": torch.zeros(16, 3, 5, 5)}, "resnet8")
+
+
+def test_weights_of_another_depth_are_refused_with_the_first_keys_and_their_number():
+    with pytest.raises(ValueError, match=r"nothing is converted.* and \d+ more") as refused:
+        convert(Theirs(1).state_dict(), "resnet20")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [("plain8", "has no plain8"), ("resnet18", "has no resnet18"), ("resnet8-B", "missing")],
+)
+def test_weights_never_fill_a_network_of_another_kind(network, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        convert(Theirs(1).state_dict(), network)
+
+
+def test_timms_variants_with_another_stem_are_refused():
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    with torch.device("meta"):
+        state = timm.create_model("resnet50d").state_dict()
+    with pytest.raises(ValueError, match=r"unexpected: conv1\.0\.weight"):
+        convert(state, "resnet50-v1.5")
+
+
+def test_weights_of_no_known_layout_are_refused():
+    with pytest.raises(ValueError, match=r"features\.0\.weight.* not those of torchvision"):
+        convert({"features.0.weight": torch.zeros(1)}, "resnet18")
+    with pytest.raises(ValueError, match="none"):
+        convert({}, "resnet18")
+
+
+class Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "zip", "old"])
+def test_a_malicious_pickle_never_runs_and_is_refused_in_a_sentence(tmp_path, kind):
+    file, trace = tmp_path / "weights.pth", tmp_path / "it_ran"
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps({"conv1.weight": Attack(trace)}))
+    else:
+        torch.save({"x": Attack(trace)}, file, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(ValueError, match="without running code") as refused:
+        read(file)
+    assert str(file) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(tmp_path, suffix):
+    file = tmp_path / f"weights{suffix}"
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read(file)
+    file.touch()
+    with pytest.raises(ValueError, match="is empty"):
+        read(file)
+    file.write_text("this is no network\n" * 20)
+    with pytest.raises(ValueError, match="holds no weights"):
+        read(file)
+
+
+def test_a_saved_list_is_no_state_dict(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="holds a list"):
+        read(tmp_path / "list.pt")
+
+
+def test_both_kinds_of_file_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    state = Theirs(1).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    save_file(state, tmp_path / "a.safetensors")
+    for file in ("a.pth", "a.safetensors"):
+        assert len(convert(read(tmp_path / file), "resnet8").mapped) == len(state)
+
+
+@pytest.mark.skipif(SHARED is None, reason="RESIDUAL_SHARED names no folder with real weights")
+@pytest.mark.parametrize(
+    ("file", "network"),
+    [("resnet20-12fca82f.th", "resnet20"), ("resnet56-4bfd9763.th", "resnet56")],
+)
+def test_trained_weights_of_akamaster_are_converted(file, network):
+    conversion = convert(read(Path(SHARED or "") / "weights" / file), network)
+    assert conversion.source.startswith("akamaster")
+    assert build(network).load_state_dict(conversion.state)
