@@ -1,0 +1,103 @@
+"""The one decoder and the one resize: a picture in a file or in bytes, to pixels."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+# A file is read as what it is, not as what its name says, and as nothing else: Pillow's other
+# readers are seldom exercised, and one of them starts a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+LARGEST = 89_478_485  # pixels; where Pillow begins to warn of a decompression bomb
+# Changes with whatever may alter a pixel, so that no stale cache is used.
+VERSION = f"1, Pillow {PIL.__version__}"
+
+
+class Damaged(ValueError):
+    """A picture that cannot be read; the message names it and says why."""
+
+
+def decode(source: Path | bytes, size: tuple[int, int] | None = None) -> Tensor:
+    """A picture as it is meant to be seen -> (3, H, W) uint8, resized to a (height, width) or not.
+
+    The first frame is taken of several, and the orientation in the EXIF data is applied. Raises
+    Damaged where the contents are no whole picture and FileNotFoundError where there is no file.
+    """
+    image = seen(source)
+    return pixels(image if size is None else resized(image, size))
+
+
+def seen(source: Path | bytes) -> Image.Image:
+    """A picture in three 8-bit colours, upright, in its own size. Raises what `decode` raises."""
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    if isinstance(source, Path) and not source.exists():
+        raise FileNotFoundError(f"there is no picture {source}")
+    raw = source if isinstance(source, bytes) else source.read_bytes()
+    if not raw:
+        raise Damaged(f"{name} is damaged: it is empty")
+    try:
+        return rgb(upright(raw))
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise Damaged(f"{name} is damaged: it is no picture in a known format ({known})") from error
+    except Exception as error:  # a reader raises whatever its parsing stumbles on, not only OSError
+        raise Damaged(f"{name} is damaged: {str(error) or type(error).__name__}") from error
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """Three 8-bit colours -> (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture in another (height, width); untouched where it has that already."""
+    # Choice: bilinear with antialiasing, on 8-bit pixels (Pillow's BILINEAR), for all resizing; the
+    # paper names no filter.
+    height, width = size
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def upright(raw: bytes) -> Image.Image:
+    """The first frame, whole and turned as its EXIF data says."""
+    image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"it has {image.width}x{image.height} pixels, more than {LARGEST:,}")
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Any mode as three 8-bit colours."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(eight_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        # Choice: what is transparent shows white; the paper's pictures have no transparency.
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """A grey picture of more than 8 bits, rescaled and not cut off: (H, W)."""
+    # Choice: whole numbers span 0 to 65,535, as in PNG, where 257 of them make one step. Floating
+    # point spans the least of 0 to 1, 255 and 65,535 that holds it. Where a value lies beyond, the
+    # least becomes black and the greatest white.
+    grey = np.asarray(image).astype(np.float64)
+    low, high = float(grey.min()), float(grey.max())
+    if not np.isfinite(low + high):
+        raise ValueError("some of its values are not numbers")
+    for span in (1, 255, 65_535) if image.mode == "F" else (65_535,):
+        if low >= 0 and high <= span:
+            return np.round(grey * 255 / span).astype(np.uint8)
+    return np.round((grey - low) * 255 / max(high - low, 1e-300)).astype(np.uint8)

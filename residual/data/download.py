@@ -1,0 +1,81 @@
+"""A file fetched whole, from wherever it can be had, or not at all."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from residual.data.progress import Progress, unhurried
+
+BLOCK = 1 << 18
+TIMEOUT_SECONDS = 60.0
+
+
+def md5(file: Path) -> str:
+    """Good against accidents, which is all that it is for; it is what CIFAR-10's authors print."""
+    with file.open("rb") as opened:
+        new = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
+    return new.hexdigest()
+
+
+def fetch(
+    mirrors: Sequence[str], target: Path, checksum: str, progress: Progress | None = None
+) -> None:
+    """Fetch the file with this md5 from the first mirror that gives it.
+
+    What has come stays in `<target>.partial`, and the next attempt goes on from there. Raises
+    OSError, saying why each mirror failed and where to put the file by hand.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    reasons = []
+    for url in mirrors:
+        try:
+            resumed = receive(url, partial, progress)
+            if resumed and md5(partial) != checksum:  # perhaps what lay there was of another file
+                partial.unlink()
+                receive(url, partial, progress)
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            reasons.append(f"{urlsplit(url).netloc}: {reason or type(error).__name__}")
+            continue
+        if md5(partial) == checksum:
+            partial.replace(target)
+            return
+        partial.unlink()
+        reasons.append(f"{urlsplit(url).netloc}: what came has the wrong checksum")
+    raise OSError(
+        f"{target.name} could not be fetched ({'; '.join(reasons)}); "
+        f"try again later, or get it in another way and put it at {target}"
+    )
+
+
+def receive(url: str, partial: Path, progress: Progress | None) -> bool:
+    """Append what is missing to a partial file; whether anything lay there and was kept."""
+    start = partial.stat().st_size if partial.exists() else 0
+    request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        answer = urlopen(request, timeout=TIMEOUT_SECONDS)
+    except HTTPError as error:
+        if error.code == 416 and start:  # nothing lies beyond: the checksum tells if it is all
+            return True
+        raise
+    report = unhurried(progress)
+    with answer:
+        resumed: bool = answer.status == 206  # a server may ignore the range and send everything
+        done = start if resumed else 0
+        total = done + int(answer.headers.get("Content-Length", 0))
+        with partial.open("ab" if resumed else "wb") as file:
+            while block := answer.read(BLOCK):
+                file.write(block)
+                done += len(block)
+                report(done, max(done, total))
+            file.flush()
+            os.fsync(file.fileno())
+    if done < total:
+        raise ConnectionError(f"the connection broke after {done:,} of {total:,} bytes")
+    return resumed

@@ -1,0 +1,34 @@
+"""Randomness as a pure function of what it depends on: the seed, the epoch, the image, the draw."""
+
+from functools import lru_cache, reduce
+
+import torch
+from torch import Tensor
+
+
+def mixed(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 (Steele, Lea, Flood, 2014) on int64, which wraps around alike on
+    CPU and GPU. Shifts are made logical by masking the sign's copies."""
+    x = x + -0x61C8864680B583EB  # 0x9E3779B97F4A7C15, the golden ratio, as int64
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def hashed(*key: Tensor | int) -> Tensor:
+    """A 64-bit integer hash of a key of integers. Tensors in it are broadcast, elementwise."""
+    parts = [torch.as_tensor(part, dtype=torch.int64) for part in key]
+    device = next((part.device for part in parts if part.device.type != "cpu"), parts[0].device)
+    start = torch.zeros((), dtype=torch.int64, device=device)
+    return reduce(lambda state, part: mixed(state ^ mixed(part.to(device))), parts, start)
+
+
+def below(n: int, *key: Tensor | int) -> Tensor:
+    """Integers from 0 to n - 1, as good as uniform (n is small), one for each key."""
+    return ((hashed(*key) >> 1) & 0x3FFFFFFFFFFFFFFF) % n
+
+
+@lru_cache(maxsize=4)  # one epoch's batches ask for the same order
+def order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """The order (n,) in which an epoch visits n images."""
+    return hashed(seed, epoch, torch.arange(n, device=device)).argsort(stable=True)

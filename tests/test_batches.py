@@ -1,0 +1,168 @@
+"""What batches.py claims: Section 4.2's order, crop and mirror, from keys alone."""
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from residual.data.batches import (
+    LEFT,
+    MIRROR,
+    TOP,
+    Preprocessing,
+    chosen,
+    crop_and_mirror,
+    evaluation_batches,
+    per_pixel_mean,
+    training_batches,
+)
+from residual.data.draws import below
+from residual.data.images import Images
+
+
+def images(n: int, side: int = 8) -> Images:
+    draw = torch.Generator().manual_seed(n)
+    pixels = torch.randint(0, 256, (n, 3, side, side), generator=draw, dtype=torch.uint8)
+    return Images(pixels, torch.arange(n))
+
+
+def as_it_is(side: int = 8) -> Preprocessing:
+    return Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (side, side))
+
+
+def slow(image: Tensor, top: int, left: int, mirrored: int, padding: int) -> Tensor:
+    """Pad, cut, flip, as the paper says it: (3, H, W) -> (3, H, W)."""
+    height, width = image.shape[1:]
+    crop = F.pad(image, (padding,) * 4)[:, top : top + height, left : left + width]
+    return crop.flip(-1) if mirrored else crop
+
+
+@pytest.mark.parametrize(("padding", "mirror"), [(4, True), (4, False), (1, False), (0, True)])
+@pytest.mark.parametrize("shape", [(8, 8), (5, 9)])
+def test_a_batch_is_cropped_and_mirrored_as_each_image_alone(padding, mirror, shape):
+    batch = torch.randn(64, 3, *shape, generator=torch.Generator().manual_seed(0))
+    ids, epochs = torch.arange(64) * 31, torch.arange(64) // 40
+    fast = crop_and_mirror(batch, ids, epochs, 7, padding, mirror)
+    for i in range(64):
+        key = (7, int(epochs[i]), int(ids[i]))
+        top, left = (int(below(2 * padding + 1, *key, draw)) for draw in (TOP, LEFT))
+        mirrored = int(below(2, *key, MIRROR)) if mirror else 0
+        assert torch.equal(fast[i], slow(batch[i], top, left, mirrored, padding))
+
+
+def test_a_crop_starts_at_each_of_nine_by_nine_places_either_way_round_and_nowhere_else():
+    image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    all_crops = {
+        slow(image, top, left, mirrored, 4).numpy().tobytes(): (top, left, mirrored)
+        for top in range(9) for left in range(9) for mirrored in (0, 1)
+    }  # fmt: skip
+    n = 4_000
+    crops = crop_and_mirror(
+        image.expand(n, 3, 32, 32), torch.arange(n), torch.zeros(n, dtype=torch.int64), 0, 4, True
+    )
+    seen = Counter(all_crops[crop.contiguous().numpy().tobytes()] for crop in crops)
+    assert len(seen) == 9 * 9 * 2
+    assert max(seen.values()) < 3 * n / len(seen)
+
+
+def test_a_batch_lies_in_memory_with_its_channels_last():
+    batch = crop_and_mirror(
+        torch.randn(4, 3, 8, 8), torch.arange(4), torch.zeros(4).long(), 0, 4, True
+    )
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("batch", [3, 7, 10, 25])
+def test_each_image_comes_once_in_each_epoch(batch):
+    n = 10
+    pairs = []
+    for step in range(40):
+        ids, epochs = chosen(0, step, batch, n)
+        assert len(ids) == len(epochs) == batch
+        pairs += zip(epochs.tolist(), ids.tolist(), strict=True)
+    assert [epoch for epoch, _ in pairs] == sorted(epoch for epoch, _ in pairs)
+    complete = len(pairs) // n
+    for epoch in range(complete):
+        assert sorted(i for e, i in pairs if e == epoch) == list(range(n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_small_set_gives_full_batches(n):
+    batches = training_batches(images(n), as_it_is(), batch=128, seed=0, padding=4, mirror=True)
+    for inputs, labels in islice(batches, 3):
+        assert tuple(inputs.shape) == (128, 3, 8, 8)
+        assert labels.bincount(minlength=n).min() >= 128 // n - 1
+
+
+def test_a_batch_depends_on_its_number_and_not_on_those_before_it():
+    settings = {"batch": 7, "seed": 3, "padding": 2, "mirror": True}
+    from_start = list(islice(training_batches(images(20), as_it_is(), **settings), 12))
+    for step in (1, 5, 11):
+        inputs, labels = next(training_batches(images(20), as_it_is(), step=step, **settings))
+        assert torch.equal(inputs, from_start[step][0])
+        assert torch.equal(labels, from_start[step][1])
+
+
+def test_another_seed_gives_other_batches():
+    firsts = [
+        next(training_batches(images(20), as_it_is(), batch=7, seed=s, padding=2, mirror=True))[0]
+        for s in (0, 1)
+    ]
+    assert not torch.equal(*firsts)
+
+
+def test_an_image_keeps_its_label_and_is_cropped_anew_in_each_epoch():
+    some = images(5)
+    batches = training_batches(some, as_it_is(), batch=5, seed=0, padding=4, mirror=True)
+    looks: dict[int, set[bytes]] = {label: set() for label in range(5)}
+    for inputs, labels in islice(batches, 20):
+        for picture, label in zip(inputs, labels.tolist(), strict=True):
+            looks[label].add(picture.contiguous().numpy().tobytes())
+    all_crops = {
+        slow(some.pixels[label].float() / 255, top, left, mirrored, 4).numpy().tobytes(): label
+        for label in range(5) for top in range(9) for left in range(9) for mirrored in (0, 1)
+    }  # fmt: skip
+    for label, crops in looks.items():
+        assert len(crops) > 15
+        assert {all_crops[crop] for crop in crops} == {label}
+
+
+def test_a_border_is_zero_after_the_mean_is_subtracted():
+    white = Images(torch.full((4, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(4))
+    halfway = Preprocessing(torch.full((3, 8, 8), 0.5), torch.ones(3, 1, 1), (8, 8))
+    batches = training_batches(white, halfway, batch=64, seed=0, padding=4, mirror=False)
+    assert next(batches)[0].unique().tolist() == [0.0, 0.5]
+
+
+def test_the_per_pixel_mean_is_that_of_the_training_set():
+    some = images(50)
+    preprocessing = per_pixel_mean(some)
+    exact = some.pixels.double().mean(dim=0) / 255
+    assert (preprocessing.mean - exact).abs().max() < 1e-7
+    assert preprocessing.size == (8, 8)
+    assert preprocessing(some.pixels).mean(dim=0).abs().max() < 1e-6
+
+
+def test_the_mean_is_exact_over_more_images_than_are_added_at_once():
+    pixels = torch.full((9_000, 3, 1, 1), 255, dtype=torch.uint8)
+    pixels[:3_000] = 0
+    mean = per_pixel_mean(Images(pixels, torch.zeros(9_000))).mean
+    assert torch.equal(mean, torch.full((3, 1, 1), 2 / 3))
+
+
+def test_preprocessing_leaves_the_pixels_as_they_are():
+    some = images(3)
+    before = some.pixels.clone()
+    Preprocessing(torch.full((3, 1, 1), 0.4), torch.full((3, 1, 1), 0.2), (8, 8))(some.pixels)
+    assert torch.equal(some.pixels, before)
+
+
+def test_evaluation_takes_every_image_once_in_order_and_uncropped():
+    some = images(23)
+    batches = list(evaluation_batches(some, as_it_is(), batch=5))
+    assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 3]
+    assert torch.equal(torch.cat([labels for _, labels in batches]), some.labels)
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), some.pixels.float() / 255)

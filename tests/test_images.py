@@ -1,0 +1,85 @@
+"""What images.py claims: sets, their parts, and the mark that tells one set from another."""
+
+import hashlib
+
+import pytest
+import torch
+
+from residual.data.images import (
+    Data,
+    Images,
+    divided,
+    fingerprint,
+    fingerprint_in_memory,
+    held_out,
+)
+
+
+def some(n: int, classes: int = 10) -> Images:
+    pixels = torch.arange(n * 12, dtype=torch.int64).remainder(251).to(torch.uint8)
+    return Images(pixels.view(n, 3, 2, 2), torch.arange(n) % classes, (("a/1.jpg", 0),))
+
+
+def test_a_part_has_its_images_and_names_every_damaged_one():
+    images = some(10)
+    part = images.part(torch.tensor([7, 2]))
+    assert part.labels.tolist() == [7, 2]
+    assert torch.equal(part.pixels[0], images.pixels[7])
+    assert part.damaged == images.damaged
+
+
+def test_a_set_that_is_not_there_is_refused_and_the_others_are_named():
+    data = Data("digits", "f", ("a", "b"), some(10), test=some(4))
+    assert data.split("test") is data.test
+    with pytest.raises(ValueError, match="digits has no val set; it has train, test"):
+        data.split("val")
+
+
+def test_the_headline_is_on_the_test_set_where_there_is_one():
+    assert Data("d", "f", (), some(4), test=some(2), val=some(2)).headline == "test"
+    assert Data("d", "f", (), some(4), val=some(2)).headline == "val"
+
+
+def test_dividing_takes_each_place_once_and_as_many_of_each_class():
+    labels = torch.arange(1_000) % 10
+    first, second = divided(labels, 0.1)
+    assert sorted(first.tolist() + second.tolist()) == list(range(1_000))
+    assert labels[second].bincount().tolist() == [10] * 10
+    again = divided(labels, 0.1)
+    assert torch.equal(first, again[0])
+    assert torch.equal(second, again[1])
+
+
+def test_a_tenth_is_held_out_for_45k5k_and_none_for_full():
+    data = Data("d", "f", tuple("0123456789"), some(500), test=some(20))
+    assert held_out(data, "full") is data
+    held = held_out(data, "45k5k")
+    assert (len(held.train), len(held.val), held.test) == (450, 50, data.test)
+    assert held.val.labels.bincount().tolist() == [5] * 10
+    assert held.fingerprint == data.fingerprint
+
+
+def test_a_fingerprint_is_the_sha256_of_sorted_lines():
+    files = [("b/2.jpg", "b", 5, "hash2"), ("a/1.jpg", "a", 3, "hash1")]
+    lines = "a/1.jpg\ta\t3\thash1\nb/2.jpg\tb\t5\thash2\n"
+    expected = hashlib.sha256(lines.encode()).hexdigest()
+    assert fingerprint(files) == fingerprint(files[::-1]) == expected
+
+
+def test_a_fingerprint_changes_with_each_pixel_label_and_set():
+    classes = tuple("0123456789")
+    marks = {fingerprint_in_memory(classes, train=some(20), test=some(10))}
+    for name in ("pixels", "labels"):
+        changed = some(10)
+        getattr(changed, name)[3] += 1
+        marks.add(fingerprint_in_memory(classes, train=some(20), test=changed))
+    marks.add(fingerprint_in_memory(classes, train=some(10), test=some(20)))
+    marks.add(fingerprint_in_memory(tuple("abcdefghij"), train=some(20), test=some(10)))
+    assert len(marks) == 5
+
+
+def test_a_fingerprint_in_memory_takes_each_image_for_a_file():
+    images = some(2)
+    raw = [bytes(image.flatten().tolist()) for image in images.pixels]
+    files = [(f"train/0000{i}", "xy"[i], 12, hashlib.sha256(raw[i]).hexdigest()) for i in (0, 1)]
+    assert fingerprint_in_memory(("x", "y"), train=images) == fingerprint(files)
