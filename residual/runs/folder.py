@@ -1,0 +1,117 @@
+"""A run is a folder: its recipe, its log, its newest checkpoints, and in the end its result."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from residual.files import FORMAT, Newer, read_json, write_json, write_whole
+from residual.training import checkpoint
+from residual.training.recipe import Recipe, from_json, to_json
+
+KEPT = 3  # checkpoints
+
+
+class NoRun(ValueError):
+    """A folder that holds no run."""
+
+
+def named(network: str, parent: Path) -> Path:
+    """The first free name for a run, `<network>-<n>`."""
+    n = 1
+    while (parent / f"{network}-{n}").exists():
+        n += 1
+    return parent / f"{network}-{n}"
+
+
+def create(
+    run: Path, recipe: Recipe, classes: tuple[str, ...], environment: dict[str, Any]
+) -> None:
+    """Make the folder and write down, before the first step, what can change the answer.
+
+    Raises ValueError where the folder holds a run already, OSError where it cannot be made.
+    """
+    if (run / "recipe.json").exists():
+        raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    write_json(run / "classes.json", list(classes))
+    write_json(run / "environment.json", {"format": FORMAT, **environment})
+    write_json(run / "recipe.json", {"format": FORMAT, **to_json(recipe)})  # last: now it is a run
+
+
+def recipe_of(run: Path) -> Recipe:
+    """Raises NoRun where the folder holds none."""
+    if not run.is_dir():
+        raise NoRun(f"no folder {run}")
+    if not (run / "recipe.json").exists():
+        raise NoRun(f"{run} holds no run: it has no recipe.json")
+    values = read_json(run / "recipe.json")
+    return from_json({key: value for key, value in values.items() if key != "format"})
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Oldest first. What was being written when the process died is not among them."""
+    return sorted((run / "checkpoints").glob("step-*.safetensors"))
+
+
+def save(run: Path, tensors: checkpoint.Tensors, header: dict[str, Any]) -> Path:
+    """Write a checkpoint and remove all but the newest few, and what a dead process left."""
+    path = run / "checkpoints" / f"step-{header['step']:08d}.safetensors"
+    checkpoint.save(path, tensors, header)
+    for old in checkpoints(run)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    for remnant in (run / "checkpoints").glob("*.partial"):
+        remnant.unlink(missing_ok=True)
+    return path
+
+
+def newest(run: Path) -> tuple[checkpoint.Tensors, dict[str, Any], list[str]] | None:
+    """The newest checkpoint that is whole, and a sentence for each newer one that is not.
+
+    None where there is no checkpoint yet; raises ValueError where all are damaged, or where the
+    newest whole one was written by a newer version.
+    """
+    found = checkpoints(run)
+    complaints: list[str] = []
+    for path in reversed(found):
+        try:
+            tensors, header = checkpoint.read(path)
+        except Newer:
+            raise
+        except ValueError as error:
+            complaints.append(str(error))
+            continue
+        return tensors, header, complaints
+    if found:
+        raise ValueError("no checkpoint is whole: " + "; ".join(complaints))
+    return None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl, none where there is no file. A last line that was torn by a sudden
+    end is left out. Raises ValueError where another line is damaged."""
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            if number < len(texts):
+                raise ValueError(f"{path}: line {number} is damaged; it is not JSON") from None
+    return lines
+
+
+def rewind_log(run: Path, step: int) -> None:
+    """Forget what was logged after a step: it will be done, and logged, again."""
+    kept = [line for line in read_log(run / "log.jsonl") if line["step"] <= step]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    write_whole(run / "log.jsonl", text.encode())
+
+
+def append_log(run: Path, line: dict[str, Any]) -> None:
+    """Raises OSError, naming the file, where the disk is full; the line is then torn."""
+    path = run / "log.jsonl"
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,69 @@
+"""The verb `load`: a trained network with its classes and its preprocessing."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from residual.data.batches import Preprocessing
+from residual.nets.networks import build
+from residual.runs import folder
+from residual.training import checkpoint
+from residual.training.recipe import Recipe, from_json
+from residual.world import Setting
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with all that its use needs."""
+
+    net: nn.Module  # in evaluation mode
+    network: str  # its name
+    classes: tuple[str, ...] | None  # None where foreign weights came without names
+    preprocessing: Preprocessing
+    recipe: Recipe | None  # None for foreign weights
+    step: int | None
+    notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
+
+    def placed(self, how: Setting) -> "Trained":
+        """The same, on a device."""
+        how.place(self.net)
+        return self
+
+
+def load(path: Path | str) -> Trained:
+    """A run, as its newest whole checkpoint has it, or a file of weights.
+
+    Raises FileNotFoundError and ValueError, in a sentence, for what is neither.
+    """
+    path = Path(path)
+    if path.is_dir():
+        folder.recipe_of(path)
+        found = folder.newest(path)
+        if found is None:
+            raise ValueError(f"{path} has no checkpoint yet; go on with: residual resume {path}")
+        tensors, header, complaints = found
+    else:
+        complaints = []
+        tensors, header = checkpoint.read(path)
+    return replace(trained(tensors, header), notices=tuple(complaints))
+
+
+def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
+    """What the content of a checkpoint is. Raises ValueError where the parts do not fit."""
+    classes = header["classes"]
+    scores = tensors["net.fc.bias"].shape[0]
+    net = build(header["network"], scores)
+    checkpoint.load_weights(net, tensors)
+    height, width = header["size"]
+    return Trained(
+        net=net.eval(),
+        network=header["network"],
+        classes=None if classes is None else tuple(classes),
+        preprocessing=Preprocessing(
+            tensors["preprocessing.mean"], tensors["preprocessing.std"], (height, width)
+        ),
+        recipe=from_json(header["recipe"]) if header.get("recipe") else None,
+        step=header.get("step"),
+    )

@@ -1,0 +1,100 @@
+"""A result is one small file: what was trained, on what, how it was judged, and the number."""
+
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from residual.data.images import Data
+from residual.evaluation.errors import Count
+from residual.files import FORMAT
+from residual.training.recipe import Recipe, to_json
+from residual.world import Setting, hardware
+
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a bit of the answer."""
+    found = {"python": platform.python_version()}
+    for name in ("residual-learning", *LIBRARIES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def environment(
+    data: Data, where: dict[str, str], how: Setting, test_curve: bool
+) -> dict[str, Any]:
+    """What a run remembers of its surroundings."""
+    how.apply()
+    return {
+        "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
+        "setting": asdict(how),
+        "versions": versions(),
+        "hardware": hardware(how.device),
+        "test_curve": test_curve,
+    }
+
+
+def peak_memory(device: str) -> int:
+    """Bytes at most: of this process, or of the allocator on a GPU."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def result(
+    recipe: Recipe,
+    data: Data,
+    judged: Count,
+    log: Sequence[dict[str, Any]],
+    known: dict[str, Any],
+    weights: str,
+) -> dict[str, Any]:
+    """The content of a result file, from a finished run. Errors are in percent."""
+    seconds = log[-1]["seconds"]
+    return {
+        "format": FORMAT,
+        "recipe": to_json(recipe),
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "split": data.headline},
+        "protocol": "1crop",
+        "test_opened": "for the curve, and after training"
+        if known["test_curve"]
+        else "once, after training",
+        "seen": judged.seen,
+        "wrong_top1": judged.wrong_top1,
+        "wrong_top5": judged.wrong_top5 if len(data.classes) > 5 else None,
+        "error_top1": judged.error_top1,
+        "curve": [{k: line[k] for k in CURVE if k in line} for line in log],
+        "images_per_second": round(recipe.steps * recipe.batch / max(seconds, 1e-9), 1),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory(known["setting"]["device"]),
+        "setting": known["setting"],
+        "versions": known["versions"],
+        "hardware": known["hardware"],
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "weights_sha256": weights,
+    }
+
+
+CURVE = (
+    "step",
+    "loss",
+    "wrong",
+    "seen",
+    "train_error",
+    "lr",
+    "test_wrong",
+    "test_seen",
+    "test_error",
+)

@@ -1,0 +1,60 @@
+"""A run taken up again: the same machine and versions, or a sentence that names the difference."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from residual.files import read_json, write_json
+from residual.runs import folder
+from residual.runs.results import versions
+from residual.world import Setting, hardware
+
+DECISIVE = ("torch", "pillow")  # the libraries that make the bits
+
+
+def known_of(run: Path) -> dict[str, Any]:
+    """What a run remembers of its surroundings. Raises NoRun and ValueError."""
+    folder.recipe_of(run)
+    known: dict[str, Any] = read_json(run / "environment.json")
+    return known
+
+
+def differences(known: dict[str, Any], how: Setting) -> list[str]:
+    """Each thing that makes going on here inexact, in words."""
+    before, now = known["setting"], asdict(how)
+    found = [
+        f"{name} was {before[name]} and is {now[name]}"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    found += [
+        f"{name} was {known['versions'].get(name)} and is {version}"
+        for name, version in versions().items()
+        if name in DECISIVE and known["versions"].get(name) != version
+    ]
+    how.apply()
+    if (here := hardware(how.device)) != known["hardware"] and not found:
+        found.append(f"the machine was {known['hardware']} and is {here}")
+    return found
+
+
+def move(run: Path, known: dict[str, Any], where: dict[str, str], how: Setting) -> None:
+    """Write down where the data lies now, and how the rest is computed."""
+    how.apply()
+    now = known | {
+        "data": known["data"] | where,
+        "setting": asdict(how),
+        "versions": versions(),
+        "hardware": hardware(how.device),
+    }
+    if now != known:
+        write_json(run / "environment.json", now)
+
+
+def copied(run: Path, out: Path) -> Path:
+    """A copy of a run, to go on in. Raises ValueError where the folder holds something."""
+    if out.exists():
+        raise ValueError(f"{out} exists already; choose a new folder for the copy of {run}")
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("*.partial"))
+    return out

@@ -1,0 +1,111 @@
+"""What happened since the last line of the log, gathered without waiting for the device."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from residual.training.loop import Step
+
+
+class Diverged(ArithmeticError):
+    """The loss is no number any more."""
+
+    def __init__(self, loss: float, step: int, lr: float, images: Sequence[int] = ()) -> None:
+        of = f", of the images {', '.join(map(str, images))}" if images else ""
+        super().__init__(f"the loss of step {step} is {loss}, at rate {lr:g}{of}")
+        self.loss, self.step, self.lr = loss, step, lr
+
+
+@dataclass
+class Tally:
+    """Sums since the last line of the log. Only reading them waits for the device."""
+
+    loss: Tensor
+    wrong: Tensor
+    finite: Tensor  # steps with a finite loss
+    seen: int = 0
+    steps: int = 0
+    seconds: float = 0.0  # of training in all, over every process that worked on the run
+    waited: float = 0.0
+    since: float = 0.0  # seconds at the last line
+    _mark: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def new(cls, device: torch.device | str) -> "Tally":
+        loss, wrong, finite = torch.zeros((3,), device=device).unbind()
+        return cls(loss, wrong, finite)
+
+    def tick(self) -> float:
+        """Seconds since the last tick; they count as training."""
+        now = time.perf_counter()
+        passed, self._mark = now - self._mark, now
+        self.seconds += passed
+        return passed
+
+    def pause(self) -> None:
+        """What was done since the last tick is no training: a checkpoint, a test."""
+        self._mark = time.perf_counter()
+
+    def add(self, step: Step) -> None:
+        self.loss += step.loss
+        self.wrong += step.wrong
+        self.finite += step.loss.isfinite()
+        self.seen += step.seen
+        self.steps += 1
+
+    def line(self, step: Step) -> dict[str, Any]:
+        """A line of the log. Raises Diverged where the loss is not finite."""
+        self.check(step)
+        self.tick()
+        passed = max(self.seconds - self.since, 1e-9)
+        line = {
+            "step": step.number,
+            "loss": float(self.loss) / self.steps,
+            "wrong": int(self.wrong),
+            "seen": self.seen,
+            "train_error": 100 * int(self.wrong) / self.seen,
+            "lr": step.lr,
+            "images_per_second": round(self.seen / passed, 1),
+            "waiting": round(self.waited / passed, 4),
+            "seconds": round(self.seconds, 3),
+        }
+        self.loss.zero_()
+        self.wrong.zero_()
+        self.finite.zero_()
+        self.seen = self.steps = 0
+        self.waited, self.since = 0.0, self.seconds
+        return line
+
+    def check(self, step: Step) -> None:
+        """Raises Diverged, with the first step whose loss is not finite."""
+        if not math.isfinite(float(self.loss)):
+            bad = step.number - self.steps + 1 + int(self.finite)
+            raise Diverged(float(self.loss), bad, step.lr)
+
+    def to_json(self) -> dict[str, float]:
+        """For a checkpoint between two lines of the log."""
+        return {
+            "loss": float(self.loss),
+            "wrong": float(self.wrong),
+            "seen": self.seen,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "since": self.since,
+            "waited": self.waited,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], device: torch.device | str) -> "Tally":
+        tally = cls.new(device)
+        tally.loss += values["loss"]
+        tally.wrong += values["wrong"]
+        tally.finite += values["steps"]
+        tally.seen, tally.steps = values["seen"], values["steps"]
+        tally.seconds, tally.since = values["seconds"], values["since"]
+        tally.waited = values["waited"]
+        return tally

@@ -1,0 +1,82 @@
+"""A short trial on this machine: which precision, memory format and compilation pay."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from residual.data.batches import per_pixel_mean, training_batches
+from residual.data.images import Data
+from residual.files import read_json, write_json
+from residual.nets.networks import build
+from residual.runs.results import versions
+from residual.training import loop
+from residual.training.recipe import Recipe
+from residual.world import Setting, hardware
+
+SHORTEST = 1_000  # steps of a training for which a trial is worth its seconds
+COMPILED = 10_000  # steps of a training for which a compilation is worth its minute
+GAIN = 1.1  # so much faster another setting must be, to be taken in place of the first
+STEPS = 5
+
+
+def candidates(how: Setting, steps: int) -> Iterator[Setting]:
+    """The settings worth a trial, the usual one of the device first."""
+    if torch.device(how.device).type == "cpu":  # compilation gained nothing on processors
+        yield replace(how, precision="float32")
+        yield replace(how, precision="float32", channels_last=False)
+        yield replace(how, precision="bf16")
+        return
+    yield replace(how, precision="bf16")
+    yield replace(how, precision="float32")
+    if steps >= COMPILED:
+        yield replace(how, precision="bf16", compile=True)
+
+
+def settled(how: Setting, recipe: Recipe, data: Data, cache: Path) -> Setting:
+    """The setting with every `auto` decided. A trial is made once for a machine and a network, and
+    kept in a file, so that the same command computes in the same way the next time."""
+    if how.precision != "auto":
+        return how
+    usual, *others = candidates(how, recipe.steps)
+    if recipe.steps < SHORTEST:
+        return usual
+    how.apply()
+    key = " ".join(
+        [
+            hardware(how.device), versions()["torch"], recipe.network,
+            f"{recipe.batch}/{recipe.norm_group}", f"{data.train.pixels.shape[-1]}px",
+            *("compiled" for _ in range(recipe.steps >= COMPILED)),
+        ]
+    )  # fmt: skip
+    known = read_json(cache) if cache.exists() else {}
+    if key not in known:
+        timed = {each: seconds_per_step(each, recipe, data) for each in (usual, *others)}
+        best = min(timed, key=lambda each: timed[each])
+        chosen = best if timed[best] * GAIN < timed[usual] else usual
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cache, known | {key: asdict(chosen)})
+        return chosen
+    return replace(Setting(**known[key]), deterministic=how.deterministic)
+
+
+def seconds_per_step(how: Setting, recipe: Recipe, data: Data) -> float:
+    """The median over a few steps of a fresh network, after a first one that is not counted."""
+    device = torch.device(how.device)
+    with torch.random.fork_rng(devices=[]):
+        net = how.place(build(recipe.network, len(data.classes)))
+    few = data.train.part(torch.arange(min(len(data.train), 4 * recipe.batch)))
+    batches = training_batches(
+        few.to(device), per_pixel_mean(few).to(device), batch=recipe.batch,
+        seed=0, padding=recipe.padding, mirror=recipe.mirror,
+    )  # fmt: skip
+    seconds, begun = [], time.perf_counter()
+    short = replace(recipe, steps=1 + STEPS)
+    for step in loop.train(loop.start(net, short), batches, short, how.autocast):
+        float(step.loss)  # waits for the device
+        seconds.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+    return median(seconds[1:])

@@ -1,0 +1,94 @@
+"""A checkpoint: one safetensors file with a checksum over all that it holds. No pickle."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from residual.files import FORMAT, check_format, write_whole
+from residual.training.loop import Run
+
+Tensors = dict[str, Tensor]
+
+
+def _digest(tensors: Tensors, digest: Any) -> str:
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return str(digest.hexdigest())
+
+
+def weights_sha256(state: Tensors) -> str:
+    """One number for a network: over names, shapes and bytes of all its weights and statistics."""
+    return _digest(state, hashlib.sha256())
+
+
+def _checksum(tensors: Tensors, header: dict[str, str]) -> str:
+    rest = {key: value for key, value in header.items() if key != "checksum"}
+    return _digest(tensors, hashlib.sha256(json.dumps(rest, sort_keys=True).encode()))
+
+
+def save(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all. Raises OSError where the disk is full."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    strings = {key: json.dumps(value) for key, value in {**header, "format": FORMAT}.items()}
+    strings["checksum"] = _checksum(tensors, strings)
+    write_whole(path, safetensors.torch.save(tensors, strings))
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors, on the CPU, and the header. Raises ValueError for a file that is not whole."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            strings = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged or is no safetensors file: {error}; "
+            f"weights of other programs come in by `residual convert`"
+        ) from error
+    if "checksum" not in strings:
+        raise ValueError(f"{path} was not written by residual; bring it in by `residual convert`")
+    if strings["checksum"] != _checksum(tensors, strings):
+        raise ValueError(f"{path} is damaged: its checksum does not match its content")
+    check_format(path, json.loads(strings["format"]))
+    return tensors, {k: json.loads(v) for k, v in strings.items() if k != "checksum"}
+
+
+def of_run(run: Run) -> Tensors:
+    """All that changes while a run learns: weights, statistics and momentum."""
+    tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
+    for name, parameter in run.net.named_parameters():
+        momentum = run.optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"optimizer.{name}"] = momentum
+    return tensors
+
+
+def restore(run: Run, tensors: Tensors, step: int) -> None:
+    """Put a run back where `of_run` found it."""
+    load_weights(run.net, tensors)
+    for name, parameter in run.net.named_parameters():
+        momentum = tensors.get(f"optimizer.{name}")
+        if momentum is not None:
+            run.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(
+                parameter, requires_grad=False
+            ).copy_(momentum)
+    run.step = step
+
+
+def load_weights(net: torch.nn.Module, tensors: Tensors) -> None:
+    """The network's part of a checkpoint. Raises ValueError where it does not fit."""
+    state = {k.removeprefix("net."): t for k, t in tensors.items() if k.startswith("net.")}
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights do not fit the network: {error}") from error
