@@ -1,0 +1,94 @@
+"""The usual loop's errors, to be laid beside ours: the same network, schedule and augmentation.
+
+    python -m benchmarks.cifar_errors FOLDER --steps 800 --seeds 3
+
+Ours come from `residual reproduce table6 --data FOLDER --depths 20 --steps 800 --seeds 3`.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import usual_loop
+from residual.data.batches import per_pixel_mean
+from residual.data.images import Data
+from residual.data.sources import DEFAULT_ROOT, load
+from residual.files import FORMAT, write_json
+from residual.nets.networks import build
+from residual.reproduction.experiments import slug
+from residual.runs.results import versions
+from residual.runs.training import recipe_for
+from residual.training.recipe import Recipe, to_json, with_steps
+from residual.world import hardware
+
+
+def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
+    """Train by the usual loop, then open the test set once. The content of a result file."""
+    torch.manual_seed(recipe.seed)
+    net, mean = build(recipe.network, len(data.classes)), per_pixel_mean(data.train).mean
+    batches = usual_loop.loader(data.train.pixels, data.train.labels, mean, recipe)
+    begun, every = time.perf_counter(), max(1, recipe.steps // 16)
+    for step, loss in enumerate(usual_loop.train(net, batches, recipe, device), start=1):
+        if step % every == 0:
+            speed = recipe.batch * step / (time.perf_counter() - begun)
+            print(f"{step} of {recipe.steps}, loss {loss:.3f}, {speed:,.0f} images/s",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    seconds = time.perf_counter() - begun
+    test = data.split("test")
+    return record(
+        recipe,
+        data,
+        usual_loop.wrong(net, test.pixels, test.labels, mean, device),
+        seconds,
+        hardware(str(device)),
+    )
+
+
+def record(recipe: Recipe, data: Data, wrong: int, seconds: float, machine: str) -> dict[str, Any]:
+    seen = len(data.split("test"))
+    return {
+        "format": FORMAT,
+        "benchmark": "cifar_errors",
+        "recipe": to_json(recipe),
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "split": "test"},
+        "seen": seen,
+        "wrong_top1": wrong,
+        "usual_error_top1": 100 * wrong / seen,
+        "images_per_second": round(recipe.batch * recipe.steps / seconds, 1),
+        "seconds": round(seconds, 1),
+        "hardware": machine,
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT)
+    parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--results", type=Path, default=Path("results/benchmarks"))
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    data = load(asked.data, asked.root)
+    for seed in range(asked.seeds):
+        recipe = replace(with_steps(recipe_for(asked.network, data.name), asked.steps), seed=seed)
+        name = f"usual-{slug(data.name)}-{recipe.network}-{recipe.steps}steps-seed{seed}.json"
+        if not (asked.results / name).exists():
+            found = errors(recipe, data, torch.device(asked.device))
+            write_json(asked.results / name, found)
+        print(asked.results / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Training on CIFAR-size images, end to end: ours against the usual loop, in turn, in one run.
+
+    python -m benchmarks.cifar_training --device cpu --rounds 5
+
+Both sides train the same network with the same augmentation, batch, precision and schedule on the
+same made-up images. Each measurement is a process of its own, so that its memory is its own too.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks import usual_loop
+from residual.data.batches import per_pixel_mean
+from residual.data.images import Data, Images
+from residual.files import FORMAT, write_json
+from residual.nets.networks import build
+from residual.runs.results import versions
+from residual.runs.session import Watch
+from residual.runs.training import advance, begin, recipe_for
+from residual.world import Setting, hardware, setting
+
+NETWORKS = ("resnet20", "resnet56")
+IMAGES = 50_000
+WARM_UP = 5  # steps of each measurement that are not counted
+SIDES = ("ours", "usual")
+
+
+def made_up() -> Data:
+    """As many images as CIFAR-10 has, of its size; what they show does not matter to the speed."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    images = Images(pixels, torch.randint(0, 10, (IMAGES,), generator=draw))
+    return Data(
+        "made up", "0" * 64, tuple("abcdefghij"), train=images, test=images.part(torch.arange(10))
+    )
+
+
+def ours(network: str, how: Setting, data: Data) -> Iterator[None]:
+    """Steps of `residual train`, as they come."""
+    recipe = recipe_for(network, "cifar10")
+    with tempfile.TemporaryDirectory() as folder:
+        where = {"where": "", "root": folder}
+        begin(Path(folder) / "run", recipe, data, where, how, test_curve=False)
+        for _ in advance(Path(folder) / "run", data, Watch()):
+            yield
+
+
+def usual(network: str, how: Setting, data: Data) -> Iterator[None]:
+    """Steps of the usual loop."""
+    recipe = recipe_for(network, "cifar10")
+    torch.set_num_threads(how.threads)
+    mean = per_pixel_mean(data.train).mean
+    batches = usual_loop.loader(data.train.pixels, data.train.labels, mean, recipe)
+    device, bf16 = torch.device(how.device), how.precision == "bf16"
+    for _ in usual_loop.train(build(network), batches, recipe, device, bf16):
+        yield
+
+
+def measure(side: str, network: str, how: Setting, steps: int) -> dict[str, float]:
+    """Images per second of one side, after a few steps, and seconds to its first step."""
+    kinds: dict[str, Callable[[str, Setting, Data], Iterator[None]]] = {
+        "ours": ours,
+        "usual": usual,
+    }
+    data = made_up()
+    begun = time.perf_counter()
+    taken = kinds[side](network, how, data)
+    next(taken)
+    first = time.perf_counter() - begun
+    for _ in itertools.islice(taken, WARM_UP - 1):
+        pass
+    _wait(how)
+    begun = time.perf_counter()
+    for _ in itertools.islice(taken, steps):
+        pass
+    _wait(how)
+    speed = 128 * steps / (time.perf_counter() - begun)
+    memory = torch.cuda.max_memory_allocated() if how.device.startswith("cuda") else 0
+    return {"images_per_second": speed, "seconds_to_first_step": first, "peak_gpu_bytes": memory}
+
+
+def _wait(how: Setting) -> None:
+    if how.device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def tree_memory(process: psutil.Process) -> int:
+    """Bytes of a process and its children; what they share is counted once."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += each.memory_full_info().pss
+        except (psutil.Error, AttributeError):
+            continue
+    return total
+
+
+def in_a_process(side: str, network: str, options: list[str]) -> dict[str, float]:
+    """One measurement, with the peak memory of its process tree."""
+    command = [sys.executable, "-m", "benchmarks.cifar_training", "--measure", side, network]
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        peak, tree = 0, psutil.Process(process.pid)
+        output: list[str] = []
+        reader = threading.Thread(target=lambda: output.append(process.communicate()[0]))
+        reader.start()
+        while reader.is_alive():
+            peak = max(peak, tree_memory(tree)) if psutil.pid_exists(process.pid) else peak
+            reader.join(timeout=0.25)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+    found: dict[str, float] = json.loads(output[0].splitlines()[-1])
+    return found | {"peak_memory_bytes": found.pop("peak_gpu_bytes") or peak}
+
+
+def compare(network: str, rounds: int, options: list[str]) -> dict[str, Any]:
+    """Both sides in turn, so many rounds, and the median of the ratios."""
+    measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for n in range(rounds):
+        for side in SIDES if n % 2 == 0 else reversed(SIDES):
+            measured[side].append(in_a_process(side, network, options))
+        speeds = [measured[side][-1]["images_per_second"] for side in SIDES]
+        print(
+            f"{network}, round {n + 1}: ours {speeds[0]:,.0f}, usual {speeds[1]:,.0f} images/s, "
+            f"ratio {speeds[0] / speeds[1]:.2f}",
+            file=sys.stderr,
+            flush=True,
+        )
+    ratios = [
+        a["images_per_second"] / b["images_per_second"]
+        for a, b in zip(measured["ours"], measured["usual"], strict=True)
+    ]
+    return {
+        "ratio": median(ratios),
+        "ratios": ratios,
+        **{
+            side: {key: median(each[key] for each in measured[side]) for key in measured[side][0]}
+            for side in SIDES
+        },
+    }
+
+
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--precision", default="", help="float32 on a processor, bf16 on a GPU")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=0, help="counted steps of a measurement")
+    parser.add_argument("--networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a file for the result")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def in_words(found: dict[str, Any]) -> Iterator[str]:
+    """The comparison as a person reads it."""
+    for name, each in found["networks"].items():
+        yield f"{name}: {each['ratio']:.2f} times the usual loop, on {found['hardware']}"
+        for side in SIDES:
+            one = each[side]
+            yield (
+                f"  {side:>5}: {one['images_per_second']:,.0f} images/s, "
+                f"first step after {one['seconds_to_first_step']:.1f} s, "
+                f"peak memory {one['peak_memory_bytes'] / 2**30:.2f} GiB"
+            )
+
+
+def main() -> None:
+    options = asked()
+    how = setting(options.device, options.threads)
+    on_gpu = how.device.startswith("cuda")
+    how = replace(how, precision=options.precision or ("bf16" if on_gpu else "float32"))
+    steps = options.steps or (500 if on_gpu else 30)
+    if options.measure:
+        side, network = options.measure
+        print(json.dumps(measure(side, network, how, steps)))
+        return
+    passed_on = ["--device", how.device, "--threads", str(how.threads)]
+    passed_on += ["--precision", how.precision, "--steps", str(steps)]
+    how.apply()
+    found = {
+        "format": FORMAT,
+        "benchmark": "cifar_training",
+        "networks": {name: compare(name, options.rounds, passed_on) for name in options.networks},
+        "rounds": options.rounds,
+        "steps": steps,
+        "batch": 128,
+        "precision": how.precision,
+        "hardware": hardware(how.device),
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if options.keep:
+        write_json(options.keep, found)
+    print(json.dumps(found) if options.json else "\n".join(in_words(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The command `residual`. Each command is a plain function; this file lists them."""
+
+import functools
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from residual.cli import evaluate, networks, reproduce, train
+
+app = typer.Typer(
+    help="Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+DEBUG = "--debug" in sys.argv  # a traceback with every error
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with what goes wrong said in one sentence and in the exit status."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except (ValueError, OSError, ArithmeticError) as error:
+            if DEBUG:
+                raise
+            if isinstance(error, BrokenPipeError):
+                raise typer.Exit(1) from None
+            typer.echo(f"residual: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("residual: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+for each in (
+    networks.networks,
+    networks.describe,
+    train.train,
+    train.resume,
+    evaluate.evaluate,
+    evaluate.predict,
+    evaluate.report,
+    evaluate.responses,
+    reproduce.reproduce,
+    networks.convert,
+):
+    app.command()(one_sentence(each))
+
+
+def main() -> None:
+    """The entry point. `--debug` may stand anywhere."""
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    app()

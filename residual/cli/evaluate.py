@@ -1,0 +1,179 @@
+"""The commands that look at a trained network: `evaluate`, `predict`, `report`, `responses`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from residual.cli.options import (
+    CACHE,
+    Data_,
+    Deterministic,
+    Device,
+    Exact,
+    Json,
+    Root,
+    Threads,
+    Workers,
+    loaded,
+    setting_of,
+)
+from residual.files import read_json
+
+if TYPE_CHECKING:
+    from residual.data.images import Data, Split
+
+Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
+
+
+def data_of(path: Path, name: str | None, root: Path, size: int, workers: int) -> "Data":
+    """The data named on the command line, or else the one that the run was trained on."""
+    if name is None:
+        if not (path / "environment.json").exists():
+            raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
+        known = read_json(path / "environment.json")["data"]
+        name, root = known["where"], Path(known["root"])
+    return loaded(name, root, size, workers)
+
+
+def evaluate(
+    paths: Paths,
+    data: Data_ = None,
+    split: Annotated[
+        str, typer.Option(help="test, val or train; auto: test if there is.")
+    ] = "auto",
+    protocol: Annotated[str, typer.Option(help="1crop: the single view of each image.")] = "1crop",
+    root: Root = CACHE,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 2,
+    precision: Exact = "float32",
+    deterministic: Deterministic = False,
+    as_json: Json = False,
+) -> None:
+    """Print the error of a network, or of several as an ensemble, by a named protocol.
+
+    Example: residual evaluate runs/resnet20-1 --split test
+    """
+    from residual.evaluation.errors import PROTOCOLS
+    from residual.runs.evaluating import judge
+    from residual.runs.loading import load
+
+    if split not in ("auto", "train", "val", "test"):
+        raise typer.BadParameter(f"no split {split!r}; there are auto, test, val and train")
+    if protocol not in PROTOCOLS:
+        raise typer.BadParameter(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    how = setting_of(device, threads, precision, deterministic)
+    chosen = None if split == "auto" else cast("Split", split)
+    nets = [load(path) for path in paths]
+    pictures = data_of(paths[0], data, root, nets[0].preprocessing.size[0], workers)
+    judgement = judge(nets, pictures, chosen, protocol, how)
+    if as_json:
+        print(json.dumps(judgement.record))
+        return
+    print(in_words(judgement.record))
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """An evaluation as a person reads it."""
+    name = record.get("network") or " + ".join(record["networks"])
+    text = (
+        f"{name} on {record['data']['name']} ({record['data']['split']}), {record['protocol']}: "
+        f"{record['error_top1']:.2f} % error, "
+        f"{record['wrong_top1']:,} of {record['seen']:,} images wrong"
+    )
+    if record["error_top5"] is not None:
+        text += f"; top-5 {record['error_top5']:.2f} %"
+    if record["damaged"]:
+        text += f"; {record['damaged']} damaged pictures count as wrong"
+    return f"{text}; {record['images_per_second']:,.0f} images/s, {record['precision']}"
+
+
+def predict(
+    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    top: Annotated[int, typer.Option(min=1, help="So many labels of each picture.")] = 5,
+    device: Device = "auto",
+    threads: Threads = 0,
+    precision: Exact = "float32",
+    as_json: Json = False,
+) -> None:
+    """Print labels and probabilities of pictures.
+
+    Example: residual predict runs/resnet20-1 cat.jpg dog.png --top 3
+    """
+    from residual.deployment.prediction import predict as answered
+    from residual.runs.loading import load
+
+    how = setting_of(device, threads, precision, False)
+    how.apply()
+    net = load(path).placed(how)
+    with how.autocast():
+        found = answered(net, images, top)
+    if as_json:
+        print(json.dumps(found))
+    for answer in found:
+        if "error" in answer:
+            typer.echo(f"residual: {answer['error']}", err=True)
+        elif not as_json:
+            labels = ", ".join(
+                f"{x['label']} {100 * x['probability']:.1f} %" for x in answer["labels"]
+            )
+            print(f"{answer['image']}: {labels}")
+    if any("error" in answer for answer in found):
+        raise typer.Exit(1)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="The runs' folders.")],
+) -> None:
+    """Draw curves, confusion matrix and per-class table of a run; curves of several in one figure.
+
+    Example: residual report runs/resnet20-1
+    """
+    import torch
+
+    from residual.analysis.report import overlay
+    from residual.analysis.report import report as written
+    from residual.runs import folder
+
+    for run in runs:
+        folder.recipe_of(run)
+        counted = run / "confusion.json"
+        matrix = torch.tensor(read_json(counted)) if counted.exists() else None
+        print(written(run, matrix, read_json(run / "classes.json")))
+    if len(runs) > 1:
+        for path in overlay(runs, runs[0] / "report" / "together"):
+            print(path)
+
+
+def responses(
+    run: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    data: Data_ = None,
+    root: Root = CACHE,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """Measure how strongly each 3x3 layer responds (Fig. 7), and draw it.
+
+    Example: residual responses runs/resnet20-1
+    """
+    from residual.analysis.responses import draw_figure, measured
+    from residual.runs.loading import load
+
+    how = setting_of(device, threads, "float32", False)
+    net = load(run).placed(how)
+    pictures = data_of(run, data, root, net.preprocessing.size[0], workers)
+    values = measured(net, pictures, how)
+    if as_json:
+        print(json.dumps({"network": net.network, "responses": values}))
+        return
+    for layer, value in enumerate(values, start=1):
+        print(f"{layer:>4}  {value:.4f}")
+    if run.is_dir():
+        (run / "report").mkdir(exist_ok=True)
+        for path in draw_figure({net.network: values}, run / "report" / "responses"):
+            print(path)

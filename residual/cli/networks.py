@@ -1,0 +1,232 @@
+"""The commands about networks: which there are, what they cost, weights from elsewhere."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from residual import paper
+from residual.cli.options import Json
+
+if TYPE_CHECKING:
+    from residual.nets.cost import Layer
+    from residual.nets.foreign import Conversion, Pair
+    from residual.nets.networks import Spec
+
+NETWORK = typer.Argument(help="The network's name, e.g. resnet20, plain56, resnet50-v1.5.")
+
+
+def networks(as_json: Json = False) -> None:
+    """List every network of the paper with its parameters and multiply-adds.
+
+    Example: residual networks --json
+    """
+    from residual.nets.networks import NETWORKS
+
+    facts = [listed(name) for name in NETWORKS]
+    if as_json:
+        print(json.dumps(facts))
+        return
+    show(
+        ["name", "input", "classes", "parameters", "multiply-adds", "the paper prints"],
+        [
+            [
+                *(fact["name"], f"{fact['input_size']}x{fact['input_size']}"),
+                *(str(fact["classes"]), f"{fact['parameters']:,}", f"{fact['multiply_adds']:,}"),
+                in_words(fact["paper"]),
+            ]
+            for fact in facts
+        ],
+    )
+
+
+def describe(
+    network: Annotated[str, NETWORK],
+    compare: Annotated[
+        str | None, typer.Option(help="Beside another library's network: torchvision.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a network layer by layer, or how it differs from another library's of that name.
+
+    Example: residual describe resnet50 --compare torchvision
+    """
+    from residual.nets.cost import cost, layers, outline
+    from residual.nets.foreign import difference
+
+    spec = specified(network)
+    if compare is not None:
+        try:
+            pairs = difference(network, compare)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        show_difference(spec.name, compare, pairs, as_json)
+        return
+    net = outline(spec.name)
+    parameters, multiply_adds = cost(net, spec.input_size)
+    rows = layers(net, spec.input_size)
+    if as_json:
+        print(json.dumps(listed(spec.name) | {"layers": [asdict(row) for row in rows]}))
+        return
+    show(["name", "kind", "output", "parameters", "multiply-adds"], [cells(row) for row in rows])
+    print(
+        f"{spec.name} at {spec.input_size}x{spec.input_size}, {spec.classes} classes: "
+        f"{parameters:,} parameters, {multiply_adds:,} multiply-adds"
+    )
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="Weights: .safetensors, or a torch.save file.")],
+    network: Annotated[str, typer.Option(help="The network they are for, e.g. resnet50-v1.5.")],
+    out: Annotated[Path, typer.Option(help="The file to write, e.g. resnet50.safetensors.")],
+    assume: Annotated[
+        str | None, typer.Option(help="v1: you know that bottleneck weights are not v1.5.")
+    ] = None,
+) -> None:
+    """Convert weights of torchvision, timm or akamaster's CIFAR nets, checked key by key.
+
+    Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
+    """
+    from residual.nets import foreign
+
+    specified(network)
+    if assume not in (None, "v1"):
+        raise typer.BadParameter(f"--assume takes v1, not {assume!r}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; give another name as --out")
+    conversion = foreign.convert(foreign.read(file), network, assume)
+    write(conversion, out)
+    for theirs, ours in conversion.mapped:
+        print(f"{theirs} -> {ours}")
+    for kind, keys in (("missing", conversion.missing), ("unexpected", conversion.unexpected)):
+        for key in keys:
+            print(f"{kind}: {key}")
+    print(
+        f"{file}: weights of {conversion.source}, {len(conversion.mapped)} keys mapped, "
+        f"{len(conversion.missing)} missing, {len(conversion.unexpected)} unexpected"
+    )
+    print(f"{out}: {conversion.network}, with its preprocessing")
+
+
+def write(conversion: "Conversion", out: Path) -> None:
+    """A weights file as every other command reads it."""
+    import torch
+
+    from residual.training.checkpoint import save
+
+    tensors = {f"net.{key}": tensor for key, tensor in conversion.state.items()}
+    tensors["preprocessing.mean"] = torch.tensor(conversion.mean).view(3, 1, 1)
+    tensors["preprocessing.std"] = torch.tensor(conversion.std).view(3, 1, 1)
+    header = {
+        "network": conversion.network,
+        "classes": list(conversion.classes) if conversion.classes else None,
+        "size": list(conversion.size),
+        "source": conversion.source,
+    }
+    save(out, tensors, header)
+
+
+def specified(network: str) -> "Spec":
+    """A name from the command line, read; a wrong one is the command line's mistake."""
+    from residual.nets.networks import specify
+
+    try:
+        return specify(network)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def listed(network: str) -> dict[str, Any]:
+    """What `networks --json` says of one."""
+    from residual.nets.cost import cost, outline
+    from residual.nets.networks import specify
+
+    spec = specify(network)
+    parameters, multiply_adds = cost(outline(spec.name), spec.input_size)
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "input_size": spec.input_size,
+        "classes": spec.classes,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "paper": printed(spec.name),
+    }
+
+
+def printed(name: str) -> dict[str, Any] | None:
+    """What the first table of the paper that has a network prints for it."""
+    tables: dict[str, dict[str, Any]] = {
+        "resnet34-C": {"table": "Table 3", "error": paper.TABLE_3["ResNet-34 C"][0]}
+    }
+    for depth, (plain, residual) in paper.TABLE_2.items():
+        tables[f"plain{depth}"] = {"table": "Table 2", "error": plain}
+        tables[f"resnet{depth}-A"] = {"table": "Table 2", "error": residual}
+    for depth, flops in paper.TABLE_1.items():
+        tables[f"resnet{depth}"] = {"table": "Table 1", "multiply_adds": flops}
+    for depth, (error, millions) in paper.TABLE_6.items():
+        row = {"table": "Table 6", "error": error, "parameters_millions": millions}
+        tables[f"resnet{depth}"] = row
+    return tables.get(name)
+
+
+def in_words(row: dict[str, Any] | None) -> str:
+    """What the paper prints, for a cell."""
+    if row is None:
+        return ""
+    parts = [
+        f"{row['multiply_adds'] / 1e9:g}e9 multiply-adds" if "multiply_adds" in row else "",
+        f"error {row['error']:.2f} %" if "error" in row else "",
+        f"{row['parameters_millions']:g}M parameters" if "parameters_millions" in row else "",
+    ]
+    return f"{row['table']}: " + ", ".join(part for part in parts if part)
+
+
+def cells(layer: "Layer") -> list[str]:
+    output = "x".join(map(str, layer.output))
+    return [layer.name, layer.kind, output, f"{layer.parameters:,}", f"{layer.multiply_adds:,}"]
+
+
+def beside(pair: "Pair") -> list[str]:
+    """Our name, and then each fact: once where it is the same, theirs | ours where it is not."""
+    theirs, ours = cells(pair.theirs), cells(pair.ours)
+    facts = zip(theirs[1:], ours[1:], strict=True)
+    return [ours[0], *(a if a == b else f"{a} | {b}" for a, b in facts)]
+
+
+def show_difference(network: str, library: str, pairs: "list[Pair]", as_json: bool) -> None:
+    """Their layers beside ours, and a mark where they differ."""
+    differing = sum(pair.differs for pair in pairs)
+    if as_json:
+        rows = [asdict(pair) | {"differs": pair.differs} for pair in pairs]
+        print(json.dumps({"network": network, "library": library, "layers": rows}))
+        return
+    heads = ["kind", "output", "parameters", "multiply-adds"]
+    show(
+        ["", f"in {library}", "here", *(f"{head} (theirs | ours)" for head in heads)],
+        [["*" if pair.differs else "", pair.theirs.name, *beside(pair)] for pair in pairs],
+    )
+    theirs, ours = (
+        sum(layer.multiply_adds for layer in side)
+        for side in ([pair.theirs for pair in pairs], [pair.ours for pair in pairs])
+    )
+    print(
+        f"{differing} of {len(pairs)} layers differ (*): "
+        f"{theirs:,} multiply-adds in {library}, {ours:,} in {network}"
+    )
+
+
+def show(heads: list[str], rows: list[list[str]]) -> None:
+    """A table that is never cut: as wide as the terminal, or as it needs to be elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 300, markup=False, highlight=False).print(table)

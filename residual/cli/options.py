@@ -1,0 +1,71 @@
+"""Options that several commands share, and what they become."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from residual.data.images import Data
+    from residual.world import Setting
+
+CACHE = Path.home() / ".cache" / "residual"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes the GPU where there is one.")
+]
+Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes every core.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
+Precision = Annotated[
+    str, typer.Option(help="float32 or bf16; auto takes what a short trial shows to pay.")
+]
+Exact = Annotated[
+    str, typer.Option("--precision", help="float32, or bf16 where a small difference is welcome.")
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Refuse operations that may differ between runs.")
+]
+Root = Annotated[Path, typer.Option(help="Where data sets lie and caches are kept.")]
+Data_ = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, cifar10, or a folder with train/ and test/ or val/."),
+]
+
+
+def setting_of(device: str, threads: int, precision: str, deterministic: bool) -> "Setting":
+    """How to compute, from the command line. What is not here is a wrong command line."""
+    from residual.world import setting
+
+    with wrong_usage():
+        return setting(device, threads, precision, deterministic)
+
+
+@contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Around what the command line alone decides: a value there that is none is a wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def found_again(name: str, root: Path) -> dict[str, str]:
+    """How a run finds its data again, from whatever folder it is taken up in."""
+    path = Path(name).expanduser()
+    where = str(path.resolve()) if path.is_dir() else name
+    return {"where": where, "root": str(root.expanduser().resolve())}
+
+
+def loaded(name: str, root: Path, size: int, workers: int) -> "Data":
+    """The data, with progress where pictures have to be decoded first."""
+    from residual.cli.progress import counting
+    from residual.data.sources import load
+
+    with counting("reading pictures") as progress:
+        data = load(name, root.expanduser(), size=size, workers=workers, progress=progress)
+    for notice in data.notices:
+        typer.echo(f"residual: {notice}", err=True)
+    return data

@@ -1,0 +1,112 @@
+"""Progress of long work: a live line on a terminal, plain lines elsewhere. All of it on stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from residual.world import Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it: `42 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def described(line: dict[str, Any], step: int, steps: int) -> str:
+    """A line of the log as a person reads it."""
+    words = [
+        f"step {step:,} of {steps:,}",
+        f"loss {line['loss']:.4f}",
+        f"training error {line['train_error']:.2f} %",
+        f"rate {line['lr']:g}",
+        f"{line['images_per_second']:,.0f} images/s",
+        f"waiting for data {100 * line['waiting']:.0f} %",
+    ]
+    if "test_error" in line:
+        words.insert(3, f"test error {line['test_error']:.2f} %")
+    if step < steps:
+        left = (steps - step) * line["seconds"] / max(step, 1)
+        words.append(f"{duration(left)} left")
+    return ", ".join(words)
+
+
+class Display:
+    """Shows how a training goes on."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.name, self.steps = name, steps
+        self.console = Console(stderr=True)
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.said = -1e9
+        self.line: dict[str, Any] = {}
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def notice(self, text: str) -> None:
+        self.console.print(f"residual: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, step: int, line: dict[str, Any] | None) -> None:
+        """Called after each step; `line` at those that are logged."""
+        self.line = line or self.line
+        if self.console.is_terminal:
+            if line or step % 10 == 0:
+                self.live.update(self._bar(step))
+            return
+        now = time.monotonic()
+        if line and (now - self.said >= SECONDS_BETWEEN_LINES or step == self.steps):
+            self.said = now
+            print(f"{self.name}: {described(line, step, self.steps)}", file=sys.stderr, flush=True)
+
+    def _bar(self, step: int) -> Table:
+        grid = Table.grid(padding=(0, 1))
+        words = described(self.line, step, self.steps) if self.line else "first steps"
+        grid.add_row(self.name, ProgressBar(self.steps, step, width=24))
+        grid.add_row("", words)
+        return grid
+
+
+@contextmanager
+def counting(what: str) -> Iterator["Progress"]:
+    """Progress of work that has so many parts, with speed and remaining time."""
+    console = Console(stderr=True)
+    begun = time.monotonic()
+    said = [begun]
+
+    def progress(done: int, total: int) -> None:
+        now = time.monotonic()
+        patience = 0.2 if console.is_terminal else SECONDS_BETWEEN_LINES
+        if now - said[0] < patience or not done:
+            return
+        said[0] = now
+        speed = done / max(now - begun, 1e-9)
+        left = duration((total - done) / speed)
+        text = f"{what}: {done:,} of {total:,}, {speed:,.0f} per second, {left} left"
+        print(
+            f"\r\033[K{text}" if console.is_terminal else text,
+            end="" if console.is_terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    yield progress
+    if console.is_terminal and said[0] != begun:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)

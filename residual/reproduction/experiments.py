@@ -1,0 +1,103 @@
+"""What must have been trained, and where its run and its result lie."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from residual.data.images import Data
+from residual.files import read_json, write_json
+from residual.runs.training import begin, recipe_for
+from residual.training.recipe import Recipe, from_json, to_json, with_steps
+from residual.world import Setting
+
+Result = dict[str, Any]
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe on data; `curve` where a figure asks for the test error during training."""
+
+    recipe: Recipe
+    data: str  # its name
+    fingerprint: str
+    curve: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder and of the result's file; equal experiments have equal names."""
+        recipe = self.recipe
+        key = json.dumps([to_json(recipe), self.fingerprint], sort_keys=True)
+        short = hashlib.sha256(key.encode()).hexdigest()[:8]
+        words = [slug(self.data), recipe.network, f"{recipe.steps}steps", f"seed{recipe.seed}"]
+        return "-".join([*words, short] + ["curve"] * self.curve)
+
+    def result(self, folder: Path) -> Result | None:
+        """The finished result, if there is one. One with a curve serves where none is asked for."""
+        for name in (self.name, replace(self, curve=True).name):
+            if (folder / f"{name}.json").exists():
+                found: Result = read_json(folder / f"{name}.json")
+                return found
+        return None
+
+    def begin(self, runs: Path, data: Data, where: dict[str, str], how: Setting) -> Path:
+        """The folder of its run: made, unless it was made before and has been interrupted."""
+        run = runs / self.name
+        if not (run / "recipe.json").exists():
+            begin(run, self.recipe, data, where, how, self.curve)
+        return run
+
+    def keep(self, run: Path, folder: Path) -> Path:
+        """Copy the result of a finished run to where tables are drawn from."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        if not path.exists():
+            write_json(path, read_json(run / "result.json"))
+        return path
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name: `CIFAR-10 (JPEG copy)` becomes `cifar-10-jpeg-copy`."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def recipes(networks: Sequence[str], data: str, steps: int | None, seeds: int) -> list[Recipe]:
+    """The paper's recipe for each network, for so many seeds, with the paper's steps or others."""
+    found = []
+    for network in networks:
+        recipe = recipe_for(network, data)
+        recipe = with_steps(recipe, steps) if steps else recipe
+        found += [replace(recipe, seed=seed) for seed in range(seeds)]
+    return found
+
+
+def kept(folder: Path, key: str = "error_top1") -> list[Result]:
+    """Every result in a folder that has this key, by the name of its file."""
+    return [found for path in sorted(folder.glob("*.json")) if key in (found := read_json(path))]
+
+
+def budgets(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results that may stand in one table: of one data set, one number of steps, and the paper's
+    recipe or one change of it, which is in the title."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        recipe = from_json(result["recipe"])
+        usual = with_steps(recipe_for(recipe.network, result["data"]["name"]), recipe.steps)
+        ours, theirs = to_json(recipe), to_json(replace(usual, seed=recipe.seed))
+        changes = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
+        words = [result["data"]["name"], f"{recipe.steps:,} steps", *changes]
+        found.setdefault(", ".join(words), []).append(result)
+    return found
+
+
+def by_network(results: Sequence[Result]) -> Callable[[str], list[Result]]:
+    """The results of a network, one for each seed."""
+
+    def of(network: str) -> list[Result]:
+        seeds = {r["recipe"]["seed"]: r for r in results if r["recipe"]["network"] == network}
+        return [seeds[seed] for seed in sorted(seeds)]
+
+    return of

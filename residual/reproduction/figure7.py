@@ -1,0 +1,75 @@
+"""Fig. 7: standard deviations of the layers' responses, of plain and of residual networks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from residual import paper
+from residual.analysis.responses import draw_figure, measured
+from residual.data.images import Data
+from residual.files import FORMAT, write_json
+from residual.nets.networks import specify
+from residual.reproduction.experiments import Experiment, Result, by_network, recipes
+from residual.reproduction.spread import markdown
+from residual.runs.loading import load
+from residual.training.recipe import Recipe
+from residual.world import Setting
+
+CURVE = True
+KEY = "responses"  # what a result file must hold
+NETWORKS = ("plain20", "plain56", "resnet20", "resnet56", "resnet110")
+
+
+def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> list[Recipe]:
+    chosen = [n for n in NETWORKS if not depths or specify(n).depth in depths]
+    return recipes(chosen, data, steps, seeds)
+
+
+def responses_file(experiment: Experiment, folder: Path) -> Path:
+    return folder / f"{experiment.name}-responses.json"
+
+
+def measure(experiment: Experiment, run: Path, data: Data, how: Setting, folder: Path) -> None:
+    """Measure the responses of a finished run and keep them beside its result."""
+    net = load(run).placed(how)
+    known = experiment.result(folder) or {}
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "responses": measured(net, data, how),
+        "split": data.headline,
+    }
+    for key in ("recipe", "data", "weights_sha256", "versions", "hardware"):
+        found[key] = known[key]
+    write_json(responses_file(experiment, folder), found)
+
+
+def shown(results: Sequence[Result]) -> list[Result]:
+    return list(results)
+
+
+def table(results: Sequence[Result]) -> str:
+    """How large the responses are in the mean, at the first layer and at the last."""
+    of, rows = by_network(results), []
+    for network, printed in paper.FIGURE_7.items():
+        low, high = printed.get("most", printed.get("last", (0, 0)))
+        ours = of(network)
+        values = ours[0]["responses"] if ours else []
+        rows.append(
+            [
+                network,
+                str(paper.FIGURE_7_POINTS[network]),
+                f"~{low:g} to {high:g}",
+                f"{mean(values):.2f}" if values else "not run",
+                f"{values[0]:.2f}" if values else "",
+                f"{values[-1]:.2f}" if values else "",
+            ]
+        )
+    header = ["network", "layers", "most layers, paper", "mean, ours", "first layer", "last layer"]
+    return markdown(header, rows)
+
+
+def figure(results: Sequence[Result], stem: Path) -> list[Path]:
+    """Original order above, sorted below; the first seed of each network is drawn."""
+    of = by_network(results)
+    return draw_figure({name: of(name)[0]["responses"] for name in NETWORKS if of(name)}, stem)

@@ -1,0 +1,110 @@
+"""The house's own rules: which way imports point, how long a file is, where liberties are told."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "residual"
+
+LAYERS = [
+    {"files", "world"},
+    {"nets", "data", "training", "evaluation"},
+    {"rivals"},
+    {"runs"},  # a run is where nets, data, training and evaluation meet
+    {"analysis", "detection", "deployment"},
+    {"paper"},  # so high that nothing which produces a number can see the printed ones
+    {"reproduction"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError("a relative import hides which way it points")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def breaches(root: Path, longest: int = 300) -> Iterator[str]:
+    """Each import that points sideways or up, and each file that is too long."""
+    for file in sorted(root.rglob("*.py")):
+        own, text = file.relative_to(root).with_suffix("").parts[0], file.read_text()
+        if text.count("\n") > longest:
+            yield f"{file.name} has more than {longest} lines"
+        for name in imported(ast.parse(text)):
+            package, other = [*name.split("."), ""][:2]
+            ours = package == "residual" and own in LEVEL and other in LEVEL and other != own
+            if ours and LEVEL[other] >= LEVEL[own]:
+                yield f"{own} must not know {other} ({file.name})"
+
+
+def test_imports_point_down_and_no_file_is_too_long():
+    assert not list(breaches(PACKAGE))
+
+
+def test_every_part_of_the_package_has_its_layer():
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__init__", "__main__", "__pycache__"} <= LEVEL.keys()
+
+
+@pytest.mark.parametrize("line", ["from residual.runs.folder import save", "import residual.paper"])
+def test_an_import_that_points_up_is_caught(tmp_path, line):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "blocks.py").write_text(line + "\n")
+    assert list(breaches(tmp_path))
+
+
+def test_a_file_of_301_lines_is_caught(tmp_path):
+    (tmp_path / "long.py").write_text("\n" * 301)
+    assert list(breaches(tmp_path)) == ["long.py has more than 300 lines"]
+
+
+def test_tests_and_benchmarks_are_no_longer_than_the_package_may_be():
+    for folder in ("tests", "benchmarks"):
+        assert not [breach for breach in breaches(ROOT / folder) if "lines" in breach]
+
+
+def test_the_list_of_liberties_is_up_to_date():
+    from residual.reproduction.document import liberties
+
+    assert (ROOT / "docs" / "liberties.md").read_text() == liberties(PACKAGE), "run: make results"
+
+
+def test_a_liberty_is_collected_with_all_its_lines(tmp_path):
+    from residual.reproduction.document import liberties
+
+    (tmp_path / "a.py").write_text(
+        "x = 1\n# Choice: this\n# and that.\ny = 2\n    # Deviation: so.\n"
+    )
+    text = liberties(tmp_path)
+    assert "this and that." in text and "so." in text
+
+
+def test_importing_the_package_and_its_commands_imports_nothing_heavy():
+    code = "import residual.cli.app, sys; print(sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    heavy = ("'torch'", "'torchvision'", "'matplotlib'", "'sklearn'", "'scipy'", "'numpy'")
+    assert not [name for name in heavy if name in loaded.stdout]
+
+
+def test_the_project_speaks_of_itself_alone():
+    words = re.compile(r"/work/|\.library|subagent|pypi\.org|files\.pythonhosted", re.IGNORECASE)
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".cff", ".yml") and name != "tests/test_house.py":
+            assert not words.search(path.read_text()), name
