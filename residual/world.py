@@ -2,13 +2,10 @@
 
 import os
 import platform
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-
-Progress = Callable[[int, int], None]  # so many done, of so many
 
 
 @dataclass(frozen=True)

@@ -74,18 +74,17 @@ def test_tests_and_benchmarks_are_no_longer_than_the_package_may_be():
         assert not [breach for breach in breaches(ROOT / folder) if "lines" in breach]
 
 
-def test_the_list_of_liberties_is_up_to_date():
-    from residual.reproduction.document import liberties
+def test_the_documents_are_drawn_from_the_results_as_they_are(tmp_path):
+    from residual.reproduction.document import documents
 
-    assert (ROOT / "docs" / "liberties.md").read_text() == liberties(PACKAGE), "run: make results"
+    for path, drawn in documents(ROOT, tmp_path).items():
+        assert path.read_text() == drawn, f"{path.name} is out of date: make results"
 
 
 def test_a_liberty_is_collected_with_all_its_lines(tmp_path):
     from residual.reproduction.document import liberties
 
-    (tmp_path / "a.py").write_text(
-        "x = 1\n# Choice: this\n# and that.\ny = 2\n    # Deviation: so.\n"
-    )
+    (tmp_path / "a.py").write_text("x = 1\n# Choice: this\n# and that.\n    # Deviation: so.\n")
     text = liberties(tmp_path)
     assert "this and that." in text and "so." in text
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual import paper
-from residual.cli.options import Json
+from residual.cli.options import Json, wrong_usage
 
 if TYPE_CHECKING:
     from residual.nets.cost import Layer
@@ -59,10 +59,8 @@ def describe(
 
     spec = specified(network)
     if compare is not None:
-        try:
+        with wrong_usage():
             pairs = difference(network, compare)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
         show_difference(spec.name, compare, pairs, as_json)
         return
     net = outline(spec.name)
@@ -124,6 +122,7 @@ def write(conversion: "Conversion", out: Path) -> None:
         "network": conversion.network,
         "classes": list(conversion.classes) if conversion.classes else None,
         "size": list(conversion.size),
+        "shorter": 256 if specified(conversion.network).family == "imagenet" else None,
         "source": conversion.source,
     }
     save(out, tensors, header)
@@ -133,10 +132,8 @@ def specified(network: str) -> "Spec":
     """A name from the command line, read; a wrong one is the command line's mistake."""
     from residual.nets.networks import specify
 
-    try:
+    with wrong_usage():
         return specify(network)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def listed(network: str) -> dict[str, Any]:

@@ -52,13 +52,6 @@ def wrong_usage() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from None
 
 
-def found_again(name: str, root: Path) -> dict[str, str]:
-    """How a run finds its data again, from whatever folder it is taken up in."""
-    path = Path(name).expanduser()
-    where = str(path.resolve()) if path.is_dir() else name
-    return {"where": where, "root": str(root.expanduser().resolve())}
-
-
 def loaded(name: str, root: Path, size: int, workers: int) -> "Data":
     """The data, with progress where pictures have to be decoded first."""
     from residual.cli.progress import counting

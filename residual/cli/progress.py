@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from residual.world import Progress
+    from residual.data.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 

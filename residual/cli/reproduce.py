@@ -19,7 +19,6 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
-    found_again,
     loaded,
     setting_of,
     wrong_usage,
@@ -68,6 +67,7 @@ def reproduce(
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """
     from residual.reproduction.document import pages
+    from residual.runs.training import found_again
 
     chosen, only = asked(what, depths or [])
     how = setting_of(device, threads, precision, deterministic)

@@ -19,7 +19,6 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
-    found_again,
     loaded,
     setting_of,
     wrong_usage,
@@ -73,7 +72,7 @@ def train(
     """
     from residual.nets.networks import specify
     from residual.runs import folder
-    from residual.runs.training import begin
+    from residual.runs.training import begin, found_again
 
     chosen = recipe_of(network, data or "digits", recipe, steps, seed, set_ or [])
     how = setting_of(device, threads, precision, deterministic)
@@ -126,7 +125,8 @@ def resume(
     """
     from residual.nets.networks import specify
     from residual.runs import folder
-    from residual.runs.resuming import copied, differences, known_of, move
+    from residual.runs.resuming import copied, exact, known_of, move
+    from residual.runs.training import found_again
     from residual.world import Setting
 
     known, recipe = known_of(run), folder.recipe_of(run)
@@ -135,11 +135,8 @@ def resume(
         return
     changes = {"device": device, "threads": threads, "precision": precision}
     how = Setting(**known["setting"] | {k: v for k, v in changes.items() if v is not None})
-    found = differences(known, how)
-    if found and not inexact:
-        raise ValueError(
-            f"{run} cannot go on exactly: {'; '.join(found)}; --inexact goes on all the same"
-        )
+    if not inexact:
+        exact(run, known, how)
     where = found_again(data or known["data"]["where"], root or Path(known["data"]["root"]))
     size = specify(recipe.network).input_size
     pictures = loaded(where["where"], Path(where["root"]), size, workers)

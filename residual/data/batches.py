@@ -1,7 +1,7 @@
 """Batches in bulk on the training device: order, crop and mirror of Section 4.2."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ class Preprocessing:
     mean: Tensor  # (3, H, W), or (3, 1, 1); of pixels in [0, 1]
     std: Tensor  # (3, 1, 1); ones in the paper
     size: tuple[int, int]  # height and width of a picture, which is resized to it
+    shorter: int | None = None  # or else its shorter side becomes this, and its centre is taken
 
     # Choice: pixels are divided by 255 first. Batch normalization right after the first convolution
     # makes the scale of the input immaterial.
@@ -31,7 +32,7 @@ class Preprocessing:
         return pixels.float().div_(255).sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device) -> "Preprocessing":
-        return Preprocessing(self.mean.to(device), self.std.to(device), self.size)
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
 
 def per_pixel_mean(images: Images) -> Preprocessing:

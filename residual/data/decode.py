@@ -22,14 +22,20 @@ class Damaged(ValueError):
     """A picture that cannot be read; the message names it and says why."""
 
 
-def decode(source: Path | bytes, size: tuple[int, int] | None = None) -> Tensor:
+def decode(
+    source: Path | bytes, size: tuple[int, int] | None = None, shorter: int | None = None
+) -> Tensor:
     """A picture as it is meant to be seen -> (3, H, W) uint8, resized to a (height, width) or not.
 
-    The first frame is taken of several, and the orientation in the EXIF data is applied. Raises
-    Damaged where the contents are no whole picture and FileNotFoundError where there is no file.
+    Where `shorter` is given, the shorter side becomes so many pixels and the centre is cut out, as
+    for a photograph's centre crop (Sec. 3.4). The first frame is taken of several, and the
+    orientation in the EXIF data is applied. Raises Damaged where the contents are no whole picture
+    and FileNotFoundError where there is no file.
     """
     image = seen(source)
-    return pixels(image if size is None else resized(image, size))
+    if size is None:
+        return pixels(image)
+    return pixels(resized(image, size) if shorter is None else centre(image, size, shorter))
 
 
 def seen(source: Path | bytes) -> Image.Image:
@@ -64,6 +70,15 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def centre(image: Image.Image, size: tuple[int, int], shorter: int) -> Image.Image:
+    """The middle (height, width) of a picture whose shorter side is made so many pixels."""
+    scale = shorter / min(image.size)
+    width, height = (max(shorter, round(side * scale)) for side in image.size)
+    left, top = (width - size[1]) // 2, (height - size[0]) // 2
+    whole = resized(image, (height, width))
+    return whole.crop((left, top, left + size[1], top + size[0]))
 
 
 def upright(raw: bytes) -> Image.Image:

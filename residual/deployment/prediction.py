@@ -27,7 +27,7 @@ def answers(trained: Trained, images: Sequence[Path], top: int) -> Iterator[dict
     preprocessing = trained.preprocessing.to(device)
     for image in images:
         try:
-            picture = decode(image, preprocessing.size)
+            picture = decode(image, preprocessing.size, preprocessing.shorter)
         except (Damaged, OSError) as error:
             yield {"image": str(image), "error": str(error)}
             continue

@@ -106,6 +106,11 @@ def _few(names: Sequence[str], most: int = 12) -> str:
 
 def _check(net: Trained, first: Trained, images: Images, name: str) -> None:
     """Raises ValueError where a network cannot look at these images, or not beside the first."""
+    if net.preprocessing.shorter is not None:
+        raise ValueError(
+            f"{net.network} is judged on crops of photographs, and only on small pictures can "
+            f"networks be judged yet; residual predict takes photographs"
+        )
     height, width = images.pixels.shape[2:]
     if net.preprocessing.size != (height, width):
         raise ValueError(

@@ -62,7 +62,10 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
         network=header["network"],
         classes=None if classes is None else tuple(classes),
         preprocessing=Preprocessing(
-            tensors["preprocessing.mean"], tensors["preprocessing.std"], (height, width)
+            tensors["preprocessing.mean"],
+            tensors["preprocessing.std"],
+            (height, width),
+            header.get("shorter"),
         ),
         recipe=from_json(header["recipe"]) if header.get("recipe") else None,
         step=header.get("step"),

@@ -39,6 +39,15 @@ def differences(known: dict[str, Any], how: Setting) -> list[str]:
     return found
 
 
+def exact(run: Path, known: dict[str, Any], how: Setting) -> None:
+    """Raises ValueError where the run cannot go on here exactly as it would have gone on."""
+    if found := differences(known, how):
+        raise ValueError(
+            f"{run} cannot go on exactly: {'; '.join(found)}; "
+            f"residual resume {run} --inexact goes on all the same"
+        )
+
+
 def move(run: Path, known: dict[str, Any], where: dict[str, str], how: Setting) -> None:
     """Write down where the data lies now, and how the rest is computed."""
     how.apply()

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from residual.data.folder import plain_split
 from residual.data.images import Data, held_out
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.files import read_json
+from residual.files import read_json, write_json
 from residual.nets.networks import specify
 from residual.runs import folder
 from residual.runs.results import environment
+from residual.runs.resuming import exact
 from residual.runs.session import Moment, Session, Watch
 from residual.runs.trial import settled
 from residual.training.recipe import RECIPES, Recipe, with_steps
@@ -50,6 +52,13 @@ def check(recipe: Recipe, data: Data) -> None:
         raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
 
 
+def found_again(name: str, root: Path) -> dict[str, str]:
+    """How a run finds its data again, from whatever folder it is taken up in."""
+    path = Path(name).expanduser()
+    where = str(path.resolve()) if path.is_dir() else name
+    return {"where": where, "root": str(root.expanduser().resolve())}
+
+
 def begin(
     run: Path, recipe: Recipe, data: Data, where: dict[str, str], how: Setting, test_curve: bool
 ) -> None:
@@ -57,6 +66,9 @@ def begin(
     check(recipe, data)
     how = settled(how, recipe, data, Path(where["root"]).expanduser() / "trials.json")
     folder.create(run, recipe, data.classes, environment(data, where, how, test_curve))
+    path = Path(where["where"])
+    if path.is_dir() and (split := plain_split(path)):
+        write_json(run / "split.json", split)
 
 
 def train(
@@ -81,8 +93,7 @@ def train(
     recipe = replace(recipe, **changes)
     loaded = load(data, DEFAULT_ROOT, size=specify(recipe.network).input_size)
     run = out or folder.named(recipe.network, Path("runs"))
-    where = {"where": data, "root": str(DEFAULT_ROOT)}
-    begin(run, recipe, loaded, where, how or setting(), test_curve=False)
+    begin(run, recipe, loaded, found_again(data, DEFAULT_ROOT), how or setting(), test_curve=False)
     yield from advance(run, loaded, Watch())
 
 
@@ -101,6 +112,7 @@ def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
             f"{run} was trained on {known['data']['name']} ({known['data']['fingerprint'][:12]}), "
             f"and this is {data.name} ({data.fingerprint[:12]}): other data"
         )
+    exact(run, known, Setting(**known["setting"]))
     session = Session(run, recipe, held_out(data, recipe.split), known, watch)
     for complaint in session.complaints:
         yield Moment(session.learner.step, notice=f"{complaint}; the one before it is used")

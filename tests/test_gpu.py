@@ -1,0 +1,52 @@
+"""What only a GPU can show: the same batches as on a processor, and an exact resume."""
+
+import pytest
+import torch
+
+from residual.data.batches import per_pixel_mean, training_batches
+from residual.data.digits import digits
+from residual.data.draws import hashed, order
+from residual.runs.session import Stopped, Watch
+from residual.runs.training import advance, begin, recipe_for
+from residual.training.recipe import with_steps
+from residual.world import Setting
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+
+def test_the_hash_and_the_order_are_those_of_a_processor():
+    key = torch.arange(-50_000, 50_000)
+    assert torch.equal(hashed(3, key).cpu(), hashed(3, key.cuda()).cpu())
+    assert torch.equal(order(1, 2, 50_000), order(1, 2, 50_000, "cuda").cpu())
+
+
+def test_the_batches_are_those_of_a_processor():
+    images = digits().train
+    mean = per_pixel_mean(images)
+    rest = {"batch": 128, "seed": 0, "padding": 1, "mirror": True}
+    here = training_batches(images, mean, **rest)
+    there = training_batches(images.to("cuda"), mean.to("cuda"), **rest)
+    for _ in range(15):
+        (x, labels), (gpu_x, gpu_labels) = next(here), next(there)
+        assert torch.equal(labels, gpu_labels.cpu())
+        torch.testing.assert_close(x, gpu_x.cpu(), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_run_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path, precision):
+    data, recipe = digits(), with_steps(recipe_for("resnet20", "digits"), 40)
+    how = Setting("cuda", threads=1, precision=precision, deterministic=True)
+    ends = []
+    for name, stop_at in (("whole", 0), ("parts", 17)):
+        begin(tmp_path / name, recipe, data, {"where": "digits", "root": ""}, how, False)
+        asked = iter(range(1, 100))
+        watch = Watch(60, stop=lambda asked=asked, at=stop_at: next(asked) == at)
+        try:
+            moments = list(advance(tmp_path / name, data, watch))
+        except Stopped:
+            moments = list(advance(tmp_path / name, data, Watch()))
+        ends.append(moments[-1].result["weights_sha256"])
+    assert ends[0] == ends[1]

@@ -1,0 +1,57 @@
+"""What must hold on real pictures and on weights that nobody here made; see CONTRIBUTING.md."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SHARED = os.environ.get("RESIDUAL_SHARED", "")
+needs_shared = pytest.mark.skipif(
+    not SHARED, reason="needs RESIDUAL_SHARED: the JPEG copy of CIFAR-10 and foreign weights"
+)
+
+
+def command(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "residual", *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def test_pictures(tmp_path_factory) -> Path:
+    """All 10,000 test pictures of the JPEG copy, and one of each class to stand for its train/."""
+    folder = tmp_path_factory.mktemp("jpeg")
+    with tarfile.open(Path(SHARED) / "cifar10-jpeg.tar.xz") as archive:
+        wanted = [
+            member
+            for member in archive
+            if "/test/" in member.name or member.name.endswith("/0000.jpg")
+        ]
+        archive.extractall(folder, wanted, filter="data")
+    return folder / "cifar10-jpeg"
+
+
+@needs_shared
+def test_the_foreign_resnet20_is_wrong_on_exactly_1897_test_pictures(test_pictures, tmp_path):
+    weights, out = Path(SHARED) / "weights" / "resnet20-12fca82f.th", tmp_path / "foreign"
+    converted = command("convert", weights, "--network", "resnet20", "--out", out)
+    assert converted.returncode == 0, converted.stderr
+    judged = command("evaluate", out, "--data", test_pictures, "--root", tmp_path, "--json")
+    assert judged.returncode == 0, judged.stderr
+    found = json.loads(judged.stdout)
+    assert (found["seen"], found["wrong_top1"]) == (10_000, 1_897)
+    assert found["error_top1"] == pytest.approx(18.97)
+
+
+@needs_shared
+def test_plain20_has_the_shapes_of_the_foreign_resnet20_and_refuses_its_weights(tmp_path):
+    weights = Path(SHARED) / "weights" / "resnet20-12fca82f.th"
+    refused = command("convert", weights, "--network", "plain20", "--out", tmp_path / "plain")
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "plain").exists()
