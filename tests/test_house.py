@@ -74,13 +74,6 @@ def test_tests_and_benchmarks_are_no_longer_than_the_package_may_be():
         assert not [breach for breach in breaches(ROOT / folder) if "lines" in breach]
 
 
-def test_the_documents_are_drawn_from_the_results_as_they_are(tmp_path):
-    from residual.reproduction.document import documents
-
-    for path, drawn in documents(ROOT, tmp_path).items():
-        assert path.read_text() == drawn, f"{path.name} is out of date: make results"
-
-
 def test_a_liberty_is_collected_with_all_its_lines(tmp_path):
     from residual.reproduction.document import liberties
 

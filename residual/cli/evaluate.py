@@ -17,6 +17,7 @@ from residual.cli.options import (
     Threads,
     Workers,
     loaded,
+    opened,
     setting_of,
 )
 from residual.files import read_json
@@ -58,7 +59,6 @@ def evaluate(
     """
     from residual.evaluation.errors import PROTOCOLS
     from residual.runs.evaluating import judge
-    from residual.runs.loading import load
 
     if split not in ("auto", "train", "val", "test"):
         raise typer.BadParameter(f"no split {split!r}; there are auto, test, val and train")
@@ -66,7 +66,7 @@ def evaluate(
         raise typer.BadParameter(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
     how = setting_of(device, threads, precision, deterministic)
     chosen = None if split == "auto" else cast("Split", split)
-    nets = [load(path) for path in paths]
+    nets = [opened(path) for path in paths]
     pictures = data_of(paths[0], data, root, nets[0].preprocessing.size[0], workers)
     judgement = judge(nets, pictures, chosen, protocol, how)
     if as_json:
@@ -104,11 +104,10 @@ def predict(
     Example: residual predict runs/resnet20-1 cat.jpg dog.png --top 3
     """
     from residual.deployment.prediction import predict as answered
-    from residual.runs.loading import load
 
     how = setting_of(device, threads, precision, False)
     how.apply()
-    net = load(path).placed(how)
+    net = opened(path).placed(how)
     with how.autocast():
         found = answered(net, images, top)
     if as_json:
@@ -162,10 +161,9 @@ def responses(
     Example: residual responses runs/resnet20-1
     """
     from residual.analysis.responses import draw_figure, measured
-    from residual.runs.loading import load
 
     how = setting_of(device, threads, "float32", False)
-    net = load(run).placed(how)
+    net = opened(run).placed(how)
     pictures = data_of(run, data, root, net.preprocessing.size[0], workers)
     values = measured(net, pictures, how)
     if as_json:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from residual.data.images import Data
+    from residual.runs.loading import Trained
     from residual.world import Setting
 
 CACHE = Path.home() / ".cache" / "residual"
@@ -50,6 +51,16 @@ def wrong_usage() -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def opened(path: Path) -> "Trained":
+    """A run or a file of weights; what is to be known about it is said."""
+    from residual.runs.loading import load
+
+    trained = load(path)
+    for notice in trained.notices:
+        typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
+    return trained
 
 
 def loaded(name: str, root: Path, size: int, workers: int) -> "Data":

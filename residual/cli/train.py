@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,8 +90,6 @@ def recipe_of(
     network: str, data: str, name: str, steps: int | None, seed: int, assignments: list[str]
 ) -> "Recipe":
     """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
-    from dataclasses import replace
-
     from residual.runs.training import recipe_for
     from residual.training.recipe import parsed, with_steps
 
@@ -114,7 +113,7 @@ def resume(
     tensorboard: Tensorboard = False,
     root: Annotated[Path | None, typer.Option(help="Where data sets lie now.")] = None,
     device: Annotated[str | None, typer.Option(help="Another device than before.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Other threads than before.")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="Other threads than before.")] = None,
     workers: Workers = 2,
     precision: Annotated[str | None, typer.Option(help="Another precision than before.")] = None,
     as_json: Json = False,
@@ -125,7 +124,7 @@ def resume(
     """
     from residual.nets.networks import specify
     from residual.runs import folder
-    from residual.runs.resuming import copied, exact, known_of, move
+    from residual.runs.resuming import copied, exact, known_of, move, same_data
     from residual.runs.training import found_again
     from residual.world import Setting
 
@@ -133,13 +132,20 @@ def resume(
     if (run / "result.json").exists():
         finished(run, read_json(run / "result.json"), as_json)
         return
-    changes = {"device": device, "threads": threads, "precision": precision}
-    how = Setting(**known["setting"] | {k: v for k, v in changes.items() if v is not None})
+    before = Setting(**known["setting"])
+    chosen = setting_of(
+        device or before.device,
+        before.threads if threads is None else threads,
+        precision or before.precision,
+        before.deterministic,
+    )
+    how = replace(before, **{f: getattr(chosen, f) for f in ("device", "threads", "precision")})
     if not inexact:
         exact(run, known, how)
     where = found_again(data or known["data"]["where"], root or Path(known["data"]["root"]))
     size = specify(recipe.network).input_size
     pictures = loaded(where["where"], Path(where["root"]), size, workers)
+    same_data(run, known, pictures)
     run = copied(run, out) if out else run
     move(run, known, where, how)
     carry_on(run, pictures, checkpoint_minutes, tensorboard, as_json)

@@ -1,6 +1,7 @@
 """A run is a folder: its recipe, its log, its newest checkpoints, and in the end its result."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ def named(network: str, parent: Path) -> Path:
 
 
 def create(
-    run: Path, recipe: Recipe, classes: tuple[str, ...], environment: dict[str, Any]
+    run: Path,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    environment: dict[str, Any],
+    split: Mapping[Any, list[str]],
 ) -> None:
     """Make the folder and write down, before the first step, what can change the answer.
 
@@ -34,6 +39,8 @@ def create(
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_json(run / "classes.json", list(classes))
+    if split:  # of a plain folder of classes
+        write_json(run / "split.json", split)
     write_json(run / "environment.json", {"format": FORMAT, **environment})
     write_json(run / "recipe.json", {"format": FORMAT, **to_json(recipe)})  # last: now it is a run
 

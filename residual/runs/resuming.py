@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from residual.data.images import Data
 from residual.files import read_json, write_json
 from residual.runs import folder
 from residual.runs.results import versions
@@ -45,6 +46,16 @@ def exact(run: Path, known: dict[str, Any], how: Setting) -> None:
         raise ValueError(
             f"{run} cannot go on exactly: {'; '.join(found)}; "
             f"residual resume {run} --inexact goes on all the same"
+        )
+
+
+def same_data(run: Path, known: dict[str, Any], data: Data) -> None:
+    """Raises ValueError where this is not what the run was trained on."""
+    before = known["data"]
+    if data.fingerprint != before["fingerprint"]:
+        raise ValueError(
+            f"{run} was trained on {before['name']} ({before['fingerprint'][:12]}), "
+            f"and this is {data.name} ({data.fingerprint[:12]}): other data"
         )
 
 

@@ -57,7 +57,8 @@ def log_interval(steps: int) -> int:
 
 def test_interval(steps: int) -> int:
     """Steps between two looks at the test set, where a figure asks: 1,000 in a full training."""
-    return max(steps // 64, min(100, max(1, steps // 8)))
+    wanted, logged = max(steps // 64, min(100, steps // 8)), log_interval(steps)
+    return logged * max(1, wanted // logged)
 
 
 class Session:
@@ -77,6 +78,7 @@ class Session:
         self.learner = loop.start(net, recipe)
         self.tally = Tally.new(self.device)
         self.complaints: list[str] = []
+        self.judged: tuple[int, tuple[Count, Tensor]] | None = None
         self.preprocessing = self._take_up()
 
     def _take_up(self) -> Preprocessing:
@@ -143,7 +145,9 @@ class Session:
     def _log(self, step: loop.Step) -> dict[str, Any]:
         """Write a line of the log. Raises Diverged where the loss is not finite."""
         line = self.tally.line(step)
-        if self.known["test_curve"] and step.number % test_interval(self.recipe.steps) == 0:
+        steps = self.recipe.steps
+        due = step.number == steps or step.number % test_interval(steps) == 0
+        if due and self.known["test_curve"]:
             seen, _ = self._judge()
             line |= {
                 "test_wrong": seen.wrong_top1,
@@ -155,12 +159,16 @@ class Session:
         return line
 
     def _judge(self) -> tuple[Count, Tensor]:
-        """The error on the headline's set, and the confusion matrix behind it."""
+        """The error on the headline's set, and the confusion matrix behind it; once for a step."""
+        if self.judged and self.judged[0] == self.learner.step:
+            return self.judged[1]
         images = self.data.split(self.data.headline)
         batches = evaluation_batches(images.to(self.device), self.preprocessing.to(self.device))
         answers = best([self.learner.net], batches, PROTOCOLS["1crop"]).cpu()
         matrix = confusion(answers[:, 0], images.labels, len(self.data.classes))
-        return count(answers, images.labels, damaged=len(images.damaged)), matrix
+        found = count(answers, images.labels, damaged=len(images.damaged)), matrix
+        self.judged = self.learner.step, found
+        return found
 
     def _save(self) -> None:
         """Write a checkpoint; the file's header says all that is not a tensor."""

@@ -8,11 +8,11 @@ from typing import Any
 from residual.data.folder import plain_split
 from residual.data.images import Data, held_out
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.files import read_json, write_json
+from residual.files import read_json
 from residual.nets.networks import specify
 from residual.runs import folder
 from residual.runs.results import environment
-from residual.runs.resuming import exact
+from residual.runs.resuming import exact, same_data
 from residual.runs.session import Moment, Session, Watch
 from residual.runs.trial import settled
 from residual.training.recipe import RECIPES, Recipe, with_steps
@@ -55,7 +55,8 @@ def check(recipe: Recipe, data: Data) -> None:
 def found_again(name: str, root: Path) -> dict[str, str]:
     """How a run finds its data again, from whatever folder it is taken up in."""
     path = Path(name).expanduser()
-    where = str(path.resolve()) if path.is_dir() else name
+    own = name in ("digits", "cifar10")  # by name, whatever lies in this folder
+    where = str(path.resolve()) if path.is_dir() and not own else name
     return {"where": where, "root": str(root.expanduser().resolve())}
 
 
@@ -65,10 +66,9 @@ def begin(
     """Make a run's folder. `where` says how the data is found again: its name and its root."""
     check(recipe, data)
     how = settled(how, recipe, data, Path(where["root"]).expanduser() / "trials.json")
-    folder.create(run, recipe, data.classes, environment(data, where, how, test_curve))
     path = Path(where["where"])
-    if path.is_dir() and (split := plain_split(path)):
-        write_json(run / "split.json", split)
+    split = plain_split(path) if path.is_absolute() and path.is_dir() else {}
+    folder.create(run, recipe, data.classes, environment(data, where, how, test_curve), split)
 
 
 def train(
@@ -107,11 +107,7 @@ def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
         yield Moment(recipe.steps, result=read_json(run / "result.json"))
         return
     known = read_json(run / "environment.json")
-    if data.fingerprint != known["data"]["fingerprint"]:
-        raise ValueError(
-            f"{run} was trained on {known['data']['name']} ({known['data']['fingerprint'][:12]}), "
-            f"and this is {data.name} ({data.fingerprint[:12]}): other data"
-        )
+    same_data(run, known, data)
     exact(run, known, Setting(**known["setting"]))
     session = Session(run, recipe, held_out(data, recipe.split), known, watch)
     for complaint in session.complaints:

@@ -66,7 +66,7 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe for another budget: drops and warm-up keep their proportions."""
 
     def scaled(count: int) -> int:
-        return round(count * steps / recipe.steps)
+        return -(-count * steps // recipe.steps)  # upwards: no drop before a step
 
     warmup_steps, warmup_rate = recipe.warmup
     return replace(

@@ -1,0 +1,233 @@
+"""What the commands claim, as processes: their exit status, and one sentence for what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import EXACT, draw_pictures
+
+from residual.data.digits import digits
+from residual.runs import folder
+
+NAMES = (
+    *("networks", "describe", "train", "resume", "evaluate", "predict", "report", "responses"),
+    *("reproduce", "convert"),
+)
+TINY = ("resnet8", "--set", "batch=8", "--set", "norm_group=8", *EXACT)
+
+
+def module(*words: object) -> subprocess.CompletedProcess:
+    """`python -m residual`, in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "residual", *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_module_is_the_command():
+    found = module("--help")
+    assert found.returncode == 0
+    assert not found.stderr
+    for name in NAMES:
+        assert f" {name} " in found.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_command_has_help_with_an_example(command, name):
+    answer = command(name, "--help")
+    assert answer.status == 0
+    assert f"Example: residual {name}" in " ".join(answer.out.split())
+
+
+def test_there_is_no_traceback_but_with_debug(command, tmp_path):
+    for words in (("--debug", "resume", tmp_path), ("resume", tmp_path, "--debug")):
+        answer = command(*words)
+        assert answer.status == 1
+        assert "Traceback" in answer.err
+        assert "NoRun" in answer.err
+    assert "holds no run" in command("resume", tmp_path).complaint
+
+
+WRONG = {
+    "a command that there is not": (("learn",), "learn"),
+    "an option that there is not": (("train", "resnet8", "--speed", 3), "--speed"),
+    "no network": (("train",), "argument 'network'"),
+    "a network that there is not": (("train", "resnet21"), "no network 'resnet21'"),
+    "another word for a network": (("train", "vit"), "no network 'vit'"),
+    "a recipe that there is not": (("train", "resnet8", "--recipe", "x"), "no recipe 'x'"),
+    "a field that there is not": (("train", "resnet8", "--set", "speed=3"), "'speed=3' sets no"),
+    "no assignment": (("train", "resnet8", "--set", "nonsense"), "'nonsense' sets no field"),
+    "a value of another kind": (("train", "resnet8", "--set", "lr=fast"), "lr is like 0.1"),
+    "groups that do not fit": (("train", "resnet8", "--set", "norm_group=48"), "does not divide"),
+    "a rate below zero": (("train", "resnet8", "--set", "lr=-1"), "lr is at least 0"),
+    "no steps": (("train", "resnet8", "--steps", 0), "--steps"),
+    "a seed below zero": (("train", "resnet8", "--seed", -1), "--seed"),
+    "a seed beyond all seeds": (("train", "resnet8", "--seed", 2**64), "seed is below"),
+    "a device that is not here": (("train", "resnet8", "--device", "abacus"), "no device 'abacus'"),
+    "a precision that there is not": (("train", "resnet8", "--precision", "x"), "no precision 'x'"),
+    "a split that there is not": (("evaluate", "x", "--split", "exam"), "no split 'exam'"),
+    "a protocol that there is not": (("evaluate", "x", "--protocol", "99crop"), "'99crop'"),
+    "no picture": (("predict", "x"), "argument 'images'"),
+    "no labels": (("predict", "x", "y", "--top", 0), "--top"),
+}
+
+
+@pytest.mark.parametrize(("words", "named"), WRONG.values(), ids=WRONG)
+def test_a_wrong_command_line_ends_with_status_2_and_names_what_is_wrong(command, words, named):
+    answer = command(*words)
+    assert answer.status == 2, answer.err
+    assert named.lower() in " ".join(answer.err.split()).lower()
+    assert "Traceback" not in answer.err
+    assert not answer.out
+
+
+UNDONE = {
+    "a run that is not there": (("resume", "none"), "no folder none"),
+    "a file that is not there": (("evaluate", "none"), "none"),
+    "weights that are not there": (("predict", "none", "a.png"), "none"),
+    "a run to report on that is not there": (("report", "none"), "none"),
+    "data that there is not": (("train", "resnet8", "--data", "mnist"), "digits, cifar10 or a fol"),
+    "photographs that are digits": (("train", "resnet50", *EXACT), "resnet50 takes photographs"),
+    "plain photographs, too": (("train", "plain18", *EXACT), "plain18 takes photographs"),
+    "no folder for a run": (("train", *TINY, "--steps", 2, "--out", "/proc/none"), "/proc/none"),
+}
+
+
+@pytest.mark.parametrize(("words", "named"), UNDONE.values(), ids=UNDONE)
+def test_what_cannot_be_done_ends_with_status_1_and_one_sentence(command, words, named, tmp_path):
+    answer = command(*words, cwd=tmp_path)
+    assert answer.status == 1, answer.err
+    assert named in answer.complaint
+    assert len(answer.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_ends_with_one_object_and_leaves_a_run(command, tmp_path):
+    answer = command("train", *TINY, "--steps", 2, "--json", cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    assert len(answer.out.splitlines()) == 1
+    said = answer.json
+    assert said.keys() == {"run", "step", "seen", "wrong_top1", "error_top1", "weights_sha256"}
+    assert (said["run"], said["step"], said["seen"]) == ("runs/resnet8-1", 2, 360)
+    assert said["error_top1"] == 100 * said["wrong_top1"] / 360
+    result = json.loads((tmp_path / "runs" / "resnet8-1" / "result.json").read_text())
+    assert {key: result[key] for key in said if key in result} == {
+        key: said[key] for key in said if key in result
+    }
+    assert result["data"]["fingerprint"] == digits().fingerprint
+    again = command("train", *TINY, "--steps", 2, cwd=tmp_path)
+    assert "runs/resnet8-2 has it; see: residual report runs/resnet8-2" in again.out
+    assert f"{said['error_top1']:.2f} % error" in again.out
+
+
+def test_progress_is_plain_lines_on_stderr(command, tmp_path):
+    answer = command("train", *TINY, "--steps", 3, "--out", tmp_path / "run")
+    assert "\x1b" not in answer.err
+    for line in answer.err.splitlines():
+        for word in ("step", "loss", "training error", "rate", "images/s", "waiting for data"):
+            assert word in line
+
+
+def test_a_folder_that_holds_a_run_is_refused_with_the_command_that_goes_on(command, finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    answer = command("train", *TINY, "--out", finished)
+    assert answer.status == 1
+    assert f"go on with: residual resume {finished}" in answer.complaint
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_another_budget_keeps_the_proportions_and_a_field_is_set_as_it_stands(command, tmp_path):
+    words = ("--steps", 4, "--seed", 7, "--set", "weight_decay=0", "--set", "mirror=true")
+    assert command("train", *TINY, *words, "--out", tmp_path / "run").status == 0
+    recipe = folder.recipe_of(tmp_path / "run")
+    assert (recipe.steps, recipe.drops, recipe.seed) == (4, (2, 3), 7)
+    assert (recipe.batch, recipe.weight_decay, recipe.mirror) == (8, 0, True)
+
+
+def test_a_loss_that_is_no_number_is_one_sentence_with_step_rate_and_images(command, tmp_path):
+    words = ("--steps", 40, "--set", "lr=1e30", "--set", "drops=", "--checkpoint-minutes", 60)
+    answer = command("train", *TINY, *words, "--out", tmp_path / "run")
+    assert answer.status == 1
+    said = answer.complaint
+    assert "the loss of step " in said
+    assert "at rate 1e+30" in said
+    assert len(said.rpartition("of the images ")[2].split(", ")) == 8
+    others = [line for line in answer.err.splitlines() if line != said]
+    assert all(line.startswith("resnet8: step ") for line in others)
+    assert not folder.checkpoints(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def by_workers(command, pictures, tmp_path_factory) -> list[str]:
+    """The weights of one training with 0, 1 and 3 processes that decode, and with another seed."""
+    found = []
+    for workers, seed in ((0, 0), (1, 0), (3, 0), (0, 1)):
+        place = tmp_path_factory.mktemp("workers")
+        answer = command(
+            "train", *TINY, "--data", pictures, "--steps", 4, "--workers", workers, "--seed", seed,
+            "--root", place / "root", "--out", place / "run", "--json",
+        )  # fmt: skip
+        assert answer.status == 0, answer.err
+        found.append(answer.json["weights_sha256"])
+    return found
+
+
+def test_the_number_of_workers_changes_no_weight(by_workers):
+    assert len(set(by_workers[:3])) == 1
+
+
+def test_another_seed_changes_the_weights(by_workers):
+    assert by_workers[3] != by_workers[0]
+
+
+def test_a_folder_by_a_short_name_is_found_from_elsewhere(command, pictures, tmp_path):
+    words = ("--data", pictures.name, "--steps", 2, "--root", tmp_path / "root")
+    run = tmp_path / "run"
+    answer = command("train", *TINY, *words, "--out", run, cwd=pictures.parent)
+    assert answer.status == 0, answer.err
+    assert command("evaluate", run, *EXACT, cwd=tmp_path).status == 0
+
+
+def test_the_digits_are_the_digits_where_a_folder_has_that_name(command, tmp_path):
+    (tmp_path / "digits").mkdir()
+    words = (*TINY, "--steps", 2, "--out", "run")
+    assert command("train", *words, cwd=tmp_path).status == 0
+    answer = command("evaluate", "run", *EXACT, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+
+
+def test_a_damaged_training_picture_is_named_before_a_run_is_made(command, tmp_path):
+    pets = draw_pictures(tmp_path / "pets", 2, ("cat", "dog"))
+    (pets / "train" / "cat" / "0.png").write_text("no picture")
+    words = ("--data", pets, "--root", tmp_path / "root", "--out", tmp_path / "run")
+    answer = command("train", *TINY, *words)
+    assert answer.status == 1
+    assert "train/cat/0.png" in answer.complaint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_test_picture_counts_as_wrong(command, finished, tmp_path):
+    data = draw_pictures(tmp_path / "signs", 2, ("3", "8"))
+    (data / "test" / "8" / "0.png").write_bytes(b"")
+    words = ("--data", data, "--root", tmp_path / "root", "--threads", 1)
+    answer = command("evaluate", finished, *words, "--json")
+    assert answer.status == 0
+    assert (answer.json["seen"], answer.json["damaged"]) == (4, 1)
+
+
+def test_the_networks_are_listed_as_others_rely_on(command):
+    rows = command("networks", "--json").json
+    assert {"resnet20", "resnet50", "plain34", "resnet1202"} <= {row["name"] for row in rows}
+    keys = {"name", "family", "input_size", "classes", "parameters", "multiply_adds", "paper"}
+    for row in rows:
+        assert row.keys() == keys
+        assert isinstance(row["parameters"], int)
+        assert isinstance(row["multiply_adds"], int)
+
+
+def test_the_package_stands_where_the_tests_are():
+    import residual
+
+    assert Path(residual.__file__).parents[1] == Path(__file__).parents[1]

@@ -1,0 +1,184 @@
+"""What runs/evaluating.py and `residual evaluate` claim: the number that the protocol defines."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import draw_pictures
+
+from residual.data.batches import evaluation_batches
+from residual.data.digits import digits
+from residual.data.images import Data
+from residual.runs.evaluating import evaluate, judge
+from residual.runs.loading import load
+from residual.world import Setting
+
+HOW = Setting(threads=1)
+KEYS = {
+    *("network", "data", "protocol", "seen", "wrong_top1", "wrong_top5", "error_top1"),
+    *("error_top5", "images_per_second"),
+}
+
+
+def without_speed(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key != "images_per_second"}
+
+
+def in_part(data: Data, *names: str, order: tuple[str, ...] = ()) -> Data:
+    """The same pictures of these classes alone, whose numbers are their places in `order`."""
+    order = order or names
+    chosen = torch.tensor([data.classes[y] in names for y in data.test.labels.tolist()])
+    test = data.test.part(chosen.nonzero()[:, 0])
+    labels = torch.tensor([order.index(data.classes[y]) for y in test.labels.tolist()])
+    return replace(data, classes=order, test=replace(test, labels=labels))
+
+
+@pytest.fixture(scope="module")
+def record(finished) -> dict:
+    return evaluate(finished, "digits", how=HOW)
+
+
+def test_the_error_of_a_run_is_the_one_that_its_training_ended_with(finished, record):
+    result = json.loads((finished / "result.json").read_text())
+    for key in ("seen", "wrong_top1", "wrong_top5", "error_top1", "protocol"):
+        assert record[key] == result[key]
+    assert record["seen"] == 360
+    assert record["wrong_top1"] < 360
+
+
+def test_the_error_is_that_of_counting_by_hand(finished, record):
+    net = load(finished)
+    wrong = 0
+    for x, y in evaluation_batches(digits().test, net.preprocessing, 1):
+        wrong += int(net.net(x).argmax()) != int(y)
+    assert (record["wrong_top1"], record["error_top1"]) == (wrong, 100 * wrong / 360)
+
+
+def test_a_record_has_the_promised_keys(finished, record):
+    assert record.keys() >= KEYS
+    assert record["network"] == "resnet8"
+    assert record["data"] == {
+        "name": "digits", "fingerprint": digits().fingerprint, "split": "test"
+    }  # fmt: skip
+    together = evaluate([finished, finished], "digits", how=HOW)
+    assert together["networks"] == ["resnet8"] * 2
+    assert "network" not in together
+
+
+@pytest.mark.parametrize("batch", [1, 7, 500])
+def test_a_run_is_judged_alike_however_the_images_are_batched(finished, record, batch, monkeypatch):
+    monkeypatch.setattr(
+        "residual.runs.evaluating.evaluation_batches",
+        lambda images, preprocessing: evaluation_batches(images, preprocessing, batch),
+    )
+    assert without_speed(evaluate(finished, "digits", how=HOW)) == without_speed(record)
+
+
+def test_an_ensemble_of_one_is_the_one(finished, record):
+    def counts(found: dict) -> tuple[int, int]:
+        return found["wrong_top1"], found["wrong_top5"]
+
+    assert without_speed(evaluate([finished], "digits", how=HOW)) == without_speed(record)
+    assert counts(evaluate([finished] * 2, "digits", how=HOW)) == counts(record)
+
+
+def test_the_training_set_may_be_asked_for_and_a_set_that_is_not_there_is_refused(finished):
+    assert evaluate(finished, "digits", split="train", how=HOW)["seen"] == 1_437
+    with pytest.raises(ValueError, match="digits has no val set; it has train, test"):
+        evaluate(finished, "digits", split="val", how=HOW)
+
+
+def test_classes_are_matched_by_name_and_not_by_place(finished, record):
+    turned = in_part(digits(), *"9876543210")
+    found = judge([load(finished)], turned, None, "1crop", HOW)
+    assert found.record["wrong_top1"] == record["wrong_top1"]
+
+
+def test_a_class_that_the_data_lacks_takes_nothing_from_the_others(finished):
+    net, parts = load(finished), ("358", "0124679")
+    counts = [
+        judge([net], in_part(digits(), *part), None, "1crop", HOW).record["wrong_top1"]
+        for part in parts
+    ]
+    whole = judge([net], digits(), None, "1crop", HOW).record["wrong_top1"]
+    assert sum(counts) == whole
+
+
+def test_a_class_that_the_network_never_learnt_is_refused_by_name(finished):
+    odd = in_part(digits(), *"01", order=("0", "1", "lobster"))
+    with pytest.raises(ValueError, match="classes that resnet8 does not know: lobster; it knows 0"):
+        judge([load(finished)], odd, None, "1crop", HOW)
+
+
+def test_under_six_classes_there_is_no_top_5_error(finished):
+    few = judge([load(finished)], in_part(digits(), *"01234"), None, "1crop", HOW).record
+    assert few["wrong_top5"] is None
+    assert few["error_top5"] is None
+    six = judge([load(finished)], in_part(digits(), *"012345"), None, "1crop", HOW).record
+    assert six["wrong_top5"] is not None
+
+
+def test_pictures_of_another_size_are_refused_with_both_sizes(finished):
+    data = digits()
+    larger = replace(data, test=replace(data.test, pixels=data.test.pixels.repeat(1, 1, 2, 2)))
+    with pytest.raises(ValueError, match="pictures of 8x8 pixels, and those of digits are 16x16"):
+        judge([load(finished)], larger, None, "1crop", HOW)
+
+
+def test_a_damaged_picture_counts_as_wrong_and_is_reported(finished, record):
+    data = digits()
+    torn = replace(data, test=replace(data.test, damaged=(("test/3/a.png", 3),)))
+    found = judge([load(finished)], torn, None, "1crop", HOW).record
+    assert (found["damaged"], found["seen"]) == (1, 361)
+    assert found["wrong_top1"] == record["wrong_top1"] + 1
+
+
+def test_the_networks_of_an_ensemble_share_their_classes(finished):
+    other = replace(load(finished), classes=tuple("9876543210"))
+    with pytest.raises(ValueError, match="an ensemble share their classes and preprocessing"):
+        judge([load(finished), other], digits(), None, "1crop", HOW)
+
+
+def test_the_mode_of_a_network_is_put_back(finished):
+    net = load(finished)
+    net.net.train()
+    judge([net], digits(), None, "1crop", HOW)
+    assert net.net.training
+
+
+def test_the_command_prints_one_object(command, finished, record):
+    answer = command("evaluate", finished, "--json", "--threads", 1)
+    assert answer.status == 0, answer.err
+    assert len(answer.out.splitlines()) == 1
+    assert without_speed(answer.json) == without_speed(record)
+    assert answer.json["images_per_second"] > 0
+
+
+def test_the_command_says_the_error_in_words(command, finished, record):
+    answer = command("evaluate", finished, finished, "--split", "test", "--threads", 1)
+    assert f"{record['error_top1']:.2f} % error" in answer.out
+    assert "resnet8 + resnet8 on digits (test), 1crop" in answer.out
+
+
+def test_the_command_judges_on_a_folder_by_the_names_of_its_classes(command, finished, tmp_path):
+    known = draw_pictures(tmp_path / "known", 2, ("3", "8"))
+    unknown = draw_pictures(tmp_path / "unknown", 2, ("3", "lobster"))
+    words = ("--root", tmp_path / "root", "--threads", 1)
+    answer = command("evaluate", finished, "--data", known, "--json", *words)
+    assert answer.status == 0, answer.err
+    assert answer.json["seen"] == 4
+    refused = command("evaluate", finished, "--data", unknown, *words)
+    assert refused.status == 1
+    assert "lobster" in refused.err
+
+
+def test_a_checkpoint_that_is_passed_over_is_named(command, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    older = newest.with_name("step-00000030.safetensors")
+    older.write_bytes(newest.read_bytes())
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert newest.name in load(run).notices[0]
+    assert f"{newest} is damaged" in command("evaluate", run, "--threads", 1).err

@@ -1,0 +1,96 @@
+"""What prediction.py and `residual predict` claim: a bad picture costs no other its answer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import residual
+from residual.data.decode import decode
+from residual.data.digits import digits
+from residual.runs.loading import load
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> list[Path]:
+    """Two digits as pictures, a text that is called one, and one that is not there."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(2):
+        pixels = digits().test.pixels[i].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / "text.jpg").write_text("no picture")
+    return [folder / "0.png", folder / "text.jpg", folder / "none.png", folder / "1.png"]
+
+
+def test_a_digit_as_a_picture_is_answered_as_the_digit_in_memory(finished, photos):
+    trained = load(finished)
+    for i, photo in enumerate((photos[0], photos[3])):
+        (answer,) = residual.predict(trained, [photo], top=3)
+        x = trained.preprocessing(digits().test.pixels[i : i + 1])
+        expected = trained.net(x).detach().softmax(dim=1)[0].topk(3)
+        assert [label["label"] for label in answer["labels"]] == [
+            trained.classes[place] for place in expected.indices
+        ]
+        given = [label["probability"] for label in answer["labels"]]
+        assert given == pytest.approx(expected.values.tolist(), abs=1e-6)
+
+
+def test_a_bad_picture_is_named_and_the_others_are_answered(finished, photos):
+    first, text, none, second = residual.predict(finished, photos)
+    for answer, photo in zip((first, text, none, second), photos, strict=True):
+        assert answer["image"] == str(photo)
+    for answer in (first, second):
+        assert answer.keys() == {"image", "labels"}
+        assert len(answer["labels"]) == 5
+        assert all(label.keys() == {"label", "probability"} for label in answer["labels"])
+        given = [label["probability"] for label in answer["labels"]]
+        assert given == sorted(given, reverse=True)
+        assert sum(given) <= 1 + 1e-6
+    for answer in (text, none):
+        assert answer.keys() == {"image", "error"}
+        assert answer["image"] in answer["error"]
+
+
+def test_all_labels_together_have_the_probability_1(finished, photos):
+    (answer,) = residual.predict(finished, photos[:1], top=99)
+    assert sorted(label["label"] for label in answer["labels"]) == list(digits().classes)
+    assert sum(label["probability"] for label in answer["labels"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_picture_of_any_size_and_mode_is_brought_to_the_network_s(finished, tmp_path):
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 256, (30, 50)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "grey.png")
+    trained = load(finished)
+    (answer,) = residual.predict(trained, [tmp_path / "grey.png"], top=1)
+    pixels = decode(tmp_path / "grey.png", (8, 8))
+    scores = trained.net(trained.preprocessing(pixels[None]))
+    assert answer["labels"][0]["label"] == trained.classes[int(scores.argmax())]
+
+
+def test_the_command_answers_what_it_can_and_ends_with_status_1(command, finished, photos):
+    answer = command("predict", finished, *photos, "--json", "--threads", 1)
+    assert answer.status == 1
+    assert [sorted(each) for each in answer.json] == [
+        ["image", "labels"], ["error", "image"], ["error", "image"], ["image", "labels"]
+    ]  # fmt: skip
+    complaints = answer.err.splitlines()
+    assert len(complaints) == 2
+    assert "text.jpg is damaged" in complaints[0]
+    assert "none.png" in complaints[1]
+
+
+def test_the_command_says_labels_and_probabilities_in_words(command, finished, photos):
+    answer = command("predict", finished, photos[0], photos[3], "--top", 2, "--threads", 1)
+    assert (answer.status, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert len(lines) == 2
+    assert all(line.count(" %") == 2 for line in lines)
+
+
+def test_a_file_of_weights_predicts_as_its_run_does(finished, photos):
+    (file,) = sorted((finished / "checkpoints").iterdir())[-1:]
+    with torch.inference_mode():
+        assert residual.predict(file, photos[:1]) == residual.predict(finished, photos[:1])

@@ -1,0 +1,170 @@
+"""What recipe.py claims: Section 3.4's and 4.2's schedules, and a recipe as a value."""
+
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from residual.training.recipe import (
+    CIFAR,
+    CIFAR_DEEP,
+    RECIPES,
+    Recipe,
+    from_json,
+    learning_rate,
+    parsed,
+    to_json,
+    with_steps,
+)
+
+
+def test_the_recipe_of_section_4_2_is_the_paper_s():
+    assert (CIFAR.batch, CIFAR.lr, CIFAR.momentum, CIFAR.weight_decay) == (128, 0.1, 0.9, 1e-4)
+    assert (CIFAR.steps, CIFAR.drops, CIFAR.padding) == (64_000, (32_000, 48_000), 4)
+    assert CIFAR.mirror
+    assert CIFAR.split == "full"
+    assert replace(CIFAR_DEEP, network="resnet20", warmup=CIFAR.warmup) == CIFAR
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.1), (1, 0.1), (31_999, 0.1), (32_000, 0.01), (32_001, 0.01),
+        (47_999, 0.01), (48_000, 0.001), (63_999, 0.001),
+    ],
+)  # fmt: skip
+def test_the_rate_is_divided_by_ten_at_32k_and_48k(step, rate):
+    assert learning_rate(CIFAR, step) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.01), (399, 0.01), (400, 0.1), (31_999, 0.1), (32_000, 0.01), (48_000, 0.001)],
+)
+def test_a_deep_network_warms_up_for_400_steps_at_a_tenth_of_the_rate(step, rate):
+    assert learning_rate(CIFAR_DEEP, step) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [80, 160, 800, 6_400, 128_000])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_another_budget_keeps_the_proportions(recipe, steps):
+    scaled = with_steps(recipe, steps)
+    assert scaled.steps == steps
+    for before, after in zip(
+        (*recipe.drops, recipe.warmup[0]), (*scaled.drops, scaled.warmup[0]), strict=True
+    ):
+        assert abs(after / steps - before / recipe.steps) <= 0.5 / steps
+    assert scaled.warmup[1] == recipe.warmup[1]
+    rest = {"steps": recipe.steps, "drops": recipe.drops, "warmup": recipe.warmup}
+    assert replace(scaled, **rest) == recipe
+
+
+def test_the_budget_of_the_recipe_itself_changes_nothing():
+    assert with_steps(CIFAR_DEEP, 64_000) == CIFAR_DEEP
+    assert with_steps(with_steps(CIFAR_DEEP, 640), 64_000) == CIFAR_DEEP
+
+
+ASSIGNMENTS = {
+    "batch=256": 256,
+    "norm_group=64": 64,
+    "steps=10": 10,
+    "drops=5,8": (5, 8),
+    "lr=0.05": 0.05,
+    "warmup=40,0.001": (40, 0.001),
+    "momentum=0": 0.0,
+    "weight_decay=5e-4": 5e-4,
+    "split=45k5k": "45k5k",
+    "padding=0": 0,
+    "mirror=False": False,
+    "seed=7": 7,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), ASSIGNMENTS.items())
+def test_each_field_is_set_from_the_command_line(text, value):
+    name, found = parsed(text)
+    assert (name, found) == (text.partition("=")[0], value)
+    assert type(found) is type(getattr(CIFAR, name))
+    assert getattr(replace(CIFAR, batch=256, norm_group=256, **{}), name) is not None
+
+
+def test_no_field_but_the_network_is_left_out_above():
+    named = {text.partition("=")[0] for text in ASSIGNMENTS}
+    assert named == {field.name for field in fields(Recipe)} - {"network"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("drops=", ()), ("drops=30", (30,)), ("mirror=true", True), ("mirror=FALSE", False)],
+)
+def test_other_ways_to_write_a_value(text, value):
+    assert parsed(text) == (text.partition("=")[0], value)
+
+
+@pytest.mark.parametrize("text", ["speed=3", "lr", "=3", "", "network=plain20", "LR=1"])
+def test_what_is_no_field_is_refused_with_the_fields_that_there_are(text):
+    with pytest.raises(ValueError, match="sets no field of a recipe") as refusal:
+        parsed(text)
+    assert repr(text) in str(refusal.value)
+    for field in fields(Recipe):
+        assert (field.name in str(refusal.value).partition("write field=value")[2]) == (
+            field.name != "network"
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "batch=many", "batch=1.5", "steps=", "lr=fast", "drops=a,b", "drops=1;2", "warmup=400",
+        "warmup=1,2,3", "warmup=a,0.1", "mirror=maybe", "mirror=", "seed=x", "padding=4px",
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_named_beside_one_that_would_do(text):
+    name, _, value = text.partition("=")
+    with pytest.raises(ValueError, match=f"{name} is like .*, not {value!r}"):
+        parsed(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch": 100, "norm_group": 64}, "batch of 100 does not divide into norm groups of 64"),
+        ({"batch": 64, "norm_group": 128}, "batch of 64 does not divide into norm groups of 128"),
+        ({"batch": 0}, "batch is at least 1, not 0"),
+        ({"norm_group": 0}, "norm_group is at least 1, not 0"),
+        ({"steps": 0}, "steps is at least 1, not 0"),
+        ({"padding": -1}, "padding is at least 0, not -1"),
+        ({"lr": -0.1}, "lr is at least 0, not -0.1"),
+        ({"lr": float("nan")}, "lr is at least 0, not nan"),
+        ({"momentum": -0.9}, "momentum is at least 0, not -0.9"),
+        ({"weight_decay": -1e-4}, "weight_decay is at least 0, not -0.0001"),
+        ({"seed": -1}, "seed is at least 0, not -1"),
+        ({"seed": 2**63}, "seed is "),
+        ({"split": "half"}, "split is full or 45k5k, not 'half'"),
+    ],
+)
+def test_a_value_that_no_training_can_have_is_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(CIFAR, **change)
+
+
+def test_a_recipe_is_a_value():
+    assert replace(CIFAR) == CIFAR
+    assert hash(replace(CIFAR)) == hash(CIFAR)
+    with pytest.raises(FrozenInstanceError):
+        CIFAR.lr = 1.0
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_comes_back_from_json_as_it_was(recipe):
+    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+def test_a_recipe_with_a_field_that_we_do_not_know_is_refused():
+    with pytest.raises(ValueError, match="a recipe has no field cutmix, dropout"):
+        from_json(to_json(CIFAR) | {"dropout": 0.5, "cutmix": 1})
+
+
+def test_a_recipe_without_a_network_is_refused():
+    with pytest.raises(ValueError, match="a recipe needs network"):
+        from_json({"batch": 128})

@@ -1,0 +1,63 @@
+"""What runs/trial.py claims: what pays on this machine is found out once, and kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from residual.data.digits import digits
+from residual.runs import trial
+from residual.training.recipe import DIGITS
+from residual.world import Setting
+
+AUTO = Setting(threads=1, precision="auto")
+LONG = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=2_000)
+
+
+@pytest.fixture
+def tried(monkeypatch) -> list[Setting]:
+    """Each setting that was given a trial; bf16 is twice as fast."""
+    found: list[Setting] = []
+
+    def seconds(how: Setting, *_: object) -> float:
+        found.append(how)
+        return 0.5 if how.precision == "bf16" else 1.0
+
+    monkeypatch.setattr(trial, "seconds_per_step", seconds)
+    return found
+
+
+def settled(how: Setting, file: Path, steps: int = 2_000) -> Setting:
+    return trial.settled(how, replace(LONG, steps=steps), digits(), file)
+
+
+def test_a_trial_is_made_once_and_kept(tmp_path, tried):
+    for _ in range(2):
+        assert settled(AUTO, tmp_path / "cache" / "trials.json").precision == "bf16"
+        assert len(tried) == 3
+
+
+def test_a_precision_that_was_asked_for_is_taken_without_a_trial(tmp_path, tried):
+    how = replace(AUTO, precision="float32")
+    assert settled(how, tmp_path / "trials.json") == how
+    assert not tried
+
+
+def test_a_short_training_is_not_worth_a_trial(tmp_path, tried):
+    assert settled(AUTO, tmp_path / "trials.json", 40) == replace(AUTO, precision="float32")
+    assert not tried
+
+
+def test_another_setting_is_taken_only_where_it_is_a_tenth_faster(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        trial, "seconds_per_step", lambda how, *_: 0.95 if how.precision == "bf16" else 1.0
+    )
+    assert settled(AUTO, tmp_path / "trials.json").precision == "float32"
+
+
+def test_no_trial_leaves_it_to_chance_which_start_the_network_gets():
+    import torch
+
+    before = torch.random.get_rng_state()
+    assert trial.seconds_per_step(replace(AUTO, precision="float32"), LONG, digits()) > 0
+    assert torch.equal(torch.random.get_rng_state(), before)

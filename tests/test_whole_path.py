@@ -1,0 +1,102 @@
+"""From the first step to the table, by the commands that a person types, on digits, in seconds."""
+
+import json
+
+import pytest
+from conftest import EXACT
+
+from residual.nets.networks import build
+
+SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)
+
+
+def test_a_finished_run_is_evaluated_to_the_number_that_training_printed(command, finished):
+    result = json.loads((finished / "result.json").read_text())
+    judged = command("evaluate", finished, "--json").json
+    assert (judged["seen"], judged["wrong_top1"]) == (result["seen"], result["wrong_top1"])
+    assert judged["seen"] == 360
+    twice = command("evaluate", finished, finished, "--json").json
+    assert twice["wrong_top1"] == judged["wrong_top1"]
+    assert twice["networks"] == ["resnet8", "resnet8"]
+
+
+def test_a_finished_run_is_reported_on_one_page(command, finished, tmp_path):
+    run = tmp_path / "run"
+    answer = command("resume", finished, "--out", run)  # finished: nothing is copied or trained
+    assert answer.status == 0 and not run.exists()
+    answer = command("report", finished, finished)
+    assert answer.status == 0, answer.err
+    page = (finished / "report" / "report.html").read_text()
+    assert "resnet8" in page and "<svg" in page and "src=" not in page
+    names = {path.name for path in (finished / "report").iterdir()}
+    assert {"curves.png", "curves.svg", "confusion.png", "confusion.svg", "together.svg"} <= names
+    assert "per-class.csv" in names
+
+
+def test_the_responses_of_a_run_are_one_for_each_3x3_layer(command, finished):
+    answer = command("responses", finished, "--json").json
+    assert answer["network"] == "resnet8" and len(answer["responses"]) == 7
+    assert all(value > 0 for value in answer["responses"])
+    drawn = command("responses", finished)
+    assert drawn.status == 0 and "responses.png" in drawn.out
+
+
+@pytest.fixture(scope="module")
+def reproduced(command, tmp_path_factory):
+    """Fig. 6 of two depths, with nothing there before."""
+    place = tmp_path_factory.mktemp("reproduced")
+    answer = command("reproduce", "figure6", *SMALL, "--side-by-side", 2, cwd=place)
+    assert answer.status == 0, answer.err
+    return place, answer
+
+
+def test_a_figure_is_reproduced_from_nothing(reproduced):
+    place, answer = reproduced
+    for network in ("plain8", "plain14", "resnet8", "resnet14"):
+        row = next(line for line in answer.out.splitlines() if line.startswith(f"| {network} "))
+        assert row.count("(1 seed)") == 2
+    assert "not run" in answer.out  # the paper's own depths
+    assert (place / "results" / "figures" / "figure6-digits-20-steps.svg").exists()
+    assert len(list((place / "results").glob("*.json"))) == 4
+
+
+def test_finished_results_are_used_and_never_changed(command, reproduced):
+    place, _ = reproduced
+    before = {path: path.stat().st_mtime_ns for path in (place / "results").glob("*.json")}
+    again = command("reproduce", "figure6", "figure1", "table6", *SMALL, cwd=place)
+    assert again.status == 0, again.err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "step 1 of" not in again.err
+
+
+def test_what_there_is_is_printed_without_training(command, reproduced, tmp_path):
+    place, _ = reproduced
+    shown = command("reproduce", "all", "--only-print", cwd=place)
+    assert shown.status == 0 and "figure6: digits, 20 steps" in shown.out
+    assert "Not built yet: table2" in shown.out
+    nothing = command("reproduce", "table6", "--only-print", cwd=tmp_path)
+    assert nothing.status == 0 and "8.75" in nothing.out and nothing.out.count("not run") == 6
+
+
+def test_figure_7_measures_the_runs_that_there_are(command, tmp_path):
+    words = ("--data", "digits", "--depths", "20", "--steps", "3", *EXACT)
+    answer = command("reproduce", "figure7", *words, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    measured = list((tmp_path / "results").glob("*-responses.json"))
+    assert len(measured) == 2  # plain20 and resnet20
+    assert all(len(json.loads(path.read_text())["responses"]) == 19 for path in measured)
+
+
+def test_foreign_weights_come_in_and_are_used(command, pictures, tmp_path):
+    import torch
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    torch.save(resnet18().state_dict(), tmp_path / "theirs.pth")
+    words = ("convert", tmp_path / "theirs.pth", "--network", "resnet18")
+    answer = command(*words, "--out", tmp_path / "ours")
+    assert answer.status == 0 and "0 missing, 0 unexpected" in answer.out
+    picture = next(pictures.rglob("*.png"))
+    (found,) = command("predict", tmp_path / "ours", picture, "--top", 3, "--json").json
+    assert len(found["labels"]) == 3 and 0 < found["labels"][0]["probability"] <= 1
+    assert sum(p.numel() for p in build("resnet18").parameters()) == 11_689_512

@@ -1,0 +1,75 @@
+"""What world.py claims: where and how the arithmetic is done is a value."""
+
+import os
+
+import pytest
+import torch
+
+from residual.world import Setting, hardware, setting
+
+
+@pytest.fixture(autouse=True)
+def switches():
+    """Torch's switches as they were before."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x", ""])
+def test_a_device_that_is_not_here_is_refused_with_those_that_are(device):
+    with pytest.raises(ValueError, match=f"no device '{device}' here; there are cpu"):
+        setting(device)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf32", ""])
+def test_a_precision_that_there_is_not_is_refused(precision):
+    with pytest.raises(ValueError, match=f"no precision '{precision}'; there are auto, float32"):
+        setting("cpu", 1, precision)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell")
+def test_no_number_of_threads_means_every_core():
+    assert setting("cpu").threads == len(os.sched_getaffinity(0))
+    assert setting("cpu", 3).threads == 3
+
+
+def test_auto_takes_the_gpu_where_there_is_one():
+    assert setting().device == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_equal_settings_are_equal_values():
+    assert setting("cpu", 1, "bf16", True) == Setting("cpu", 1, "bf16", deterministic=True)
+
+
+def test_a_setting_sets_the_threads_and_the_determinism_of_torch():
+    Setting(threads=2, deterministic=True).apply()
+    assert torch.get_num_threads() == 2
+    assert torch.are_deterministic_algorithms_enabled()
+    Setting(threads=1).apply()
+    assert torch.get_num_threads() == 1
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_network_lies_in_memory_as_the_setting_says(last):
+    net = Setting(channels_last=last).place(torch.nn.Conv2d(4, 4, 3))
+    assert net.weight.is_contiguous(memory_format=torch.channels_last) == last
+    assert net.weight.is_contiguous() != last
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_a_forward_pass_has_the_precision_of_the_setting(precision, dtype):
+    net, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with Setting(precision=precision).autocast():
+        assert net(x).dtype == dtype
+
+
+def test_the_hardware_is_named_with_its_threads():
+    Setting(threads=1).apply()
+    assert hardware("cpu").endswith(", 1 threads")
+    assert len(hardware("cpu")) > len(", 1 threads")
