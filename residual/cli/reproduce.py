@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,7 +67,6 @@ def reproduce(
 
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """
-    from residual.reproduction.document import pages
     from residual.runs.training import found_again
 
     chosen, only = asked(what, depths or [])
@@ -83,21 +83,30 @@ def reproduce(
         for module, wanted in zip(modules, recipes, strict=True):
             shop.supply(wanted, module.CURVE, responses=module.KEY == "responses")
 
+    for each, module in zip(chosen, modules, strict=True):
+        show(each, module, results, fingerprint, steps)
+    if "all" in what:
+        print(f"Not built yet: {', '.join(GAPS)}.")
+
+
+def show(
+    what: str, module: ModuleType, results: Path, fingerprint: str | None, steps: int | None
+) -> None:
+    """Print a table, and the files of a figure, for each data set and budget that is asked for."""
+    from residual.reproduction.document import pages
+
     def asked_for(result: dict[str, Any]) -> bool:
         return fingerprint in (None, result["data"]["fingerprint"]) and (
             steps in (None, result["recipe"]["steps"])
         )
 
-    for what_, module in zip(chosen, modules, strict=True):
-        there = list(pages(what_, results, results / "figures", asked_for))
-        for page in there:
-            print(f"\n{what_}: {page.title}\n\n{page.table}\n")
-            for figure in page.figures:
-                print(figure)
-        if not there:
-            print(f"\n{what_}\n\n{module.table([])}")
-    if "all" in what:
-        print(f"Not built yet: {', '.join(GAPS)}.")
+    there = list(pages(what, results, results / "figures", asked_for))
+    for page in there:
+        print(f"\n{what}: {page.title}\n\n{page.table}\n")
+        for figure in page.figures:
+            print(figure)
+    if not there:
+        print(f"\n{what}\n\n{module.table([])}")
 
 
 def asked(what: list[str], depths: list[str]) -> tuple[list[str], list[int]]:
