@@ -10,9 +10,9 @@ from residual.training.recipe import Recipe
 
 CURVE = True
 KEY = "error_top1"
-SHALLOW, DEEP = 14, 32
+SHALLOW, DEEP = 20, 32
 SEEDS = (0, 1, 2)
-STEPS = 300
+STEPS = 400
 
 
 def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> list[Recipe]:
