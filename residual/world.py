@@ -27,6 +27,7 @@ class Setting:
         if self.deterministic != torch.are_deterministic_algorithms_enabled():  # slow to import
             torch.use_deterministic_algorithms(self.deterministic)
         torch.backends.cudnn.benchmark = not self.deterministic
+        torch.backends.cudnn.allow_tf32 = self.precision == "bf16"  # float32 is float32
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -80,8 +80,9 @@ def reproduce(
         pictures = loaded(name, root, 32, workers)
         shop = Workshop(pictures, found_again(name, root), how, results, runs, side_by_side)
         fingerprint = shop.data.fingerprint
+        curve = any(module.CURVE for module in modules)  # one training serves every table
         for module, wanted in zip(modules, recipes, strict=True):
-            shop.supply(wanted, module.CURVE, responses=module.KEY == "responses")
+            shop.supply(wanted, curve, responses=module.KEY == "responses")
 
     for each, module in zip(chosen, modules, strict=True):
         show(each, module, results, fingerprint, steps)

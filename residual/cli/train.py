@@ -45,7 +45,8 @@ def train(
         str, typer.Option(help="cifar, cifar-deep or digits; auto goes by network and data.")
     ] = "auto",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Another budget; drops and warm-up keep their place.")
+        int | None,
+        typer.Option(min=1, help="Another budget; drops and warm-up keep their proportions."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from residual.reproduction.experiments import budgets, kept
+from residual.reproduction.experiments import budgets, by_network, kept
 from residual.reproduction.spread import Spread, markdown
 
 
@@ -15,7 +15,7 @@ def errors(folder: Path) -> str:
     for title, some in theirs.items():
         for network in sorted({result["recipe"]["network"] for result in some}):
             spreads = [
-                Spread([each[key] for each in of if each["recipe"]["network"] == network])
+                Spread([each[key] for each in by_network(of)(network)])
                 for key, of in (("error_top1", ours.get(title, [])), ("usual_error_top1", some))
             ]
             rows.append([title, network, *(each.in_words() for each in spreads), agree(*spreads)])

@@ -8,10 +8,10 @@ from typing import Any
 from residual import paper
 from residual.analysis.responses import draw_figure, measured
 from residual.data.images import Data
-from residual.files import FORMAT, write_json
+from residual.files import FORMAT, read_json, write_json
 from residual.nets.networks import specify
 from residual.reproduction.experiments import Experiment, Result, by_network, recipes
-from residual.reproduction.spread import markdown
+from residual.reproduction.spread import Spread, markdown
 from residual.runs.loading import load
 from residual.training.recipe import Recipe
 from residual.world import Setting
@@ -33,7 +33,7 @@ def responses_file(experiment: Experiment, folder: Path) -> Path:
 def measure(experiment: Experiment, run: Path, data: Data, how: Setting, folder: Path) -> None:
     """Measure the responses of a finished run and keep them beside its result."""
     net = load(run).placed(how)
-    known = experiment.result(folder) or {}
+    known = read_json(run / "result.json")
     found: dict[str, Any] = {
         "format": FORMAT,
         "responses": measured(net, data, how),
@@ -52,20 +52,15 @@ def table(results: Sequence[Result]) -> str:
     """How large the responses are in the mean, at the first layer and at the last."""
     of, rows = by_network(results), []
     for network, printed in paper.FIGURE_7.items():
-        low, high = printed.get("most", printed.get("last", (0, 0)))
-        ours = of(network)
-        values = ours[0]["responses"] if ours else []
-        rows.append(
-            [
-                network,
-                str(paper.FIGURE_7_POINTS[network]),
-                f"~{low:g} to {high:g}",
-                f"{mean(values):.2f}" if values else "not run",
-                f"{values[0]:.2f}" if values else "",
-                f"{values[-1]:.2f}" if values else "",
-            ]
-        )
-    header = ["network", "layers", "most layers, paper", "mean, ours", "first layer", "last layer"]
+        theirs = [f"{which} ~{low:g} to {high:g}" for which, (low, high) in printed.items()]
+        values = [result["responses"] for result in of(network)]
+        ours = [
+            Spread([number(some) for some in values]).in_words() if values else ""
+            for number in (mean, lambda some: some[0], lambda some: some[-1])
+        ]
+        layers = str(paper.FIGURE_7_POINTS[network])
+        rows.append([network, layers, "; ".join(theirs), ours[0] or "not run", *ours[1:]])
+    header = ["network", "layers", "paper", "mean, ours", "first layer, ours", "last layer, ours"]
     return markdown(header, rows)
 
 

@@ -42,7 +42,7 @@ def evaluate(
     many = [paths] if isinstance(paths, str | Path) else list(paths)
     nets = [load(path) for path in many]
     loaded = load_data(data, DEFAULT_ROOT, size=nets[0].preprocessing.size[0])
-    return judge(nets, loaded, split, protocol, how or setting()).record
+    return judge(nets, loaded, split, protocol, how or setting(precision="float32")).record
 
 
 def judge(
