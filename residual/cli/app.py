@@ -36,8 +36,13 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
                 raise typer.Exit(1) from None
             typer.echo(f"residual: {error}", err=True)
             raise typer.Exit(1) from None
+        except RuntimeError as error:
+            if DEBUG or isinstance(error, typer.Exit | typer.Abort):
+                raise
+            typer.echo(f"residual: {str(error).splitlines()[0]}", err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            typer.echo("residual: interrupted", err=True)
+            typer.echo("residual: interrupted; what a run had saved before is whole", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return run

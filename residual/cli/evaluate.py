@@ -69,6 +69,8 @@ def evaluate(
     nets = [opened(path) for path in paths]
     pictures = data_of(paths[0], data, root, nets[0].preprocessing.size[0], workers)
     judgement = judge(nets, pictures, chosen, protocol, how)
+    for path in judgement.damaged:
+        typer.echo(f"residual: {path} is damaged and counts as wrong", err=True)
     if as_json:
         print(json.dumps(judgement.record))
         return

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -62,7 +62,8 @@ class Display:
         self.live.stop()
 
     def notice(self, text: str) -> None:
-        self.console.print(f"residual: {text}", markup=False, highlight=False, soft_wrap=True)
+        with suppress(BrokenPipeError):  # nobody reads any more; the training goes on
+            self.console.print(f"residual: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def show(self, step: int, line: dict[str, Any] | None) -> None:
         """Called after each step; `line` at those that are logged."""
@@ -74,7 +75,9 @@ class Display:
         now = time.monotonic()
         if line and (now - self.said >= SECONDS_BETWEEN_LINES or step == self.steps):
             self.said = now
-            print(f"{self.name}: {described(line, step, self.steps)}", file=sys.stderr, flush=True)
+            with suppress(BrokenPipeError):
+                words = described(line, step, self.steps)
+                print(f"{self.name}: {words}", file=sys.stderr, flush=True)
 
     def _bar(self, step: int) -> Table:
         grid = Table.grid(padding=(0, 1))

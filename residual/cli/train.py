@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,13 +75,14 @@ def train(
     """
     from residual.nets.networks import specify
     from residual.runs import folder
-    from residual.runs.training import begin, found_again
+    from residual.runs.training import begin, found_again, trainable
 
     chosen = recipe_of(network, data or "digits", recipe, steps, seed, set_ or [])
     how = setting_of(device, threads, precision, deterministic)
     run = out or folder.named(chosen.network, Path("runs"))
     if (run / "recipe.json").exists():
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
+    trainable(chosen.network)
     size = specify(chosen.network).input_size
     pictures = loaded(data or "digits", root, size, workers)
     begin(run, chosen, pictures, found_again(data or "digits", root), how, test_curve)
@@ -185,13 +187,18 @@ def watched(
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """Gathers SIGINT and SIGTERM. The first asks, and a second one kills as usual."""
+    """Gathers SIGINT and SIGTERM. The first asks; one that comes a second or more later kills as
+    usual, so that an impatient Ctrl-C, Ctrl-C loses nothing."""
     caught: list[int] = []
+    asked: list[float] = []
     usual = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, _: object) -> None:
         caught.append(number)
-        signal.signal(number, usual[signal.Signals(number)])
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] >= 1:
+            signal.signal(number, usual[signal.Signals(number)])
+            signal.raise_signal(number)
 
     for each in usual:
         signal.signal(each, note)

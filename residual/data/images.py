@@ -76,6 +76,8 @@ def held_out(data: Data, split: str) -> Data:
     """
     if split == "full":
         return data
+    if data.val is not None:
+        raise ValueError(f"{data.name} has a val set of its own; split 45k5k would hide it")
     # Choice: the 5,000 are drawn once, as many of each class; the paper does not say how.
     rest, out = divided(data.train.labels, 0.1)
     return replace(data, train=data.train.part(rest), val=data.train.part(out))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from residual.data.batches import evaluation_batches
-from residual.data.images import Data, Images, Split
+from residual.data.images import Data, Images, Split, held_out
 from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
 from residual.evaluation.errors import PROTOCOLS, best, count
@@ -20,11 +20,10 @@ from residual.world import Setting, setting
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `residual evaluate` prints, and the answers behind it."""
+    """What `residual evaluate` prints."""
 
     record: dict[str, Any]
-    answers: Tensor  # (N, k) classes, best first
-    labels: Tensor  # (N,) in the order of the network's classes
+    damaged: tuple[str, ...]  # pictures that could not be read
 
 
 def evaluate(
@@ -51,6 +50,8 @@ def judge(
     """Each image once, in float32 unless the setting says otherwise. Raises ValueError where
     networks, classes or sizes do not go together."""
     how.apply()
+    if nets[0].recipe is not None:
+        data = held_out(data, nets[0].recipe.split)
     split = split or data.headline
     images = data.split(split)
     images = replace(images, labels=relabelled(nets[0], data, images))
@@ -79,7 +80,7 @@ def judge(
         "images_per_second": round(len(images) / seconds, 1),
         "precision": how.precision,
     }
-    return Judgement(record, answers, images.labels)
+    return Judgement(record, tuple(path for path, _ in images.damaged))
 
 
 def relabelled(net: Trained, data: Data, images: Images) -> Tensor:

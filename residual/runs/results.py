@@ -72,6 +72,7 @@ def result(
         if known["test_curve"]
         else "once, after training",
         "seen": judged.seen,
+        "damaged": [path for path, _ in data.split(data.headline).damaged],
         "wrong_top1": judged.wrong_top1,
         "wrong_top5": judged.wrong_top5 if len(data.classes) > 5 else None,
         "error_top1": judged.error_top1,

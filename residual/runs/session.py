@@ -116,9 +116,11 @@ class Session:
             last = step.number == recipe.steps
             if last or step.number % log_interval(recipe.steps) == 0:
                 line = self._log(step)
-                if last or time.monotonic() - saved >= 60 * self.watch.checkpoint_minutes:
-                    self._save()
-                    saved = time.monotonic()
+            minutes = (time.monotonic() - saved) / 60
+            if last or (minutes >= self.watch.checkpoint_minutes and (line or minutes >= 1)):
+                tally.check(step)
+                self._save()
+                saved = time.monotonic()
             if not last and self.watch.stop():
                 self._stop(step)
             yield Moment(step.number, line)

@@ -33,15 +33,19 @@ def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
     return replace(RECIPES[name], network=spec.name)
 
 
-def check(recipe: Recipe, data: Data) -> None:
-    """Raises ValueError where this network cannot be trained on this data."""
-    spec = specify(recipe.network)
-    height, width = data.train.pixels.shape[2:]
+def trainable(network: str) -> None:
+    """Raises ValueError for a network that cannot be trained yet; asked before data is read."""
+    spec = specify(network)
     if spec.family == "imagenet":
         raise ValueError(
             f"{spec.name} takes photographs of {spec.input_size}x{spec.input_size} pixels, and "
-            f"{data.name} is held as {height}x{width}; choose a CIFAR network such as resnet20"
+            f"only networks for small pictures can be trained yet; choose one such as resnet20"
         )
+
+
+def check(recipe: Recipe, data: Data) -> None:
+    """Raises ValueError where this network cannot be trained on this data."""
+    trainable(recipe.network)
     if data.train.damaged:
         first, _ = data.train.damaged[0]
         raise ValueError(

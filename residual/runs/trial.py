@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -52,13 +54,16 @@ def settled(how: Setting, recipe: Recipe, data: Data, cache: Path) -> Setting:
             *("compiled" for _ in range(recipe.steps >= COMPILED)),
         ]
     )  # fmt: skip
-    known = read_json(cache) if cache.exists() else {}
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # a cache: where it is gone or damaged, the trial is made
+        known = read_json(cache)
     if key not in known:
         timed = {each: seconds_per_step(each, recipe, data) for each in (usual, *others)}
         best = min(timed, key=lambda each: timed[each])
         chosen = best if timed[best] * GAIN < timed[usual] else usual
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, known | {key: asdict(chosen)})
+        with suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cache, known | {key: asdict(chosen)})
         return chosen
     return replace(Setting(**known[key]), deterministic=how.deterministic)
 
