@@ -43,6 +43,12 @@ def described(line: dict[str, Any], step: int, steps: int) -> str:
     return ", ".join(words)
 
 
+def plain(text: str) -> None:
+    """A line on stderr. Where nobody reads any more, the work goes on all the same."""
+    with suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
+
+
 class Display:
     """Shows how a training goes on."""
 
@@ -62,8 +68,10 @@ class Display:
         self.live.stop()
 
     def notice(self, text: str) -> None:
-        with suppress(BrokenPipeError):  # nobody reads any more; the training goes on
+        if self.console.is_terminal:
             self.console.print(f"residual: {text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            plain(f"residual: {text}")
 
     def show(self, step: int, line: dict[str, Any] | None) -> None:
         """Called after each step; `line` at those that are logged."""
@@ -75,9 +83,7 @@ class Display:
         now = time.monotonic()
         if line and (now - self.said >= SECONDS_BETWEEN_LINES or step == self.steps):
             self.said = now
-            with suppress(BrokenPipeError):
-                words = described(line, step, self.steps)
-                print(f"{self.name}: {words}", file=sys.stderr, flush=True)
+            plain(f"{self.name}: {described(line, step, self.steps)}")
 
     def _bar(self, step: int) -> Table:
         grid = Table.grid(padding=(0, 1))
