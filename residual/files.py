@@ -24,6 +24,8 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         reason = error.strerror or "the write failed"
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot write {path}: no folder {path.parent}") from error
         raise OSError(f"cannot write {path}: {reason}; what was there before is whole") from error
     if os.name == "posix":  # the rename itself reaches the disk with its folder
         folder = os.open(path.parent, os.O_RDONLY)

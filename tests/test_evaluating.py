@@ -137,7 +137,9 @@ def test_a_damaged_picture_counts_as_wrong_and_is_reported(finished, record):
 
 def test_the_networks_of_an_ensemble_share_their_classes(finished):
     other = replace(load(finished), classes=tuple("9876543210"))
-    with pytest.raises(ValueError, match="an ensemble share their classes and preprocessing"):
+    with pytest.raises(
+        ValueError, match="an ensemble is of networks that were trained on the same data"
+    ):
         judge([load(finished), other], digits(), None, "1crop", HOW)
 
 

@@ -55,7 +55,7 @@ def test_the_content_reaches_the_disk_before_the_name_does(tmp_path, monkeypatch
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(OSError, match=f"cannot write {tmp_path}/none/a.json: No such file"):
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/none/a.json: no folder"):
         write_json(tmp_path / "none" / "a.json", {})
 
 

@@ -100,3 +100,26 @@ def test_foreign_weights_come_in_and_are_used(command, pictures, tmp_path):
     (found,) = command("predict", tmp_path / "ours", picture, "--top", 3, "--json").json
     assert len(found["labels"]) == 3 and 0 < found["labels"][0]["probability"] <= 1
     assert sum(p.numel() for p in build("resnet18").parameters()) == 11_689_512
+
+
+def test_responses_are_not_measured_on_pictures_of_another_size(command, pictures, tmp_path):
+    words = ("--data", pictures, "--root", tmp_path / "root", "--out", tmp_path / "run", *EXACT)
+    assert command("train", "resnet8", "--steps", 1, *words).status == 0
+    answer = command("responses", tmp_path / "run", "--data", "digits")
+    assert answer.status == 1
+    assert "takes pictures of 32x32 pixels, and those of digits are 8x8" in answer.complaint
+
+
+def test_every_key_is_printed_when_weights_are_not_all_there(command, tmp_path):
+    import torch
+    from torchvision.models import resnet18
+
+    weights = resnet18().state_dict()
+    gone = [key for key in weights if key.startswith("layer4.1.")]
+    torch.save({k: v for k, v in weights.items() if k not in gone}, tmp_path / "part.pth")
+    words = ("convert", tmp_path / "part.pth", "--network", "resnet18", "--out", tmp_path / "o")
+    answer = command(*words)
+    assert answer.status == 1 and not (tmp_path / "o").exists()
+    counted = sum(key.endswith("num_batches_tracked") for key in gone)
+    assert answer.out.count("missing: conv5_x.1.") == len(gone) - counted
+    assert "conv1.weight -> conv1.0.0.weight" in answer.out

@@ -16,6 +16,7 @@ from residual.analysis.curves import bare, palette, save
 from residual.data.batches import evaluation_batches
 from residual.data.images import Data
 from residual.nets.networks import specify
+from residual.runs.evaluating import check_size
 from residual.runs.loading import Trained
 from residual.world import Setting
 
@@ -134,7 +135,9 @@ def draw_responses(original: Axes, ordered: Axes, series: Sequence[Series]) -> N
 def measured(trained: Trained, data: Data, how: Setting) -> list[float]:
     """The responses of a trained network on the headline's images, as they are."""
     device = torch.device(how.device)
-    images = data.split(data.headline).to(device)
+    images = data.split(data.headline)
+    check_size(trained, images, data.name)
+    images = images.to(device)
     return responses(trained.net, evaluation_batches(images, trained.preprocessing.to(device)))
 
 

@@ -86,7 +86,7 @@ def in_words(record: dict[str, Any]) -> str:
         f"{record['wrong_top1']:,} of {record['seen']:,} images wrong"
     )
     if record["error_top5"] is not None:
-        text += f"; top-5 {record['error_top5']:.2f} %"
+        text += f"; top-5 error {record['error_top5']:.2f} %"
     if record["damaged"]:
         text += f"; {record['damaged']} damaged pictures count as wrong"
     return f"{text}; {record['images_per_second']:,.0f} images/s, {record['precision']}"

@@ -93,15 +93,17 @@ def convert(
     specified(network)
     if assume not in (None, "v1"):
         raise typer.BadParameter(f"--assume takes v1, not {assume!r}")
+    weights = foreign.read(file)
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
-    conversion = foreign.convert(foreign.read(file), network, assume)
+    try:
+        conversion = foreign.convert(weights, network, assume)
+    except foreign.Incomplete as error:
+        print("\n".join(error.keys))
+        raise
     write(conversion, out)
     for theirs, ours in conversion.mapped:
         print(f"{theirs} -> {ours}")
-    for kind, keys in (("missing", conversion.missing), ("unexpected", conversion.unexpected)):
-        for key in keys:
-            print(f"{kind}: {key}")
     print(
         f"{file}: weights of {conversion.source}, {len(conversion.mapped)} keys mapped, "
         f"{len(conversion.missing)} missing, {len(conversion.unexpected)} unexpected"

@@ -43,6 +43,8 @@ def seen(source: Path | bytes) -> Image.Image:
     name = "the picture" if isinstance(source, bytes) else str(source)
     if isinstance(source, Path) and not source.exists():
         raise FileNotFoundError(f"there is no picture {source}")
+    if isinstance(source, Path) and source.is_dir():
+        raise IsADirectoryError(f"{source} is a folder; name the pictures in it: {source}/*")
     raw = source if isinstance(source, bytes) else source.read_bytes()
     if not raw:
         raise Damaged(f"{name} is damaged: it is empty")

@@ -34,6 +34,14 @@ class Conversion:
     size: tuple[int, int]
 
 
+class Incomplete(ValueError):
+    """Weights that are not all there, or not only; `keys` has each in words."""
+
+    def __init__(self, sentence: str, keys: list[str]) -> None:
+        super().__init__(sentence)
+        self.keys = keys
+
+
 @dataclass(frozen=True)
 class Pair:
     """A layer of another library's network, and ours in its place."""
@@ -102,10 +110,14 @@ def convert(state: Mapping[str, Any], network: str, assume: str | None = None) -
     needed = [key for key in ours if OPTIONAL not in key]
     missing = [key for key in needed if key not in found and key not in misshapen]
     if missing or unexpected or misshapen:
-        raise ValueError(
+        raise Incomplete(
             f"nothing is converted, for these are not the weights of {spec.name}: "
             f"{len(found)} keys mapped; missing: {few(missing)}; unexpected: {few(unexpected)}; "
-            f"of another shape: {few(misshapen.values())}"
+            f"of another shape: {few(misshapen.values())}",
+            [f"{their_key} -> {key}" for key, their_key in found.items()]
+            + [f"missing: {key}" for key in missing]
+            + [f"unexpected: {key}" for key in unexpected]
+            + [f"of another shape: {words}" for words in misshapen.values()],
         )
     uncounted = torch.tensor(0)
     filled = {key: theirs[found[key]] if key in found else uncounted for key in ours}

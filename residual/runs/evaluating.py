@@ -105,19 +105,27 @@ def _few(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _check(net: Trained, first: Trained, images: Images, name: str) -> None:
-    """Raises ValueError where a network cannot look at these images, or not beside the first."""
+def check_size(net: Trained, images: Images, name: str) -> None:
+    """Raises ValueError where a network cannot look at these images."""
     if net.preprocessing.shorter is not None:
         raise ValueError(
             f"{net.network} is judged on crops of photographs, and only on small pictures can "
             f"networks be judged yet; residual predict takes photographs"
         )
-    height, width = images.pixels.shape[2:]
-    if net.preprocessing.size != (height, width):
+    (height, width), (theirs_high, theirs_wide) = net.preprocessing.size, images.pixels.shape[2:]
+    if (height, width) != (theirs_high, theirs_wide):
         raise ValueError(
-            f"{net.network} takes pictures of {net.preprocessing.size[0]}x"
-            f"{net.preprocessing.size[1]} pixels, and those of {name} are {height}x{width}"
+            f"{net.network} takes pictures of {height}x{width} pixels, and those of {name} are "
+            f"{theirs_high}x{theirs_wide}"
         )
+
+
+def _check(net: Trained, first: Trained, images: Images, name: str) -> None:
+    """Raises ValueError where a network cannot look at these images, or not beside the first."""
     same = torch.equal(net.preprocessing.mean, first.preprocessing.mean)
     if net.classes != first.classes or not same:
-        raise ValueError("the networks of an ensemble share their classes and preprocessing")
+        raise ValueError(
+            f"an ensemble is of networks that were trained on the same data; this {net.network} "
+            f"and the first, {first.network}, differ in their classes or their preprocessing"
+        )
+    check_size(net, images, name)
