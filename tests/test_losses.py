@@ -94,3 +94,20 @@ def test_a_val_set_that_is_there_is_never_replaced_by_a_held_out_tenth():
     data = digits()
     with pytest.raises(ValueError, match="has a val set of its own"):
         held_out(replace(data, val=data.test), "45k5k")
+
+
+def test_a_signal_reaches_the_trainings_that_go_on_side_by_side(tmp_path):
+    words = ("reproduce", "figure6", "--data", "digits", "--depths", "8", "--steps", "100000")
+    command = [sys.executable, "-m", "residual", *words, "--side-by-side", "2", "--threads", "2"]
+    command += ["--precision", "float32"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    runs: list = []
+    for _ in range(600):
+        runs = list((tmp_path / "runs" / "reproduce").glob("*/log.jsonl"))
+        if len(runs) == 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert len(runs) == 2
+    assert all(folder.checkpoints(run.parent) for run in runs)  # saved, and nothing still at work

@@ -159,6 +159,7 @@ def test_what_must_be_trained_is_the_papers_recipe_for_each_network_and_seed():
     assert [r.network for r in table6.runs("cifar10", 800, 1, [1202])] == ["resnet1202"]
     assert recipes(["resnet110"], "cifar10", 6_400, 1)[0].warmup == (40, 0.01)
     assert {r.network for r in figure7.runs("cifar10", None, 1, [])} == paper.FIGURE_7.keys()
+    assert {r.network for r in figure7.runs("cifar10", None, 1, [8])} == {"plain8", "resnet8"}
     assert [r.network for r in figure1.runs("cifar10", None, 1, [])] == list(paper.FIGURE_1)
     assert {r.network for r in figure6.runs("cifar10", None, 1, [20])} == {"plain20", "resnet20"}
 

@@ -1,8 +1,9 @@
 """The command `reproduce`: every table and figure again, ours beside the paper's."""
 
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.train import watched
+from residual.cli.train import asked_to_stop, watched
 
 if TYPE_CHECKING:
     from residual.data.images import Data
@@ -180,18 +181,31 @@ class Workshop:
         """Several trainings, each in a process of its own; they share the device and the cores."""
         each_its_threads = replace(self.how, threads=max(1, self.how.threads // self.side_by_side))
         runs = [e.begin(self.runs, self.data, self.where, each_its_threads) for e in missing]
-        with ThreadPoolExecutor(self.side_by_side) as pool:
-            commands = (
-                [sys.executable, "-m", "residual", "resume", str(run), "--json"] for run in runs
-            )
-            ended = list(
-                pool.map(
-                    lambda command: subprocess.run(command, stdout=subprocess.DEVNULL, check=False),
-                    commands,
+        ended = at_once(runs, self.side_by_side)
+        for run, status in ended.items():
+            if status:
+                raise ValueError(f"{run} ended with status {status}; go on with the same command")
+
+
+def at_once(runs: list[Path], n: int) -> dict[Path, int]:
+    """Resume runs in n processes at a time -> their exit statuses. A signal is passed on to all of
+    them; each saves its run, and the command ends."""
+    waiting, working, ended = list(runs), dict[Path, "subprocess.Popen[bytes]"](), dict[Path, int]()
+    with asked_to_stop() as caught:
+        while working or (waiting and not caught):
+            while waiting and len(working) < n and not caught:
+                run = waiting.pop(0)
+                command = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
+                working[run] = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, start_new_session=True
                 )
-            )
-        for run, process in zip(runs, ended, strict=True):
-            if process.returncode:
-                raise ValueError(
-                    f"{run} ended with status {process.returncode}; go on with the same command"
-                )
+            if caught:
+                for process in working.values():
+                    process.send_signal(signal.SIGTERM)
+                ended |= {run: process.wait() for run, process in working.items()}
+                raise typer.Exit(128 + caught[0])
+            time.sleep(0.2)
+            done = {r: p.returncode for r, p in working.items() if p.poll() is not None}
+            ended |= done
+            working = {run: process for run, process in working.items() if run not in done}
+    return ended

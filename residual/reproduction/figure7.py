@@ -11,6 +11,7 @@ from residual.data.images import Data
 from residual.files import FORMAT, read_json, write_json
 from residual.nets.networks import specify
 from residual.reproduction.experiments import Experiment, Result, by_network, recipes
+from residual.reproduction.figure6 import by_kind_and_depth
 from residual.reproduction.spread import Spread, markdown
 from residual.runs.loading import load
 from residual.training.recipe import Recipe
@@ -22,7 +23,8 @@ NETWORKS = ("plain20", "plain56", "resnet20", "resnet56", "resnet110")
 
 
 def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> list[Recipe]:
-    chosen = [n for n in NETWORKS if not depths or specify(n).depth in depths]
+    """The networks of the figure, or both kinds of other depths."""
+    chosen = [f"{kind}{depth}" for depth in depths for kind in ("plain", "resnet")] or NETWORKS
     return recipes(chosen, data, steps, seeds)
 
 
@@ -51,14 +53,16 @@ def shown(results: Sequence[Result]) -> list[Result]:
 def table(results: Sequence[Result]) -> str:
     """How large the responses are in the mean, at the first layer and at the last."""
     of, rows = by_network(results), []
-    for network, printed in paper.FIGURE_7.items():
+    others = {result["recipe"]["network"] for result in results} - paper.FIGURE_7.keys()
+    for network in (*paper.FIGURE_7, *sorted(others)):
+        printed = paper.FIGURE_7.get(network, {})
         theirs = [f"{which} ~{low:g} to {high:g}" for which, (low, high) in printed.items()]
         values = [result["responses"] for result in of(network)]
         ours = [
             Spread([number(some) for some in values]).in_words() if values else ""
             for number in (mean, lambda some: some[0], lambda some: some[-1])
         ]
-        layers = str(paper.FIGURE_7_POINTS[network])
+        layers = str(specify(network).depth - 1)
         rows.append([network, layers, "; ".join(theirs), ours[0] or "not run", *ours[1:]])
     header = ["network", "layers", "paper", "mean, ours", "first layer, ours", "last layer, ours"]
     return markdown(header, rows)
@@ -67,4 +71,5 @@ def table(results: Sequence[Result]) -> str:
 def figure(results: Sequence[Result], stem: Path) -> list[Path]:
     """Original order above, sorted below; the first seed of each network is drawn."""
     of = by_network(results)
-    return draw_figure({name: of(name)[0]["responses"] for name in NETWORKS if of(name)}, stem)
+    networks = sorted({result["recipe"]["network"] for result in results}, key=by_kind_and_depth)
+    return draw_figure({name: of(name)[0]["responses"] for name in networks}, stem)
