@@ -155,7 +155,7 @@ def test_a_loss_that_is_no_number_is_one_sentence_with_step_rate_and_images(comm
     assert "at rate 1e+30" in said
     assert len(said.rpartition("of the images ")[2].split(", ")) == 8
     others = [line for line in answer.err.splitlines() if line != said]
-    assert all(line.startswith("resnet8: step ") for line in others)
+    assert all(line.startswith("run: step ") for line in others)
     assert not folder.checkpoints(tmp_path / "run")
 
 

@@ -106,7 +106,8 @@ def test_a_finished_run_prints_its_end_again_and_needs_no_data(command, finished
     shutil.rmtree(run / "checkpoints")
     result = json.loads((finished / "result.json").read_text())
     answer = command("resume", run, "--json")
-    assert (answer.status, answer.err) == (0, "")
+    assert answer.status == 0
+    assert answer.err == f"residual: {run} is finished; no step is left to take\n"
     assert answer.json["weights_sha256"] == result["weights_sha256"]
     assert answer.json["step"] == 60
     assert f"{result['wrong_top1']} of 360 test images wrong" in command("resume", run).out

@@ -133,6 +133,7 @@ def resume(
 
     known, recipe = known_of(run), folder.recipe_of(run)
     if (run / "result.json").exists():
+        typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
         finished(run, read_json(run / "result.json"), as_json)
         return
     before = Setting(**known["setting"])
@@ -156,10 +157,8 @@ def resume(
 
 def carry_on(run: Path, data: "Data", minutes: float, tensorboard: bool, as_json: bool) -> None:
     """Take the steps that remain, show them, and print how it ended."""
-    from residual.runs import folder
 
-    network = folder.recipe_of(run).network
-    watched(network, run, data, minutes, recorder(run) if tensorboard else None)
+    watched(run.name, run, data, minutes, recorder(run) if tensorboard else None)
     finished(run, read_json(run / "result.json"), as_json)
 
 
