@@ -77,15 +77,16 @@ def train(
     from residual.runs import folder
     from residual.runs.training import begin, found_again, trainable
 
-    chosen = recipe_of(network, data or "digits", recipe, steps, seed, set_ or [])
+    name = data or "digits"
+    chosen = recipe_of(network, name, recipe, steps, seed, set_ or [])
     how = setting_of(device, threads, precision, deterministic)
     run = out or folder.named(chosen.network, Path("runs"))
     if (run / "recipe.json").exists():
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
     trainable(chosen.network)
     size = specify(chosen.network).input_size
-    pictures = loaded(data or "digits", root, size, workers)
-    begin(run, chosen, pictures, found_again(data or "digits", root), how, test_curve)
+    pictures = loaded(name, root, size, workers)
+    begin(run, chosen, pictures, found_again(name, root), how, test_curve)
     carry_on(run, pictures, checkpoint_minutes, tensorboard, as_json)
 
 
