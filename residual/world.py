@@ -1,11 +1,55 @@
-"""Where the arithmetic is done, and how; a value that is made once at the edge and passed down."""
+"""Which of how many processes this is, where the arithmetic is done, and how."""
 
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.distributed
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is. A sum over all of them is exact for integers."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, n: int) -> range:
+        """This process's part of n things. All parts together hold each thing once, none twice."""
+        return range(self.rank, n, self.size)
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place, on every one of them."""
+        if self.size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Put into each tensor its mean over all processes. All go together, as one of each type."""
+        if self.size == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            own = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = self.summed(torch.cat([tensor.reshape(-1) for tensor in own])) / self.size
+            parts = torch.split(flat, [tensor.numel() for tensor in own])
+            for tensor, part in zip(own, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+def here() -> World:
+    """The world of this process, once processes have joined (see launch.py); else it is alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return World(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return World()
 
 
 @dataclass(frozen=True)

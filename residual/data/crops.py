@@ -1,0 +1,119 @@
+"""Which region of a photograph becomes a training image: Section 3.4, and the later recipe's."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from residual.data.draws import below, hashed
+
+SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also augment.py
+ATTEMPTS = 10  # of the aspect crop, as published
+REGION = 100  # the first of its draws
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in the picture's own pixels
+
+
+class Cut(Protocol):
+    """What a worker makes of a picture."""
+
+    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        """Arrays (views, height, width, 3)."""
+
+
+def array(image: Image.Image) -> NDArray[np.uint8]:
+    """A picture as one view, (1, H, W, 3)."""
+    return np.asarray(image)[None]
+
+
+def fitted(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """(width, height) of a picture whose shorter side is made so many pixels."""
+    scale = shorter / min(size)
+    width, height = (max(shorter, round(side * scale)) for side in size)
+    return width, height
+
+
+def unit(*key: Tensor | int) -> Tensor:
+    """Numbers in [0, 1), float64, one for each key."""
+    return ((hashed(*key) >> 11) & 0x1FFFFFFFFFFFFF).double() / 2**53
+
+
+@dataclass(frozen=True)
+class ScaleCrop:
+    """The paper's: the shorter side is a random integer in [256, 480], and 224x224 is cut anywhere.
+
+    Resizing and cutting are one step: only the region that is needed is resized.
+    """
+
+    size: int
+    scales: tuple[int, int]
+    seed: int
+
+    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        box = self.box(image.size, image_id, epoch)
+        return [array(image.resize((self.size,) * 2, Image.Resampling.BILINEAR, box=box))]
+
+    def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:
+        """The region of a picture of this (width, height)."""
+        key = (self.seed, epoch, image_id)
+        low, high = self.scales
+        shorter = low + int(below(high - low + 1, *key, SCALE))
+        width, height = fitted(size, shorter)
+        left = int(below(width - self.size + 1, *key, LEFT))
+        top = int(below(height - self.size + 1, *key, TOP))
+        across, down = size[0] / width, size[1] / height
+        return (
+            left * across,
+            top * down,
+            min((left + self.size) * across, size[0]),
+            min((top + self.size) * down, size[1]),
+        )
+
+
+@dataclass(frozen=True)
+class AspectCrop:
+    """The later one (Szegedy et al. 2015): a region of random area and aspect, resized to a square.
+
+    The area is 8 to 100 % of the picture's and the aspect between 3/4 and 4/3, as in torchvision.
+    """
+
+    size: int
+    seed: int
+    least: float = 0.08
+
+    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        box = self.box(image.size, image_id, epoch)
+        return [array(image.resize((self.size,) * 2, Image.Resampling.BILINEAR, box=box))]
+
+    def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:
+        """The region of a picture of this (width, height)."""
+        width, height = size
+        draws = unit(self.seed, epoch, image_id, REGION + torch.arange(4 * ATTEMPTS)).tolist()
+        for area, aspect, left, top in zip(*(iter(draws),) * 4, strict=True):
+            pixels = width * height * (self.least + area * (1 - self.least))
+            ratio = math.exp((2 * aspect - 1) * math.log(4 / 3))
+            w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
+                return x, y, x + w, y + h
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+        x, y = (width - w) // 2, (height - h) // 2
+        return x, y, x + w, y + h
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The shorter side made so many pixels, and the middle cut out (Sec. 3.4, Fig. 4)."""
+
+    size: int
+    shorter: int
+
+    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        from residual.data.decode import centre
+
+        return [array(centre(image, (self.size, self.size), self.shorter))]

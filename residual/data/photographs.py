@@ -1,0 +1,69 @@
+"""A set of photographs of any size, read when they are needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from residual.data.decode import seen
+
+
+class Source(Protocol):
+    """Where photographs lie, numbered: a folder, or packed shards."""
+
+    def name(self, i: int) -> str:
+        """What a person calls it."""
+
+    def image(self, i: int) -> Image.Image:
+        """Three 8-bit colours, upright. Raises Damaged and OSError."""
+
+
+class Files:
+    """Pictures in a folder, by their paths below it."""
+
+    def __init__(self, folder: Path, paths: Sequence[str]) -> None:
+        self.folder = folder
+        # One array in place of a million strings: worker processes share it and copy nothing.
+        encoded = [path.encode() for path in paths]
+        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def name(self, i: int) -> str:
+        start = self.ends[i - 1] if i else 0
+        return self.letters[start : self.ends[i]].tobytes().decode()
+
+    def image(self, i: int) -> Image.Image:
+        return seen(self.folder / self.name(i))
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A set of photographs with their classes; what `Images` is for small pictures in memory."""
+
+    source: Source
+    places: Tensor  # (N,) int64, which of the source's
+    labels: Tensor  # (N,) int64
+    damaged: tuple[tuple[str, int], ...] = ()  # of those that were looked at: (path, label)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, chosen: Tensor) -> "Photographs":
+        """The photographs at these places (n,)."""
+        return replace(self, places=self.places[chosen], labels=self.labels[chosen])
+
+    def to(self, device: torch.device) -> "Photographs":
+        """The same: photographs stay where they are, only their batches travel."""
+        return self
+
+    def name(self, i: int) -> str:
+        return self.source.name(int(self.places[i]))
+
+    def image(self, i: int) -> Image.Image:
+        """Three 8-bit colours, upright. Raises Damaged and OSError."""
+        return self.source.image(int(self.places[i]))
