@@ -1,5 +1,6 @@
 """Files that are whole or absent: a temporary name, a flush to disk and a rename."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -57,3 +58,10 @@ def check_format(path: Path, found: Any) -> None:
         raise Newer(
             f"{path} has format {found}; this version of residual reads up to {FORMAT}: update it"
         )
+
+
+def digest(file: Path, algorithm: str) -> str:
+    """A file's checksum, in hexadecimal. It is against accidents, where the algorithm is md5."""
+    with file.open("rb") as opened:
+        new = hashlib.file_digest(opened, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return new.hexdigest()

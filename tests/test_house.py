@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "residual"
 
 LAYERS = [
-    {"files", "world"},
+    {"files", "pickled", "world"},
+    {"launch"},
     {"nets", "data", "training", "evaluation"},
     {"rivals"},
     {"runs"},  # a run is where nets, data, training and evaluation meet

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from residual.cli import evaluate, networks, reproduce, train
+from residual.cli import convert, evaluate, networks, reproduce, train
 
 app = typer.Typer(
     help="Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).",
@@ -58,7 +58,7 @@ for each in (
     evaluate.report,
     evaluate.responses,
     reproduce.reproduce,
-    networks.convert,
+    convert.convert,
 ):
     app.command()(one_sentence(each))
 

@@ -1,9 +1,8 @@
-"""The commands about networks: which there are, what they cost, weights from elsewhere."""
+"""The commands about networks: which there are, and what they cost."""
 
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from residual.cli.options import Json, wrong_usage
 
 if TYPE_CHECKING:
     from residual.nets.cost import Layer
-    from residual.nets.foreign import Conversion, Pair
+    from residual.nets.foreign import Pair
     from residual.nets.networks import Spec
 
 NETWORK = typer.Argument(help="The network's name, e.g. resnet20, plain56, resnet50-v1.5.")
@@ -74,60 +73,6 @@ def describe(
         f"{spec.name} at {spec.input_size}x{spec.input_size}, {spec.classes} classes: "
         f"{parameters:,} parameters, {multiply_adds:,} multiply-adds"
     )
-
-
-def convert(
-    file: Annotated[Path, typer.Argument(help="Weights: .safetensors, or a torch.save file.")],
-    network: Annotated[str, typer.Option(help="The network they are for, e.g. resnet50-v1.5.")],
-    out: Annotated[Path, typer.Option(help="The file to write, e.g. resnet50.safetensors.")],
-    assume: Annotated[
-        str | None, typer.Option(help="v1: you know that bottleneck weights are not v1.5.")
-    ] = None,
-) -> None:
-    """Convert weights of torchvision, timm or akamaster's CIFAR nets, checked key by key.
-
-    Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
-    """
-    from residual.nets import foreign
-
-    specified(network)
-    if assume not in (None, "v1"):
-        raise typer.BadParameter(f"--assume takes v1, not {assume!r}")
-    weights = foreign.read(file)
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; give another name as --out")
-    try:
-        conversion = foreign.convert(weights, network, assume)
-    except foreign.Incomplete as error:
-        print("\n".join(error.keys))
-        raise
-    write(conversion, out)
-    for theirs, ours in conversion.mapped:
-        print(f"{theirs} -> {ours}")
-    print(
-        f"{file}: weights of {conversion.source}, {len(conversion.mapped)} keys mapped, "
-        f"{len(conversion.missing)} missing, {len(conversion.unexpected)} unexpected"
-    )
-    print(f"{out}: {conversion.network}, with its preprocessing")
-
-
-def write(conversion: "Conversion", out: Path) -> None:
-    """A weights file as every other command reads it."""
-    import torch
-
-    from residual.training.checkpoint import save
-
-    tensors = {f"net.{key}": tensor for key, tensor in conversion.state.items()}
-    tensors["preprocessing.mean"] = torch.tensor(conversion.mean).view(3, 1, 1)
-    tensors["preprocessing.std"] = torch.tensor(conversion.std).view(3, 1, 1)
-    header = {
-        "network": conversion.network,
-        "classes": list(conversion.classes) if conversion.classes else None,
-        "size": list(conversion.size),
-        "shorter": 256 if specified(conversion.network).family == "imagenet" else None,
-        "source": conversion.source,
-    }
-    save(out, tensors, header)
 
 
 def specified(network: str) -> "Spec":

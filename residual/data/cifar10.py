@@ -1,20 +1,20 @@
 """CIFAR-10 (Krizhevsky, 2009), from either form its author gives out, or fetched."""
 
 import io
-import pickle
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from residual.data.download import fetch, md5
+from residual import pickled
+from residual.data.download import fetch
 from residual.data.images import Data, Images, fingerprint_in_memory
 from residual.data.progress import Progress
+from residual.files import digest
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -31,31 +31,9 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # pixels (n, 3072), labels 
 # ---- the two forms of a batch -------------------------------------------------------------------
 
 
-def latin1(text: str, _: str) -> bytes:
-    """How Python 3 spells bytes in an old pickle."""
-    return text.encode("latin-1")
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads a foreign pickle that builds numpy arrays out of plain values, and no other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case ("numpy", "ndarray"):
-                return np.ndarray
-            case ("numpy", "dtype"):
-                return np.dtype
-            case ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
-                # What the array's own pickle calls, found without the name of a private module.
-                return np.empty(0).__reduce__()[0]
-            case ("_codecs", "encode"):
-                return latin1
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch needs")
-
-
 def from_pickle(raw: bytes) -> Batch:
     """The Python form: a pickled dictionary, written by Python 2."""
-    batch = ArrayUnpickler(io.BytesIO(raw), encoding="bytes").load()
+    batch = pickled.load(io.BytesIO(raw), encoding="bytes")
     return np.asarray(batch[b"data"]), np.array(batch[b"labels"], dtype=np.uint8)
 
 
@@ -131,7 +109,7 @@ def loaded(copy: Path, form: Form) -> Data:
 
 def members(archive: Path, form: Form) -> Iterator[tuple[str, bytes]]:
     """The batches in an archive, by name, if it is the archive that its author gives out."""
-    found = md5(archive)
+    found = digest(archive, "md5")
     if found != form.md5:
         raise ValueError(
             f"{archive} is damaged or incomplete (its md5 is {found} and should be {form.md5}); "

@@ -1,6 +1,5 @@
 """A file fetched whole, from wherever it can be had, or not at all."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from http.client import HTTPException
@@ -10,40 +9,42 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from residual.data.progress import Progress, unhurried
+from residual.files import digest
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 60.0
 
 
-def md5(file: Path) -> str:
-    """Good against accidents, which is all that it is for; it is what CIFAR-10's authors print."""
-    with file.open("rb") as opened:
-        new = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
-    return new.hexdigest()
-
-
 def fetch(
-    mirrors: Sequence[str], target: Path, checksum: str, progress: Progress | None = None
+    mirrors: Sequence[str],
+    target: Path,
+    checksum: str,
+    progress: Progress | None = None,
+    algorithm: str = "md5",
 ) -> None:
-    """Fetch the file with this md5 from the first mirror that gives it.
+    """Fetch the file whose checksum begins so from the first mirror that gives it.
 
     What has come stays in `<target>.partial`, and the next attempt goes on from there. Raises
     OSError, saying why each mirror failed and where to put the file by hand.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
+
+    def right() -> bool:
+        return digest(partial, algorithm).startswith(checksum)
+
     reasons = []
     for url in mirrors:
         try:
             resumed = receive(url, partial, progress)
-            if resumed and md5(partial) != checksum:  # perhaps what lay there was of another file
+            if resumed and not right():  # perhaps what lay there was of another file
                 partial.unlink()
                 receive(url, partial, progress)
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
             reasons.append(f"{urlsplit(url).netloc}: {reason or type(error).__name__}")
             continue
-        if md5(partial) == checksum:
+        if right():
             partial.replace(target)
             return
         partial.unlink()

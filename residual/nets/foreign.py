@@ -1,21 +1,33 @@
 """Weights and networks of other libraries beside ours, checked key by key and layer by layer."""
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from residual.nets import caffe, caffemodel
 from residual.nets.cost import Layer, layers, outline
-from residual.nets.layouts import Layout, check_variant, few, recognised, zeros_behind
-from residual.nets.networks import ROWS, specify
+from residual.nets.layouts import AUTHORS, Layout, check_variant, few, recognised, zeros_behind
+from residual.nets.networks import ROWS, Spec, specify
+from residual.nets.published import Card, class_names
+from residual.nets.weightfiles import unwrapped
 
 OPTIONAL = "num_batches_tracked"  # counts steps, and changes no answer
-# What both libraries and the CIFAR nets subtract from and divide pixels in [0, 1] by.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Deviation: our max pooling begins one pixel before the border, and the authors' weights were
+# trained with Caffe's, which begins at the first pixel and rounds the size up. No weights make up
+# for that: within a picture it is as if the picture were moved by two pixels, and at its border a
+# few windows hold other pixels.
+POOLING = (
+    "Caffe's max pooling begins at the first pixel and ours one before it: within a picture it is "
+    "as if the picture were moved by two pixels, and at its border a few windows differ"
+)
+MEANS = (
+    "the means of the channels are subtracted in place of the authors' mean image; "
+    "--mean ResNet_mean.binaryproto takes it"
+)
 
 
 @dataclass(frozen=True)
@@ -26,12 +38,33 @@ class Conversion:
     network: str
     state: dict[str, Tensor]
     mapped: list[tuple[str, str]]  # (their key, our key)
-    missing: list[str]  # our keys
-    unexpected: list[str]  # their keys
-    classes: tuple[str, ...] | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    size: tuple[int, int]
+    card: Card
+    notices: tuple[str, ...] = ()
+    mean_image: Tensor | None = None  # (3, H, W), of pixels in [0, 1], in place of the card's means
+
+    @property
+    def mean(self) -> Tensor:
+        """What is subtracted: (3, 1, 1), or a mean image (3, H, W)."""
+        if self.mean_image is not None:
+            return self.mean_image
+        return torch.tensor(self.card.mean).view(3, 1, 1)
+
+    def seen(self, size: int | None, shorter: int | None) -> "Conversion":
+        """With another size or shorter side of pictures. Raises ValueError."""
+        return replace(self, card=self.card.with_view(size, shorter))
+
+    def less(self, mean_image: Path) -> "Conversion":
+        """With the mean image of a .binaryproto in place of the means. Raises ValueError."""
+        if not self.source.startswith(AUTHORS):
+            raise ValueError(f"a mean image belongs to {AUTHORS}, and these are of {self.source}")
+        mean = caffemodel.read_mean(mean_image).flip(0) / 255
+        if mean.shape[1:] != self.card.size:
+            high, wide = mean.shape[1:]
+            raise ValueError(
+                f"{mean_image} holds a mean image of {high}x{wide} pixels, and a picture has "
+                f"{self.card.size[0]}x{self.card.size[1]}"
+            )
+        return replace(self, mean_image=mean, notices=(POOLING,))
 
 
 class Incomplete(ValueError):
@@ -57,101 +90,112 @@ class Pair:
         )
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of a .safetensors file or of a file by torch.save; no code in it is ever run.
+def convert(
+    state: Mapping[str, Any], network: str, assume: str | None = None, card: Card | None = None
+) -> Conversion:
+    """Weights of one of the sources in layouts.py, for one of our networks.
 
-    Raises FileNotFoundError, or ValueError where it is something else.
-    """
-    wanted = "weights are a .safetensors file or a state dict by torch.save"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; {wanted}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; {wanted}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        with warnings.catch_warnings(action="ignore"):  # of old pickles, which concern no user
-            content = torch.load(path, weights_only=True, map_location="cpu")
-    except OSError:
-        raise
-    except Exception as error:  # anything may come of bytes that are no weights
-        raise ValueError(
-            f"{path} holds no weights that can be read without running code from it; {wanted}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; {wanted}")
-    return content
-
-
-def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict itself, out of what a training script saved around it."""
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), Mapping):
-            return unwrapped(state[wrapper])
-    return {str(key): value for key, value in state.items()}
-
-
-def convert(state: Mapping[str, Any], network: str, assume: str | None = None) -> Conversion:
-    """Weights of torchvision, timm or akamaster/pytorch_resnet_cifar10, for one of our networks.
-
-    Their bottleneck nets are of the variant v1.5, which no key shows; `assume="v1"` says that these
-    are not. Raises ValueError unless each of our weights is there, in its shape, and nothing else.
+    Bottleneck nets are of the variant v1.5 in most libraries, which no key shows; `assume="v1"`
+    says that these are not. `card` is what is known of the file that they are from. Raises
+    ValueError unless each of our weights is there, in its shape, and nothing else.
     """
     spec = specify(network)
     theirs = unwrapped(state)
     layout = recognised(theirs, spec)
     check_variant(layout, spec, assume)
-    heads = [value for key, value in theirs.items() if layout.ours(key) == "fc.bias"]
+    heads = [value for key, value in theirs.items() if layout.name(key) == "fc.bias"]
     classes = heads[0].numel() if heads and isinstance(heads[0], Tensor) else spec.classes
+    card = named(card or layout.card, spec.family, classes)
     ours = outline(spec.name, classes).state_dict()
-    found, unexpected, misshapen = matched(theirs, ours, layout)
-    needed = [key for key in ours if OPTIONAL not in key]
-    missing = [key for key in needed if key not in found and key not in misshapen]
-    if missing or unexpected or misshapen:
-        raise Incomplete(
-            f"nothing is converted, for these are not the weights of {spec.name}: "
-            f"{len(found)} keys mapped; missing: {few(missing)}; unexpected: {few(unexpected)}; "
-            f"of another shape: {few(misshapen.values())}",
-            [f"{their_key} -> {key}" for key, their_key in found.items()]
-            + [f"missing: {key}" for key in missing]
-            + [f"unexpected: {key}" for key in unexpected]
-            + [f"of another shape: {words}" for words in misshapen.values()],
-        )
-    uncounted = torch.tensor(0)
-    filled = {key: theirs[found[key]] if key in found else uncounted for key in ours}
+    found = complete(theirs, {key: tensor.shape for key, tensor in ours.items()}, layout, spec)
+    filled = {key: theirs[their_key] for key, their_key in found.items()}
+    if layout.caffe:
+        filled = caffe.settled(filled, layout.bgr)
     if spec.family == "cifar" and spec.option == "A":
         filled = zeros_behind(filled)
+    uncounted = torch.tensor(0)
     return Conversion(
         source=layout.source,
         network=spec.name,
-        state={key: tensor.detach().clone().contiguous() for key, tensor in filled.items()},
+        state={key: filled.get(key, uncounted).detach().clone().contiguous() for key in ours},
         mapped=[(their_key, key) for key, their_key in found.items()],
-        missing=missing,
-        unexpected=unexpected,
-        classes=layout.class_names(classes),
-        mean=MEAN,
-        std=STD,
-        size=layout.size,
+        card=card,
+        notices=(MEANS, POOLING) if layout.source.startswith(AUTHORS) else (),
     )
 
 
+def named(card: Card, family: str, classes: int) -> Card:
+    """The card with the names of the classes. Raises ValueError where it names too few or many."""
+    if card.classes is None:
+        return replace(card, classes=class_names(family, classes))
+    if len(card.classes) != classes:
+        raise ValueError(
+            f"{card.says}, and it names {len(card.classes):,} classes where the weights have "
+            f"{classes:,}"
+        )
+    return card
+
+
+def complete(
+    theirs: Mapping[str, Any], ours: Mapping[str, torch.Size], layout: Layout, spec: Spec
+) -> dict[str, str]:
+    """Which of their keys fill ours (our key: their key). Raises Incomplete, naming every key."""
+    shapes = {**ours, **(caffe.expected(ours) if layout.caffe else {})}
+    found, unexpected, misshapen = matched(theirs, shapes, layout)
+    folded = layout.caffe and not any("running_" in key for key in found)
+    optional = (OPTIONAL, "running_") if folded else (OPTIONAL,)
+    needed = [key for key in ours if not any(part in key for part in optional)]
+    missing = [key for key in needed if key not in found and key not in misshapen]
+    if not (missing or unexpected or misshapen):
+        return found
+    depth = depth_of(layout.name(key) or "" for key in theirs)
+    raise Incomplete(
+        f"nothing is converted, for these are not the weights of {spec.name}"
+        + (
+            f" but look like those of a network of {depth} layers"
+            if depth not in (None, spec.depth)
+            else ""
+        )
+        + f": {len(found)} keys mapped; missing: {few(missing)}; unexpected: {few(unexpected)}; "
+        f"of another shape: {few(misshapen.values())}",
+        [f"{their_key} -> {key}" for key, their_key in found.items()]
+        + [f"missing: {key}" for key in missing]
+        + [f"unexpected: {key}" for key in unexpected]
+        + [f"of another shape: {words}" for words in misshapen.values()],
+    )
+
+
+def depth_of(keys: Iterable[str]) -> int | None:
+    """The depth of the network that has such keys, by our names for them; None where none has."""
+    blocks: dict[str, set[str]] = {}
+    bottleneck = False
+    for key in keys:
+        stage, _, rest = key.partition(".")
+        if stage.endswith("_x"):
+            blocks.setdefault(stage, set()).add(rest.partition(".")[0])
+            bottleneck |= ".branch.4." in key
+    counts = tuple(len(blocks[stage]) for stage in sorted(blocks))
+    if len(counts) == 3 and len(set(counts)) == 1:
+        return 6 * counts[0] + 2
+    rows = ((depth, (widens > 1, *row)) for depth, (_, widens, row) in ROWS.items())
+    return next((depth for depth, row in rows if row == (bottleneck, *counts)), None)
+
+
 def matched(
-    theirs: Mapping[str, Any], ours: Mapping[str, Tensor], layout: Layout
+    theirs: Mapping[str, Any], shapes: Mapping[str, torch.Size], layout: Layout
 ) -> tuple[dict[str, str], list[str], dict[str, str]]:
     """Which of their keys fill ours (our key: their key), those left over, and the wrong shapes."""
     found: dict[str, str] = {}
     unexpected: list[str] = []
     misshapen: dict[str, str] = {}
     for key, value in theirs.items():
-        our_key = layout.ours(key)
-        if our_key is None or our_key not in ours or our_key in found:
+        our_key = layout.name(key)
+        if our_key is None or our_key not in shapes or our_key in found:
             unexpected.append(key)
         elif not isinstance(value, Tensor):
             misshapen[our_key] = f"{key} is a {type(value).__name__}"
-        elif value.shape != ours[our_key].shape:
-            right = tuple(ours[our_key].shape)
+        elif value.shape != shapes[our_key]:
+            right = tuple(shapes[our_key])
             misshapen[our_key] = f"{key} is {tuple(value.shape)} instead of {right}"
         else:
             found[our_key] = key

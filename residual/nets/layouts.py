@@ -1,79 +1,126 @@
 """How other libraries name and order the parts of the paper's networks."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from residual.nets import caffe, published
 from residual.nets.networks import ROWS, Spec
+from residual.nets.published import Card
 
 PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")  # of networks that were parallel or compiled
 OUTSIDE = {"conv1": "conv1.0.0", "bn1": "conv1.0.1"}  # what is in no block
-CIFAR_10 = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+
+
+def torch_name(key: str, projection: str, head: str) -> str | None:
+    """Our name for a key of a library that has layer1, layer2, ... of blocks of conv1, bn1, ..."""
+    key = PREFIX.sub("", key)
+    inside = re.fullmatch(rf"layer(\d)\.(\d+)\.(conv|bn|{projection}\.)(\d)\.(\w+)", key)
+    if inside:
+        stage, block, part, number, what = inside.groups()
+        place = f"conv{int(stage) + 1}_x.{block}"
+        if part in ("conv", "bn"):
+            return f"{place}.branch.{2 * int(number) - 2}.{int(part == 'bn')}.{what}"
+        return f"{place}.shortcut.{number}.{what}"
+    module, _, what = key.rpartition(".")
+    outside = OUTSIDE | {head: "fc"}
+    return f"{outside[module]}.{what}" if module in outside else None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A library's names. The stages are layer1, layer2, ... in all, their parts conv1, bn1, ..."""
+    """A library's names, and what its weights are."""
 
     source: str
-    family: str  # the networks it has, as in Spec
-    options: str  # and their shortcuts
-    projection: str  # its name for the projection shortcut
-    head: str  # its name for the fully-connected layer
-    size: tuple[int, int]  # of the images that its weights were trained on
-    examples: str
-
-    def ours(self, key: str) -> str | None:
-        """Our name for one of its keys, None where it is none of them."""
-        key = PREFIX.sub("", key)
-        inside = re.fullmatch(rf"layer(\d)\.(\d+)\.(conv|bn|{self.projection}\.)(\d)\.(\w+)", key)
-        if inside:
-            stage, block, part, number, what = inside.groups()
-            place = f"conv{int(stage) + 1}_x.{block}"
-            if part in ("conv", "bn"):
-                return f"{place}.branch.{2 * int(number) - 2}.{int(part == 'bn')}.{what}"
-            return f"{place}.shortcut.{number}.{what}"
-        module, _, what = key.rpartition(".")
-        outside = OUTSIDE | {self.head: "fc"}
-        return f"{outside[module]}.{what}" if module in outside else None
-
-    def class_names(self, classes: int) -> tuple[str, ...] | None:
-        """The classes its weights were trained on, where so many say which they are."""
-        if self.family == "cifar":
-            return CIFAR_10 if classes == len(CIFAR_10) else None
-        from torchvision.models import ResNet50_Weights
-
-        names = tuple(ResNet50_Weights.DEFAULT.meta["categories"])
-        return names if classes == len(names) else None
+    name: Callable[[str], str | None]  # ours for one of its keys, None where it is none of them
+    examples: str  # of networks that it has
+    card: Card  # where nothing else is known
+    variant: str = "v1.5"  # of its bottleneck nets
+    family: str = "imagenet"  # and shortcuts, as in Spec
+    options: str = "B"
+    caffe: bool = False  # its arithmetic
+    bgr: bool = False
 
 
+LATER = "resnet50-v1.5, resnet101-v1.5 and resnet152-v1.5"
+AUTHORS = "the authors' release"
 LAYOUTS = (
     Layout(
-        *("torchvision or timm", "imagenet", "B", "downsample", "fc", (224, 224)),
-        "resnet18, resnet34, resnet50-v1.5, resnet101-v1.5 and resnet152-v1.5",
+        "torchvision or timm",
+        partial(torch_name, projection="downsample", head="fc"),
+        f"resnet18, resnet34, {LATER}",
+        published.UNKNOWN,
     ),
     Layout(
-        *("akamaster/pytorch_resnet_cifar10", "cifar", "AB", "shortcut", "linear", (32, 32)),
+        "akamaster/pytorch_resnet_cifar10",
+        partial(torch_name, projection="shortcut", head="linear"),
         "resnet20, resnet32, ..., and resnet20-B, resnet32-B, ...",
+        published.CIFAR,
+        family="cifar",
+        options="AB",
+    ),
+    Layout(
+        AUTHORS,
+        caffe.caffe_name,
+        "resnet50, resnet101 and resnet152",
+        published.MSRA,
+        variant="v1",
+        caffe=True,
+        bgr=True,
+    ),
+    # In the files of Detectron and detectron2, the last layer tells where weights come from. Their
+    # configurations have the stride in the 1x1 layer "only for the original MSRA ResNet", and give
+    # nets trained in Caffe2 torchvision's means and divisors, in the order blue, green, red.
+    Layout(
+        f"{AUTHORS} as Detectron has it",
+        partial(caffe.detectron_name, head="fc1000"),
+        "resnet50, resnet101 and resnet152",
+        published.MSRA,
+        variant="v1",
+        caffe=True,
+        bgr=True,
+    ),
+    Layout(
+        "Caffe2 as Detectron has it",
+        partial(caffe.detectron_name, head="pred|linear"),
+        LATER,
+        published.UNKNOWN,
+        caffe=True,
+        bgr=True,
+    ),
+    Layout(
+        "torchvision as detectron2 has it",
+        partial(caffe.detectron_name, head=r"stem\.fc"),
+        f"resnet18, resnet34, {LATER}",
+        published.UNKNOWN,
+        caffe=True,
     ),
 )
 
 
 def recognised(keys: Iterable[str], spec: Spec) -> Layout:
     """The layout that has most of these names. Raises ValueError where none has any."""
-    known = {layout: sum(layout.ours(key) is not None for key in keys) for layout in LAYOUTS}
-    best = max(LAYOUTS, key=lambda layout: (known[layout], layout.family == spec.family))
-    if not known[best]:
+    keys = list(keys)
+    known = [sum(layout.name(key) is not None for key in keys) for layout in LAYOUTS]
+    most, _, place = max(
+        (count, LAYOUTS[place].family == spec.family, -place) for place, count in enumerate(known)
+    )
+    if not most:
         raise ValueError(
-            f"the keys ({few(keys)}) are not those of {' or '.join(one.source for one in LAYOUTS)}"
+            f"the keys ({few(keys)}) are not those of torchvision, timm, {LAYOUTS[1].source}, "
+            f"{AUTHORS}, Detectron or detectron2"
         )
-    return best
+    layout = LAYOUTS[-place]
+    if layout.caffe and not any((layout.name(key) or "").startswith("fc.") for key in keys):
+        raise ValueError(
+            "these weights have no classifier (no fc1000, pred or stem.fc): they are the body of a "
+            "detector, and know no classes"
+        )
+    return layout
 
 
 def few(names: Iterable[str], most: int = 4) -> str:
@@ -94,10 +141,15 @@ def check_variant(layout: Layout, spec: Spec, assume: str | None) -> None:
         )
     if spec.family == "cifar" or ROWS[spec.depth][1] == 1:
         return
-    if spec.variant == "v1" and assume != "v1":
+    if spec.variant == "v1" and layout.variant == "v1.5" and assume != "v1":
         raise ValueError(
             f"weights of {layout.source} are of the variant v1.5, which has the stride in the 3x3 "
             f"layer: convert them to {spec.name}-v1.5, or assume v1 where you know that they are"
+        )
+    if spec.variant == "v1.5" and layout.variant == "v1":
+        raise ValueError(
+            f"weights of {layout.source} are the paper's own, with the stride in the first 1x1 "
+            f"layer: convert them to resnet{spec.depth}"
         )
     if spec.variant == "v1.5" and assume == "v1":
         raise ValueError(

@@ -1,0 +1,106 @@
+"""The command `convert`: weights from elsewhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from residual.cli.networks import specified
+from residual.cli.options import CACHE, Root
+
+if TYPE_CHECKING:
+    from residual.nets.foreign import Conversion
+    from residual.nets.published import Card
+
+
+def convert(
+    out: Annotated[Path, typer.Option(help="The file to write, e.g. resnet50.safetensors.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A .safetensors, torch.save, .caffemodel or Detectron .pkl file."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Public weights in place of a file: resnet50.IMAGENET1K_V2.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The network they are for, e.g. resnet50-v1.5.")
+    ] = None,
+    assume: Annotated[
+        str | None, typer.Option(help="v1: you know that bottleneck weights are not v1.5.")
+    ] = None,
+    mean: Annotated[
+        Path | None, typer.Option(help="The authors' mean image, ResNet_mean.binaryproto.")
+    ] = None,
+    shorter: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of a picture's shorter side.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels on a side of the centre cut out of it.")
+    ] = None,
+    root: Root = CACHE,
+) -> None:
+    """Convert weights of torchvision, timm, the authors' release and others, checked key by key.
+
+    Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
+    """
+    from residual.nets import foreign, published, weightfiles
+    from residual.runs.weights import write
+
+    if (file is None) == (weights is None):
+        raise typer.BadParameter("name a file of weights, or public ones by --weights")
+    if network is None and weights is None:
+        raise typer.BadParameter("say which network the weights are for with --network")
+    if network is not None:
+        specified(network)
+    if assume not in (None, "v1"):
+        raise typer.BadParameter(f"--assume takes v1, not {assume!r}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; give another name as --out")
+    if weights is not None:
+        file, usual = fetched(weights, root.expanduser())
+        network = network or usual
+    assert file is not None and network is not None
+    file = weightfiles.file_of(file)
+    card = published.card_of(file)
+    try:
+        conversion = foreign.convert(weightfiles.read(file), network, assume, card)
+    except foreign.Incomplete as error:
+        print("\n".join(error.keys))
+        raise
+    conversion = conversion.seen(size, shorter)
+    if mean is not None:
+        conversion = conversion.less(mean)
+    write(conversion, out)
+    show(conversion, file, out)
+
+
+def fetched(name: str, root: Path) -> tuple[Path, str]:
+    """The file of public weights, and the network that they are for."""
+    from residual.cli.progress import counting
+    from residual.runs import weights
+
+    known = weights.published(name)
+    with counting(f"fetching {known.file}") as progress:
+        return weights.fetched(known, root, progress), known.network
+
+
+def show(conversion: "Conversion", file: Path, out: Path) -> None:
+    """What was converted, key by key, and how a picture will meet it."""
+    for theirs, ours in conversion.mapped:
+        print(f"{theirs} -> {ours}")
+    print(
+        f"{file}: weights of {conversion.source}, {len(conversion.mapped)} keys mapped, "
+        "0 missing, 0 unexpected"
+    )
+    for notice in (conversion.card.says, *conversion.notices):
+        typer.echo(f"residual: {notice}", err=True)
+    print(f"{out}: {conversion.network}, {view(conversion.card)}")
+
+
+def view(card: "Card") -> str:
+    """What a picture goes through, in words."""
+    height, width = card.size
+    named = "classes without names" if card.classes is None else f"{len(card.classes):,} classes"
+    if card.shorter is None:
+        return f"{named}, pictures of {height}x{width}"
+    return f"{named}, the centre {height}x{width} of pictures with a shorter side of {card.shorter}"
