@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import usual_loop
 from residual.data.batches import per_pixel_mean
-from residual.data.images import Data
+from residual.data.images import Data, small
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import FORMAT, write_json
 from residual.nets.networks import build
@@ -31,8 +31,8 @@ from residual.world import hardware
 def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
     """Train by the usual loop, then open the test set once. The content of a result file."""
     torch.manual_seed(recipe.seed)
-    net, mean = build(recipe.network, len(data.classes)), per_pixel_mean(data.train).mean
-    batches = usual_loop.loader(data.train.pixels, data.train.labels, mean, recipe)
+    net, mean = build(recipe.network, len(data.classes)), per_pixel_mean(small(data.train)).mean
+    batches = usual_loop.loader(small(data.train).pixels, data.train.labels, mean, recipe)
     begun, every = time.perf_counter(), max(1, recipe.steps // 16)
     for step, loss in enumerate(usual_loop.train(net, batches, recipe, device), start=1):
         if step % every == 0:
@@ -40,7 +40,7 @@ def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
             print(f"{step} of {recipe.steps}, loss {loss:.3f}, {speed:,.0f} images/s",
                   file=sys.stderr, flush=True)  # fmt: skip
     seconds = time.perf_counter() - begun
-    test = data.split("test")
+    test = small(data.split("test"))
     return record(
         recipe,
         data,

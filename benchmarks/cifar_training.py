@@ -26,11 +26,11 @@ import torch
 
 from benchmarks import usual_loop
 from residual.data.batches import per_pixel_mean
-from residual.data.images import Data, Images
+from residual.data.images import Data, Images, small
 from residual.files import FORMAT, write_json
 from residual.nets.networks import build
+from residual.runs.moments import Watch
 from residual.runs.results import versions
-from residual.runs.session import Watch
 from residual.runs.training import advance, begin, recipe_for
 from residual.world import Setting, hardware, setting
 
@@ -64,8 +64,8 @@ def usual(network: str, how: Setting, data: Data) -> Iterator[None]:
     """Steps of the usual loop."""
     recipe = recipe_for(network, "cifar10")
     torch.set_num_threads(how.threads)
-    mean = per_pixel_mean(data.train).mean
-    batches = usual_loop.loader(data.train.pixels, data.train.labels, mean, recipe)
+    mean = per_pixel_mean(small(data.train)).mean
+    batches = usual_loop.loader(small(data.train).pixels, data.train.labels, mean, recipe)
     device, bf16 = torch.device(how.device), how.precision == "bf16"
     for _ in usual_loop.train(build(network), batches, recipe, device, bf16):
         yield

@@ -2,13 +2,16 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class World:
         return tensor
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Put into each tensor its mean over all processes. All go together, as one of each type."""
+        """Put into each tensor its mean over all processes; those of one type travel together."""
         if self.size == 1:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -39,10 +42,45 @@ class World:
             for tensor, part in zip(own, parts, strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.size > 1:
-            torch.distributed.barrier()
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        return bool(self.summed(torch.tensor(int(here)))) if self.size > 1 else here
+
+    def first(self, act: Callable[[], T]) -> T:
+        """What comes of an act that the first process alone does: told to all, and so is an error,
+        which is then raised in all of them."""
+        if self.size == 1:
+            return act()
+        told: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                told = [act(), None]
+            except (ValueError, OSError) as error:
+                told = [None, error]
+        torch.distributed.broadcast_object_list(told)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]  # type: ignore[no-any-return]
+
+    def gathered(self, own: Sequence[T]) -> list[T]:
+        """Everything that any process has, by their order."""
+        if self.size == 1:
+            return list(own)
+        parts: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(parts, list(own))
+        return [each for part in parts for each in part]
+
+    def share_of(self, batch: int, norm_group: int) -> int:
+        """Images of each step that are this process's. Raises ValueError where they cannot be
+        shared equally in whole norm groups."""
+        groups = batch // norm_group
+        if groups % self.size:
+            fits = [n for n in range(1, self.size) if groups % n == 0]
+            raise ValueError(
+                f"{self.size} processes cannot share {groups} norm groups of {norm_group} images "
+                f"equally; start {fits[-1]} instead"
+            )
+        return batch // self.size
 
 
 def here() -> World:
@@ -62,6 +100,8 @@ class Setting:
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False
+    at_once: int = 0  # images that pass at once in training; 0: one norm group
+    processes: int = 1
 
     def apply(self) -> None:
         """Set torch's switches for this process."""
@@ -103,11 +143,16 @@ def setting(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and here().size > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     _check(device)
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"no precision {precision!r}; there are auto, float32 and bf16")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Setting(device, threads or cores or 1, precision, deterministic=deterministic)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    own = max(1, (cores or 1) // local)
+    size = here().size
+    return Setting(device, threads or own, precision, deterministic=deterministic, processes=size)
 
 
 def _check(device: str) -> None:

@@ -12,6 +12,7 @@ from residual.data.batches import (
     LEFT,
     MIRROR,
     TOP,
+    Drawing,
     Preprocessing,
     chosen,
     crop_and_mirror,
@@ -80,7 +81,7 @@ def test_each_image_comes_once_in_each_epoch(batch):
     n = 10
     pairs = []
     for step in range(40):
-        ids, epochs = chosen(0, step, batch, n)
+        ids, epochs = chosen(torch.arange(n), Drawing(batch=batch, seed=0), step)
         assert len(ids) == len(epochs) == batch
         pairs += zip(epochs.tolist(), ids.tolist(), strict=True)
     assert [epoch for epoch, _ in pairs] == sorted(epoch for epoch, _ in pairs)
@@ -91,24 +92,24 @@ def test_each_image_comes_once_in_each_epoch(batch):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_a_small_set_gives_full_batches(n):
-    batches = training_batches(images(n), as_it_is(), batch=128, seed=0, padding=4, mirror=True)
+    batches = training_batches(images(n), as_it_is(), Drawing(batch=128, seed=0, padding=4))
     for inputs, labels in islice(batches, 3):
         assert tuple(inputs.shape) == (128, 3, 8, 8)
         assert labels.bincount(minlength=n).min() >= 128 // n - 1
 
 
 def test_a_batch_depends_on_its_number_and_not_on_those_before_it():
-    settings = {"batch": 7, "seed": 3, "padding": 2, "mirror": True}
-    from_start = list(islice(training_batches(images(20), as_it_is(), **settings), 12))
+    how = Drawing(batch=7, seed=3, padding=2)
+    from_start = list(islice(training_batches(images(20), as_it_is(), how), 12))
     for step in (1, 5, 11):
-        inputs, labels = next(training_batches(images(20), as_it_is(), step=step, **settings))
+        inputs, labels = next(training_batches(images(20), as_it_is(), how, step))
         assert torch.equal(inputs, from_start[step][0])
         assert torch.equal(labels, from_start[step][1])
 
 
 def test_another_seed_gives_other_batches():
     firsts = [
-        next(training_batches(images(20), as_it_is(), batch=7, seed=s, padding=2, mirror=True))[0]
+        next(training_batches(images(20), as_it_is(), Drawing(batch=7, seed=s, padding=2)))[0]
         for s in (0, 1)
     ]
     assert not torch.equal(*firsts)
@@ -116,7 +117,7 @@ def test_another_seed_gives_other_batches():
 
 def test_an_image_keeps_its_label_and_is_cropped_anew_in_each_epoch():
     some = images(5)
-    batches = training_batches(some, as_it_is(), batch=5, seed=0, padding=4, mirror=True)
+    batches = training_batches(some, as_it_is(), Drawing(batch=5, seed=0, padding=4))
     looks: dict[int, set[bytes]] = {label: set() for label in range(5)}
     for inputs, labels in islice(batches, 20):
         for picture, label in zip(inputs, labels.tolist(), strict=True):
@@ -133,7 +134,7 @@ def test_an_image_keeps_its_label_and_is_cropped_anew_in_each_epoch():
 def test_a_border_is_zero_after_the_mean_is_subtracted():
     white = Images(torch.full((4, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(4))
     halfway = Preprocessing(torch.full((3, 8, 8), 0.5), torch.ones(3, 1, 1), (8, 8))
-    batches = training_batches(white, halfway, batch=64, seed=0, padding=4, mirror=False)
+    batches = training_batches(white, halfway, Drawing(batch=64, seed=0, mirror=False))
     assert next(batches)[0].unique().tolist() == [0.0, 0.5]
 
 

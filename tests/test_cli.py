@@ -89,8 +89,8 @@ UNDONE = {
     "weights that are not there": (("predict", "none", "a.png"), "none"),
     "a run to report on that is not there": (("report", "none"), "none"),
     "data that there is not": (("train", "resnet8", "--data", "mnist"), "digits, cifar10 or a fol"),
-    "photographs that are digits": (("train", "resnet50", *EXACT), "resnet50 takes photographs"),
-    "plain photographs, too": (("train", "plain18", *EXACT), "plain18 takes photographs"),
+    "photographs that are digits": (("train", "resnet50", *EXACT), "digits has small pictures"),
+    "plain photographs, too": (("train", "plain18", *EXACT), "digits has small pictures"),
     "no folder for a run": (("train", *TINY, "--steps", 2, "--out", "/proc/none"), "/proc/none"),
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from residual.data.draws import below, hashed, mixed, order
+from residual.data.draws import below, hashed, mixed, order, packing_order
 
 ALL = 2**64 - 1
 
@@ -83,3 +83,32 @@ def test_the_order_is_the_one_of_the_hashes():
 def test_each_epoch_and_each_seed_has_an_order_of_its_own():
     orders = {tuple(order(seed, epoch, 50).tolist()) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
+
+
+def slow_blocks(seed: int, epoch: int, n: int, block: int) -> list[int]:
+    """Blocks of pictures that lie together, visited in the order of the blocks' hashes."""
+
+    def signed(*key: int) -> int:
+        value = slow_hash(*key)
+        return value - 2**64 if value >> 63 else value
+
+    lying = sorted(range(n), key=lambda i: signed(-1, i))
+    blocks = [lying[start : start + block] for start in range(0, n, block)]
+    numbers = sorted(range(len(blocks)), key=lambda b: signed(seed, epoch, b, -2))
+    return [i for b in numbers for i in sorted(blocks[b], key=lambda i: signed(seed, epoch, i))]
+
+
+@pytest.mark.parametrize(("n", "block"), [(1, 4), (23, 1), (23, 5), (24, 6), (10, 100)])
+def test_an_order_in_blocks_is_its_definition_and_visits_each_image_once(n, block):
+    for epoch in range(3):
+        visited = order(5, epoch, n, "cpu", block).tolist()
+        assert visited == slow_blocks(5, epoch, n, block)
+        assert sorted(visited) == list(range(n))
+
+
+def test_what_lies_together_is_visited_together_and_has_all_kinds():
+    lying = packing_order(1_000)
+    place = lying.argsort()
+    for some in order(1, 2, 1_000, "cpu", 50).split(50):
+        assert place[some].amax() - place[some].amin() == 49
+        assert 5 < int((some < 500).sum()) < 45  # a folder's first half are other classes

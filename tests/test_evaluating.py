@@ -11,14 +11,19 @@ from conftest import draw_pictures
 from residual.data.batches import evaluation_batches
 from residual.data.digits import digits
 from residual.data.images import Data
+from residual.evaluation.protocols import PROTOCOLS, protocol
+from residual.runs.answering import Work
 from residual.runs.evaluating import evaluate, judge
 from residual.runs.loading import load
 from residual.world import Setting
 
 HOW = Setting(threads=1)
+WORK = Work(HOW)
+ONE = PROTOCOLS["1crop"]
 KEYS = {
     *("network", "data", "protocol", "seen", "wrong_top1", "wrong_top5", "error_top1"),
-    *("error_top5", "images_per_second"),
+    *("error_top5", "images_per_second", "resize", "crop", "interpolation", "mirror", "views"),
+    *("averaged", "damaged", "precision"),
 }
 
 
@@ -68,12 +73,9 @@ def test_a_record_has_the_promised_keys(finished, record):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 500])
-def test_a_run_is_judged_alike_however_the_images_are_batched(finished, record, batch, monkeypatch):
-    monkeypatch.setattr(
-        "residual.runs.evaluating.evaluation_batches",
-        lambda images, preprocessing: evaluation_batches(images, preprocessing, batch),
-    )
-    assert without_speed(evaluate(finished, "digits", how=HOW)) == without_speed(record)
+def test_a_run_is_judged_alike_however_the_images_are_batched(finished, record, batch):
+    found = judge([load(finished)], digits(), None, ONE, replace(WORK, micro_batch=batch))
+    assert without_speed(found.record) == without_speed(record)
 
 
 def test_an_ensemble_of_one_is_the_one(finished, record):
@@ -92,31 +94,31 @@ def test_the_training_set_may_be_asked_for_and_a_set_that_is_not_there_is_refuse
 
 def test_classes_are_matched_by_name_and_not_by_place(finished, record):
     turned = in_part(digits(), *"9876543210")
-    found = judge([load(finished)], turned, None, "1crop", HOW)
+    found = judge([load(finished)], turned, None, ONE, WORK)
     assert found.record["wrong_top1"] == record["wrong_top1"]
 
 
 def test_a_class_that_the_data_lacks_takes_nothing_from_the_others(finished):
     net, parts = load(finished), ("358", "0124679")
     counts = [
-        judge([net], in_part(digits(), *part), None, "1crop", HOW).record["wrong_top1"]
+        judge([net], in_part(digits(), *part), None, ONE, WORK).record["wrong_top1"]
         for part in parts
     ]
-    whole = judge([net], digits(), None, "1crop", HOW).record["wrong_top1"]
+    whole = judge([net], digits(), None, ONE, WORK).record["wrong_top1"]
     assert sum(counts) == whole
 
 
 def test_a_class_that_the_network_never_learnt_is_refused_by_name(finished):
     odd = in_part(digits(), *"01", order=("0", "1", "lobster"))
     with pytest.raises(ValueError, match="classes that resnet8 does not know: lobster; it knows 0"):
-        judge([load(finished)], odd, None, "1crop", HOW)
+        judge([load(finished)], odd, None, ONE, WORK)
 
 
 def test_under_six_classes_there_is_no_top_5_error(finished):
-    few = judge([load(finished)], in_part(digits(), *"01234"), None, "1crop", HOW).record
+    few = judge([load(finished)], in_part(digits(), *"01234"), None, ONE, WORK).record
     assert few["wrong_top5"] is None
     assert few["error_top5"] is None
-    six = judge([load(finished)], in_part(digits(), *"012345"), None, "1crop", HOW).record
+    six = judge([load(finished)], in_part(digits(), *"012345"), None, ONE, WORK).record
     assert six["wrong_top5"] is not None
 
 
@@ -124,29 +126,68 @@ def test_pictures_of_another_size_are_refused_with_both_sizes(finished):
     data = digits()
     larger = replace(data, test=replace(data.test, pixels=data.test.pixels.repeat(1, 1, 2, 2)))
     with pytest.raises(ValueError, match="pictures of 8x8 pixels, and those of digits are 16x16"):
-        judge([load(finished)], larger, None, "1crop", HOW)
+        judge([load(finished)], larger, None, ONE, WORK)
 
 
 def test_a_damaged_picture_counts_as_wrong_and_is_reported(finished, record):
     data = digits()
     torn = replace(data, test=replace(data.test, damaged=(("test/3/a.png", 3),)))
-    found = judge([load(finished)], torn, None, "1crop", HOW).record
+    found = judge([load(finished)], torn, None, ONE, WORK).record
     assert (found["damaged"], found["seen"]) == (1, 361)
     assert found["wrong_top1"] == record["wrong_top1"] + 1
 
 
-def test_the_networks_of_an_ensemble_share_their_classes(finished):
-    other = replace(load(finished), classes=tuple("9876543210"))
-    with pytest.raises(
-        ValueError, match="an ensemble is of networks that were trained on the same data"
+def test_an_ensemble_matches_the_classes_of_its_networks_by_name(finished, record):
+    one = load(finished)
+    turned = replace(load(finished), classes=tuple(reversed(one.classes)))
+    with torch.no_grad():
+        for tensor in (turned.net.fc.weight, turned.net.fc.bias):
+            tensor.copy_(tensor.flip(0))
+    found = judge([one, turned], digits(), None, ONE, WORK).record
+    assert found["wrong_top1"] == record["wrong_top1"]
+    assert found["wrong_top5"] == record["wrong_top5"]
+
+
+def test_networks_of_other_classes_or_sizes_make_no_ensemble(finished):
+    one = load(finished)
+    larger = replace(one.preprocessing, mean=torch.zeros(3, 1, 1), size=(16, 16))
+    for other, why in (
+        (replace(one, classes=(*"012345678", "lobster")), "they differ in their classes"),
+        (replace(one, classes=None), "only one of them knows the names of its classes"),
+        (replace(one, preprocessing=larger), "they take pictures of 16x16 and 8x8 pixels"),
     ):
-        judge([load(finished), other], digits(), None, "1crop", HOW)
+        with pytest.raises(ValueError, match=f"the networks of an ensemble have.*{why}"):
+            judge([one, other], digits(), None, ONE, WORK)
+
+
+def test_a_network_without_class_names_is_refused_where_the_number_of_classes_differs(finished):
+    nameless = replace(load(finished), classes=None)
+    with pytest.raises(ValueError, match="resnet8 tells 10 classes apart, whose names are not"):
+        judge([nameless], in_part(digits(), *"01234"), None, ONE, WORK)
+    assert judge([nameless], digits(), None, ONE, WORK).record["seen"] == 360
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [protocol("10crop"), protocol("multiscale"), protocol("1crop", mirror=True)],
+    ids=["10crop", "multiscale", "mirror"],
+)
+def test_of_a_small_picture_there_is_one_view(finished, asked):
+    with pytest.raises(ValueError, match="resnet8 takes small pictures, of which there is one"):
+        judge([load(finished)], digits(), None, asked, WORK)
+
+
+def test_a_network_for_photographs_is_not_judged_on_small_pictures(finished):
+    one = load(finished)
+    large = replace(one, preprocessing=replace(one.preprocessing, shorter=12))
+    with pytest.raises(ValueError, match="resnet8 takes photographs, and digits has small"):
+        judge([large], digits(), None, ONE, WORK)
 
 
 def test_the_mode_of_a_network_is_put_back(finished):
     net = load(finished)
     net.net.train()
-    judge([net], digits(), None, "1crop", HOW)
+    judge([net], digits(), None, ONE, WORK)
     assert net.net.training
 
 

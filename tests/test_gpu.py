@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from residual.data.batches import per_pixel_mean, training_batches
+from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.data.draws import hashed, order
-from residual.runs.session import Stopped, Watch
+from residual.runs.moments import Stopped, Watch
 from residual.runs.training import advance, begin, recipe_for
 from residual.training.recipe import with_steps
 from residual.world import Setting
@@ -26,9 +26,9 @@ def test_the_hash_and_the_order_are_those_of_a_processor():
 def test_the_batches_are_those_of_a_processor():
     images = digits().train
     mean = per_pixel_mean(images)
-    rest = {"batch": 128, "seed": 0, "padding": 1, "mirror": True}
-    here = training_batches(images, mean, **rest)
-    there = training_batches(images.to("cuda"), mean.to("cuda"), **rest)
+    how = Drawing(batch=128, seed=0, padding=1)
+    here = training_batches(images, mean, how)
+    there = training_batches(images.to("cuda"), mean.to("cuda"), how)
     for _ in range(15):
         (x, labels), (gpu_x, gpu_labels) = next(here), next(there)
         assert torch.equal(labels, gpu_labels.cpu())

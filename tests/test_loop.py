@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residual.data.batches import per_pixel_mean, training_batches
+from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.nets.networks import build
-from residual.training.loop import pace, start, train
+from residual.training.loop import Pass, start, train
+from residual.training.norms import Norms
 from residual.training.recipe import CIFAR, Recipe, learning_rate
 
 TEN = replace(
@@ -31,11 +32,8 @@ def batches(recipe: Recipe, step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     for x, y in training_batches(
         images,
         per_pixel_mean(images),
-        batch=recipe.batch,
-        seed=0,
-        padding=1,
-        mirror=True,
-        step=step,
+        Drawing(batch=recipe.batch, seed=0, padding=1),
+        step,
     ):
         yield x.double(), y
 
@@ -102,16 +100,67 @@ def test_the_size_of_the_norm_group_changes_the_answer():
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 8])
-def test_running_statistics_move_once_by_a_tenth_toward_the_mean_over_the_groups(groups):
+@pytest.mark.parametrize("at_once", [8, 24])
+def test_running_statistics_move_once_by_a_tenth_toward_the_mean_over_the_groups(groups, at_once):
     x = torch.randn(8 * groups, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     norm = nn.BatchNorm2d(3).double()
-    for g, part in enumerate(x.chunk(groups)):
-        norm.momentum = pace(g, groups)
-        norm(part)
+    norms = Norms(nn.Sequential(norm), 8)
+    norm.train()
+    norms.begin()
+    out = []
+    for part in x.split(at_once):
+        out.append(norm(part))
+        norms.gather(1 / groups)
+    norms.move()
     means = torch.stack([part.mean(dim=(0, 2, 3)) for part in x.chunk(groups)]).mean(dim=0)
     variances = torch.stack([part.var(dim=(0, 2, 3)) for part in x.chunk(groups)]).mean(dim=0)
     assert torch.allclose(norm.running_mean, 0.1 * means, rtol=0, atol=1e-12)
     assert torch.allclose(norm.running_var, 0.9 + 0.1 * variances, rtol=0, atol=1e-12)
+    plain = torch.cat([nn.BatchNorm2d(3).double()(part) for part in x.chunk(groups)])
+    assert torch.allclose(torch.cat(out), plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [4, 8, 16])
+def test_how_many_images_pass_at_once_changes_nothing(at_once):
+    recipe = replace(TEN, norm_group=4)
+    runs = [start(network(), recipe) for _ in range(2)]
+    for run, images in zip(runs, (4, at_once), strict=True):
+        list(train(run, batches(recipe), recipe, Pass(images=images)))
+    ours, theirs = (run.net.state_dict() for run in runs)
+    assert all((ours[key] - theirs[key]).abs().max() < 1e-9 for key in ours)
+
+
+def refusing(net: nn.Module, more_than: int) -> list[int]:
+    """A network whose memory does not hold so many images -> how many came each time."""
+    came: list[int] = []
+
+    def check(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        came.append(len(inputs[0]))
+        if len(inputs[0]) > more_than and len(came) % 2 == 0:  # not at the first part of the step
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    net.conv3_x.register_forward_pre_hook(check)
+    return came
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_loses_no_step():
+    recipe = replace(TEN, norm_group=4)
+    plain, run = (start(network(), recipe) for _ in range(2))
+    list(train(plain, batches(recipe), recipe))
+    came = refusing(run.net, more_than=4)
+    steps = list(train(run, batches(recipe), recipe, Pass(images=8)))
+    assert [step.images for step in steps] == [4] * 10 and came[:4] == [8, 8, 4, 4]
+    ours, theirs = run.net.state_dict(), plain.net.state_dict()
+    assert all((ours[key] - theirs[key]).abs().max() < 1e-9 for key in ours)
+
+
+def test_a_norm_group_that_does_not_fit_ends_the_training():
+    recipe = replace(TEN, norm_group=16)
+    run = start(network(), recipe)
+    came = refusing(run.net, more_than=8)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(train(run, batches(recipe), recipe))
+    assert came == [16, 16] and run.step == 1
 
 
 def test_a_step_tells_its_rate_its_loss_and_what_was_wrong_before_it():
@@ -136,14 +185,30 @@ def test_the_rate_of_each_step_is_that_of_the_schedule():
 
 def test_weight_decay_is_on_weights_and_on_nothing_else():
     net = network()
-    decayed, free = start(net, TEN).optimizer.param_groups
-    assert (decayed["weight_decay"], free["weight_decay"]) == (1e-4, 0)
+    groups = start(net, TEN).optimizer.param_groups
     names = {id(parameter): name for name, parameter in net.named_parameters()}
-    assert all(p.ndim in (2, 4) for p in decayed["params"])
-    assert {names[id(p)] for p in free["params"]} == {
-        name for name, p in net.named_parameters() if p.ndim == 1
-    }
-    assert len(decayed["params"]) + len(free["params"]) == len(names)
+    for group in groups:
+        decayed = group["weight_decay"] == 1e-4
+        assert all((p.ndim in (2, 4)) == decayed for p in group["params"])
+    assert {names[id(p)] for group in groups for p in group["params"]} == set(names.values())
+
+
+def test_all_but_the_last_layer_learns_at_a_share_of_the_rate():
+    recipe = replace(TEN, backbone_rate=0.1, warmup=(0, 0.1), drops=())
+    run = start(network(), recipe)
+    next(train(run, batches(recipe), recipe))
+    rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
+    assert rates[id(run.net.fc.weight)] == rates[id(run.net.fc.bias)] == pytest.approx(0.1)
+    assert rates[id(run.net.conv1[0][0].weight)] == pytest.approx(0.01)
+
+
+def test_frozen_statistics_stay_as_they_are():
+    recipe = replace(TEN, frozen=True)
+    run = start(network(), recipe)
+    before = {k: v.clone() for k, v in run.net.state_dict().items()}
+    list(train(run, batches(recipe), recipe))
+    for key, now in run.net.state_dict().items():
+        assert torch.equal(now, before[key]) == ("running" in key or "num_batches" in key), key
 
 
 def test_a_loop_that_stops_and_goes_on_takes_the_same_steps():

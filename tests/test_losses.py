@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
-import pytest
 from conftest import EXACT, draw_pictures
 
 from residual.data.digits import digits
@@ -60,13 +60,6 @@ def test_progress_that_nobody_reads_is_no_error(monkeypatch):
         display.notice("stopped")
 
 
-def test_a_photograph_network_is_refused_before_the_pictures_are_read(command, pictures, tmp_path):
-    words = ("train", "resnet50", "--data", pictures, "--root", tmp_path, "--out", tmp_path / "r")
-    answer = command(*words)
-    assert answer.status == 1 and "only networks for small pictures" in answer.complaint
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_damaged_test_picture_is_named_in_evaluation_and_in_the_result(command, tmp_path):
     data = draw_pictures(tmp_path / "pets", 4, ("cat", "dog"))
     (data / "test" / "dog" / "1.png").write_bytes(b"")
@@ -88,12 +81,15 @@ def test_the_held_out_tenth_of_a_run_is_its_val_set(command, tmp_path):
     assert command("evaluate", run, "--json").json["seen"] == 360
 
 
-def test_a_val_set_that_is_there_is_never_replaced_by_a_held_out_tenth():
-    from dataclasses import replace
-
+def test_a_val_set_that_the_headline_is_on_is_never_one_for_choices():
     data = digits()
-    with pytest.raises(ValueError, match="has a val set of its own"):
-        held_out(replace(data, val=data.test), "45k5k")
+    judged = replace(data, val=data.test, test=None)
+    held = held_out(judged, "45k5k")
+    assert held.headline == "val" and held.val is data.test
+    assert len(held.choices) + len(held.train) == len(data.train)
+    both = replace(data, val=data.test)
+    assert held_out(both, "45k5k") is both and both.choices is data.test
+    assert judged.choices is None
 
 
 def test_a_signal_reaches_the_trainings_that_go_on_side_by_side(tmp_path):

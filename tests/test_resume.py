@@ -17,7 +17,7 @@ from conftest import EXACT, FORK
 
 from residual.data.digits import digits
 from residual.runs import folder
-from residual.runs.session import Watch
+from residual.runs.moments import Watch
 from residual.runs.training import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import DIGITS

@@ -11,7 +11,7 @@ from conftest import EXACT, draw_pictures
 
 from residual.data.sources import load
 from residual.runs import folder
-from residual.runs.session import Watch
+from residual.runs.moments import Watch
 from residual.runs.training import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import CIFAR

@@ -15,7 +15,8 @@ from residual.data.digits import digits
 from residual.data.images import Data
 from residual.runs import folder, resuming, session
 from residual.runs.loading import load
-from residual.runs.session import Moment, Watch
+from residual.runs.moments import Moment, Watch
+from residual.runs.supply import drawing
 from residual.runs.tally import Diverged
 from residual.runs.training import advance, begin, check, recipe_for, train
 from residual.training import checkpoint
@@ -208,7 +209,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
     with pytest.raises(Diverged, match="the loss of step [23] is .*, at rate 1e.29, of the images"
                        ) as stop:  # fmt: skip
         list(advance(tmp_path / "run", data, ALWAYS))
-    ids, _ = chosen(0, stop.value.step - 1, 8, 40)
+    ids, _ = chosen(data.train.labels, drawing(recipe), stop.value.step - 1)
     assert str(stop.value).endswith(", ".join(map(str, ids.tolist())))
     assert names(tmp_path / "run" / "checkpoints") == []
     assert not (tmp_path / "run" / "result.json").exists()
@@ -255,7 +256,7 @@ def test_data_that_a_network_cannot_be_trained_on_is_refused():
         check(SHORT, torn)
     with pytest.raises(ValueError, match="has one class, '3'; training needs two"):
         check(SHORT, replace(data, classes=("3",)))
-    with pytest.raises(ValueError, match="resnet50 takes photographs of 224x224 .* resnet20"):
+    with pytest.raises(ValueError, match="resnet50 takes pictures of 224x224 pixels; digits has"):
         check(recipe_for("resnet50", "digits"), data)
 
 

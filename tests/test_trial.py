@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from residual.data.digits import digits
 from residual.runs import trial
 from residual.training.recipe import DIGITS
 from residual.world import Setting
@@ -28,7 +27,7 @@ def tried(monkeypatch) -> list[Setting]:
 
 
 def settled(how: Setting, file: Path, steps: int = 2_000) -> Setting:
-    return trial.settled(how, replace(LONG, steps=steps), digits(), file)
+    return trial.settled(how, replace(LONG, steps=steps), 10, file)
 
 
 def test_a_trial_is_made_once_and_kept(tmp_path, tried):
@@ -59,5 +58,5 @@ def test_no_trial_leaves_it_to_chance_which_start_the_network_gets():
     import torch
 
     before = torch.random.get_rng_state()
-    assert trial.seconds_per_step(replace(AUTO, precision="float32"), LONG, digits()) > 0
+    assert trial.seconds_per_step(replace(AUTO, precision="float32"), LONG, 10) > 0
     assert torch.equal(torch.random.get_rng_state(), before)

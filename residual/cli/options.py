@@ -63,13 +63,15 @@ def opened(path: Path) -> "Trained":
     return trained
 
 
-def loaded(name: str, root: Path, size: int, workers: int) -> "Data":
+def loaded(name: str, root: Path, size: int, workers: int, whole: bool = False) -> "Data":
     """The data, with progress where pictures have to be decoded first."""
     from residual.cli.progress import counting
     from residual.data.sources import load
 
     with counting("reading pictures") as progress:
-        data = load(name, root.expanduser(), size=size, workers=workers, progress=progress)
+        data = load(
+            name, root.expanduser(), size=size, whole=whole, workers=workers, progress=progress
+        )
     for notice in data.notices:
         typer.echo(f"residual: {notice}", err=True)
     return data

@@ -52,9 +52,9 @@ def plain(text: str) -> None:
 class Display:
     """Shows how a training goes on."""
 
-    def __init__(self, name: str, steps: int) -> None:
-        self.name, self.steps = name, steps
-        self.console = Console(stderr=True)
+    def __init__(self, name: str, steps: int, speaks: bool = True) -> None:
+        self.name, self.steps, self.speaks = name, steps, speaks
+        self.console = Console(stderr=True, quiet=not speaks)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.said = -1e9
         self.line: dict[str, Any] = {}
@@ -68,6 +68,8 @@ class Display:
         self.live.stop()
 
     def notice(self, text: str) -> None:
+        if not self.speaks:
+            return
         if self.console.is_terminal:
             self.console.print(f"residual: {text}", markup=False, highlight=False, soft_wrap=True)
         else:
@@ -76,6 +78,8 @@ class Display:
     def show(self, step: int, line: dict[str, Any] | None) -> None:
         """Called after each step; `line` at those that are logged."""
         self.line = line or self.line
+        if not self.speaks:
+            return
         if self.console.is_terminal:
             if line or step % 10 == 0:
                 self.live.update(self._bar(step))
@@ -84,6 +88,13 @@ class Display:
         if line and (now - self.said >= SECONDS_BETWEEN_LINES or step == self.steps):
             self.said = now
             plain(f"{self.name}: {described(line, step, self.steps)}")
+
+    def counted(self, done: int, total: int) -> None:
+        """Progress of what is measured before the first step."""
+        now = time.monotonic()
+        if self.speaks and (now - self.said >= SECONDS_BETWEEN_LINES or done == total):
+            self.said = now if done < total else self.said
+            self.notice(f"measuring the mean of the training set: {done:,} of {total:,} pictures")
 
     def _bar(self, step: int) -> Table:
         grid = Table.grid(padding=(0, 1))

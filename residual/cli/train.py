@@ -1,10 +1,6 @@
 """The commands `train` and `resume`."""
 
-import json
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,17 +18,18 @@ from residual.cli.options import (
     Threads,
     Workers,
     loaded,
+    opened,
     setting_of,
     wrong_usage,
 )
-from residual.cli.progress import Display
+from residual.cli.watching import Care, carry_on, finished, together
 from residual.files import read_json
 
 if TYPE_CHECKING:
     from residual.data.images import Data
+    from residual.runs.loading import Trained
     from residual.training.recipe import Recipe
 
-Record = Callable[[dict[str, Any]], None]
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard into the run, too.")
@@ -43,7 +40,11 @@ def train(
     network: Annotated[str, typer.Argument(help="The network's name: see `residual networks`.")],
     data: Data_ = "digits",
     recipe: Annotated[
-        str, typer.Option(help="cifar, cifar-deep or digits; auto goes by network and data.")
+        str,
+        typer.Option(
+            help="cifar, cifar-deep, digits, imagenet, modern or finetune; auto goes by network "
+            "and data."
+        ),
     ] = "auto",
     steps: Annotated[
         int | None,
@@ -53,6 +54,16 @@ def train(
         list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Start, order and augmentation.")] = 0,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Begin with these: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
+    ] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="none, sampler or weights: what to do for rare classes.")
+    ] = None,
+    bad_images: Annotated[
+        str | None, typer.Option("--bad-images", help="error or skip: damaged pictures.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")
     ] = None,
@@ -73,21 +84,59 @@ def train(
 
     Example: residual train resnet20 --data cifar10
     """
-    from residual.nets.networks import specify
-    from residual.runs import folder
-    from residual.runs.training import begin, found_again, trainable
+    from residual.runs.training import from_weights
 
     name = data or "digits"
-    chosen = recipe_of(network, name, recipe, steps, seed, set_ or [])
-    how = setting_of(device, threads, precision, deterministic)
-    run = out or folder.named(chosen.network, Path("runs"))
-    if (run / "recipe.json").exists():
+    assignments = [f"balance={balance}"] if balance else []
+    assignments += [f"bad_images={bad_images}"] if bad_images else []
+    chosen = recipe_of(network, name, recipe, steps, seed, [*assignments, *(set_ or [])])
+    beginning = beginning_of(weights, root)
+    if beginning is not None:
+        chosen = from_weights(chosen, beginning)
+    with together() as world:
+        how = setting_of(device, threads, precision, deterministic)
+        run = world.first(lambda: new_run(out, chosen))
+        pictures = pictures_for(chosen, name, root, workers)
+        world.first(lambda: begun(run, chosen, pictures, name, root, how, test_curve, beginning))
+        carry_on(run, pictures, Care(checkpoint_minutes, workers, tensorboard, as_json))
+
+
+def new_run(out: Path | None, recipe: "Recipe") -> Path:
+    """A folder for a run. One that is there already is gone on with only where torchrun starts the
+    same command again after a failure."""
+    from residual.runs import folder
+
+    run = out or folder.named(recipe.network, Path("runs"))
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if (run / "recipe.json").exists() and not again:
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
-    trainable(chosen.network)
-    size = specify(chosen.network).input_size
-    pictures = loaded(name, root, size, workers)
-    begin(run, chosen, pictures, found_again(name, root), how, test_curve)
-    carry_on(run, pictures, checkpoint_minutes, tensorboard, as_json)
+    return run
+
+
+def begun(run: Path, recipe: "Recipe", data: "Data", name: str, root: Path, *rest: Any) -> None:
+    """Make the run, unless a first attempt has made it."""
+    from residual.runs.training import begin, found_again
+
+    if not (run / "recipe.json").exists():
+        begin(run, recipe, data, found_again(name, root), *rest)
+
+
+def beginning_of(weights: str | None, root: Path) -> "Trained | None":
+    """The weights that a training begins with, fetched where they have a public name."""
+    if weights is None:
+        return None
+    from residual.runs.weights import obtained
+
+    return opened(obtained(weights, root.expanduser()))
+
+
+def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":
+    """The data, as the network of a recipe looks at it."""
+    from residual.nets.networks import specify
+    from residual.runs.training import takes_photographs
+
+    size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
+    return loaded(name, root, size, workers, whole)
 
 
 def recipe_of(
@@ -126,117 +175,36 @@ def resume(
 
     Example: residual resume runs/resnet20-1
     """
-    from residual.nets.networks import specify
     from residual.runs import folder
     from residual.runs.resuming import copied, exact, known_of, move, same_data
     from residual.runs.training import found_again
     from residual.world import Setting
 
-    known, recipe = known_of(run), folder.recipe_of(run)
-    if (run / "result.json").exists():
-        typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
-        finished(run, read_json(run / "result.json"), as_json)
-        return
-    before = Setting(**known["setting"])
-    chosen = setting_of(
-        device or before.device,
-        before.threads if threads is None else threads,
-        precision or before.precision,
-        before.deterministic,
-    )
-    how = replace(before, **{f: getattr(chosen, f) for f in ("device", "threads", "precision")})
-    if not inexact:
-        exact(run, known, how)
-    where = found_again(data or known["data"]["where"], root or Path(known["data"]["root"]))
-    size = specify(recipe.network).input_size
-    pictures = loaded(where["where"], Path(where["root"]), size, workers)
-    same_data(run, known, pictures)
-    run = copied(run, out) if out else run
-    move(run, known, where, how)
-    carry_on(run, pictures, checkpoint_minutes, tensorboard, as_json)
+    with together() as world:
+        known, recipe = world.first(lambda: (known_of(run), folder.recipe_of(run)))
+        if result := world.first(lambda: result_of(run)):
+            typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
+            finished(run, result, as_json)
+            return
+        before = Setting(**known["setting"])
+        now = setting_of(
+            device or before.device.partition(":")[0],
+            before.threads if threads is None else threads,
+            precision or before.precision,
+            before.deterministic,
+        )
+        how = replace(now, channels_last=before.channels_last, compile=before.compile)
+        how = replace(how, at_once=before.at_once)
+        if not inexact:
+            exact(run, known, how)
+        where = found_again(data or known["data"]["where"], root or Path(known["data"]["root"]))
+        pictures = pictures_for(recipe, where["where"], Path(where["root"]), workers)
+        same_data(run, known, pictures)
+        run = world.first(lambda: copied(run, out)) if out else run
+        world.first(lambda: move(run, known, where, how))
+        carry_on(run, pictures, Care(checkpoint_minutes, workers, tensorboard, as_json))
 
 
-def carry_on(run: Path, data: "Data", minutes: float, tensorboard: bool, as_json: bool) -> None:
-    """Take the steps that remain, show them, and print how it ended."""
-
-    watched(run.name, run, data, minutes, recorder(run) if tensorboard else None)
-    finished(run, read_json(run / "result.json"), as_json)
-
-
-def watched(
-    title: str, run: Path, data: "Data", minutes: float, record: Record | None = None
-) -> None:
-    """Take the steps that remain, and show them. A signal saves the run and ends the command."""
-    from residual.runs import folder
-    from residual.runs.session import Stopped, Watch
-    from residual.runs.training import advance
-
-    steps = folder.recipe_of(run).steps
-    with asked_to_stop() as caught, Display(title, steps) as display:
-        try:
-            for moment in advance(run, data, Watch(minutes, stop=lambda: bool(caught))):
-                if moment.notice:
-                    display.notice(moment.notice)
-                display.show(moment.step, moment.line)
-                if record and moment.line:
-                    record(moment.line)
-        except Stopped as stopped:
-            display.notice(str(stopped))
-            raise typer.Exit(128 + caught[0]) from None
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """Gathers SIGINT and SIGTERM. The first asks; one that comes a second or more later kills as
-    usual, so that an impatient Ctrl-C, Ctrl-C loses nothing."""
-    caught: list[int] = []
-    asked: list[float] = []
-    usual = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: object) -> None:
-        caught.append(number)
-        asked.append(time.monotonic())
-        if asked[-1] - asked[0] >= 1:
-            signal.signal(number, usual[signal.Signals(number)])
-            signal.raise_signal(number)
-
-    for each in usual:
-        signal.signal(each, note)
-    try:
-        yield caught
-    finally:
-        for each, handler in usual.items():
-            signal.signal(each, handler)
-
-
-def recorder(run: Path) -> Record:
-    """Writes lines of the log for TensorBoard. Raises ValueError where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "TensorBoard is not installed; pip install 'residual-learning[tensorboard]'"
-        ) from None
-    writer = SummaryWriter(str(run / "tensorboard"))
-
-    def record(line: dict[str, Any]) -> None:
-        for name in ("loss", "train_error", "test_error", "lr", "images_per_second"):
-            if name in line:
-                writer.add_scalar(name, line[name], line["step"])
-
-    return record
-
-
-def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
-    """Print how a run ended."""
-    steps = result["recipe"]["steps"]
-    if as_json:
-        keys = ("seen", "wrong_top1", "error_top1", "weights_sha256")
-        print(json.dumps({"run": str(run), "step": steps} | {key: result[key] for key in keys}))
-        return
-    print(
-        f"{result['recipe']['network']} after {steps:,} steps on {result['data']['name']}: "
-        f"{result['error_top1']:.2f} % error, {result['wrong_top1']:,} of {result['seen']:,} "
-        f"{result['data']['split']} images wrong, one view each"
-    )
-    print(f"{run} has it; see: residual report {run}")
+def result_of(run: Path) -> dict[str, Any] | None:
+    """Of a finished run."""
+    return read_json(run / "result.json") if (run / "result.json").exists() else None

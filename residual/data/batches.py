@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residual.data.balance import balanced_order
 from residual.data.draws import below, order
 from residual.data.images import Images
+from residual.world import World
 
+ALONE = World()
 TOP, LEFT, MIRROR = range(3)  # the draws that each image gets in each epoch
 
 
@@ -28,8 +31,16 @@ class Preprocessing:
     # Choice: pixels are divided by 255 first. Batch normalization right after the first convolution
     # makes the scale of the input immaterial.
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) uint8 -> input (N, 3, H, W) float32."""
-        return pixels.float().div_(255).sub_(self.mean).div_(self.std)
+        """Pixels (N, 3, H, W) uint8 -> input (N, 3, H, W), in the mean's precision."""
+        return self.normalised(pixels.to(self.mean.dtype).div_(255))
+
+    def normalised(self, values: Tensor) -> Tensor:
+        """Values (N, 3, H, W) in [0, 1] -> input, in place. Pictures of another size than the mean
+        image, as in fully convolutional use, take its average over each channel."""
+        mean = self.mean
+        if mean.shape[1:] not in ((1, 1), values.shape[2:]):
+            mean = mean.mean(dim=(1, 2), keepdim=True)
+        return values.sub_(mean).div_(self.std)
 
     def to(self, device: torch.device) -> "Preprocessing":
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
@@ -45,21 +56,50 @@ def per_pixel_mean(images: Images) -> Preprocessing:
     return Preprocessing(mean, torch.ones(3, 1, 1), (height, width))
 
 
-def chosen(
-    seed: int, step: int, batch: int, n: int, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """The images (batch,) of the batch after `step` steps, and the epoch (batch,) each is in.
+@dataclass(frozen=True)
+class Drawing:
+    """How training images are drawn and altered: fields of the recipe, by the same names."""
+
+    batch: int
+    seed: int
+    norm_group: int = 1
+    crop: str = "pad"
+    padding: int = 4
+    size: int = 224
+    scales: tuple[int, int] = (256, 480)
+    mirror: bool = True
+    colour: float = 0.0
+    trivial: bool = False
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    balance: str = "none"
+    bad_images: str = "error"
+    block: int = 0
+
+
+def visited(labels: Tensor, how: Drawing, epoch: int) -> Tensor:
+    """The order (n,) in which an epoch visits the images."""
+    if how.balance == "sampler":
+        return balanced_order(labels, how.seed, epoch)
+    return order(how.seed, epoch, len(labels), labels.device, how.block)
+
+
+def chosen(labels: Tensor, how: Drawing, step: int, world: World = ALONE) -> tuple[Tensor, Tensor]:
+    """The images of the batch after `step` steps, and the epoch each is in: this process's part.
 
     Epochs follow one another without a gap: each image comes once in each, and a batch may hold
     the end of one and the beginning of the next. So no batch is short, and a small set will do.
     """
-    start, stop = step * batch, (step + 1) * batch
+    own = how.batch // world.size
+    start = step * how.batch + world.rank * own
+    stop, n = start + own, len(labels)
     ids, epochs = [], []
     while start < stop:
         epoch, first = divmod(start, n)
         last = min(n, first + stop - start)
-        ids.append(order(seed, epoch, n, device)[first:last])
-        epochs.append(torch.full((last - first,), epoch, device=device))
+        ids.append(visited(labels, how, epoch)[first:last])
+        epochs.append(torch.full((last - first,), epoch, device=labels.device))
         start += last - first
     return torch.cat(ids), torch.cat(epochs)
 
@@ -89,12 +129,9 @@ def crop_and_mirror(
 def training_batches(
     images: Images,
     preprocessing: Preprocessing,
-    *,
-    batch: int,
-    seed: int,
-    padding: int,
-    mirror: bool,
+    how: Drawing,
     step: int = 0,
+    world: World = ALONE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches from the one after `step` steps on: input (B, 3, H, W) and labels (B,).
 
@@ -102,9 +139,10 @@ def training_batches(
     """
     # Choice: zeros are padded after the mean is subtracted, so a border pixel is the mean pixel.
     while True:
-        ids, epochs = chosen(seed, step, batch, len(images), images.labels.device)
+        ids, epochs = chosen(images.labels, how, step, world)
         inputs = preprocessing(images.pixels[ids])
-        yield crop_and_mirror(inputs, ids, epochs, seed, padding, mirror), images.labels[ids]
+        inputs = crop_and_mirror(inputs, ids, epochs, how.seed, how.padding, how.mirror)
+        yield inputs, images.labels[ids]
         step += 1
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from residual.data.decode import VERSION
-from residual.data.images import Data, Images
+from residual.data.images import Data, Images, small
 from residual.data.listing import SETS, Listing
 
 
@@ -29,7 +29,7 @@ def key(path: Path, listed: Listing, size: int) -> str:
 
 def keep(data: Data, file: Path) -> None:
     """Write decoded data whole, or not at all. Raises OSError where that cannot be done."""
-    sets = {name: data.split(name) for name in SETS if getattr(data, name) is not None}
+    sets = {name: small(data.split(name)) for name in SETS if getattr(data, name) is not None}
     tensors = {f"{name}.pixels": images.pixels.contiguous() for name, images in sets.items()}
     tensors |= {f"{name}.labels": images.labels for name, images in sets.items()}
     header = {

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from residual.data.decode import centre, fitted
 from residual.data.draws import below, hashed
 
 SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also augment.py
@@ -29,13 +30,6 @@ class Cut(Protocol):
 def array(image: Image.Image) -> NDArray[np.uint8]:
     """A picture as one view, (1, H, W, 3)."""
     return np.asarray(image)[None]
-
-
-def fitted(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """(width, height) of a picture whose shorter side is made so many pixels."""
-    scale = shorter / min(size)
-    width, height = (max(shorter, round(side * scale)) for side in size)
-    return width, height
 
 
 def unit(*key: Tensor | int) -> Tensor:
@@ -114,6 +108,4 @@ class CentreCrop:
     shorter: int
 
     def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        from residual.data.decode import centre
-
         return [array(centre(image, (self.size, self.size), self.shorter))]

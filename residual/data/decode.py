@@ -1,13 +1,15 @@
 """The one decoder and the one resize: a picture in a file or in bytes, to pixels."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 # A file is read as what it is, not as what its name says, and as nothing else: Pillow's other
@@ -20,6 +22,14 @@ VERSION = f"1, Pillow {PIL.__version__}"
 
 class Damaged(ValueError):
     """A picture that cannot be read; the message names it and says why."""
+
+
+class Unknown(Damaged):
+    """The contents are no picture in a known format."""
+
+
+class Oversized(Damaged):
+    """A picture of more pixels than are decoded, as its header says."""
 
 
 def decode(
@@ -48,13 +58,35 @@ def seen(source: Path | bytes) -> Image.Image:
     raw = source if isinstance(source, bytes) else source.read_bytes()
     if not raw:
         raise Damaged(f"{name} is damaged: it is empty")
+    with naming(name):
+        return rgb(upright(opened(raw)))
+
+
+def inspected(raw: bytes) -> tuple[str, tuple[str, ...]]:
+    """A picture's format, and what `seen` would change in it. Raises what `seen` raises.
+
+    All of its data is read, but a JPEG is computed at an eighth of its size, in half the time.
+    """
+    with naming("the picture"):
+        image = opened(raw)
+        form, done = str(image.format), conversions(image)
+        image.draft(None, (image.width // 8, image.height // 8))
+        rgb(upright(image))
+    return form, done
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Around the reading of a picture: what it stumbles on becomes Damaged, with the name."""
     try:
-        return rgb(upright(raw))
+        yield
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise Damaged(f"{name} is damaged: it is no picture in a known format ({known})") from error
+        raise Unknown(f"{name} is damaged: it is no picture in a known format ({known})") from error
+    except Image.DecompressionBombError as error:
+        raise Oversized(f"{name} is damaged: {error}") from error
     except Exception as error:  # a reader raises whatever its parsing stumbles on, not only OSError
         raise Damaged(f"{name} is damaged: {str(error) or type(error).__name__}") from error
 
@@ -74,20 +106,54 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
+def fitted(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """(width, height) of a picture whose shorter side is made so many pixels; the longer one is
+    rounded down, as torchvision does."""
+    width, height = size
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
 def centre(image: Image.Image, size: tuple[int, int], shorter: int) -> Image.Image:
     """The middle (height, width) of a picture whose shorter side is made so many pixels."""
-    scale = shorter / min(image.size)
-    width, height = (max(shorter, round(side * scale)) for side in image.size)
-    left, top = (width - size[1]) // 2, (height - size[0]) // 2
+    width, height = fitted(image.size, shorter)
+    left, top = (round((width - size[1]) / 2), round((height - size[0]) / 2))
     whole = resized(image, (height, width))
     return whole.crop((left, top, left + size[1], top + size[0]))
 
 
-def upright(raw: bytes) -> Image.Image:
-    """The first frame, whole and turned as its EXIF data says."""
-    image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
+def opened(raw: bytes) -> ImageFile.ImageFile:
+    """A picture of which only the header has been read."""
+    image = Image.open(io.BytesIO(raw), formats=FORMATS)
     if image.width * image.height > LARGEST:
-        raise ValueError(f"it has {image.width}x{image.height} pixels, more than {LARGEST:,}")
+        raise Image.DecompressionBombError(
+            f"it has {image.width}x{image.height} pixels, more than {LARGEST:,}"
+        )
+    return image
+
+
+def conversions(image: ImageFile.ImageFile) -> tuple[str, ...]:
+    """What becomes of a picture that was just opened, besides that it is read."""
+    deep = image.mode in ("I", "F") or any(";16" in str(tile) for tile in image.tile)
+    try:
+        several = getattr(image, "is_animated", False)
+    except Exception:  # there is a second frame, and a damaged one
+        several = True
+    changes = {
+        "first of several frames taken": several,
+        "turned upright (EXIF)": image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9),
+        "more than 8 bits scaled to 8": deep,
+        "transparency shown on white": image.has_transparency_data,
+        "palette to RGB": image.mode in ("P", "PA"),
+        "grey to RGB": image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode[:4] == "I;16",
+    }
+    colours = {"CMYK", "YCbCr", "LAB", "HSV"} & {image.mode}
+    return (*(name for name, so in changes.items() if so), *(f"{c} to RGB" for c in colours))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The first frame, whole and turned as its EXIF data says."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return image

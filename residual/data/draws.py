@@ -5,6 +5,8 @@ from functools import lru_cache, reduce
 import torch
 from torch import Tensor
 
+PACKED, BLOCK = -1, -2  # no draw of an image has such a key
+
 
 def mixed(x: Tensor) -> Tensor:
     """The finaliser of splitmix64 (Steele, Lea, Flood, 2014) on int64, which wraps around alike on
@@ -28,7 +30,24 @@ def below(n: int, *key: Tensor | int) -> Tensor:
     return ((hashed(*key) >> 1) & 0x3FFFFFFFFFFFFFFF) % n
 
 
+def packing_order(n: int, device: torch.device | str = "cpu") -> Tensor:
+    """The order (n,) in which n pictures lie in shards: mixed, so that each shard has all kinds."""
+    return hashed(PACKED, torch.arange(n, device=device)).argsort(stable=True)
+
+
 @lru_cache(maxsize=4)  # one epoch's batches ask for the same order
-def order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """The order (n,) in which an epoch visits n images."""
-    return hashed(seed, epoch, torch.arange(n, device=device)).argsort(stable=True)
+def order(
+    seed: int, epoch: int, n: int, device: torch.device | str = "cpu", block: int = 0
+) -> Tensor:
+    """The order (n,) in which an epoch visits n images.
+
+    With a block, for stores that are slow where they are asked here and there: so many images that
+    lie next to one another in shards are visited together, mixed, block by block in mixed order.
+    """
+    keys = hashed(seed, epoch, torch.arange(n, device=device))
+    if not block:
+        return keys.argsort(stable=True)
+    lying = packing_order(n, device)
+    mixed_within = keys[lying].argsort(stable=True)
+    blocks = hashed(seed, epoch, mixed_within // block, BLOCK)
+    return lying[mixed_within[blocks.argsort(stable=True)]]

@@ -1,16 +1,22 @@
-"""A folder of pictures, one folder for each class, decoded once and then kept."""
+"""A folder of pictures, one folder for each class: small ones decoded once and then kept."""
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from residual.data.cache import keep, key, recall
 from residual.data.images import Data, Split, fingerprint
-from residual.data.listing import Listing, listing
+from residual.data.listing import Listing, Picture, listing
+from residual.data.photographs import Files, Photographs
 from residual.data.progress import Progress, unhurried
 from residual.data.reading import read
+from residual.files import read_json, write_json
 
 QUICK_ABOVE = 5_000_000_000  # bytes; of so many the files are not hashed one by one
 
@@ -45,6 +51,49 @@ def folder(
         with suppress(OSError):  # a full or read-only disk costs time at the next start, no more
             keep(data, file)
     return replace(data, name=KNOWN.get(data.fingerprint, data.name))
+
+
+def photographs(path: Path, root: Path, workers: int = 0, progress: Progress | None = None) -> Data:
+    """The pictures of a folder, which are read when they are needed; the sets as in `folder`.
+
+    Only the fingerprint is kept, under `root/folders`. Raises what `listing` raises.
+    """
+    listed = listing(path)
+    pictures = list(listed)
+    file = root / "folders" / f"{key(path, listed, 0)}.json"
+    try:
+        mark = str(read_json(file)["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        mark = marked(path, listed, pictures, workers, unhurried(progress))
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"fingerprint": mark})
+    source = Files(path, [picture.path for picture in pictures])
+    sets: dict[str, Any] = {}  # of Photographs
+    first = 0
+    for name, own in listed.sets.items():
+        places = torch.arange(first, first + len(own))
+        sets[name] = Photographs(source, places, torch.tensor([each.label for each in own]))
+        first += len(own)
+    return Data(KNOWN.get(mark, path.resolve().name), mark, listed.classes, **sets)
+
+
+def marked(
+    path: Path, listed: Listing, pictures: list[Picture], workers: int, progress: Progress
+) -> str:
+    """The fingerprint of a folder, of whose files none is decoded."""
+    hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE
+
+    def digest(picture: Picture) -> str:
+        return hashlib.sha256((path / picture.path).read_bytes()).hexdigest() if hashed else ""
+
+    entries = []
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for picture, found in zip(pictures, pool.map(digest, pictures), strict=True):
+            entries.append((picture.path, listed.classes[picture.label], picture.bytes, found))
+            progress(len(entries), len(pictures))
+    mark = fingerprint(entries)
+    return mark if hashed else f"quick-{mark}"
 
 
 def after(progress: Progress, before: int, total: int, done: int) -> None:

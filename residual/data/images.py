@@ -9,6 +9,8 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from residual.data.photographs import Photographs
+
 Split = Literal["train", "val", "test"]
 
 
@@ -31,6 +33,9 @@ class Images:
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
 
+Set = Images | Photographs
+
+
 @dataclass(frozen=True)
 class Data:
     """What a network is trained and judged on, under the name that every result carries."""
@@ -38,18 +43,24 @@ class Data:
     name: str
     fingerprint: str
     classes: tuple[str, ...]
-    train: Images
-    test: Images | None = None
-    val: Images | None = None  # choices are made here, and only here
+    train: Set
+    test: Set | None = None
+    val: Set | None = None  # choices are made here, and only here
+    held: Set | None = None  # a part of train in place of val, where the headline is on that
     notices: tuple[str, ...] = ()  # what was done to the pictures, in sentences
 
-    def split(self, name: Split) -> Images:
+    def split(self, name: Split) -> Set:
         """One of its sets. Raises ValueError where the data has no such set."""
-        chosen: Images | None = getattr(self, name)
+        chosen: Set | None = getattr(self, name)
         if chosen is None:
             there = [s for s in ("train", "val", "test") if getattr(self, s) is not None]
             raise ValueError(f"{self.name} has no {name} set; it has {', '.join(there)}")
         return chosen
+
+    @property
+    def choices(self) -> Set | None:
+        """The set that choices are made on; never the one of the headline."""
+        return self.held if self.test is None else self.val
 
     @property
     def headline(self) -> Split:
@@ -68,19 +79,28 @@ def divided(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
 
 
+def small(images: Set) -> Images:
+    """Images in memory. Raises ValueError for photographs, which are not."""
+    if isinstance(images, Photographs):
+        raise ValueError("this network takes small pictures, and these are whole photographs")
+    return images
+
+
 def held_out(data: Data, split: str) -> Data:
     """The data under a recipe's `split`: all of the training set, or nine tenths and one for val.
 
     The paper fixed its schedule on 45,000 of CIFAR-10's training images and 5,000 others (Sec. 4.2)
     and trained on all of them for its test errors, as far as its text goes.
     """
-    if split == "full":
+    if split == "full" or (data.val is not None and data.test is not None):
         return data
+    # Choice: the 5,000 are drawn once, as many of each class; the paper does not say how. Where the
+    # data has only a val set beside the training set, the headline is on that, and no choice.
+    rest, out = divided(data.train.labels, max(0.1, len(data.classes) / len(data.train)))
+    train, out_of_it = data.train.part(rest), data.train.part(out)
     if data.val is not None:
-        raise ValueError(f"{data.name} has a val set of its own; split 45k5k would hide it")
-    # Choice: the 5,000 are drawn once, as many of each class; the paper does not say how.
-    rest, out = divided(data.train.labels, 0.1)
-    return replace(data, train=data.train.part(rest), val=data.train.part(out))
+        return replace(data, train=train, held=out_of_it)
+    return replace(data, train=train, val=out_of_it)
 
 
 def fingerprint(files: Iterable[tuple[str, str, int, str]]) -> str:

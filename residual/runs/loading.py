@@ -56,17 +56,26 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     scores = tensors["net.fc.bias"].shape[0]
     net = build(header["network"], scores)
     checkpoint.load_weights(net, tensors)
-    height, width = header["size"]
     return Trained(
         net=net.eval(),
         network=header["network"],
         classes=None if classes is None else tuple(classes),
-        preprocessing=Preprocessing(
-            tensors["preprocessing.mean"],
-            tensors["preprocessing.std"],
-            (height, width),
-            header.get("shorter"),
-        ),
+        preprocessing=preprocessing_of(tensors, header),
         recipe=from_json(header["recipe"]) if header.get("recipe") else None,
         step=header.get("step"),
     )
+
+
+def preprocessing_of(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Preprocessing:
+    """The part of a checkpoint that says how an image becomes an input."""
+    height, width = header["size"]
+    mean, std = tensors["preprocessing.mean"], tensors["preprocessing.std"]
+    return Preprocessing(mean, std, (height, width), header.get("shorter"))
+
+
+def with_preprocessing(
+    tensors: checkpoint.Tensors, header: dict[str, Any], own: Preprocessing
+) -> tuple[checkpoint.Tensors, dict[str, Any]]:
+    """The content of a checkpoint, with that part."""
+    means = {"preprocessing.mean": own.mean, "preprocessing.std": own.std}
+    return tensors | means, header | {"size": list(own.size), "shorter": own.shorter}

@@ -72,12 +72,11 @@ def result(
         if known["test_curve"]
         else "once, after training",
         "seen": judged.seen,
-        "damaged": [path for path, _ in data.split(data.headline).damaged],
         "wrong_top1": judged.wrong_top1,
         "wrong_top5": judged.wrong_top5 if len(data.classes) > 5 else None,
         "error_top1": judged.error_top1,
         "curve": [{k: line[k] for k in CURVE if k in line} for line in log],
-        "images_per_second": round(recipe.steps * recipe.batch / max(seconds, 1e-9), 1),
+        "images_per_second": round(log[-1]["step"] * recipe.batch / max(seconds, 1e-9), 1),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(known["setting"]["device"]),
         "setting": known["setting"],
@@ -98,4 +97,8 @@ CURVE = (
     "test_wrong",
     "test_seen",
     "test_error",
+    "val_wrong",
+    "val_seen",
+    "val_error",
+    "skipped",
 )

@@ -1,145 +1,150 @@
-"""A run while a process works on it: every part of the library meets here."""
+"""A run while processes work on it: every part of the library meets here."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from residual.data.batches import (
-    Preprocessing,
-    chosen,
-    evaluation_batches,
-    per_pixel_mean,
-    training_batches,
-)
-from residual.data.images import Data
-from residual.evaluation.errors import PROTOCOLS, Count, best, confusion, count
+from residual.data.balance import class_weights
+from residual.data.batches import Preprocessing, chosen
+from residual.data.feeding import Place
+from residual.data.images import Data, Set
+from residual.evaluation.errors import Count
 from residual.files import write_json
 from residual.nets.networks import build
-from residual.runs import folder
+from residual.runs import folder, supply
+from residual.runs.judging import judged
+from residual.runs.loading import preprocessing_of, with_preprocessing
+from residual.runs.looks import Looks
+from residual.runs.moments import Moment, Stopped, Watch, log_interval, test_interval
 from residual.runs.results import result
 from residual.runs.tally import Diverged, Tally
-from residual.training import checkpoint, loop
+from residual.training import averaging, checkpoint, loop, norms
 from residual.training.recipe import Recipe, learning_rate, to_json
-from residual.world import Setting
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How a run is looked after. Nothing here changes a weight."""
-
-    checkpoint_minutes: float = 5.0
-    stop: Callable[[], bool] = lambda: False  # asked after each step; then save and raise Stopped
-
-
-class Stopped(Exception):
-    """Training was asked to stop, and the run is saved."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What training yields after each step, and once more at the end."""
-
-    step: int
-    line: dict[str, Any] | None = None  # of the log, at the steps that are logged
-    result: dict[str, Any] | None = None  # at the end
-    notice: str = ""  # something that a person should know
-
-
-def log_interval(steps: int) -> int:
-    """Steps between two lines of the log: 100 in a full training."""
-    return min(100, max(1, steps // 200))
-
-
-def test_interval(steps: int) -> int:
-    """Steps between two looks at the test set, where a figure asks: 1,000 in a full training."""
-    wanted, logged = max(steps // 64, min(100, steps // 8)), log_interval(steps)
-    return logged * max(1, wanted // logged)
+from residual.world import Setting, here
 
 
 class Session:
-    """A run while a process works on it."""
+    """A run while processes work on it. The first of them writes; all of them take each step."""
 
     def __init__(
         self, run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
     ) -> None:
         self.run, self.recipe, self.data, self.known, self.watch = run, recipe, data, known, watch
-        self.how = Setting(**known["setting"])
+        self.world, self.how = here(), replace(known_setting(known), processes=here().size)
         self.how.apply()
         self.device = torch.device(self.how.device)
+        self.world.share_of(recipe.batch, recipe.norm_group)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             net = build(recipe.network, len(data.classes))
         net = self.how.place(net)
         self.learner = loop.start(net, recipe)
+        if recipe.balance == "weights":
+            weights = class_weights(data.train.labels, len(data.classes))
+            self.learner.weights = weights.to(self.device)
         self.tally = Tally.new(self.device)
-        self.complaints: list[str] = []
-        self.judged: tuple[int, tuple[Count, Tensor]] | None = None
+        self.looks = Looks(recipe.patience if recipe.schedule != "plateau" else 0)
+        self.average: dict[str, Tensor] = {}
+        self.skipped: dict[str, str] = {}
+        self.notices: list[str] = []
+        self.over = False  # trained, and what a training ends with is done
+        self.judged: tuple[int, tuple[Count, Tensor, list[str]]] | None = None
         self.preprocessing = self._take_up()
 
     def _take_up(self) -> Preprocessing:
         """Put everything back where the newest whole checkpoint has it, if there is one."""
-        found = folder.newest(self.run)
-        folder.rewind_log(self.run, found[1]["step"] if found else 0)
+        found = self.world.first(lambda: folder.newest(self.run))
+        if self.world.rank == 0:
+            folder.rewind_log(self.run, found[1]["step"] if found else 0)
         if found is None:
-            return per_pixel_mean(self.data.train)
-        tensors, header, self.complaints = found
+            if self.recipe.average[0]:
+                self.average = averaging.started(self.learner.net)
+            own = supply.preprocessing
+            return self.world.first(
+                lambda: own(self.recipe, self.data, self.watch.workers, self.watch.progress)
+            )
+        tensors, header, complaints = found
+        self.notices += [f"{each}; the one before it is used" for each in complaints]
         checkpoint.restore(self.learner, tensors, header["step"])
-        self.tally = Tally.from_json(header["tally"], self.device)
-        height, width = header["size"]
-        return Preprocessing(
-            tensors["preprocessing.mean"], tensors["preprocessing.std"], (height, width)
-        )
+        self.learner.plateaus = header.get("plateaus", 0)
+        self.average = self._put_back("average.", tensors)
+        if self.recipe.average[0] and not self.average:  # weights from elsewhere
+            self.average = averaging.started(self.learner.net)
+        self.looks.restore(header.get("looks", []), self._put_back("best.", tensors))
+        self.skipped = header.get("skipped", {})
+        self.over = header.get("over", False)
+        if "tally" in header:
+            self.tally = Tally.from_json(header["tally"], self.device)
+        return preprocessing_of(tensors, header)
+
+    def _put_back(self, prefix: str, tensors: checkpoint.Tensors) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): tensor.to(self.device)
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
 
     def steps(self) -> Iterator[Moment]:
         """The steps that remain. Raises Stopped, and Diverged with the images of the bad step."""
         try:
-            yield from self._steps()
+            if not self.over and not self.looks.ended:
+                yield from self._steps()
         except Diverged as error:
-            seed, size = self.recipe.seed, len(self.data.train)
-            ids, _ = chosen(seed, error.step - 1, self.recipe.batch, size)
-            rate = learning_rate(self.recipe, error.step - 1)
+            how, labels = supply.drawing(self.recipe), self.data.train.labels
+            ids, _ = chosen(labels, how, error.step - 1)
+            rate = learning_rate(self.recipe, error.step - 1, self.learner.plateaus)
             raise Diverged(error.loss, error.step, rate, ids.tolist()) from None
 
     def _steps(self) -> Iterator[Moment]:
         """Each step is logged, saved and looked at where it is due."""
-        recipe, tally = self.recipe, self.tally
+        recipe, tally, every = self.recipe, self.tally, self.recipe.average[0]
         saved = time.monotonic()
-        precision = self.how.autocast
-        for step in loop.train(self.learner, self._batches(), recipe, precision):
+        how = loop.Pass(self.how.autocast, self.how.at_once, self.world)
+        for step in loop.train(self.learner, self._batches(), recipe, how):
             tally.add(step)
+            if every and step.number % every == 0:
+                averaging.update(self.average, self.learner.net, recipe.average[1])
             line = None
             last = step.number == recipe.steps
             if last or step.number % log_interval(recipe.steps) == 0:
                 line = self._log(step)
+                last = last or self.looks.ended
             minutes = (time.monotonic() - saved) / 60
-            if last or (minutes >= self.watch.checkpoint_minutes and (line or minutes >= 1)):
+            due = minutes >= self.watch.checkpoint_minutes and (line or minutes >= 1)
+            if last or self.world.any(bool(due)):
                 tally.check(step)
                 self._save()
                 saved = time.monotonic()
-            if not last and self.watch.stop():
+            if not last and self.world.any(self.watch.stop()):
                 self._stop(step)
+            yield from self.said()
             yield Moment(step.number, line)
+            if last:
+                return
+
+    def said(self) -> Iterator[Moment]:
+        """What a person should know, and was not told yet."""
+        notices, self.notices = self.notices, []
+        yield from (Moment(self.learner.step, notice=notice) for notice in notices)
+
+    def _hear(self, path: str, why: str) -> None:
+        """A damaged picture was replaced by another of its class."""
+        if path not in self.skipped:
+            self.skipped[path] = why
+            self.notices.append(f"{why}; another of its class is taken in its place")
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches on the device, with the time that was waited for them."""
-        recipe = self.recipe
-        batches = training_batches(
-            self.data.train.to(self.device),
-            self.preprocessing.to(self.device),
-            batch=recipe.batch,
-            seed=recipe.seed,
-            padding=recipe.padding,
-            mirror=recipe.mirror,
-            step=self.learner.step,
-        )
+        place = Place(self.device, self.watch.workers, self.world, self._hear)
+        own = supply.batches(self.recipe, self.data, self.preprocessing, place, self.learner.step)
         while True:
             begun = time.perf_counter()
-            images, labels = next(batches)
+            images, labels = next(own)
             images = images.contiguous(memory_format=self.how.memory_format)
             self.tally.waited += time.perf_counter() - begun
             yield images, labels
@@ -148,44 +153,57 @@ class Session:
         """Write a line of the log. Raises Diverged where the loss is not finite."""
         line = self.tally.line(step)
         steps = self.recipe.steps
-        due = step.number == steps or step.number % test_interval(steps) == 0
-        if due and self.known["test_curve"]:
-            seen, _ = self._judge()
-            line |= {
-                "test_wrong": seen.wrong_top1,
-                "test_seen": seen.seen,
-                "test_error": seen.error_top1,
-            }
-        folder.append_log(self.run, line)
+        if step.number == steps or step.number % test_interval(steps) == 0:
+            if self.known["test_curve"]:
+                seen, _, _ = self._judge()
+                line |= looked("test", seen)
+            if self.recipe.patience:
+                line |= self._look(step.number)
+        if self.skipped:
+            line["skipped"] = len(self.skipped)
+        if self.world.rank == 0:
+            folder.append_log(self.run, line)
         self.tally.pause()
         return line
 
-    def _judge(self) -> tuple[Count, Tensor]:
-        """The error on the headline's set, and the confusion matrix behind it; once for a step."""
-        if self.judged and self.judged[0] == self.learner.step:
-            return self.judged[1]
-        images = self.data.split(self.data.headline)
-        batches = evaluation_batches(images.to(self.device), self.preprocessing.to(self.device))
-        answers = best([self.learner.net], batches, PROTOCOLS["1crop"]).cpu()
-        matrix = confusion(answers[:, 0], images.labels, len(self.data.classes))
-        found = count(answers, images.labels, damaged=len(images.damaged)), matrix
-        self.judged = self.learner.step, found
-        return found
+    def _look(self, step: int) -> dict[str, Any]:
+        """At the set that choices are made on: for a drop of the rate, or an early end."""
+        assert self.data.choices is not None  # training.check has seen to it
+        seen, _, _ = self._on(self.data.choices)
+        self.looks.add(step, seen, self.learner.net)
+        if self.recipe.schedule == "plateau":
+            self.learner.plateaus = self.looks.plateaus(self.recipe.patience)
+        return looked("val", seen)
+
+    def _on(self, images: Set) -> tuple[Count, Tensor, list[str]]:
+        net, classes = self.learner.net, len(self.data.classes)
+        return judged(net, images, self.preprocessing, classes, self.device, self.watch.workers)
+
+    def _judge(self) -> tuple[Count, Tensor, list[str]]:
+        """On the headline's set, once for a step."""
+        if not (self.judged and self.judged[0] == self.learner.step):
+            found = self._on(self.data.split(self.data.headline))
+            self.judged = self.learner.step, found
+        return self.judged[1]
 
     def _save(self) -> None:
         """Write a checkpoint; the file's header says all that is not a tensor."""
         tensors = checkpoint.of_run(self.learner)
-        tensors["preprocessing.mean"] = self.preprocessing.mean
-        tensors["preprocessing.std"] = self.preprocessing.std
+        for prefix, state in (("average.", self.average), ("best.", self.looks.best)):
+            tensors |= {f"{prefix}{name}": tensor for name, tensor in state.items()}
         header = {
             "step": self.learner.step,
             "network": self.recipe.network,
             "recipe": to_json(self.recipe),
             "classes": list(self.data.classes),
-            "size": list(self.preprocessing.size),
             "tally": self.tally.to_json(),
+            "plateaus": self.learner.plateaus,
+            "looks": self.looks.to_json(),
+            "skipped": self.skipped,
+            "over": self.over,
         }
-        folder.save(self.run, tensors, header)
+        tensors, header = with_preprocessing(tensors, header, self.preprocessing)
+        self.world.first(lambda: folder.save(self.run, tensors, header))
         self.tally.pause()
 
     def _stop(self, step: loop.Step) -> None:
@@ -195,17 +213,56 @@ class Session:
         self._save()
         raise Stopped(f"stopped at step {step.number}; go on with: residual resume {self.run}")
 
+    def _end(self) -> None:
+        """What a training ends with: the best or the averaged weights, and true statistics."""
+        net, recipe = self.learner.net, self.recipe
+        if state := self.looks.best or self.average:
+            net.load_state_dict(state)
+        if recipe.true_statistics:
+            place = Place(self.device, self.watch.workers, self.world, self._hear)
+            fresh = supply.batches(recipe, self.data, self.preprocessing, place)
+            steps = -(-min(recipe.true_statistics, len(self.data.train)) // recipe.batch)
+            norms.measure(net, self.learner.norms, fresh, steps, self.how.autocast, self.world)
+        self.over, self.average, self.looks.best = True, {}, {}
+        self._save()
+
     def finish(self) -> dict[str, Any]:
         """Open the test set, once, and write the result."""
-        judged, matrix = self._judge()
-        found = result(
-            self.recipe,
-            self.data,
-            judged,
-            folder.read_log(self.run / "log.jsonl"),
-            self.known,
-            checkpoint.weights_sha256(self.learner.net.state_dict()),
-        )
-        write_json(self.run / "confusion.json", matrix.tolist())
-        write_json(self.run / "result.json", found)
-        return found
+        asks = self.looks.best or self.average or self.recipe.true_statistics
+        if asks and not self.over:
+            self.judged = None
+            self._end()
+        seen, matrix, damaged = self._judge()
+        skipped = sorted(set(self.world.gathered(list(self.skipped))))
+
+        def write() -> dict[str, Any]:
+            found = result(
+                self.recipe,
+                self.data,
+                seen,
+                folder.read_log(self.run / "log.jsonl"),
+                self.known,
+                checkpoint.weights_sha256(self.learner.net.state_dict()),
+            )
+            found |= {"damaged": damaged, "skipped": skipped, "steps_taken": self.learner.step}
+            if self.looks.chosen is not None:
+                found["chosen_step"] = self.looks.chosen
+            write_json(self.run / "confusion.json", matrix.tolist())
+            write_json(self.run / "result.json", found)
+            return found
+
+        return self.world.first(write)
+
+
+def known_setting(known: dict[str, Any]) -> Setting:
+    """How a run is computed."""
+    return Setting(**known["setting"])
+
+
+def looked(name: str, seen: Count) -> dict[str, Any]:
+    """A look at a set, for the log."""
+    return {
+        f"{name}_wrong": seen.wrong_top1,
+        f"{name}_seen": seen.seen,
+        f"{name}_error": seen.error_top1,
+    }

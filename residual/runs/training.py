@@ -5,18 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from residual.data.folder import plain_split
 from residual.data.images import Data, held_out
+from residual.data.packed import is_packed
+from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import read_json
-from residual.nets.networks import specify
+from residual.nets.networks import build, specify
 from residual.runs import folder
+from residual.runs.loading import Trained, with_preprocessing
+from residual.runs.loading import load as loaded_weights
+from residual.runs.moments import Moment, Watch
 from residual.runs.results import environment
 from residual.runs.resuming import exact, same_data
-from residual.runs.session import Moment, Session, Watch
+from residual.runs.session import Session
 from residual.runs.trial import settled
-from residual.training.recipe import RECIPES, Recipe, with_steps
-from residual.world import Setting, setting
+from residual.training.checkpoint import weights_sha256
+from residual.training.recipe import RECIPES, Recipe, to_json, with_steps
+from residual.world import Setting, here, setting
 
 
 def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
@@ -26,34 +34,45 @@ def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
     """
     spec = specify(network)
     deep = spec.family == "cifar" and spec.depth >= 110
-    if name == "auto":
+    if name == "auto" and spec.family == "imagenet":
+        name = "imagenet"
+    elif name == "auto":
         name = "digits" if data == "digits" else "cifar-deep" if deep else "cifar"
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(RECIPES)}")
     return replace(RECIPES[name], network=spec.name)
 
 
-def trainable(network: str) -> None:
-    """Raises ValueError for a network that cannot be trained yet; asked before data is read."""
-    spec = specify(network)
-    if spec.family == "imagenet":
-        raise ValueError(
-            f"{spec.name} takes photographs of {spec.input_size}x{spec.input_size} pixels, and "
-            f"only networks for small pictures can be trained yet; choose one such as resnet20"
-        )
+def takes_photographs(network: str) -> bool:
+    """Whether a network looks at photographs, and not at small pictures in memory."""
+    return specify(network).family == "imagenet"
 
 
 def check(recipe: Recipe, data: Data) -> None:
-    """Raises ValueError where this network cannot be trained on this data."""
-    trainable(recipe.network)
-    if data.train.damaged:
+    """Raises ValueError where this recipe cannot be trained on this data."""
+    if len(data.classes) < 2:
+        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
+    if takes_photographs(recipe.network) != isinstance(data.train, Photographs):
+        size = specify(recipe.network).input_size
+        raise ValueError(
+            f"{recipe.network} takes pictures of {size}x{size} pixels; {data.name} has others"
+        )
+    if takes_photographs(recipe.network) == (recipe.crop == "pad"):
+        fits = "scale or aspect" if recipe.crop == "pad" else "pad"
+        raise ValueError(f"{recipe.network} is trained with crop={fits}, not crop={recipe.crop}")
+    if recipe.frozen and not recipe.start:
+        raise ValueError(
+            "frozen statistics are those of weights to begin with; name them with --weights, or "
+            "train from scratch with --set frozen=false"
+        )
+    if data.train.damaged and recipe.bad_images == "error":
         first, _ = data.train.damaged[0]
         raise ValueError(
             f"{len(data.train.damaged)} training pictures are damaged, the first is {first}; "
-            f"mend or remove them"
+            f"mend or remove them, or train with --bad-images skip"
         )
-    if len(data.classes) < 2:
-        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
+    if recipe.patience and held_out(data, recipe.split).choices is None:
+        raise ValueError(f"{data.name} has no val set for the patience of the recipe")
 
 
 def found_again(name: str, root: Path) -> dict[str, str]:
@@ -65,14 +84,52 @@ def found_again(name: str, root: Path) -> dict[str, str]:
 
 
 def begin(
-    run: Path, recipe: Recipe, data: Data, where: dict[str, str], how: Setting, test_curve: bool
+    run: Path,
+    recipe: Recipe,
+    data: Data,
+    where: dict[str, str],
+    how: Setting,
+    test_curve: bool,
+    weights: Trained | None = None,
 ) -> None:
     """Make a run's folder. `where` says how the data is found again: its name and its root."""
     check(recipe, data)
-    how = settled(how, recipe, data, Path(where["root"]).expanduser() / "trials.json")
+    how = settled(how, recipe, len(data.classes), Path(where["root"]).expanduser() / "trials.json")
     path = Path(where["where"])
-    split = plain_split(path) if path.is_absolute() and path.is_dir() else {}
+    own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
+    split = plain_split(path) if own else {}
     folder.create(run, recipe, data.classes, environment(data, where, how, test_curve), split)
+    if weights is not None:
+        begun_with(run, recipe, data, weights)
+
+
+def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
+    """The checkpoint before the first step of a run that begins with trained weights; the last
+    layer is new where the classes are others."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = build(recipe.network, len(data.classes))
+    state = weights.net.state_dict()
+    if weights.classes != data.classes:
+        state = {name: t for name, t in state.items() if not name.startswith("fc.")}
+    net.load_state_dict(state, strict=False)
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    header = {
+        "step": 0,
+        "network": recipe.network,
+        "recipe": to_json(recipe),
+        "classes": list(data.classes),
+    }
+    before = replace(weights.preprocessing, shorter=recipe.shorter)
+    folder.save(run, *with_preprocessing(tensors, header, before))
+
+
+def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
+    """The recipe for a training that begins with these. Raises ValueError where they are another
+    network's."""
+    if weights.network != recipe.network:
+        raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
+    return replace(recipe, start=weights_sha256(weights.net.state_dict()))
 
 
 def train(
@@ -82,6 +139,7 @@ def train(
     recipe: Recipe | None = None,
     out: Path | None = None,
     how: Setting | None = None,
+    weights: Path | str | None = None,
     **changes: Any,
 ) -> Iterator[Moment]:
     """Train a network; `for moment in train("resnet20"): ...` takes the steps one at a time.
@@ -95,9 +153,14 @@ def train(
     if "steps" in changes:
         recipe = with_steps(recipe, changes.pop("steps"))
     recipe = replace(recipe, **changes)
-    loaded = load(data, DEFAULT_ROOT, size=specify(recipe.network).input_size)
+    beginning = None if weights is None else loaded_weights(weights)
+    if beginning:
+        recipe = from_weights(recipe, beginning)
+    size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
+    loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
     run = out or folder.named(recipe.network, Path("runs"))
-    begin(run, recipe, loaded, found_again(data, DEFAULT_ROOT), how or setting(), test_curve=False)
+    where = found_again(data, DEFAULT_ROOT)
+    begin(run, recipe, loaded, where, how or setting(), False, beginning)
     yield from advance(run, loaded, Watch())
 
 
@@ -106,15 +169,21 @@ def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
 
     Raises Stopped and Diverged, after saving or before; ValueError for data of another kind.
     """
-    recipe = folder.recipe_of(run)
-    if (run / "result.json").exists():
-        yield Moment(recipe.steps, result=read_json(run / "result.json"))
+    recipe, known, result = here().first(lambda: contents(run))
+    if result is not None:
+        yield Moment(recipe.steps, result=result)
         return
-    known = read_json(run / "environment.json")
     same_data(run, known, data)
     exact(run, known, Setting(**known["setting"]))
     session = Session(run, recipe, held_out(data, recipe.split), known, watch)
-    for complaint in session.complaints:
-        yield Moment(session.learner.step, notice=f"{complaint}; the one before it is used")
+    yield from session.said()
     yield from session.steps()
-    yield Moment(recipe.steps, result=session.finish())
+    found = session.finish()
+    yield from session.said()
+    yield Moment(session.learner.step, result=found)
+
+
+def contents(run: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:
+    """A run's recipe, what it remembers of its surroundings, and its result, if there is one."""
+    result = read_json(run / "result.json") if (run / "result.json").exists() else None
+    return folder.recipe_of(run), read_json(run / "environment.json"), result

@@ -1,5 +1,6 @@
 """A short trial on this machine: which precision, memory format and compilation pay."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,11 +11,10 @@ from typing import Any
 
 import torch
 
-from residual.data.batches import per_pixel_mean, training_batches
-from residual.data.images import Data
 from residual.files import read_json, write_json
 from residual.nets.networks import build
 from residual.runs.results import versions
+from residual.runs.supply import crop_size
 from residual.training import loop
 from residual.training.recipe import Recipe
 from residual.world import Setting, hardware
@@ -38,7 +38,7 @@ def candidates(how: Setting, steps: int) -> Iterator[Setting]:
         yield replace(how, precision="bf16", compile=True)
 
 
-def settled(how: Setting, recipe: Recipe, data: Data, cache: Path) -> Setting:
+def settled(how: Setting, recipe: Recipe, classes: int, cache: Path) -> Setting:
     """The setting with every `auto` decided. A trial is made once for a machine and a network, and
     kept in a file, so that the same command computes in the same way the next time."""
     if how.precision != "auto":
@@ -50,7 +50,7 @@ def settled(how: Setting, recipe: Recipe, data: Data, cache: Path) -> Setting:
     key = " ".join(
         [
             hardware(how.device), versions()["torch"], recipe.network,
-            f"{recipe.batch}/{recipe.norm_group}", f"{data.train.pixels.shape[-1]}px",
+            f"{recipe.batch}/{recipe.norm_group}", f"{crop_size(recipe)}px",
             *("compiled" for _ in range(recipe.steps >= COMPILED)),
         ]
     )  # fmt: skip
@@ -58,29 +58,30 @@ def settled(how: Setting, recipe: Recipe, data: Data, cache: Path) -> Setting:
     with suppress(OSError, ValueError):  # a cache: where it is gone or damaged, the trial is made
         known = read_json(cache)
     if key not in known:
-        timed = {each: seconds_per_step(each, recipe, data) for each in (usual, *others)}
+        timed = {each: seconds_per_step(each, recipe, classes) for each in (usual, *others)}
         best = min(timed, key=lambda each: timed[each])
         chosen = best if timed[best] * GAIN < timed[usual] else usual
         with suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_json(cache, known | {key: asdict(chosen)})
         return chosen
-    return replace(Setting(**known[key]), deterministic=how.deterministic)
+    return replace(Setting(**known[key]), deterministic=how.deterministic, processes=how.processes)
 
 
-def seconds_per_step(how: Setting, recipe: Recipe, data: Data) -> float:
-    """The median over a few steps of a fresh network, after a first one that is not counted."""
+def seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
+    """The median over a few steps of a fresh network on one norm group of made-up images, after a
+    first one that is not counted."""
     device = torch.device(how.device)
     with torch.random.fork_rng(devices=[]):
-        net = how.place(build(recipe.network, len(data.classes)))
-    few = data.train.part(torch.arange(min(len(data.train), 4 * recipe.batch)))
-    batches = training_batches(
-        few.to(device), per_pixel_mean(few).to(device), batch=recipe.batch,
-        seed=0, padding=recipe.padding, mirror=recipe.mirror,
-    )  # fmt: skip
+        net = how.place(build(recipe.network, classes))
+    size = crop_size(recipe)
+    images = torch.zeros(recipe.norm_group, 3, size, size, device=device)
+    images = images.contiguous(memory_format=how.memory_format)
+    labels = torch.zeros(recipe.norm_group, dtype=torch.int64, device=device)
+    short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS)
     seconds, begun = [], time.perf_counter()
-    short = replace(recipe, steps=1 + STEPS)
-    for step in loop.train(loop.start(net, short), batches, short, how.autocast):
+    batches = itertools.repeat((images, labels))
+    for step in loop.train(loop.start(net, short), batches, short, loop.Pass(how.autocast)):
         float(step.loss)  # waits for the device
         seconds.append(time.perf_counter() - begun)
         begun = time.perf_counter()

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residual.training.norms import Norms
 from residual.training.recipe import Recipe, learning_rate
+from residual.world import World
 
 
 @dataclass
@@ -17,67 +19,127 @@ class Run:
 
     net: nn.Module
     optimizer: torch.optim.SGD
+    norms: Norms
     step: int = 0
+    plateaus: int = 0  # of the error on the val set, where the schedule goes by them
+    weights: Tensor | None = None  # (classes,), of each class in the loss
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a batch passes through the network here."""
+
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext
+    images: int = 0  # at once; 0: one norm group
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did. Tensors are on their device; asking for a value waits for it."""
+    """What a step did, over all processes. Tensors are on their device; asking for a value waits
+    for it."""
 
     number: int
     lr: float
     loss: Tensor  # mean over the batch
     wrong: Tensor  # images of the batch whose best score, before the step, was not their class
     seen: int
+    images: int  # that passed at once
 
 
 def start(net: nn.Module, recipe: Recipe) -> Run:
     """Weight decay is on weights, not on biases or batch-norm scales (the authors' release)."""
     # Deviation: momentum gathers gradients and the rate multiplies them afterwards, as in torch;
     # the authors' Caffe multiplies first. The two differ only right after the rate drops.
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    free = [p for p in net.parameters() if p.ndim <= 1]
+    *_, last = net.children()
+    head = {id(parameter) for parameter in last.parameters()}
     groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {
+            "params": [
+                p for p in net.parameters() if (id(p) in head) == own and (p.ndim > 1) == decayed
+            ],
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "share": 1.0 if own else recipe.backbone_rate,
+        }
+        for own in (False, True)
+        for decayed in (True, False)
     ]
-    return Run(net, torch.optim.SGD(groups, recipe.lr, recipe.momentum))
-
-
-def pace(group: int, groups: int, momentum: float = 0.1) -> float:
-    """How far running statistics move at a group, counted from 0, so that after all groups of a
-    step they have moved once, by `momentum`, toward the mean over the groups."""
-    share = momentum / groups
-    return share / (1 - (groups - 1 - group) * share)
+    optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum)
+    return Run(net, optimizer, Norms(net, recipe.norm_group, recipe.frozen))
 
 
 def train(
     run: Run,
     batches: Iterator[tuple[Tensor, Tensor]],
     recipe: Recipe,
-    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    how: Pass | None = None,
 ) -> Iterator[Step]:
-    """Take the steps that remain, one at a time. Batches are (N, 3, H, W) and labels (N,)."""
-    run.net.train()
-    groups = recipe.batch // recipe.norm_group
-    norms = [module for module in run.net.modules() if isinstance(module, nn.BatchNorm2d)]
+    """Take the steps that remain, one at a time. Batches are this process's part: (N, 3, H, W) and
+    labels, (N,) or (N, classes) where they are soft."""
+    how = how or Pass()
+    at_once = how.images or recipe.norm_group
     while run.step < recipe.steps:
         images, labels = next(batches)
-        lr = learning_rate(recipe, run.step)
+        run.net.train()
+        lr = learning_rate(recipe, run.step, run.plateaus)
         for group in run.optimizer.param_groups:
-            group["lr"] = lr
-        loss, wrong = torch.zeros((2,), device=labels.device)
-        for g, (x, y) in enumerate(zip(images.chunk(groups), labels.chunk(groups), strict=True)):
-            for norm in norms:
-                norm.momentum = pace(g, groups)
-            with precision():
-                scores = run.net(x)
-            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            part = F.cross_entropy(scores, y) / groups
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
-            wrong += (scores.detach().argmax(dim=1) != y).sum()
+            group["lr"] = lr * group["share"]
+        found, at_once = passed(run, images, labels, recipe, how.precision, at_once)
+        gradients = [p.grad for p in run.net.parameters() if p.grad is not None]
+        how.world.average([*gradients, *run.norms.gathered, found])
+        run.norms.move()
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.step += 1
-        yield Step(run.step, lr, loss, wrong, len(labels))
+        loss, wrong = found
+        yield Step(run.step, lr, loss, (wrong * how.world.size).round(), recipe.batch, at_once)
+
+
+def passed(
+    run: Run,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    precision: Callable[[], AbstractContextManager[object]],
+    at_once: int,
+) -> tuple[Tensor, int]:
+    """Gradients of a batch, its (loss, wrong), and how many images passed at once: half as many as
+    asked for, and again, where the memory does not hold them. Raises OutOfMemoryError where it does
+    not hold one norm group."""
+    at_once = min(at_once, len(images))
+    while True:
+        try:
+            return accumulated(run, images, labels, recipe, precision, at_once), at_once
+        except torch.OutOfMemoryError:
+            half = at_once // (2 * recipe.norm_group) * recipe.norm_group
+            if not half:
+                raise
+        at_once = half
+        run.optimizer.zero_grad()
+
+
+def accumulated(
+    run: Run,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    precision: Callable[[], AbstractContextManager[object]],
+    at_once: int,
+) -> Tensor:
+    """Gradients of the mean loss, gathered over parts of whole groups -> (loss, wrong)."""
+    exact = torch.promote_types(next(run.net.parameters()).dtype, torch.float32)
+    found = torch.zeros(2, device=labels.device, dtype=exact)
+    run.norms.begin()
+    for x, y in zip(torch.split(images, at_once), torch.split(labels, at_once), strict=True):
+        with precision():
+            scores = run.net(x)
+        scores = scores.to(exact)
+        loss = F.cross_entropy(
+            scores, y, run.weights, reduction="sum", label_smoothing=recipe.smoothing
+        ) / len(images)
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.norms.gather(recipe.norm_group / len(images))
+        classes = y if y.ndim == 1 else y.argmax(dim=1)
+        wrong = (scores.detach().argmax(dim=1) != classes).sum()
+        found += torch.stack([loss.detach(), wrong.to(exact)])
+    return found

@@ -1,0 +1,184 @@
+"""Packed data: shards of mosaicml-streaming in a folder or an object store, in our own order."""
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from residual.data.decode import Damaged, seen
+from residual.data.draws import packing_order
+from residual.data.images import Data
+from residual.data.photographs import Photographs
+from residual.files import check_format, read_json
+
+CONTENTS = "packed.json"  # what lies there, written last: without it nothing is packed
+SHARD = re.compile(r"shard\.[0-9]+\.mds")
+
+
+def need_streaming() -> None:
+    """Raises ValueError, saying what to install, where the extra is missing."""
+    try:
+        import streaming  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "streaming":
+            raise
+        raise ValueError(
+            "packed data needs mosaicml-streaming: pip install 'residual-learning[cloud]'"
+        ) from None
+
+
+def is_remote(where: str) -> bool:
+    """Whether this is a place in an object store, such as s3://bucket/pictures."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", where) is not None
+
+
+def is_packed(where: str) -> bool:
+    """Whether this names packed data, as far as can be told without asking an object store."""
+    return is_remote(where) or (Path(where).expanduser() / CONTENTS).is_file()
+
+
+class Packed:
+    """The pictures of one set, numbered as they lie in its shards.
+
+    Shards in an object store are fetched when one of their pictures is asked for, each once,
+    whichever process of this machine asks first. Nothing else is remembered, so any process may
+    read any picture at any time.
+    """
+
+    def __init__(self, shards: Sequence[dict[str, Any]], folder: Path, remote: str = "") -> None:
+        from streaming.base.format import reader_from_json
+
+        self.folder, self.remote = folder, remote
+        self.readers = [reader_from_json(str(folder), None, shard) for shard in shards]
+        for reader in self.readers:
+            reader.validate(allow_unsafe_types=False)  # of a pickle, which could do anything
+            if not SHARD.fullmatch(reader.raw_data.basename):
+                raise ValueError(f"a shard in {remote or folder} has an improper name")
+        self.ends = np.cumsum([reader.samples for reader in self.readers], dtype=np.int64)
+        self.there: set[int] = set()  # shards that are known to lie in the folder
+
+    def name(self, i: int) -> str:
+        return str(self.sample(i)["path"])
+
+    def image(self, i: int) -> Image.Image:
+        sample = self.sample(i)
+        if sample.get("height"):
+            shape = (sample["height"], sample["width"], 3)
+            return Image.fromarray(np.frombuffer(sample["picture"], np.uint8).reshape(shape))
+        try:
+            return seen(sample["picture"])
+        except Damaged as error:
+            why = str(error).removeprefix("the picture ")
+            raise Damaged(f"{sample['path']} in {self.remote or self.folder} {why}") from error
+
+    def sample(self, i: int) -> dict[str, Any]:
+        """What was packed: path, label, picture, and of decoded pictures height and width."""
+        shard = int(np.searchsorted(self.ends, i, side="right"))
+        if shard not in self.there:
+            self.bring(shard)
+        reader = self.readers[shard]
+        sample: dict[str, Any] = reader[i - int(self.ends[shard]) + reader.samples]
+        return sample
+
+    def bring(self, shard: int) -> None:
+        """See to it that a shard lies whole in the folder. Raises OSError, naming it."""
+        info = self.readers[shard].raw_data
+        file = self.folder / info.basename
+        if self.remote and not file.exists():
+            from filelock import FileLock
+
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_suffix(".lock")):
+                if not file.exists():
+                    fetch_shard(f"{self.remote}/{info.basename}", file, info.hashes)
+        if not file.exists():
+            raise FileNotFoundError(f"there is no {file}, which belongs to packed data")
+        if file.stat().st_size != info.bytes:
+            raise OSError(f"{file} is damaged: it has {file.stat().st_size:,} bytes, not the "
+                          f"{info.bytes:,} that were packed")  # fmt: skip
+        self.there.add(shard)
+
+
+def fetch(remote: str, file: Path) -> None:
+    """A file from an object store. Raises FileNotFoundError or OSError, in a sentence."""
+    from streaming.base.storage.download import CloudDownloader
+
+    try:
+        CloudDownloader.direct_download(remote, str(file))
+    except Exception as error:  # each store has errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        if isinstance(error, FileNotFoundError) or code in ("404", "NoSuchKey", "NoSuchBucket"):
+            raise FileNotFoundError(f"there is no {remote}") from error
+        raise OSError(f"{remote} cannot be read: {reason}") from error
+
+
+def fetch_shard(remote: str, file: Path, hashes: dict[str, str]) -> None:
+    """The same, checked, and whole or not at all."""
+    from streaming.base.hashing import get_hash
+
+    partial = file.with_suffix(".partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed
+    fetch(remote, partial)
+    raw = partial.read_bytes()
+    if any(get_hash(kind, raw) != expected for kind, expected in hashes.items()):
+        partial.unlink()
+        raise OSError(f"{remote} is damaged: it is not what was packed")
+    partial.replace(file)
+
+
+def contents(where: str) -> tuple[dict[str, Any], str]:
+    """What is packed there, and a key that is another for any other contents."""
+    if not is_remote(where):
+        file = Path(where).expanduser() / CONTENTS
+        if not file.is_file():
+            raise FileNotFoundError(f"{where} has no {CONTENTS}: nothing is packed there")
+        found, raw = read_json(file), file.read_bytes()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            fetch(f"{where.rstrip('/')}/{CONTENTS}", Path(folder) / CONTENTS)
+            raw = (Path(folder) / CONTENTS).read_bytes()
+        try:
+            found = json.loads(raw)
+        except ValueError as error:
+            raise ValueError(f"{where}/{CONTENTS} is damaged: {error}") from error
+    if not isinstance(found, dict) or "sets" not in found:
+        raise ValueError(f"{where}/{CONTENTS} is damaged: it names no sets")
+    check_format(Path(CONTENTS), found.get("format"))
+    return found, hashlib.sha256(raw).hexdigest()
+
+
+def open_packed(where: str, root: Path) -> Data:
+    """The photographs in a folder or an object store, as in the folder that they were packed from.
+
+    They have its name, its fingerprint and its numbers, so the same seed draws the same pictures.
+    What is fetched is kept under `root/packed`. Raises ValueError without the extra and OSError.
+    """
+    need_streaming()
+    found, key = contents(where)
+    remote = where.rstrip("/") if is_remote(where) else ""
+    folder = root.expanduser() / "packed" / key[:32] if remote else Path(where).expanduser()
+    sets: dict[str, Any] = {}  # of Photographs
+    for name, own in found["sets"].items():
+        source = Packed(own["shards"], folder / name, remote and f"{remote}/{name}")
+        labels = torch.arange(len(found["classes"])).repeat_interleave(torch.tensor(own["counts"]))
+        sets[name] = Photographs(source, packing_order(len(labels)).argsort(), labels)
+    resized = found["resized"]
+    notice = (
+        f"{resized:,} of {found['pictures']:,} pictures were made smaller when they were packed, "
+        f"to a shorter side of {found['shorter_side']}"
+    )
+    return Data(
+        found["name"],
+        found["fingerprint"],
+        tuple(found["classes"]),
+        **sets,
+        notices=(notice,) if resized else (),
+    )

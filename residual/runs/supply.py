@@ -1,0 +1,49 @@
+"""What a recipe asks of the data: how batches are drawn, and what is subtracted from them."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from torch import Tensor
+
+from residual.data.batches import Drawing, Preprocessing, per_pixel_mean, training_batches
+from residual.data.feeding import Place, measured_preprocessing, photograph_batches
+from residual.data.images import Data
+from residual.data.photographs import Photographs
+from residual.data.progress import Progress
+from residual.nets.networks import specify
+from residual.training.recipe import Recipe
+
+
+def crop_size(recipe: Recipe) -> int:
+    """Pixels on a side of a training image."""
+    return recipe.size or specify(recipe.network).input_size
+
+
+def drawing(recipe: Recipe) -> Drawing:
+    """How a recipe draws its batches."""
+    own = {field.name: getattr(recipe, field.name) for field in fields(Drawing)}
+    return Drawing(**own | {"size": crop_size(recipe)})
+
+
+def preprocessing(
+    recipe: Recipe, data: Data, workers: int = 0, progress: Progress | None = None
+) -> Preprocessing:
+    """The recipe's, measured on the training set; pictures are tested in the network's own size."""
+    if not isinstance(data.train, Photographs):
+        return per_pixel_mean(data.train)
+    size = specify(recipe.network).input_size
+    kind = recipe.mean
+    if kind == "pixel" and crop_size(recipe) != size:
+        raise ValueError(f"a mean image has one size; choose mean=channel, or size={size}")
+    return measured_preprocessing(data.train, kind, size, recipe.shorter, workers, progress)
+
+
+def batches(
+    recipe: Recipe, data: Data, before: Preprocessing, place: Place, step: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless training batches on the device, this process's part of each."""
+    how, ready = drawing(recipe), before.to(place.device)
+    if isinstance(data.train, Photographs):
+        classes = len(data.classes)
+        return photograph_batches(data.train, ready, how, place, classes, step)
+    return training_batches(data.train.to(place.device), ready, how, step, place.world)

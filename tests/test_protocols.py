@@ -1,0 +1,278 @@
+"""What evaluation/protocols.py and runs/answering.py claim: a protocol is its naive loop."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from residual.data.batches import Preprocessing
+from residual.data.crops import fitted
+from residual.data.photographs import Files, Photographs
+from residual.evaluation.errors import count
+from residual.evaluation.panel import NO_ANSWER, judging, summed
+from residual.evaluation.protocols import PROTOCOLS, Protocol, protocol
+from residual.nets.networks import build
+from residual.runs.answering import Judged, Work, answers, of_photographs
+from residual.world import Setting, World
+
+CROP, SHORTER, CLASSES = 24, 29, 7
+SIDES = (24, 29, 38)
+SIZES = ((41, 30), (30, 47), (33, 33), (29, 29), (24, 90), (61, 25), (30, 41), (41, 30), (200, 151))
+ASKED = [
+    protocol("1crop"),
+    protocol("1crop", sides=[33], mirror=True),
+    protocol("10crop", sides=[SHORTER]),
+    protocol("10crop", "scores", mirror=False, sides=[31]),
+    protocol("multiscale", sides=SIDES),
+    protocol("multiscale", "scores", sides=SIDES),
+    protocol("multiscale", mirror=False, sides=SIDES),
+]
+
+
+def words(asked: Protocol) -> str:
+    mirror = "mirrored" if asked.mirror else "unmirrored"
+    return f"{asked.name}-{'-'.join(map(str, asked.sides))}-{asked.average}-{mirror}"
+
+
+WORK = Work(Setting(), micro_batch=3)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Photographs:
+    """Of odd sizes, upright and lying; no two alike."""
+    folder, draw = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for i, (width, height) in enumerate(SIZES):
+        coarse = draw.integers(0, 256, (5, 5, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((width, height)).save(folder / f"{i}.png")
+    paths = [f"{i}.png" for i in range(len(SIZES))]
+    return Photographs(Files(folder, paths), torch.arange(9), torch.arange(9) % CLASSES)
+
+
+def judged(
+    seed: int, *, pixel: bool = False, shorter: int = SHORTER, double: bool = True
+) -> Judged:
+    """A network that tells pictures apart, with a preprocessing of its own."""
+    torch.manual_seed(seed)
+    net = build("resnet8", CLASSES)
+    nn.init.normal_(net.fc.weight, std=1.0)
+    mean = torch.rand(3, CROP, CROP) if pixel else torch.rand(3, 1, 1)
+    before = Preprocessing(mean, torch.rand(3, 1, 1) + 0.5, (CROP, CROP), shorter)
+    some = F.interpolate(torch.rand(32, 3, 5, 5), (CROP, CROP), mode="bilinear")
+    with torch.no_grad():  # what all pictures have in common decides nothing
+        net.fc.bias -= net.eval()(before(some.mul(255).byte())).mean(dim=0)
+    return Judged(net.double() if double else net, before)
+
+
+def cut(image: Image.Image, asked: Protocol, shorter: int) -> list[Tensor]:
+    """The definition: every view of a picture, one after another, (3, h, w)."""
+    found = []
+    for side in asked.sides or (shorter,):
+        width, height = fitted(image.size, side)
+        whole = image.resize((width, height), Image.Resampling.BILINEAR)
+        right, bottom = width - CROP, height - CROP
+        places = [(right // 2, bottom // 2)]
+        if asked.name == "10crop":
+            places += [(0, 0), (right, 0), (0, bottom), (right, bottom)]
+        boxes = [(x, y, x + CROP, y + CROP) for x, y in places]
+        for box in [None] if asked.name == "multiscale" else boxes:
+            view = whole if box is None else whole.crop(box)
+            pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1)
+            found += [pixels, pixels.flip(-1)] if asked.mirror else [pixels]
+    return found
+
+
+def naive(net: Judged, image: Image.Image, asked: Protocol) -> Tensor:
+    """The definition: (C,), the mean over the views, each on its own."""
+    said, mean = [], net.preprocessing.mean
+    average = mean.double().mean(dim=(1, 2), keepdim=True)
+    for view in cut(image, asked, net.preprocessing.shorter):
+        own = mean.double() if view.shape[1:] == mean.shape[1:] else average
+        x = (view.double() / 255 - own) / net.preprocessing.std.double()
+        scores = net.net.eval()(x[None].to(net.net.fc.weight.dtype))[0]
+        said.append(scores if asked.average == "scores" else scores.softmax(dim=0))
+    return torch.stack(said).mean(dim=0).detach()
+
+
+def means(nets: list[Judged], images: Photographs, asked: Protocol, work: Work = WORK) -> Tensor:
+    """What `answers` decides by: (N, C), by the means over views and networks."""
+    found = torch.full((len(images), CLASSES), torch.nan, dtype=torch.float64)
+    with judging([each.net for each in nets]):
+        for each in of_photographs(nets, images, range(len(images)), asked, work):
+            found[torch.tensor(each.ids)[each.read]] = each.sums
+    return found / (asked.views * len(nets))
+
+
+@pytest.mark.parametrize("pixel", [False, True])
+@pytest.mark.parametrize("asked", ASKED, ids=words)
+def test_a_protocol_equals_the_loop_over_its_views_and_pictures(photographs, asked, pixel):
+    net = judged(0, pixel=pixel)
+    expected = torch.stack([naive(net, photographs.image(i), asked) for i in range(9)])
+    found = means([net], photographs, asked)
+    assert (found - expected).abs().max() < 1e-9
+    assert expected.std(dim=0).max() > 0.01, "to this network all pictures look alike"
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=words)
+def test_in_float32_the_counts_are_those_of_the_loop(photographs, asked):
+    net = judged(0, double=False)
+    scores = torch.stack([naive(net, photographs.image(i), asked) for i in range(9)])
+    expected = count(scores.topk(5).indices, photographs.labels)
+    found = answers([net], photographs, asked, WORK)
+    assert count(found, photographs.labels) == expected
+    assert expected.wrong_top1 > 0
+    assert expected.seen == 9
+
+
+def test_a_protocol_has_as_many_views_as_the_paper_says(photographs):
+    assert {name: each.views for name, each in PROTOCOLS.items()} == {
+        "1crop": 1, "10crop": 10, "multiscale": 10
+    }  # fmt: skip
+    for asked in ASKED:
+        assert len(cut(photographs.image(0), asked, SHORTER)) == asked.views
+
+
+def test_the_views_average_probabilities_or_scores_and_these_differ(photographs):
+    asked = protocol("multiscale", sides=SIDES)
+    probabilities = means([judged(0)], photographs, asked)
+    scores = means([judged(0)], photographs, replace(asked, average="scores"))
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(9, dtype=torch.float64))
+    assert (scores.softmax(dim=1) - probabilities).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 64])
+@pytest.mark.parametrize("asked", ASKED[2:5], ids=words)
+def test_the_micro_batch_changes_no_answer(photographs, asked, micro_batch):
+    net = judged(1)
+    found = means([net], photographs, asked, replace(WORK, micro_batch=micro_batch))
+    assert (found - means([net], photographs, asked)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_a_micro_batch_bounds_the_pixels_and_memory_does_not_grow_with_the_set(
+    photographs, micro_batch, monkeypatch
+):
+    passed, waiting = [], []
+    net = judged(0)
+    net.net.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0].shape))
+    monkeypatch.setattr("residual.runs.answering.ROUND", 2)
+    monkeypatch.setattr(
+        "residual.runs.answering.summed",
+        lambda panels, seen_by, pictures: (
+            waiting.append(sum(array.numel() // 3 for arrays in pictures for array in arrays)),
+            summed(panels, seen_by, pictures),
+        )[1],
+    )
+    many = photographs.part(torch.arange(9).repeat(5))
+    limit = micro_batch * CROP * CROP
+    asked = protocol("multiscale", sides=SIDES)
+    found = means([net], many, asked, replace(WORK, micro_batch=micro_batch))
+    assert all(shape[0] == 1 or shape[0] * shape[2] * shape[3] <= limit for shape in passed)
+    task = 4 * 45 * 200 * len(SIDES)
+    assert max(waiting) < 2 * limit + task
+    assert (found[:9] - found[36:]).abs().max() < 1e-12
+
+
+def test_views_of_one_size_pass_together_whichever_pictures_they_are_of(photographs):
+    passed = []
+    net = judged(0)
+    net.net.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
+    means([net], photographs, protocol("10crop", sides=[29]), replace(WORK, micro_batch=45))
+    assert passed == [45, 45]  # nine pictures' five crops, and their mirrors
+
+
+def test_an_ensemble_of_one_or_of_one_twice_is_the_one(photographs):
+    asked, one = ASKED[2], judged(0, double=False)
+    alone = answers([one], photographs, asked, WORK)
+    assert torch.equal(alone, answers([one, one], photographs, asked, WORK))
+    assert not torch.equal(alone, answers([one, judged(5, double=False)], photographs, asked, WORK))
+
+
+@pytest.mark.parametrize("asked", [ASKED[0], ASKED[3], ASKED[4]], ids=words)
+def test_each_network_of_an_ensemble_has_its_own_preprocessing_and_order_of_classes(
+    photographs, asked
+):
+    first, second = judged(0), judged(1, pixel=True, shorter=33)
+    turned = replace(second, order=torch.arange(CLASSES).flip(0))
+    third = judged(2, shorter=29)
+    expected = torch.stack(
+        [
+            naive(first, image, asked) / 3
+            + naive(second, image, asked).flip(0) / 3
+            + naive(third, image, asked) / 3
+            for image in map(photographs.image, range(9))
+        ]
+    )
+    assert (means([first, turned, third], photographs, asked) - expected).abs().max() < 1e-9
+
+
+def test_a_picture_that_cannot_be_read_has_no_answer_and_takes_none_from_the_others(
+    photographs, tmp_path
+):
+    for i in range(9):
+        content = (photographs.source.folder / f"{i}.png").read_bytes()
+        (tmp_path / f"{i}.png").write_bytes(content[:60] if i in (0, 4) else content)
+    torn = replace(photographs, source=Files(tmp_path, [f"{i}.png" for i in range(9)]))
+    for asked in ASKED[::2]:
+        found = answers([judged(0)], torn, asked, WORK)
+        whole = answers([judged(0)], photographs, asked, WORK)
+        assert (found[[0, 4]] == NO_ANSWER).all()
+        others = [1, 2, 3, 5, 6, 7, 8]
+        assert torch.equal(found[others], whole[others])
+    lost = answers([judged(0)], torn.part(torch.tensor([0, 4])), ASKED[2], WORK)
+    assert (lost == NO_ANSWER).all()
+
+
+def test_workers_change_nothing(photographs):
+    there = answers([judged(0)], photographs, ASKED[4], replace(WORK, workers=2))
+    assert torch.equal(there, answers([judged(0)], photographs, ASKED[4], WORK))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("12crop",), "no protocol '12crop'; there are 1crop, 10crop, multiscale"),
+        (("1crop", "logits"), "'logits' cannot be averaged; there are probabilities and scores"),
+        (("multiscale", "scores", None, [224, 224]), "are different numbers of pixels"),
+        (("multiscale", "scores", None, []), "are different numbers of pixels"),
+        (("multiscale", "scores", None, [0]), "are different numbers of pixels"),
+    ],
+)
+def test_what_is_no_protocol_is_refused(words, why):
+    with pytest.raises(ValueError, match=why):
+        protocol(*words)
+
+
+def test_an_image_that_is_judged_twice_is_noticed(photographs):
+    class Twice(World):
+        def share(self, n: int) -> range:
+            return range(n)
+
+        def summed(self, tensor: Tensor) -> Tensor:
+            return tensor * 2
+
+    with pytest.raises(RuntimeError, match="judged twice or not at all"):
+        answers([judged(0)], photographs, ASKED[0], replace(WORK, world=Twice(0, 2)))
+
+
+def test_progress_counts_the_pictures(photographs):
+    told: list[tuple[int, int]] = []
+    work = replace(WORK, micro_batch=1, progress=lambda done, total: told.append((done, total)))
+    answers([judged(0)], photographs, ASKED[4], work)
+    assert told[-1] == (9, 9)
+    assert len(told) > 1
+    assert told == sorted(told)
+
+
+def test_a_network_gets_its_mode_back_even_after_an_error(photographs):
+    net = judged(0)
+    net.net.train()
+    answers([net], photographs, ASKED[0], WORK)
+    assert net.net.training
+    net.net.fc = nn.Linear(3, 3).double()  # does not fit
+    with pytest.raises(RuntimeError):
+        answers([net], photographs, ASKED[0], WORK)
+    assert net.net.training
