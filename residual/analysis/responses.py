@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from residual.analysis.curves import bare, palette, save
 from residual.data.batches import evaluation_batches
 from residual.data.images import Data
+from residual.data.photographs import Photographs
 from residual.nets.networks import specify
 from residual.runs.evaluating import check_size
 from residual.runs.loading import Trained
@@ -136,6 +137,10 @@ def measured(trained: Trained, data: Data, how: Setting) -> list[float]:
     """The responses of a trained network on the headline's images, as they are."""
     device = torch.device(how.device)
     images = data.split(data.headline)
+    if isinstance(images, Photographs):
+        raise ValueError(
+            f"responses are measured on small pictures, and {trained.network} takes photographs"
+        )
     check_size(trained, images, data.name)
     images = images.to(device)
     return responses(trained.net, evaluation_batches(images, trained.preprocessing.to(device)))

@@ -19,23 +19,37 @@ from residual.cli.options import (
     loaded,
     opened,
     setting_of,
+    wrong_usage,
 )
+from residual.cli.watching import together
 from residual.files import read_json
 
 if TYPE_CHECKING:
     from residual.data.images import Data, Split
+    from residual.runs.evaluating import Judgement
+    from residual.runs.loading import Trained
 
 Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
 
 
-def data_of(path: Path, name: str | None, root: Path, size: int, workers: int) -> "Data":
+def data_of(path: Path, name: str | None, root: Path, net: "Trained", workers: int) -> "Data":
     """The data named on the command line, or else the one that the run was trained on."""
     if name is None:
         if not (path / "environment.json").exists():
             raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
         known = read_json(path / "environment.json")["data"]
         name, root = known["where"], Path(known["root"])
-    return loaded(name, root, size, workers)
+    before = net.preprocessing
+    return loaded(name, root, before.size[0], workers, before.shorter is not None)
+
+
+def numbers(text: str | None) -> list[int] | None:
+    """`224,256` as numbers. Raises ValueError for other words."""
+    if text is None:
+        return None
+    if not all(word.strip().isdecimal() for word in text.split(",")):
+        raise ValueError(f"{text!r} is no list of shorter sides in pixels, like 224,256,384")
+    return [int(word) for word in text.split(",")]
 
 
 def evaluate(
@@ -44,7 +58,26 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="test, val or train; auto: test if there is.")
     ] = "auto",
-    protocol: Annotated[str, typer.Option(help="1crop: the single view of each image.")] = "1crop",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="1crop: the single view, of photographs the centre; 10crop: corners and centre; "
+            "multiscale: whole photographs in several sizes."
+        ),
+    ] = "1crop",
+    average: Annotated[
+        str, typer.Option(help="probabilities or scores, over views and networks.")
+    ] = "probabilities",
+    mirror: Annotated[
+        bool | None, typer.Option(help="Mirrored views too; by default as the protocol has it.")
+    ] = None,
+    sides: Annotated[
+        str | None, typer.Option(help="Shorter sides of photographs in pixels, like 224,256.")
+    ] = None,
+    micro_batch: Annotated[
+        int,
+        typer.Option(min=0, help="Pictures that pass at once, of larger ones fewer; 0 chooses."),
+    ] = 0,
     root: Root = CACHE,
     device: Device = "auto",
     threads: Threads = 0,
@@ -55,41 +88,65 @@ def evaluate(
 ) -> None:
     """Print the error of a network, or of several as an ensemble, by a named protocol.
 
-    Example: residual evaluate runs/resnet20-1 --split test
+    Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
-    from residual.evaluation.errors import PROTOCOLS
+    from residual.cli.progress import counting
+    from residual.evaluation.protocols import protocol as protocol_named
+    from residual.runs.answering import Work
     from residual.runs.evaluating import judge
 
     if split not in ("auto", "train", "val", "test"):
         raise typer.BadParameter(f"no split {split!r}; there are auto, test, val and train")
-    if protocol not in PROTOCOLS:
-        raise typer.BadParameter(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
-    how = setting_of(device, threads, precision, deterministic)
+    with wrong_usage():
+        views = protocol_named(protocol, average, mirror, numbers(sides))
     chosen = None if split == "auto" else cast("Split", split)
-    nets = [opened(path) for path in paths]
-    pictures = data_of(paths[0], data, root, nets[0].preprocessing.size[0], workers)
-    judgement = judge(nets, pictures, chosen, protocol, how)
+    with together() as world:
+        how = setting_of(device, threads, precision, deterministic)
+        nets = [opened(path) for path in paths]
+        pictures = data_of(paths[0], data, root, nets[0], workers)
+        with counting("evaluating") as progress:
+            told = progress if world.rank == 0 else None
+            work = Work(how, workers, micro_batch, told, world)
+            judgement = judge(nets, pictures, chosen, views, work)
+        if world.rank == 0:
+            say(judgement, as_json)
+
+
+def say(judgement: "Judgement", as_json: bool) -> None:
+    """An evaluation on stdout, and the pictures that could not be read on stderr."""
     for path in judgement.damaged:
         typer.echo(f"residual: {path} is damaged and counts as wrong", err=True)
-    if as_json:
-        print(json.dumps(judgement.record))
-        return
-    print(in_words(judgement.record))
+    print(json.dumps(judgement.record) if as_json else in_words(judgement.record))
 
 
 def in_words(record: dict[str, Any]) -> str:
     """An evaluation as a person reads it."""
     name = record.get("network") or " + ".join(record["networks"])
     text = (
-        f"{name} on {record['data']['name']} ({record['data']['split']}), {record['protocol']}: "
-        f"{record['error_top1']:.2f} % error, "
+        f"{name} on {record['data']['name']} ({record['data']['split']}), {views_in_words(record)}:"
+        f" {record['error_top1']:.2f} % error, "
         f"{record['wrong_top1']:,} of {record['seen']:,} images wrong"
     )
     if record["error_top5"] is not None:
         text += f"; top-5 error {record['error_top5']:.2f} %"
     if record["damaged"]:
         text += f"; {record['damaged']} damaged pictures count as wrong"
-    return f"{text}; {record['images_per_second']:,.0f} images/s, {record['precision']}"
+    speed = record["images_per_second"]
+    digits = 0 if speed >= 10 else 1
+    return f"{text}; {speed:,.{digits}f} images/s, {record['precision']}"
+
+
+def views_in_words(record: dict[str, Any]) -> str:
+    """The protocol, and of photographs what was looked at."""
+    if record["resize"] is None:
+        return str(record["protocol"])
+    what = "whole pictures" if record["crop"] is None else "{}x{} crops".format(*record["crop"])
+    text = f"{what} at shorter side {', '.join(map(str, record['resize']))}"
+    if record["mirror"]:
+        text += ", with their mirrors"
+    if record["views"] > 1 or "networks" in record:
+        text += f", {record['averaged']} averaged"
+    return f"{record['protocol']} ({text})"
 
 
 def predict(
@@ -166,7 +223,7 @@ def responses(
 
     how = setting_of(device, threads, "float32", False)
     net = opened(run).placed(how)
-    pictures = data_of(run, data, root, net.preprocessing.size[0], workers)
+    pictures = data_of(run, data, root, net, workers)
     values = measured(net, pictures, how)
     if as_json:
         print(json.dumps({"network": net.network, "responses": values}))

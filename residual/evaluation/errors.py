@@ -1,12 +1,9 @@
 """Sections 3.4 and 4.2: the error of a network, counted exactly."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-Views = Callable[[Tensor], list[Tensor]]
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,36 +29,6 @@ class Count:
     @property
     def error_top5(self) -> float:
         return 100 * self.wrong_top5 / self.seen
-
-
-def as_it_is(images: Tensor) -> list[Tensor]:
-    """The single view of Section 4.2."""
-    return [images]
-
-
-# How an image's scores come about. CIFAR's protocol is the one view of the original image.
-PROTOCOLS: dict[str, Views] = {"1crop": as_it_is}
-
-
-def best(
-    nets: list[nn.Module], batches: Iterable[tuple[Tensor, Tensor]], views: Views, k: int = 5
-) -> Tensor:
-    """The k best classes (N, k) of each image, best first.
-
-    An image's probabilities are the mean over its views, and over the networks of an ensemble.
-    """
-    modes = [net.training for net in nets]
-    answers = []
-    with torch.inference_mode():
-        for net in nets:
-            net.eval()
-        for images, _ in batches:
-            scores = [net(view).float().softmax(dim=1) for net in nets for view in views(images)]
-            mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
-            answers.append(mean.topk(min(k, mean.shape[1])).indices)
-    for net, mode in zip(nets, modes, strict=True):
-        net.train(mode)
-    return torch.cat(answers)
 
 
 def count(answers: Tensor, labels: Tensor, damaged: int = 0) -> Count:

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.data.batches import evaluation_batches
-from residual.data.images import Data, Images, Split, held_out
+from residual.data.images import Data, Set, Split, held_out
+from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
-from residual.evaluation.errors import PROTOCOLS, best, count
+from residual.evaluation.errors import count
+from residual.evaluation.protocols import PROTOCOLS, Protocol
+from residual.evaluation.protocols import protocol as protocol_named
+from residual.runs.answering import Judged, Work, answers, sides, unread
 from residual.runs.loading import Trained, load
 from residual.world import Setting, setting
 
@@ -31,8 +34,9 @@ def evaluate(
     data: str,
     *,
     split: Split | None = None,
-    protocol: str = "1crop",
+    protocol: str | Protocol = "1crop",
     how: Setting | None = None,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """The error of one run or file, or of several as an ensemble; the keys say what it is.
 
@@ -40,64 +44,108 @@ def evaluate(
     """
     many = [paths] if isinstance(paths, str | Path) else list(paths)
     nets = [load(path) for path in many]
-    loaded = load_data(data, DEFAULT_ROOT, size=nets[0].preprocessing.size[0])
-    return judge(nets, loaded, split, protocol, how or setting(precision="float32")).record
+    before = nets[0].preprocessing
+    whole = before.shorter is not None
+    loaded = load_data(data, DEFAULT_ROOT, size=before.size[0], whole=whole, workers=workers)
+    chosen = protocol_named(protocol) if isinstance(protocol, str) else protocol
+    work = Work(how or setting(precision="float32"), workers)
+    return judge(nets, loaded, split, chosen, work).record
 
 
 def judge(
-    nets: Sequence[Trained], data: Data, split: Split | None, protocol: str, how: Setting
+    nets: Sequence[Trained], data: Data, split: Split | None, protocol: Protocol, work: Work
 ) -> Judgement:
     """Each image once, in float32 unless the setting says otherwise. Raises ValueError where
-    networks, classes or sizes do not go together."""
-    how.apply()
+    networks, classes, sizes or the protocol do not go together."""
+    work.how.apply()
     if nets[0].recipe is not None:
         data = held_out(data, nets[0].recipe.split)
     split = split or data.headline
     images = data.split(split)
-    images = replace(images, labels=relabelled(nets[0], data, images))
+    images = replace(images, labels=relabelled(nets[0], data, images.labels))
     for net in nets:
-        _check(net, nets[0], images, data.name)
-    device = torch.device(how.device)
+        check_beside(net, nets[0])
+        check_size(net, images, data.name)
+    check_protocol(nets[0], images, protocol)
+    judged = [in_order(net.placed(work.how), nets[0]) for net in nets]
     begun = time.perf_counter()
-    batches = evaluation_batches(images.to(device), nets[0].preprocessing.to(device))
-    placed = [net.placed(how).net for net in nets]
-    with how.autocast():
-        answers = best(placed, batches, PROTOCOLS[protocol]).cpu()
+    with work.how.autocast():
+        found = answers(judged, images, protocol, work)
     seconds = time.perf_counter() - begun
-    found = count(answers, images.labels, damaged=len(images.damaged))
+    damaged = [path for path, _ in images.damaged]
+    counted = count(found, images.labels.cpu(), damaged=len(damaged))
+    if isinstance(images, Photographs):
+        damaged += [images.name(i) for i in unread(found).tolist()]
     names = [net.network for net in nets]
-    few = answers.shape[1] < 5 or len(data.classes) < 6
+    few = min(len(data.classes), outputs(nets[0])) < 6
     record = {
         **({"network": names[0]} if len(names) == 1 else {"networks": names}),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": split},
-        "protocol": protocol,
-        "seen": found.seen,
-        "damaged": len(images.damaged),
-        "wrong_top1": found.wrong_top1,
-        "wrong_top5": None if few else found.wrong_top5,
-        "error_top1": found.error_top1,
-        "error_top5": None if few else found.error_top5,
+        **described(protocol, judged, images),
+        "seen": counted.seen,
+        "damaged": len(damaged),
+        "wrong_top1": counted.wrong_top1,
+        "wrong_top5": None if few else counted.wrong_top5,
+        "error_top1": counted.error_top1,
+        "error_top5": None if few else counted.error_top5,
         "images_per_second": round(len(images) / seconds, 1),
-        "precision": how.precision,
+        "precision": work.how.precision,
     }
-    return Judgement(record, tuple(path for path, _ in images.damaged))
+    return Judgement(record, tuple(damaged))
 
 
-def relabelled(net: Trained, data: Data, images: Images) -> Tensor:
+def described(protocol: Protocol, nets: Sequence[Judged], images: Set) -> dict[str, Any]:
+    """The protocol in a record, so that no other can be taken for it. Sizes are in pixels."""
+    large = isinstance(images, Photographs)
+    return {
+        "protocol": protocol.name,
+        "resize": sorted({side for net in nets for side in sides(net, protocol)})
+        if large
+        else None,  # shorter sides
+        "crop": list(nets[0].preprocessing.size) if large and not protocol.whole else None,
+        "interpolation": "bilinear, antialiased" if large else None,
+        "mirror": protocol.mirror,
+        "views": protocol.views,
+        "averaged": protocol.average,
+    }
+
+
+def in_order(net: Trained, first: Trained) -> Judged:
+    """A network whose scores come in the order of the first one's classes."""
+    if net.classes is None or first.classes is None or net.classes == first.classes:
+        return Judged(net.net, net.preprocessing)
+    place = {name: i for i, name in enumerate(net.classes)}
+    return Judged(net.net, net.preprocessing, torch.tensor([place[n] for n in first.classes]))
+
+
+def outputs(net: Trained) -> int:
+    """How many classes a network tells apart."""
+    return len(net.net.get_parameter("fc.bias"))
+
+
+def relabelled(net: Trained, data: Data, labels: Tensor) -> Tensor:
     """The labels in the order of the network's classes, matched by name, not by place.
 
-    Raises ValueError, with the names, where the data has a class that the network never learnt.
+    The data may have fewer classes. Raises ValueError, with the names, where it has one that the
+    network never learnt, and where they cannot be matched.
     """
-    if net.classes is None or net.classes == data.classes:
-        return images.labels
-    unknown = [name for name in data.classes if name not in net.classes]
+    if net.classes == data.classes:
+        return labels
+    if net.classes is None:
+        if outputs(net) != len(data.classes):
+            raise ValueError(
+                f"{net.network} tells {outputs(net)} classes apart, whose names are not known, and "
+                f"{data.name} has {len(data.classes)}"
+            )
+        return labels
+    place = {name: i for i, name in enumerate(net.classes)}
+    unknown = [name for name in data.classes if name not in place]
     if unknown:
         raise ValueError(
             f"{data.name} has classes that {net.network} does not know: {_few(unknown)}; "
             f"it knows {_few(net.classes)}"
         )
-    place = torch.tensor([net.classes.index(name) for name in data.classes])
-    return place[images.labels]
+    return torch.tensor([place[name] for name in data.classes])[labels]
 
 
 def _few(names: Sequence[str], most: int = 12) -> str:
@@ -105,14 +153,18 @@ def _few(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more
 
 
-def check_size(net: Trained, images: Images, name: str) -> None:
+def check_size(net: Trained, images: Set, name: str) -> None:
     """Raises ValueError where a network cannot look at these images."""
-    if net.preprocessing.shorter is not None:
-        raise ValueError(
-            f"{net.network} is judged on crops of photographs, and only on small pictures can "
-            f"networks be judged yet; residual predict takes photographs"
-        )
-    (height, width), (theirs_high, theirs_wide) = net.preprocessing.size, images.pixels.shape[2:]
+    (height, width), shorter = net.preprocessing.size, net.preprocessing.shorter
+    if isinstance(images, Photographs):
+        if shorter is None:
+            raise ValueError(
+                f"{net.network} takes pictures of {height}x{width} pixels, and no photographs"
+            )
+        return
+    if shorter is not None:
+        raise ValueError(f"{net.network} takes photographs, and {name} has small pictures")
+    theirs_high, theirs_wide = images.pixels.shape[2:]
     if (height, width) != (theirs_high, theirs_wide):
         raise ValueError(
             f"{net.network} takes pictures of {height}x{width} pixels, and those of {name} are "
@@ -120,12 +172,35 @@ def check_size(net: Trained, images: Images, name: str) -> None:
         )
 
 
-def _check(net: Trained, first: Trained, images: Images, name: str) -> None:
-    """Raises ValueError where a network cannot look at these images, or not beside the first."""
-    same = torch.equal(net.preprocessing.mean, first.preprocessing.mean)
-    if net.classes != first.classes or not same:
+def check_protocol(net: Trained, images: Set, protocol: Protocol) -> None:
+    """Raises ValueError where a protocol has no meaning for a network."""
+    if not isinstance(images, Photographs):
+        if replace(protocol, average="probabilities") != PROTOCOLS["1crop"]:
+            raise ValueError(
+                f"{net.network} takes small pictures, of which there is one view (Sec. 4.2): "
+                f"protocol 1crop, without sides and without a mirror"
+            )
+        return
+    size = net.preprocessing.size
+    if not protocol.whole and protocol.sides and min(protocol.sides) < max(size):
         raise ValueError(
-            f"an ensemble is of networks that were trained on the same data; this {net.network} "
-            f"and the first, {first.network}, differ in their classes or their preprocessing"
+            f"a crop of {size[0]}x{size[1]} is not in a picture whose shorter side is "
+            f"{min(protocol.sides)}; choose larger sides"
         )
-    check_size(net, images, name)
+
+
+def check_beside(net: Trained, first: Trained) -> None:
+    """Raises ValueError where a network cannot answer together with the first."""
+    if (net.classes is None) != (first.classes is None):
+        differ = "only one of them knows the names of its classes"
+    elif set(net.classes or ()) != set(first.classes or ()) or outputs(net) != outputs(first):
+        differ = "they differ in their classes"
+    elif net.preprocessing.size != first.preprocessing.size:
+        sizes = ["x".join(map(str, each.preprocessing.size)) for each in (net, first)]
+        differ = f"they take pictures of {' and '.join(sizes)} pixels"
+    else:
+        return
+    raise ValueError(
+        f"the networks of an ensemble have the same classes and the same size of pictures; of this "
+        f"{net.network} and the first, {first.network}: {differ}"
+    )
