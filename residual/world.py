@@ -143,8 +143,6 @@ def setting(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and here().size > 1:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     _check(device)
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"no precision {precision!r}; there are auto, float32 and bf16")

@@ -12,6 +12,7 @@ from residual.cli.options import (
     Data_,
     Deterministic,
     Device,
+    Exact,
     Json,
     Precision,
     Root,
@@ -90,10 +91,10 @@ def train(
     assignments = [f"balance={balance}"] if balance else []
     assignments += [f"bad_images={bad_images}"] if bad_images else []
     chosen = recipe_of(network, name, recipe, steps, seed, [*assignments, *(set_ or [])])
-    beginning = beginning_of(weights, root)
-    if beginning is not None:
-        chosen = from_weights(chosen, beginning)
     with together() as world:
+        beginning = world.first(lambda: beginning_of(weights, root))
+        if beginning is not None:
+            chosen = from_weights(chosen, beginning)
         how = setting_of(device, threads, precision, deterministic)
         run = world.first(lambda: new_run(out, chosen))
         pictures = pictures_for(chosen, name, root, workers)
@@ -208,3 +209,35 @@ def resume(
 def result_of(run: Path) -> dict[str, Any] | None:
     """Of a finished run."""
     return read_json(run / "result.json") if (run / "result.json").exists() else None
+
+
+def statistics(
+    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    out: Annotated[Path, typer.Option(help="The file of weights to write.")],
+    data: Data_ = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="So many training images, in whole batches.")
+    ] = 50_000,
+    root: Root = CACHE,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 2,
+    precision: Exact = "float32",
+) -> None:
+    """Measure true batch-norm statistics over training images, in place of the moving averages.
+
+    Example: residual statistics runs/resnet50-1 --out resnet50.safetensors
+    """
+    from residual.runs.statistics import data_of, measured
+    from residual.runs.training import recipe_for
+
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; give another name as --out")
+    with together():
+        how = setting_of(device, threads, precision, False)
+        trained = opened(path)
+        name, place = (data, root) if data else data_of(path)
+        recipe = trained.recipe or recipe_for(trained.network, name)
+        pictures = pictures_for(recipe, name, place, workers)
+        seen = measured(trained, pictures, images, how, workers, out)
+        print(f"{out}: {trained.network}, with statistics of {seen:,} training images")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residual.data.balance import class_weights
 from residual.data.batches import Preprocessing, chosen
-from residual.data.feeding import Place
+from residual.data.feeding import Place, workers_that_fit
 from residual.data.images import Data, Set
 from residual.evaluation.errors import Count
 from residual.files import write_json
@@ -104,9 +104,11 @@ class Session:
         """Each step is logged, saved and looked at where it is due."""
         recipe, tally, every = self.recipe, self.tally, self.recipe.average[0]
         saved = time.monotonic()
-        how = loop.Pass(self.how.autocast, self.how.at_once, self.world)
+        how = loop.Pass(self.how.autocast, self._at_once(), self.world)
         for step in loop.train(self.learner, self._batches(), recipe, how):
             tally.add(step)
+            if step.images < how.images and step.images != self.how.at_once:
+                self._fewer(step.images)
             if every and step.number % every == 0:
                 averaging.update(self.average, self.learner.net, recipe.average[1])
             line = None
@@ -127,6 +129,21 @@ class Session:
             if last:
                 return
 
+    def _at_once(self) -> int:
+        """Images that pass at once: on a GPU all of this process's, until its memory says no; on a
+        processor one norm group, which fits its caches better."""
+        if self.how.at_once or self.device.type == "cpu":
+            return self.how.at_once
+        return self.world.share_of(self.recipe.batch, self.recipe.norm_group)
+
+    def _fewer(self, images: int) -> None:
+        """The memory did not hold as many images as it was asked to: the run remembers it."""
+        self.how = replace(self.how, at_once=images)
+        self.known["setting"] = asdict(self.how)
+        self.notices.append(f"the memory holds {images} images at once; no step was lost")
+        if self.world.rank == 0:
+            write_json(self.run / "environment.json", self.known)
+
     def said(self) -> Iterator[Moment]:
         """What a person should know, and was not told yet."""
         notices, self.notices = self.notices, []
@@ -138,10 +155,19 @@ class Session:
             self.skipped[path] = why
             self.notices.append(f"{why}; another of its class is taken in its place")
 
+    def _place(self) -> Place:
+        fits = workers_that_fit(self.watch.workers, supply.bytes_of_task(self.recipe))
+        if fits < self.watch.workers:
+            self.notices.append(
+                f"/dev/shm has room for the pictures of {fits} workers, not {self.watch.workers}"
+            )
+        return Place(self.device, fits, self.world, self._hear)
+
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches on the device, with the time that was waited for them."""
-        place = Place(self.device, self.watch.workers, self.world, self._hear)
-        own = supply.batches(self.recipe, self.data, self.preprocessing, place, self.learner.step)
+        own = supply.batches(
+            self.recipe, self.data, self.preprocessing, self._place(), self.learner.step
+        )
         while True:
             begun = time.perf_counter()
             images, labels = next(own)
@@ -219,8 +245,7 @@ class Session:
         if state := self.looks.best or self.average:
             net.load_state_dict(state)
         if recipe.true_statistics:
-            place = Place(self.device, self.watch.workers, self.world, self._hear)
-            fresh = supply.batches(recipe, self.data, self.preprocessing, place)
+            fresh = supply.batches(recipe, self.data, self.preprocessing, self._place())
             steps = -(-min(recipe.true_statistics, len(self.data.train)) // recipe.batch)
             norms.measure(net, self.learner.norms, fresh, steps, self.how.autocast, self.world)
         self.over, self.average, self.looks.best = True, {}, {}

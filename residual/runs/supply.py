@@ -10,6 +10,7 @@ from residual.data.feeding import Place, measured_preprocessing, photograph_batc
 from residual.data.images import Data
 from residual.data.photographs import Photographs
 from residual.data.progress import Progress
+from residual.data.workers import TASK
 from residual.nets.networks import specify
 from residual.training.recipe import Recipe
 
@@ -47,3 +48,8 @@ def batches(
         classes = len(data.classes)
         return photograph_batches(data.train, ready, how, place, classes, step)
     return training_batches(data.train.to(place.device), ready, how, step, place.world)
+
+
+def bytes_of_task(recipe: Recipe) -> int:
+    """What a worker hands over at a time, where it reads photographs."""
+    return TASK * 3 * crop_size(recipe) ** 2

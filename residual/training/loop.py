@@ -113,7 +113,10 @@ def passed(
         except torch.OutOfMemoryError:
             half = at_once // (2 * recipe.norm_group) * recipe.norm_group
             if not half:
-                raise
+                raise torch.OutOfMemoryError(
+                    f"the memory does not hold one norm group of {recipe.norm_group} images; "
+                    f"choose smaller groups (--set norm_group=...), which is another recipe"
+                ) from None
         at_once = half
         run.optimizer.zero_grad()
 

@@ -1,0 +1,54 @@
+"""True batch-norm statistics for a network that is trained, as the authors' release has them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from residual.data.feeding import Place
+from residual.data.images import Data
+from residual.files import read_json
+from residual.runs import supply
+from residual.runs.loading import Trained, with_preprocessing
+from residual.runs.training import check, recipe_for
+from residual.training import checkpoint, norms
+from residual.training.recipe import to_json
+from residual.world import Setting, here
+
+
+def measured(
+    trained: Trained, data: Data, images: int, how: Setting, workers: int, out: Path
+) -> int:
+    """Write the weights with statistics that are averages over so many training images, drawn and
+    altered as the recipe has it -> how many were looked at.
+
+    Raises ValueError where the data is none that the network can be trained on.
+    """
+    recipe = trained.recipe or recipe_for(trained.network, data.name)
+    check(replace(recipe, frozen=False), data)
+    how.apply()
+    world, device = here(), torch.device(how.device)
+    net = how.place(trained.net)
+    gathering = norms.Norms(net, recipe.norm_group)
+    batches = supply.batches(recipe, data, trained.preprocessing, Place(device, workers, world))
+    steps = -(-images // recipe.batch)
+    norms.measure(net, gathering, batches, steps, how.autocast, world)
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    header = {
+        "network": trained.network,
+        "classes": list(trained.classes) if trained.classes else None,
+        "recipe": to_json(recipe) if trained.recipe else None,
+        "step": trained.step,
+        "true_statistics": steps * recipe.batch,
+    }
+    content = with_preprocessing(tensors, header, trained.preprocessing)
+    world.first(lambda: checkpoint.save(out, *content))
+    return steps * recipe.batch
+
+
+def data_of(run: Path) -> tuple[str, Path]:
+    """Where a run's data lay, and its root. Raises ValueError for a file of weights."""
+    if not (run / "environment.json").exists():
+        raise ValueError(f"{run} is no run; say which data to take with --data")
+    known = read_json(run / "environment.json")["data"]
+    return str(known["where"]), Path(known["root"])
