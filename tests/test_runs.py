@@ -13,10 +13,9 @@ import residual
 from residual.data.batches import chosen
 from residual.data.digits import digits
 from residual.data.images import Data
-from residual.runs import folder, resuming, session
+from residual.runs import folder, resuming, session, supply
 from residual.runs.loading import load
 from residual.runs.moments import Moment, Watch
-from residual.runs.supply import drawing
 from residual.runs.tally import Diverged
 from residual.runs.training import advance, begin, check, recipe_for, train
 from residual.training import checkpoint
@@ -209,7 +208,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
     with pytest.raises(Diverged, match="the loss of step [23] is .*, at rate 1e.29, of the images"
                        ) as stop:  # fmt: skip
         list(advance(tmp_path / "run", data, ALWAYS))
-    ids, _ = chosen(data.train.labels, drawing(recipe), stop.value.step - 1)
+    ids, _ = chosen(data.train.labels, supply.drawing(recipe), stop.value.step - 1)
     assert str(stop.value).endswith(", ".join(map(str, ids.tolist())))
     assert names(tmp_path / "run" / "checkpoints") == []
     assert not (tmp_path / "run" / "result.json").exists()
