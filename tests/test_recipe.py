@@ -97,6 +97,7 @@ ASSIGNMENTS = {
     "balance=sampler": "sampler",
     "bad_images=skip": "skip",
     "block=512": 512,
+    "repeats=4": 4,
 }
 
 

@@ -1,31 +1,47 @@
-"""Classes of unequal size: how often their images come, or how much each counts."""
+"""Classes of unequal size: an order that shows them equally often, or weights that count equally."""
 
 import torch
 from torch import Tensor
 
-from residual.data.draws import order
+from residual.data.draws import hashed
+
+WITHIN, AMONG = 600, 601  # draws: of the order in a class, and of the order of all places
 
 
 def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
-    """An epoch (n,) in which each class has an equal share of the places.
+    """An epoch's images (n,), of labels (n,): each class that has images gets an equal share.
 
-    Over the epochs the images of a class follow one another in rounds, each once in a round.
+    Of a small class each image comes several times, of a large one some images do not come at all;
+    inside a class no image comes more than once more than another. What does not divide evenly
+    goes to other classes in the next epoch.
     """
-    n, classes = len(labels), torch.unique(labels)
-    ids = []
-    for k, label in enumerate(classes):
-        own = torch.nonzero(labels == label).flatten()
-        share = n * (k + 1) // len(classes) - n * k // len(classes)
-        first = epoch * share
-        rounds = range(first // len(own), (first + share) // len(own) + 1)
-        key = seed + 1 + int(label)
-        drawn = torch.cat([own[order(key, r, len(own), own.device)] for r in rounds])
-        begin = first - first // len(own) * len(own)
-        ids.append(drawn[begin : begin + share])
-    return torch.cat(ids)[order(seed, epoch, n, labels.device)]
+    present, counts = labels.unique(return_counts=True)
+    share, rest = divmod(len(labels), len(present))
+    turn = torch.arange(len(present), device=labels.device) - epoch * rest
+    quotas = share + (turn % len(present) < rest).long()  # (classes,), of sum n
+    images = torch.arange(len(labels), device=labels.device)
+    shuffled = hashed(seed, epoch, images, WITHIN).argsort(stable=True)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]  # class after class
+    firsts, starts = counts.cumsum(0) - counts, quotas.cumsum(0) - quotas
+    place = images - starts.repeat_interleave(quotas)  # 0, 1, 2, ... in each class
+    ids = by_class[firsts.repeat_interleave(quotas) + place % counts.repeat_interleave(quotas)]
+    return ids[hashed(seed, epoch, images, AMONG).argsort(stable=True)]
+
+
+def copies(ids: Tensor) -> Tensor:
+    """For each place (n,) how often its image came before; copies must not get equal draws."""
+    by_image = ids.argsort(stable=True)
+    _, counts = ids.unique(return_counts=True)
+    place = torch.arange(len(ids), device=ids.device)
+    earlier = place - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return torch.empty_like(ids).scatter_(0, by_image, earlier)
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """The weight of each class (classes,) in the loss; its mean over the images is 1."""
-    counts = labels.bincount(minlength=classes).clamp(min=1)
-    return len(labels) / (classes * counts.float())
+    """The weight (classes,) of a class's images, inverse to their number; over images its mean is 1.
+
+    A class without images weighs nothing.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    weights = len(labels) / (counts.double() * (counts > 0).sum())
+    return weights.where(counts > 0, 0.0).float()

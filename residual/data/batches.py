@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual.data.balance import balanced_order
+from residual.data.balance import balanced_order, copies
 from residual.data.draws import below, order
 from residual.data.images import Images
 from residual.world import World
 
 ALONE = World()
+COPY = 2**32  # added to the epoch once for each copy of an image, so that each has its own draws
 TOP, LEFT, MIRROR = range(3)  # the draws that each image gets in each epoch
 
 
@@ -76,32 +77,46 @@ class Drawing:
     balance: str = "none"
     bad_images: str = "error"
     block: int = 0
+    repeats: int = 1
 
 
-def visited(labels: Tensor, how: Drawing, epoch: int) -> Tensor:
-    """The order (n,) in which an epoch visits the images."""
+def visited(labels: Tensor, how: Drawing, epoch: int) -> tuple[Tensor, Tensor]:
+    """The order (n,) in which an epoch visits the images, and the epoch (n,) that keys the draws of
+    each: where an image comes again, the next one has draws of its own."""
     if how.balance == "sampler":
-        return balanced_order(labels, how.seed, epoch)
-    return order(how.seed, epoch, len(labels), labels.device, how.block)
+        ids = balanced_order(labels, how.seed, epoch)
+        return ids, epoch + COPY * copies(ids)
+    ids = order(how.seed, epoch, len(labels), labels.device, how.block)
+    return ids, torch.full_like(ids, epoch)
 
 
 def chosen(labels: Tensor, how: Drawing, step: int, world: World = ALONE) -> tuple[Tensor, Tensor]:
-    """The images of the batch after `step` steps, and the epoch each is in: this process's part.
+    """The images of the batch after `step` steps, and the epoch that keys the draws of each: this
+    process's part.
 
     Epochs follow one another without a gap: each image comes once in each, and a batch may hold
     the end of one and the beginning of the next. So no batch is short, and a small set will do.
+    Repeated augmentation (Hoffer et al. 2020): a batch may hold each of its images several times,
+    so far apart that a norm group holds none twice.
     """
-    own = how.batch // world.size
-    start = step * how.batch + world.rank * own
-    stop, n = start + own, len(labels)
-    ids, epochs = [], []
+    # Choice: torchvision starts a new order after as many images as the set has, so that an epoch
+    # sees a fourth of them four times; we go on, so that four epochs see each exactly four times.
+    unlike = how.batch // how.repeats
+    start, n = step * unlike, len(labels)
+    stop = start + unlike
+    ids: list[Tensor] = []
+    epochs: list[Tensor] = []
     while start < stop:
         epoch, first = divmod(start, n)
         last = min(n, first + stop - start)
-        ids.append(visited(labels, how, epoch)[first:last])
-        epochs.append(torch.full((last - first,), epoch, device=labels.device))
+        for own, part in zip((ids, epochs), visited(labels, how, epoch), strict=True):
+            own.append(part[first:last])
         start += last - first
-    return torch.cat(ids), torch.cat(epochs)
+    again = torch.arange(how.repeats, device=labels.device).repeat_interleave(unlike)
+    every = torch.cat(ids).repeat(how.repeats), torch.cat(epochs).repeat(how.repeats) + COPY * again
+    share = how.batch // world.size
+    own_part = slice(world.rank * share, (world.rank + 1) * share)
+    return every[0][own_part], every[1][own_part]
 
 
 def crop_and_mirror(

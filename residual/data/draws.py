@@ -5,6 +5,7 @@ from functools import lru_cache, reduce
 import torch
 from torch import Tensor
 
+ALL = 2**64 - 1
 PACKED, BLOCK = -1, -2  # no draw of an image has such a key
 
 
@@ -23,6 +24,21 @@ def hashed(*key: Tensor | int) -> Tensor:
     device = next((part.device for part in parts if part.device.type != "cpu"), parts[0].device)
     start = torch.zeros((), dtype=torch.int64, device=device)
     return reduce(lambda state, part: mixed(state ^ mixed(part.to(device))), parts, start)
+
+
+def single(*key: int) -> int:
+    """`hashed` of one key, as 64 bits without a sign: in plain integers, without a tensor's cost."""
+    state = 0
+    for part in key:
+        state = _mixed_int(state ^ _mixed_int(part & ALL))
+    return state
+
+
+def _mixed_int(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) & ALL
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & ALL
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & ALL
+    return x ^ (x >> 31)
 
 
 def below(n: int, *key: Tensor | int) -> Tensor:

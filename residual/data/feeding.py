@@ -2,8 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from residual.data.draws import order
 from residual.data.mixing import coloured, erased, mirrored, mixed
 from residual.data.photographs import Photographs
 from residual.data.progress import Progress, unhurried
-from residual.data.trivial import Altered
+from residual.data.trivial import TrivialAugment
 from residual.data.workers import TASK, Done, read, tasks_of
 from residual.world import World
 
@@ -44,7 +44,7 @@ def cut_of(how: Drawing) -> Cut:
             cut = AspectCrop(how.size, how.seed)
         case _:
             raise ValueError("photographs are cut by crop=scale or crop=aspect, not by crop=pad")
-    return Altered(cut, how.seed) if how.trivial else cut
+    return TrivialAugment(cut, how.seed) if how.trivial else cut
 
 
 def photograph_batches(
@@ -61,6 +61,7 @@ def photograph_batches(
     A batch is a function of its arguments and its number alone, on any number of workers and
     processes. Raises Damaged, naming the picture, unless damaged ones are skipped.
     """
+    ready = laid_out(preprocessing, how.size)
     skipping = Skipping(photographs, how.bad_images == "skip", place.heard)
 
     def plan() -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,17 +77,46 @@ def photograph_batches(
         ids, epochs = chosen(photographs.labels, how, step, place.world)
         parts = []
         for _ in range(math.ceil(own / TASK)):
-            parts.append(next(done))
-            skipping.hear(parts[-1])
-        pixels = torch.cat([part.flat for part in parts]).view(own, how.size, how.size, 3)
+            part = next(done)
+            skipping.hear(part)
+            parts.append(part.flat.view(-1, how.size, how.size, 3))
         labels = photographs.labels[ids].to(place.device)
         ids, epochs = ids.to(place.device), epochs.to(place.device)
-        inputs = finished(pixels.to(place.device), ids, epochs, preprocessing, how)
+        if place.device.type != "cpu":
+            parts = [torch.cat(parts).to(place.device)]
+        inputs = finished_in_parts(parts, ids, epochs, ready, how)
         if how.mixup or how.cutmix:
             first = (step * place.world.size + place.world.rank) * (own // how.norm_group)
             inputs, labels = mixed_in_groups(inputs, labels, classes, how, first)
         yield inputs, labels
         step += 1
+
+
+def laid_out(preprocessing: Preprocessing, size: int) -> Preprocessing:
+    """The same numbers for each pixel, as channels_last: over three numbers for each channel, a
+    processor subtracts three at a time."""
+    mean, std = (
+        (each.expand(3, size, size) if each.shape[1:] == (1, 1) else each)
+        .permute(1, 2, 0)
+        .contiguous()
+        .permute(2, 0, 1)
+        for each in (preprocessing.mean, preprocessing.std)
+    )
+    return replace(preprocessing, mean=mean, std=std)
+
+
+def finished_in_parts(
+    parts: Sequence[Tensor], ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, how: Drawing
+) -> Tensor:
+    """A batch's crops, one part after another: what a processor's cache holds is soon finished."""
+    size = (len(ids), 3, how.size, how.size)
+    inputs = torch.empty(size, device=ids.device, memory_format=torch.channels_last)
+    start = 0
+    for part in parts:
+        some = slice(start, start + len(part))
+        inputs[some] = finished(part, ids[some], epochs[some], preprocessing, how)
+        start += len(part)
+    return inputs
 
 
 def finished(

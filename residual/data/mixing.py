@@ -1,71 +1,80 @@
-"""What is done to a whole batch on the device: mirror, colour, erasing, mixing of images."""
+"""Changes to a whole batch on its device: mirror, colour, erasing, and mixing of pairs.
+
+Each is keyed by the seed, the epoch and the image, or by the seed, the step and the group.
+"""
 
 import math
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import beta
 from torch import Tensor
 
 from residual.data.crops import unit
+from residual.data.draws import below
 
-# The draws of one image in one epoch, apart from those of its region (crops.py).
-MIRROR, COLOUR, ERASE = 200, 210, 220
-# The draws of a group of images in one step.
-KIND, SHARE, PLACE = range(300, 303)
+# Draws of an image in an epoch; those of crops.py are below 200. Photographs are mirrored by a
+# number of their own, because that of batches.py is the crop's.
+MIRRORED, COLOUR, ERASED, ERASED_REGION = 200, 210, 300, 310
+MIXING = 400  # the first of a batch's four: which, how much, and where
 
-# The eigenvalues and eigenvectors (columns) of the covariance of ImageNet's colours, in [0, 1]
-# (fb.resnet.torch).
+# The eigenvalues and, as rows, eigenvectors of the RGB values in [0, 1] of ImageNet's pixels
+# (fb.resnet.torch). The values are the standard deviations along the vectors.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = (
-    (-0.5675, 0.7192, 0.4009),
-    (-0.5808, -0.0045, -0.8140),
-    (-0.5836, -0.6948, 0.4203),
+    (-0.5675, -0.5808, -0.5836),
+    (0.7192, -0.0045, -0.6948),
+    (0.4009, -0.8140, 0.4203),
 )
+
+# Random erasing as in torchvision (Zhong et al. 2020): share of the area, height by width.
+AREAS = (0.02, 0.33)
+RATIOS = (0.3, 3.3)
+ATTEMPTS = 10
 
 
 def mirrored(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int) -> Tensor:
-    """Each image (B, 3, H, W) or its mirror, by a coin."""
-    coin = unit(seed, epochs, ids, MIRROR) < 0.5
+    """A coin for each of (B, 3, H, W): left becomes right or not (Sec. 3.4)."""
+    coin = below(2, seed, epochs, ids, MIRRORED).bool()
     return torch.where(coin[:, None, None, None], inputs.flip(-1), inputs)
 
 
-def coloured(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, deviation: float) -> Tensor:
-    """The colour shift of AlexNet (Sec. 3.4): to each pixel of an image, in [0, 1], the sum of the
-    principal components, each times its eigenvalue times a normal number drawn for the image."""
-    draws = unit(seed, epochs[:, None], ids[:, None], COLOUR + torch.arange(6))  # (B, 6)
-    # Box and Muller's two uniform numbers for each normal one.
-    normal = (-2 * (1 - draws[:, :3]).log()).sqrt() * (2 * math.pi * draws[:, 3:]).cos()
-    values, vectors = (
-        torch.tensor(each, dtype=normal.dtype, device=normal.device)
-        for each in (EIGENVALUES, EIGENVECTORS)
-    )
-    shift = (normal * deviation * values) @ vectors.T  # (B, 3)
+def coloured(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, sigma: float = 0.1) -> Tensor:
+    """AlexNet's colour shift (Sec. 3.4): one colour is added to all pixels of an image.
+
+    Inputs (B, 3, H, W) are RGB in [0, 1], from which a mean may have been subtracted already, but
+    which no deviation has divided. Along each eigenvector of the colours the shift is normal, with
+    its eigenvalue times sigma as the deviation.
+    """
+    axes = torch.arange(3, device=ids.device)
+    draws = unit(seed, epochs[:, None], ids[:, None], COLOUR + axes)  # (B, 3)
+    normal = torch.special.ndtri(draws + 2.0**-54)  # so that 0 is no infinity
+    basis = torch.tensor(EIGENVECTORS, dtype=torch.float64, device=ids.device)
+    values = torch.tensor(EIGENVALUES, dtype=torch.float64, device=ids.device)
+    # A sum that is written out, not a product of matrices, whose digits depend on the batch.
+    shift = ((sigma * normal * values)[:, :, None] * basis).sum(dim=1)  # (B, 3)
     return inputs + shift.to(inputs.dtype)[:, :, None, None]
 
 
-def erased(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, often: float) -> Tensor:
-    """A rectangle of some images (B, 3, H, W) set to zero (Zhong et al. 2017): 2 to 33 % of the
-    area, of aspect 0.3 to 3.3, as in torchvision."""
+def erased(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, probability: float) -> Tensor:
+    """Random erasing: a rectangle of some of (B, 3, H, W) becomes 0, the mean colour."""
     height, width = inputs.shape[2:]
-    draws = unit(seed, epochs[:, None], ids[:, None], ERASE + torch.arange(5))
-    coin, area, aspect, top, left = draws.unbind(dim=1)
-    pixels = height * width * (0.02 + area * (0.33 - 0.02))
-    ratio = (math.log(0.3) + aspect * (math.log(3.3) - math.log(0.3))).exp()
-    # Choice: a rectangle that is higher or wider than the image is cut to it, not drawn again.
-    h = (pixels * ratio).sqrt().round().clamp(max=height)
-    w = (pixels / ratio).sqrt().round().clamp(max=width)
-    y, x = (top * (height - h + 1)).floor(), (left * (width - w + 1)).floor()
-    rows = torch.arange(height, device=inputs.device)
-    columns = torch.arange(width, device=inputs.device)
-    inside = between(rows, y, h)[:, :, None] & between(columns, x, w)[:, None, :]
-    inside &= (coin < often)[:, None, None]
-    return inputs.masked_fill(inside[:, None], 0)
-
-
-def between(places: Tensor, first: Tensor, length: Tensor) -> Tensor:
-    """Which places (n,) lie in the stretches (B,) -> (B, n)."""
-    return (places >= first[:, None]) & (places < (first + length)[:, None])
+    attempts = torch.arange(4 * ATTEMPTS, device=ids.device)
+    draws = unit(seed, epochs[:, None], ids[:, None], ERASED_REGION + attempts)
+    area, ratio, top, left = draws.view(-1, ATTEMPTS, 4).unbind(dim=2)  # each (B, ATTEMPTS)
+    pixels = height * width * (AREAS[0] + area * (AREAS[1] - AREAS[0]))
+    low, high = map(math.log, RATIOS)
+    aspect = torch.exp(low + ratio * (high - low))
+    h, w = torch.sqrt(pixels * aspect).round(), torch.sqrt(pixels / aspect).round()
+    fits = (h < height) & (w < width)  # (B, ATTEMPTS)
+    top, left = (top * (height - h + 1)).floor(), (left * (width - w + 1)).floor()
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
+    top, left, h, w = (x.gather(1, first) for x in (top, left, h, w))  # each (B, 1)
+    chosen = fits.any(dim=1) & (unit(seed, epochs, ids, ERASED) < probability)  # (B,)
+    rows = torch.arange(height, device=ids.device)
+    columns = torch.arange(width, device=ids.device)
+    down = (rows >= top) & (rows < top + h) & chosen[:, None]  # (B, H)
+    across = (columns >= left) & (columns < left + w)  # (B, W)
+    return inputs.masked_fill((down[:, :, None] & across[:, None, :])[:, None], 0)
 
 
 def mixed(
@@ -77,23 +86,53 @@ def mixed(
     step: int,
     mixup: float,
     cutmix: float,
+    group: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Each image (B, 3, H, W) mixed with its neighbour in the batch: by mixup (Zhang et al. 2017),
-    a weighted mean, or by cutmix (Yun et al. 2019), a rectangle of the neighbour; where both are
-    asked for, one of the two by a coin. The labels become shares of classes (B, classes)."""
-    soft = F.one_hot(labels, classes).to(inputs.dtype)
-    neighbour, theirs = inputs.roll(1, 0), soft.roll(1, 0)
-    coin, place, *where = unit(seed, step, torch.tensor([KIND, SHARE, PLACE, PLACE + 1])).tolist()
-    if mixup and (not cutmix or coin < 0.5):
-        share = float(beta.ppf(place, mixup, mixup))
-        return inputs * share + neighbour * (1 - share), soft * share + theirs * (1 - share)
-    share = float(beta.ppf(place, cutmix, cutmix))
+    """Each image of one norm group, or of the batch, mixed with the one before it.
+
+    Inputs (B, 3, H, W) and labels (B,) -> inputs (B, 3, H, W) and soft labels (B, classes). `mixup`
+    (Zhang et al. 2018) and `cutmix` (Yun et al. 2019) are the alphas of their Beta distributions;
+    where both are above 0, a coin chooses one of them for all images.
+    """
+    # Choice: as torchvision does, partners are neighbours, since the order is random already, and
+    # one lambda is for all. The draws are made on the CPU, so they are equal on every device.
+    alphas = [(alpha, part) for alpha, part in ((mixup, blended), (cutmix, pasted)) if alpha > 0]
+    targets = F.one_hot(labels, classes).float()
+    if not alphas:
+        return inputs, targets
+    which, share, x, y = (float(unit(seed, step, group, MIXING + i)) for i in range(4))
+    alpha, part = alphas[int(which * len(alphas))]
+    inputs, kept = part(inputs, beta(alpha, share), (x, y))
+    return inputs, kept * targets + (1 - kept) * targets.roll(1, 0)
+
+
+def beta(alpha: float, share: float) -> float:
+    """The number that Beta(alpha, alpha) falls below with this probability."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(alpha, alpha, share))
+
+
+def blended(inputs: Tensor, kept: float, _: tuple[float, float]) -> tuple[Tensor, float]:
+    """Mixup: a share of each image (B, 3, H, W), and the rest of its neighbour."""
+    return kept * inputs + (1 - kept) * inputs.roll(1, 0), kept
+
+
+def pasted(inputs: Tensor, kept: float, centre: tuple[float, float]) -> tuple[Tensor, float]:
+    """CutMix: a box of the neighbour, cut off at the border, and the share that is left.
+
+    The box's centre is given in [0, 1) of width and height.
+    """
     height, width = inputs.shape[2:]
-    half = math.sqrt(1 - share) / 2
-    y, x = int(where[0] * height), int(where[1] * width)
-    rows = slice(max(0, y - int(half * height)), min(height, y + int(half * height)))
-    columns = slice(max(0, x - int(half * width)), min(width, x + int(half * width)))
-    cut = inputs.clone()
-    cut[:, :, rows, columns] = neighbour[:, :, rows, columns]
-    share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-    return cut, soft * share + theirs * (1 - share)
+    left, right = _side(width, kept, centre[0])
+    top, bottom = _side(height, kept, centre[1])
+    result = inputs.clone()
+    result[:, :, top:bottom, left:right] = inputs.roll(1, 0)[:, :, top:bottom, left:right]
+    return result, 1 - (right - left) * (bottom - top) / (width * height)
+
+
+def _side(length: int, kept: float, centre: float) -> tuple[int, int]:
+    """Where a box begins and ends along one side of the image."""
+    half = int(0.5 * math.sqrt(1 - kept) * length)
+    middle = int(centre * length)
+    return max(0, middle - half), min(length, middle + half)
