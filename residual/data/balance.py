@@ -1,4 +1,4 @@
-"""Classes of unequal size: an order that shows them equally often, or weights that count equally."""
+"""Classes of unequal size: an order that shows them equally often, or weights that do."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
     inside a class no image comes more than once more than another. What does not divide evenly
     goes to other classes in the next epoch.
     """
-    present, counts = labels.unique(return_counts=True)
+    present, counts = torch.unique(labels, return_counts=True)
     share, rest = divmod(len(labels), len(present))
     turn = torch.arange(len(present), device=labels.device) - epoch * rest
     quotas = share + (turn % len(present) < rest).long()  # (classes,), of sum n
@@ -31,14 +31,14 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
 def copies(ids: Tensor) -> Tensor:
     """For each place (n,) how often its image came before; copies must not get equal draws."""
     by_image = ids.argsort(stable=True)
-    _, counts = ids.unique(return_counts=True)
+    _, counts = torch.unique(ids, return_counts=True)
     place = torch.arange(len(ids), device=ids.device)
     earlier = place - (counts.cumsum(0) - counts).repeat_interleave(counts)
     return torch.empty_like(ids).scatter_(0, by_image, earlier)
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """The weight (classes,) of a class's images, inverse to their number; over images its mean is 1.
+    """The weight (classes,) of each class's images, inverse to their number; of mean 1 over images.
 
     A class without images weighs nothing.
     """

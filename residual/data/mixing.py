@@ -1,6 +1,6 @@
 """Changes to a whole batch on its device: mirror, colour, erasing, and mixing of pairs.
 
-Each is keyed by the seed, the epoch and the image, or by the seed, the step and the group.
+Each is keyed by the seed, the epoch and the image, or by the seed and the step.
 """
 
 import math
@@ -15,7 +15,7 @@ from residual.data.draws import below
 # Draws of an image in an epoch; those of crops.py are below 200. Photographs are mirrored by a
 # number of their own, because that of batches.py is the crop's.
 MIRRORED, COLOUR, ERASED, ERASED_REGION = 200, 210, 300, 310
-MIXING = 400  # the first of a batch's four: which, how much, and where
+MIXING = 400  # the first of a batch's four: which, how much, and where; its image is -1
 
 # The eigenvalues and, as rows, eigenvectors of the RGB values in [0, 1] of ImageNet's pixels
 # (fb.resnet.torch). The values are the standard deviations along the vectors.
@@ -47,7 +47,7 @@ def coloured(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, sigma: floa
     """
     axes = torch.arange(3, device=ids.device)
     draws = unit(seed, epochs[:, None], ids[:, None], COLOUR + axes)  # (B, 3)
-    normal = torch.special.ndtri(draws + 2.0**-54)  # so that 0 is no infinity
+    normal: Tensor = torch.special.ndtri(draws.clamp(min=2.0**-54))  # of 0 it is infinite
     basis = torch.tensor(EIGENVECTORS, dtype=torch.float64, device=ids.device)
     values = torch.tensor(EIGENVALUES, dtype=torch.float64, device=ids.device)
     # A sum that is written out, not a product of matrices, whose digits depend on the batch.
@@ -74,7 +74,8 @@ def erased(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, probability: 
     columns = torch.arange(width, device=ids.device)
     down = (rows >= top) & (rows < top + h) & chosen[:, None]  # (B, H)
     across = (columns >= left) & (columns < left + w)  # (B, W)
-    return inputs.masked_fill((down[:, :, None] & across[:, None, :])[:, None], 0)
+    inside = down[:, :, None] & across[:, None, :]  # (B, H, W)
+    return inputs.clone().masked_fill_(inside[:, None], 0)  # the clone keeps channels_last
 
 
 def mixed(
@@ -86,7 +87,6 @@ def mixed(
     step: int,
     mixup: float,
     cutmix: float,
-    group: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Each image of one norm group, or of the batch, mixed with the one before it.
 
@@ -100,7 +100,7 @@ def mixed(
     targets = F.one_hot(labels, classes).float()
     if not alphas:
         return inputs, targets
-    which, share, x, y = (float(unit(seed, step, group, MIXING + i)) for i in range(4))
+    which, share, x, y = (float(unit(seed, step, -1, MIXING + i)) for i in range(4))
     alpha, part = alphas[int(which * len(alphas))]
     inputs, kept = part(inputs, beta(alpha, share), (x, y))
     return inputs, kept * targets + (1 - kept) * targets.roll(1, 0)

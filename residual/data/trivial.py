@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residual.data.crops import Cut
-from residual.data.draws import hashed
+from residual.data.draws import single
 
 TRIVIAL = 500  # the draw that seeds it
 
@@ -19,7 +19,7 @@ def trivially_augmented(image: Image.Image, image_id: int, epoch: int, seed: int
     """One operation of fourteen on an RGB picture, at one strength of thirty-one."""
     before = torch.get_rng_state()
     # Not torch.manual_seed, which takes ten times as long, for it seeds every device there may be.
-    torch.default_generator.manual_seed(int(hashed(seed, epoch, image_id, TRIVIAL)))
+    torch.default_generator.manual_seed(single(seed, epoch, image_id, TRIVIAL))
     try:
         return augmentation()(image)  # type: ignore[no-any-return]
     finally:

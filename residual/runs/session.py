@@ -110,7 +110,8 @@ class Session:
             if step.images < how.images and step.images != self.how.at_once:
                 self._fewer(step.images)
             if every and step.number % every == 0:
-                averaging.update(self.average, self.learner.net, recipe.average[1])
+                warming = step.number <= recipe.warmup[0]
+                averaging.update(self.average, self.learner.net, recipe.average[1] * (not warming))
             line = None
             last = step.number == recipe.steps
             if last or step.number % log_interval(recipe.steps) == 0:

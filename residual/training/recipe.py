@@ -117,6 +117,7 @@ IMAGENET = Recipe(
 # By its publication ResNet-50 reaches 80.858 % top-1 accuracy, and 81.886 and 82.284 with 101 and
 # 152 layers (V. Vryniotis, "How to Train State-Of-The-Art Models Using TorchVision's Latest
 # Primitives", pytorch.org/blog, 2021, as revised; the command is in pytorch/vision#6433).
+# Deviation: biases are not decayed here; there, batch-norm scales and shifts alone are not.
 MODERN = Recipe(
     "resnet50-v1.5",
     batch=1024,

@@ -1,4 +1,4 @@
-"""Learning rates beside the paper's fixed drops: cosine decay, and drops when the error plateaus."""
+"""Learning rates beside fixed drops: cosine decay, and drops when the error plateaus."""
 
 import math
 from collections.abc import Sequence
