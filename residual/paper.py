@@ -109,3 +109,109 @@ FIGURE_7: dict[str, dict[str, tuple[float, float]]] = {
 
 # Figure 7, network: how many 3x3 layers are measured
 FIGURE_7_POINTS = {"plain20": 19, "plain56": 55, "resnet20": 19, "resnet56": 55, "resnet110": 109}
+
+# Figure 4, network: (validation, training) error on ImageNet where the curves end, at about 550,000
+# iterations, read off; the validation error is of the centre crop
+FIGURE_4 = {
+    "plain18": (31.4, 31.5),
+    "plain34": (32.4, 33.0),
+    "resnet18-A": (31.0, 30.0),
+    "resnet34-A": (28.2, 24.7),
+}
+
+# Table 7, network: mAP in percent on the test sets of VOC 2007 and VOC 2012, baseline Faster R-CNN
+TABLE_7 = {"VGG-16": (73.2, 70.4), "ResNet-101": (76.4, 73.8)}
+
+# Table 8, network: mAP in percent on COCO val, at an IoU of .5 and over [.5, .95], baseline
+TABLE_8 = {"VGG-16": (41.5, 21.2), "ResNet-101": (48.4, 27.2)}
+
+# Table 9, system: mAP in percent at .5 and over [.5, .95], on COCO val and then on test-dev
+TABLE_9: dict[str, tuple[float | None, float | None, float | None, float | None]] = {
+    "baseline VGG-16": (41.5, 21.2, None, None),
+    "baseline ResNet-101": (48.4, 27.2, None, None),
+    "+ box refinement": (49.9, 29.9, None, None),
+    "+ context": (51.1, 30.0, 53.3, 32.2),
+    "+ multi-scale testing": (53.8, 32.5, 55.7, 34.9),
+    "ensemble": (None, None, 59.0, 37.4),
+}
+
+# Tables 10 and 11 have AP in percent for each class of VOC, in this order
+VOC = (
+    *("aero", "bike", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("table", "dog", "horse", "mbike", "person", "plant", "sheep", "sofa", "train", "tv"),
+)
+
+# Table 10, system: (mAP, AP of each class) in percent, VOC 2007 test
+TABLE_10 = {
+    "baseline, VGG-16": (
+        73.2,
+        (
+            *(76.5, 79.0, 70.9, 65.5, 52.1, 83.1, 84.7, 86.4, 52.0, 81.9),
+            *(65.7, 84.8, 84.6, 77.5, 76.7, 38.8, 73.6, 73.9, 83.0, 72.6),
+        ),
+    ),
+    "baseline, ResNet-101": (
+        76.4,
+        (
+            *(79.8, 80.7, 76.2, 68.3, 55.9, 85.1, 85.3, 89.8, 56.7, 87.8),
+            *(69.4, 88.3, 88.9, 80.9, 78.4, 41.7, 78.6, 79.8, 85.3, 72.0),
+        ),
+    ),
+    "baseline+++, ResNet-101": (
+        85.6,
+        (
+            *(90.0, 89.6, 87.8, 80.8, 76.1, 89.9, 89.9, 89.6, 75.5, 90.0),
+            *(80.7, 89.6, 90.3, 89.1, 88.7, 65.4, 88.1, 85.6, 89.0, 86.8),
+        ),
+    ),
+}
+
+# Table 11, system: (mAP, AP of each class) in percent, VOC 2012 test
+TABLE_11 = {
+    "baseline, VGG-16": (
+        70.4,
+        (
+            *(84.9, 79.8, 74.3, 53.9, 49.8, 77.5, 75.9, 88.5, 45.6, 77.1),
+            *(55.3, 86.9, 81.7, 80.9, 79.6, 40.1, 72.6, 60.9, 81.2, 61.5),
+        ),
+    ),
+    "baseline, ResNet-101": (
+        73.8,
+        (
+            *(86.5, 81.6, 77.2, 58.0, 51.0, 78.6, 76.6, 93.2, 48.6, 80.4),
+            *(59.0, 92.1, 85.3, 84.8, 80.7, 48.1, 77.3, 66.5, 84.7, 65.6),
+        ),
+    ),
+    "baseline+++, ResNet-101": (
+        83.8,
+        (
+            *(92.1, 88.4, 84.8, 75.9, 71.4, 86.3, 87.8, 94.2, 66.8, 89.4),
+            *(69.2, 93.9, 91.9, 90.9, 89.6, 67.9, 88.2, 76.8, 90.3, 80.0),
+        ),
+    ),
+}
+
+# Table 12, system: mAP in percent on ImageNet detection, val2 and test
+TABLE_12: dict[str, tuple[float | None, float]] = {
+    "GoogLeNet (ILSVRC'14)": (None, 43.9),
+    "ResNet-101, single model": (60.5, 58.8),
+    "ResNet-101, ensemble of three": (63.6, 62.1),
+}
+
+# Table 13, system: error in percent of localisation on ImageNet validation, (of the true class,
+# top-5 of the predicted classes)
+TABLE_13: dict[str, tuple[float | None, float | None]] = {
+    "VGG-16, 1-crop": (33.1, None),
+    "RPN, ResNet-101, 1-crop": (13.3, None),
+    "RPN, ResNet-101, dense": (11.7, 14.4),
+    "RPN + R-CNN, ResNet-101, dense": (None, 10.6),
+    "RPN + R-CNN, ensemble, dense": (None, 8.9),
+}
+
+# Table 14, method: top-5 error in percent of localisation, ImageNet validation and test
+TABLE_14: dict[str, tuple[float | None, float]] = {
+    "OverFeat (ILSVRC'13)": (30.0, 29.9),
+    "GoogLeNet (ILSVRC'14)": (None, 26.7),
+    "VGG (ILSVRC'14)": (26.9, 25.3),
+    "ResNet (ILSVRC'15)": (8.9, 9.0),
+}

@@ -194,7 +194,7 @@ def test_figures_are_drawn_from_result_files_alone(tmp_path):
         assert [path.suffix for path in page.figures] == [".png", ".svg"]
         assert all(path.stat().st_size > 1_000 for path in page.figures)
     assert len(kept(tmp_path)) == 3
-    assert "plain56" in excerpt(tmp_path, tmp_path / "figures")
+    assert "plain56" in excerpt(list(pages("figure6", tmp_path, tmp_path / "figures")))
 
 
 def test_the_readme_is_drawn_between_its_two_marks_and_is_short():

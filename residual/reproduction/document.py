@@ -1,66 +1,26 @@
 """`make results`: docs/ and the README's table, drawn from result files and comments by code."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from residual.files import write_whole
 from residual.reproduction import beside
+from residual.reproduction.chapters import Page, chapter, index, measured
+from residual.reproduction.claims import CLAIMS
 from residual.reproduction.experiments import RESULTS, Result, budgets, kept, slug
+from residual.reproduction.liberties import liberties
 
-SECTIONS = {
-    "table6": "Table 6: test errors on CIFAR-10",
-    "figure1": "Figure 1: the degradation of plain networks",
-    "figure6": "Figure 6: plain and residual networks",
-    "figure7": "Figure 7: layer responses",
-}
+DRAWN = (  # what is drawn from results
+    *("table2", "table3", "table4", "table5", "figure4"),
+    *("table6", "figure1", "figure6", "figure7"),
+)
 EARLY = (
     " how training begins, not how it ends. The paper's numbers are on CIFAR-10 after 64,000 steps,"
     " and a deep network has hardly begun to learn in so few."
 )
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
-
-
-def liberties(package: Path) -> str:
-    """docs/liberties.md: every `Choice:` and `Deviation:` comment, where it stands."""
-    lines = [
-        "# Liberties",
-        "",
-        "Where the paper is silent we choose; where we differ from it we deviate. Each such place "
-        "is a comment in the code, and `make results` draws this list from those comments.",
-    ]
-    for file in sorted(package.rglob("*.py")):
-        found = list(comments(file.read_text()))
-        if found:
-            lines += ["", f"## {file.relative_to(package.parent).as_posix()}", ""]
-            lines += [f"- {text}" for text in found]
-    return "\n".join(lines) + "\n"
-
-
-def comments(source: str) -> Iterator[str]:
-    """Each comment that begins with Choice: or Deviation:, its lines joined."""
-    gathered: list[str] = []
-    for line in [*source.splitlines(), ""]:
-        text = line.strip()
-        opens = re.match(r"# ((?:Choice|Deviation): .*)", text)
-        if gathered and (opens or not text.startswith("#")):
-            yield " ".join(gathered)
-            gathered = []
-        if opens:
-            gathered = [f"**{opens[1].split(':')[0]}:**{opens[1].split(':', 1)[1]}"]
-        elif gathered:
-            gathered.append(text.removeprefix("#").strip())
-
-
-@dataclass(frozen=True)
-class Page:
-    """A table or figure for one data set and budget."""
-
-    title: str  # the data, the steps, and what else differs from the paper's recipe
-    table: str
-    figures: list[Path]  # PNG first; none where nothing is drawn
 
 
 def pages(
@@ -77,7 +37,7 @@ def pages(
         yield Page(title, module.table(some), drawn)
 
 
-def results_page(folder: Path, figures: Path) -> str:
+def results_page(found: dict[str, list[Page]], folder: Path) -> str:
     """docs/results.md: for each data set and budget the tables and figures that there are."""
     lines = [
         "# Results",
@@ -87,13 +47,16 @@ def results_page(folder: Path, figures: Path) -> str:
         "numbers are on CIFAR-10 after 64,000 steps, and only results after as many are their "
         "equals.",
         "",
-        "## Table 1: the ImageNet networks",
+        f"## {CLAIMS['table1'].title}",
         "",
         import_module("residual.reproduction.table1").table([]),
     ]
-    for what, title in SECTIONS.items():
+    for what, some in found.items():
+        title = CLAIMS[what].title
         lines += ["", f"## {title}"]
-        for page in pages(what, folder, figures):
+        if not some:
+            lines += ["", f"Not run by us; [{what}.md]({what}.md) has the command and its cost."]
+        for page in some:
             lines += ["", f"### {page.title}", "", page.table]
             if page.figures:
                 lines += [
@@ -104,11 +67,9 @@ def results_page(folder: Path, figures: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def excerpt(folder: Path, figures: Path) -> str:
+def excerpt(drawn: Sequence[Page]) -> str:
     """The README's table and figure: Fig. 6 on CIFAR-10, with the most steps that there are."""
-    found = [
-        page for page in pages("figure6", folder, figures) if page.title.startswith("CIFAR-10")
-    ]
+    found = [page for page in drawn if page.title.startswith("CIFAR-10")]
     if not found:
         return "\nNothing has been trained yet.\n\n"
     page = max(found, key=lambda page: int(page.title.split(", ")[1].split()[0].replace(",", "")))
@@ -124,11 +85,19 @@ def readme(text: str, page: str) -> str:
 
 def documents(root: Path, figures: Path) -> dict[Path, str]:
     """What is drawn in a checkout: each file with its content. Figures are drawn beside it."""
-    path, folder = root / "README.md", root / RESULTS
+    path, folder, docs = root / "README.md", root / RESULTS, root / "docs"
+    package = root / "residual"
+    found = {what: list(pages(what, folder, figures)) for what in DRAWN}
+    speeds = measured(folder)
     return {
-        root / "docs" / "liberties.md": liberties(root / "residual"),
-        root / "docs" / "results.md": results_page(folder, figures),
-        path: readme(path.read_text(), excerpt(folder, figures)),
+        **{
+            docs / f"{what}.md": chapter(what, found.get(what, []), speeds, package)
+            for what in CLAIMS
+        },
+        docs / "README.md": index(found, docs),
+        docs / "liberties.md": liberties(package),
+        docs / "results.md": results_page(found, folder),
+        path: readme(path.read_text(), excerpt(found["figure6"])),
     }
 
 

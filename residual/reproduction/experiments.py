@@ -1,14 +1,17 @@
-"""What must have been trained, and where its run and its result lie."""
+"""What must have been trained, and where its run, its result and its evaluations lie."""
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from residual.data.images import Data
 from residual.files import read_json, write_json
+from residual.nets.cost import cost, outline
+from residual.nets.networks import specify
 from residual.runs.training import begin, recipe_for
 from residual.training.recipe import Recipe, from_json, to_json, with_steps
 from residual.world import Setting
@@ -28,9 +31,14 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """Of the run's folder and of the result's file; equal experiments have equal names."""
+        """Of the run's folder and of the result's file; equal experiments have equal names.
+
+        Only what differs from a plain Recipe counts, so that a new field renames nothing.
+        """
         recipe = self.recipe
-        key = json.dumps([to_json(recipe), self.fingerprint], sort_keys=True)
+        ours, usual = to_json(recipe), to_json(Recipe(recipe.network))
+        own = {key: value for key, value in ours.items() if value != usual[key]}
+        key = json.dumps([recipe.network, own, self.fingerprint], sort_keys=True)
         short = hashlib.sha256(key.encode()).hexdigest()[:8]
         words = [slug(self.data), recipe.network, f"{recipe.steps}steps", f"seed{recipe.seed}"]
         return "-".join([*words, short] + ["curve"] * self.curve)
@@ -43,6 +51,22 @@ class Experiment:
                 return found
         return None
 
+    def measurement(self, folder: Path, key: str) -> Path:
+        """The file of what is measured on its weights, a protocol's errors or responses. A curve
+        changes no weight."""
+        return folder / f"{replace(self, curve=False).name}-{key}.json"
+
+    def there(self, folder: Path, key: str) -> bool:
+        """Whether what a table asks for is kept already: the result, or a measurement."""
+        if key == "error_top1":
+            return self.result(folder) is not None
+        return self.measurement(folder, key).exists()
+
+    def trained(self, runs: Path) -> Path | None:
+        """The folder of its finished run, if there is one."""
+        folders = [runs / name for name in (self.name, replace(self, curve=True).name)]
+        return next((run for run in folders if (run / "result.json").exists()), None)
+
     def begin(self, runs: Path, data: Data, where: dict[str, str], how: Setting) -> Path:
         """The folder of its run: made, unless it was made before and has been interrupted."""
         run = runs / self.name
@@ -50,13 +74,36 @@ class Experiment:
             begin(run, self.recipe, data, where, how, self.curve)
         return run
 
-    def keep(self, run: Path, folder: Path) -> Path:
+    def keep(self, run: Path, folder: Path, data: Data) -> Path:
         """Copy the result of a finished run to where tables are drawn from."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.name}.json"
+        path = folder / f"{run.name}.json"
         if not path.exists():
-            write_json(path, read_json(run / "result.json"))
+            write_json(path, read_json(run / "result.json") | {"pictures": pictures(data)})
         return path
+
+
+def pictures(data: Data) -> dict[str, int]:
+    """How much data it is: pictures in each set, and classes."""
+    sets = {name: len(own) for name in ("train", "val", "test") if (own := getattr(data, name))}
+    return sets | {"classes": len(data.classes)}
+
+
+IMAGENET = {"train": 1_281_167, "val": 50_000, "classes": 1_000}  # Sec. 4.1
+
+
+def is_imagenet(result: Result) -> bool:
+    """Whether a result is on as much data as the paper's, and so beside it as its equal."""
+    return result.get("pictures") == IMAGENET
+
+
+def data_title(result: Result) -> str:
+    """The data by name. Photographs of whatever folder carry their fingerprint, too."""
+    name, fingerprint = result["data"]["name"], result["data"]["fingerprint"]
+    if specify(result["recipe"]["network"]).family == "cifar":
+        return str(name)
+    short = fingerprint.removeprefix("quick-")[:8]
+    return f"{'ImageNet' if is_imagenet(result) else name} (fingerprint {short})"
 
 
 def slug(name: str) -> str:
@@ -74,6 +121,17 @@ def recipes(networks: Sequence[str], data: str, steps: int | None, seeds: int) -
     return found
 
 
+@cache
+def cost_of(network: str, size: int) -> tuple[int, int]:
+    """Parameters, and multiply-adds for one image (3, size, size)."""
+    return cost(outline(network), size)
+
+
+def with_depths(networks: Sequence[str], depths: Sequence[int]) -> list[str]:
+    """The networks of these depths; all of them where no depth is asked for."""
+    return [name for name in networks if not depths or specify(name).depth in depths]
+
+
 def kept(folder: Path, key: str = "error_top1") -> list[Result]:
     """Every result in a folder that has this key, by the name of its file."""
     return [found for path in sorted(folder.glob("*.json")) if key in (found := read_json(path))]
@@ -88,9 +146,9 @@ def budgets(results: Sequence[Result]) -> dict[str, list[Result]]:
         usual = with_steps(recipe_for(recipe.network, result["data"]["name"]), recipe.steps)
         ours, theirs = to_json(recipe), to_json(replace(usual, seed=recipe.seed))
         changes = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
-        words = [result["data"]["name"], f"{recipe.steps:,} steps", *changes]
+        words = [data_title(result), f"{recipe.steps:,} steps", *changes]
         found.setdefault(", ".join(words), []).append(result)
-    return found
+    return dict(sorted(found.items()))
 
 
 def by_network(results: Sequence[Result]) -> Callable[[str], list[Result]]:

@@ -31,12 +31,17 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
 
 def shown(results: Sequence[Result]) -> list[Result]:
     """Those with a curve, of the plain networks and of the residual ones with shortcut A."""
-    return [
-        result
-        for result in results
-        if specify(result["recipe"]["network"]).option in ("plain", "A")
-        and any("test_error" in line for line in result["curve"])
-    ]
+    found = []
+    for result in curved(results):
+        spec = specify(result["recipe"]["network"])
+        if spec.family == "cifar" and spec.option in ("plain", "A"):
+            found.append(result)
+    return found
+
+
+def curved(results: Sequence[Result]) -> list[Result]:
+    """Those with a test error during training."""
+    return [r for r in results if any("test_error" in line for line in r["curve"])]
 
 
 def table(results: Sequence[Result]) -> str:
@@ -48,8 +53,9 @@ def ends(
     results: Sequence[Result],
     printed: Mapping[str, tuple[float, float]],
     not_drawn: Mapping[str, float],
+    split: str = "test",
 ) -> str:
-    """Final test and training errors in percent; the paper's are after 64,000 steps."""
+    """Final test and training errors in percent; the paper's are where its curves end."""
     of, rows = by_network(results), []
     others = {result["recipe"]["network"] for result in results} - {*printed, *not_drawn}
     for network in sorted({*printed, *not_drawn, *others}, key=by_kind_and_depth):
@@ -62,7 +68,7 @@ def ends(
         tests = Spread([result["error_top1"] for result in ours])
         trainings = Spread([last_training_error(result) for result in ours])
         rows.append([network, test, tests.in_words(), training, trainings.in_words()])
-    header = ["network", "test error %, paper", "ours", "training error %, paper", "ours"]
+    header = ["network", f"{split} error %, paper", "ours", "training error %, paper", "ours"]
     return markdown(header, rows)
 
 
@@ -108,10 +114,12 @@ def draw(panels: Mapping[str, list[Curve]], results: Sequence[Result], stem: Pat
         for points in (curve.test, curve.training)
         if points
     ]
+    data = results[0]["data"]
+    split = {"val": "validation"}.get(data["split"], data["split"])
     top = 20.0 if min(last) < 20 and results[0]["recipe"]["steps"] == 64_000 else 0.0
     for panel, (title, curves) in zip(axes, panels.items(), strict=True):
-        draw_curves(panel, curves, top=top or min(100.0, 1.5 * max(last)))
+        draw_curves(panel, curves, top or min(100.0, 1.5 * max(last)), split)
         panel.set_title(title)
-    data, recipe = results[0]["data"], results[0]["recipe"]
+    recipe = results[0]["recipe"]
     page.suptitle(f"{data['name']}, {recipe['steps']:,} steps")
     return save(page, stem)

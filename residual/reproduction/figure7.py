@@ -8,9 +8,9 @@ from typing import Any
 from residual import paper
 from residual.analysis.responses import draw_figure, measured
 from residual.data.images import Data
-from residual.files import FORMAT, read_json, write_json
+from residual.files import FORMAT, read_json
 from residual.nets.networks import specify
-from residual.reproduction.experiments import Experiment, Result, by_network, recipes
+from residual.reproduction.experiments import Result, by_network, recipes
 from residual.reproduction.figure6 import by_kind_and_depth
 from residual.reproduction.spread import Spread, markdown
 from residual.runs.loading import load
@@ -28,22 +28,18 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
     return recipes(chosen, data, steps, seeds)
 
 
-def responses_file(experiment: Experiment, folder: Path) -> Path:
-    return folder / f"{experiment.name}-responses.json"
-
-
-def measure(experiment: Experiment, run: Path, data: Data, how: Setting, folder: Path) -> None:
-    """Measure the responses of a finished run and keep them beside its result."""
+def measured_on(run: Path, data: Data, how: Setting) -> dict[str, Any]:
+    """The content of a result file: the responses of a finished run."""
     net = load(run).placed(how)
     known = read_json(run / "result.json")
     found: dict[str, Any] = {
         "format": FORMAT,
-        "responses": measured(net, data, how),
+        KEY: measured(net, data, how),
         "split": data.headline,
     }
-    for key in ("recipe", "data", "weights_sha256", "versions", "hardware"):
-        found[key] = known[key]
-    write_json(responses_file(experiment, folder), found)
+    return found | {
+        part: known[part] for part in ("recipe", "data", "weights_sha256", "versions", "hardware")
+    }
 
 
 def shown(results: Sequence[Result]) -> list[Result]:

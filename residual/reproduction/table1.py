@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from residual import paper
-from residual.nets.cost import cost, outline
-from residual.reproduction.experiments import Result
+from residual.reproduction.experiments import Result, cost_of
 from residual.reproduction.spread import markdown
 from residual.training.recipe import Recipe
 
@@ -24,7 +23,7 @@ def table(results: Sequence[Result]) -> str:
     """Multiply-adds at 224x224, ours beside the paper's."""
     rows = []
     for depth, printed in paper.TABLE_1.items():
-        parameters, multiply_adds = cost(outline(f"resnet{depth}"), 224)
+        parameters, multiply_adds = cost_of(f"resnet{depth}", 224)
         rows.append(
             [
                 f"ResNet-{depth}",

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from residual import paper
-from residual.nets.cost import cost, outline
 from residual.nets.networks import specify
-from residual.reproduction.experiments import Result, by_network, recipes
+from residual.reproduction.experiments import Result, by_network, cost_of, recipes
 from residual.reproduction.spread import Spread, markdown
 from residual.training.recipe import Recipe
 
@@ -20,7 +19,12 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
 
 
 def shown(results: Sequence[Result]) -> list[Result]:
-    return [r for r in results if specify(r["recipe"]["network"]).option == "A"]
+    specs = [specify(result["recipe"]["network"]) for result in results]
+    return [
+        result
+        for result, spec in zip(results, specs, strict=True)
+        if spec.family == "cifar" and spec.option == "A"
+    ]
 
 
 def table(results: Sequence[Result]) -> str:
@@ -31,7 +35,7 @@ def table(results: Sequence[Result]) -> str:
     of = by_network(results)
     for depth, (error, _) in paper.TABLE_6.items():
         ours = Spread([result["error_top1"] for result in of(f"resnet{depth}")])
-        parameters, _ = cost(outline(f"resnet{depth}"), 32)
+        parameters, _ = cost_of(f"resnet{depth}", 32)
         name = f"ResNet-{depth}"
         rows.append(
             [

@@ -1,0 +1,155 @@
+"""Where what a table or a figure asks for is made: trained, measured and kept."""
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from residual.cli.options import loaded
+from residual.cli.watching import Care, asked_to_stop, watched
+
+if TYPE_CHECKING:
+    from residual.data.images import Data
+    from residual.reproduction.experiments import Experiment
+    from residual.training.recipe import Recipe
+    from residual.world import Setting
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how missing results are made."""
+
+    name: str  # of the data
+    root: Path
+    how: "Setting"
+    results: Path
+    runs: Path
+    side_by_side: int
+    workers: int
+
+    def data(self, large: bool) -> "Data":
+        """As networks for photographs, or for small pictures, look at it."""
+        return loaded(self.name, self.root, 224 if large else 32, self.workers, large)
+
+    def has_photographs(self) -> bool:
+        """Whether the first picture of a folder that can be read is no smaller than a crop."""
+        from residual.data.decode import Damaged
+
+        if self.name in ("digits", "cifar10"):
+            return False
+        pictures = self.data(large=True).train
+        for i in range(len(pictures)):
+            with suppress(Damaged):
+                return min(pictures.image(i).size) >= 224  # type: ignore[union-attr]
+        return False
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes missing results on some data. Of many processes the first decides what is missing."""
+
+    place: Place
+    data: "Data"
+
+    def supply(self, recipes: "list[Recipe]", curve: bool, key: str) -> None:
+        """Train what is missing: finished results are used, interrupted runs go on."""
+        from residual.reproduction import evaluations
+        from residual.reproduction.experiments import Experiment
+        from residual.world import here
+
+        data, results, runs = self.data, self.place.results, self.place.runs
+        wanted = [Experiment(recipe, data.name, data.fingerprint, curve) for recipe in recipes]
+        together = evaluations.ensemble_file(wanted, results)
+
+        def absent() -> list[Experiment]:
+            if key == evaluations.ENSEMBLE:
+                return [] if together.exists() else wanted
+            return [each for each in wanted if not each.there(results, key)]
+
+        missing = here().first(absent)
+        untrained = here().first(lambda: [e for e in missing if not e.trained(runs)])
+        self._train(untrained)
+        trained = here().first(lambda: [(e, e.trained(runs) or runs / e.name) for e in missing])
+        for each, run in trained:
+            here().first(partial(each.keep, run, results, data))
+            if key != evaluations.ENSEMBLE:
+                self._measure(key, [run], each.measurement(results, key), each.recipe.network)
+        if key == evaluations.ENSEMBLE and trained:
+            self._measure(key, [run for _, run in trained], together, f"{len(trained)} together")
+
+    def _measure(self, key: str, runs: list[Path], path: Path, name: str) -> None:
+        """What a table needs besides the result of a training."""
+        from residual.cli.progress import counting
+        from residual.files import write_json
+        from residual.reproduction import evaluations, figure7
+        from residual.runs.answering import Work
+        from residual.world import here
+
+        if key == "error_top1":
+            return
+        how = replace(self.place.how, precision="float32")
+        if key == figure7.KEY:
+            found = figure7.measured_on(runs[0], self.data, how)
+        else:
+            with counting(f"evaluating {name}") as progress:
+                work = Work(how, self.place.workers, 0, progress if here().rank == 0 else None)
+                found = evaluations.judged(runs, self.data, key, work)
+        here().first(lambda: write_json(path, found))
+
+    def _train(self, missing: "list[Experiment]") -> None:
+        from residual.runs.training import found_again
+        from residual.world import here
+
+        place, where = self.place, found_again(self.place.name, self.place.root)
+        if place.side_by_side > 1:
+            self._train_at_once(missing, where)
+            return
+        for n, each in enumerate(missing, start=1):
+            run = here().first(partial(each.begin, place.runs, self.data, where, place.how))
+            title = f"{each.recipe.network}, seed {each.recipe.seed} ({n} of {len(missing)})"
+            watched(title, run, self.data, Care(5.0, place.workers))
+
+    def _train_at_once(self, missing: "list[Experiment]", where: dict[str, str]) -> None:
+        """Several trainings, each in a process of its own; they share the device and the cores."""
+        from residual.world import here
+
+        if here().size > 1:
+            raise ValueError("trainings side by side are those of one process; leave out torchrun")
+        place = self.place
+        own = replace(place.how, threads=max(1, place.how.threads // place.side_by_side))
+        runs = [each.begin(place.runs, self.data, where, own) for each in missing]
+        ended = at_once(runs, place.side_by_side)
+        for run, status in ended.items():
+            if status:
+                raise ValueError(f"{run} ended with status {status}; go on with the same command")
+
+
+def at_once(runs: list[Path], n: int) -> dict[Path, int]:
+    """Resume runs in n processes at a time -> their exit statuses. A signal is passed on to all of
+    them; each saves its run, and the command ends."""
+    waiting, working, ended = list(runs), dict[Path, "subprocess.Popen[bytes]"](), dict[Path, int]()
+    with asked_to_stop() as caught:
+        while working or (waiting and not caught):
+            while waiting and len(working) < n and not caught:
+                run = waiting.pop(0)
+                command = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
+                working[run] = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, start_new_session=True
+                )
+            if caught:
+                for process in working.values():
+                    process.send_signal(signal.SIGTERM)
+                ended |= {run: process.wait() for run, process in working.items()}
+                raise typer.Exit(128 + caught[0])
+            time.sleep(0.2)
+            done = {r: p.returncode for r, p in working.items() if p.poll() is not None}
+            ended |= done
+            working = {run: process for run, process in working.items() if run not in done}
+    return ended

@@ -1,0 +1,218 @@
+"""What each table and figure of the paper claims, in words; every number comes from paper.py."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from residual import paper
+from residual.reproduction.evaluations import number
+from residual.reproduction.spread import markdown
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A page of docs/. Where nothing is built, `printed` is the paper's own table."""
+
+    title: str
+    text: str
+    commands: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()  # of an architecture, which are described and not trained
+    printed: str = ""
+    sources: tuple[str, ...] = ()  # files of the package whose liberties it rests on
+
+
+def rows(header: Sequence[str], printed: Mapping[str, Sequence[float | None]]) -> str:
+    """The paper's own table."""
+    digits = [[name, *map(number, values)] for name, values in printed.items()]
+    return markdown(header, digits)
+
+
+def per_class(printed: Mapping[str, tuple[float, tuple[float, ...]]]) -> str:
+    """Tables 10 and 11, upright: a row for each class of VOC."""
+    columns = [(mean, *each) for mean, each in printed.values()]
+    names = ("mAP", *paper.VOC)
+    return rows(
+        ["class", *printed],
+        {name: values for name, *values in zip(names, *columns, strict=True)},
+    )
+
+
+NETS = ("nets/blocks.py", "nets/networks.py")
+TRAINING = (*NETS, "training/loop.py", "data/batches.py")
+LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/feeding.py", "data/decode.py")
+CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/images.py")
+JUDGED = (*LARGE, "evaluation/protocols.py")
+IMAGENET = "residual data prepare imagenet SOURCE"
+READ_OFF = f"The ends of the curves are read off, with an error of up to {paper.READING_ERROR:g}."
+
+(_P18, _R18), (_P34, _R34) = paper.TABLE_2[18], paper.TABLE_2[34]
+_T3, _T4, _T6, _F1, _F4 = (
+    paper.TABLE_3,
+    paper.TABLE_4,
+    paper.TABLE_6,
+    paper.FIGURE_1,
+    paper.FIGURE_4,
+)
+_BEST_BEFORE = min(e for name, e in paper.TABLE_5.items() if not name.startswith("ResNet"))
+_ENSEMBLE = paper.TABLE_5["ResNet (ILSVRC'15)"]
+_VGG_7, _RES_7 = paper.TABLE_7.values()
+_VGG_8, _RES_8 = paper.TABLE_8.values()
+
+CLAIMS = {
+    "table1": Claim(
+        "Table 1: the ImageNet networks",
+        f"Networks of {min(paper.TABLE_1)} to {max(paper.TABLE_1)} layers from one plan. The "
+        f"shallowest costs {paper.TABLE_1[18] / 1e9:.1f}e9 multiply-adds for an image of 224x224, "
+        f"the deepest {paper.TABLE_1[152] / 1e9:.1f}e9.",
+        ("residual reproduce table1", "residual describe resnet50"),
+        sources=NETS,
+    ),
+    "table2": Claim(
+        "Table 2: plain and residual networks on ImageNet",
+        f"A plain network of 34 layers is worse than one of 18: {_P34:.2f} against {_P18:.2f} % "
+        f"top-1 error by ten crops. With shortcuts that add no parameter (option A) it is better: "
+        f"{_R34:.2f} against {_R18:.2f} %, and {_P34 - _R34:.1f} points better than the plain one.",
+        (IMAGENET, "residual reproduce table2 --data IMAGENET"),
+        sources=JUDGED,
+    ),
+    "table3": Claim(
+        "Table 3: shortcuts, and deeper networks on ImageNet",
+        f"By ten crops, top-1. All three shortcuts beat the plain network of 34 layers "
+        f"({_T3['plain-34'][0]:.2f} %): A {_T3['ResNet-34 A'][0]:.2f}, B "
+        f"{_T3['ResNet-34 B'][0]:.2f}, C {_T3['ResNet-34 C'][0]:.2f} %; so projections are not "
+        f"what matters. And depth goes on to pay: {_T3['ResNet-50'][0]:.2f} % with 50 layers, "
+        f"{_T3['ResNet-101'][0]:.2f} % with 101, {_T3['ResNet-152'][0]:.2f} % with 152.",
+        (IMAGENET, "residual reproduce table3 --data IMAGENET"),
+        sources=JUDGED,
+    ),
+    "table4": Claim(
+        "Table 4: single networks on ImageNet",
+        f"Looked at fully convolutionally in five sizes, a single network of 152 layers has a "
+        f"top-5 error of {_T4['ResNet-152'][1]:.2f} %, less than every earlier ensemble "
+        f"({_BEST_BEFORE:.2f} % or more, Table 5).",
+        (IMAGENET, "residual reproduce table4 --data IMAGENET"),
+        sources=JUDGED,
+    ),
+    "table5": Claim(
+        "Table 5: ensembles on ImageNet",
+        f"Six networks together have a top-5 error of {_ENSEMBLE:.2f} % "
+        f"on the test set; the best before had {_BEST_BEFORE:.2f} %. The server that holds the "
+        f"test labels is closed, so ours is on the validation set.",
+        (IMAGENET, "residual reproduce table5 --data IMAGENET"),
+        sources=(*JUDGED, "reproduction/table5.py"),
+    ),
+    "table6": Claim(
+        "Table 6: errors on CIFAR-10",
+        f"From 20 to 110 layers the test error falls from {_T6[20][0]:.2f} to {_T6[110][0]:.2f} %; "
+        f"with 1202 layers, far too many for so little data, it is {_T6[1202][0]:.2f} %.",
+        ("residual reproduce table6 --data cifar10 --seeds 5",),
+        sources=CIFAR,
+    ),
+    "table7": Claim(
+        "Table 7: detection on PASCAL VOC",
+        f"Faster R-CNN gains {_RES_7[0] - _VGG_7[0]:.1f} points of mAP on VOC 2007 and "
+        f"{_RES_7[1] - _VGG_7[1]:.1f} on VOC 2012 when ResNet-101 takes the place of VGG-16.",
+        printed=rows(["network", "VOC 2007, mAP %", "VOC 2012, mAP %"], paper.TABLE_7),
+    ),
+    "table8": Claim(
+        "Table 8: detection on COCO",
+        f"The same exchange gains {_RES_8[0] - _VGG_8[0]:.1f} points at an IoU of .5 and "
+        f"{_RES_8[1] - _VGG_8[1]:.1f} over [.5, .95], which is {_RES_8[1] / _VGG_8[1] - 1:.0%} "
+        f"more.",
+        printed=rows(["network", "mAP % at .5", "mAP % over [.5, .95]"], paper.TABLE_8),
+    ),
+    "table9": Claim(
+        "Table 9: detection on COCO, improved",
+        "Box refinement, context, testing in several sizes and an ensemble each add to the "
+        "baseline.",
+        printed=rows(
+            ["system", "val, .5", "val, [.5, .95]", "test-dev, .5", "test-dev, [.5, .95]"],
+            paper.TABLE_9,
+        ),
+    ),
+    "table10": Claim(
+        "Table 10: detection on VOC 2007, by class",
+        "With the improvements of Table 9 and training on COCO, ResNet-101 gains once more.",
+        printed=per_class(paper.TABLE_10),
+    ),
+    "table11": Claim(
+        "Table 11: detection on VOC 2012, by class",
+        "As Table 10, on the later test set.",
+        printed=per_class(paper.TABLE_11),
+    ),
+    "table12": Claim(
+        "Table 12: ImageNet detection",
+        "The system of Table 9 on the 200 classes of ImageNet detection, mAP at an IoU of .5.",
+        printed=rows(["system", "val2, mAP %", "test, mAP %"], paper.TABLE_12),
+    ),
+    "table13": Claim(
+        "Table 13: localisation on ImageNet validation",
+        "A region proposal network with boxes for each class, then R-CNN on its proposals, more "
+        "than halves the error of VGG-16.",
+        printed=rows(
+            ["system", "error % on the true class", "top-5 error % on predicted classes"],
+            paper.TABLE_13,
+        ),
+    ),
+    "table14": Claim(
+        "Table 14: localisation on ImageNet",
+        "The ensemble against the best systems of the years before.",
+        printed=rows(
+            ["method", "validation, top-5 error %", "test, top-5 error %"], paper.TABLE_14
+        ),
+    ),
+    "figure1": Claim(
+        "Figure 1: the degradation of plain networks",
+        f"On CIFAR-10 a plain network of 56 layers ends worse than one of 20, on the test set "
+        f"(about {_F1['plain56'][0]:g} against {_F1['plain20'][0]:g} %) and on the training set "
+        f"(about {_F1['plain56'][1]:g} against {_F1['plain20'][1]:g} %), so it is not overfitting. "
+        + READ_OFF,
+        ("residual reproduce figure1 --data cifar10",),
+        sources=CIFAR,
+    ),
+    "figure2": Claim(
+        "Figure 2: the residual unit",
+        "A block of layers learns F(x), and its input is added to what it finds: y = F(x) + x "
+        "(Eq. 1). The unit is one class, `Residual` in `residual/nets/blocks.py`; a plain network "
+        "is the same class without its shortcut.",
+        ("residual describe resnet18-A",),
+        networks=("plain18", "resnet18-A"),
+        sources=("nets/blocks.py",),
+    ),
+    "figure3": Claim(
+        "Figure 3: a plain network and its residual counterpart",
+        "The same 34 layers, without and with shortcuts; those that widen are drawn dotted. "
+        "`residual/nets/networks.py` builds both from one row of Table 1.",
+        ("residual describe plain34", "residual describe resnet34-A"),
+        networks=("plain34", "resnet34-A", "resnet34"),
+        sources=NETS,
+    ),
+    "figure4": Claim(
+        "Figure 4: training on ImageNet",
+        f"The plain network of 34 layers stays above the one of 18 throughout, in training error, "
+        f"too; among residual networks it is the other way round: the centre-crop error ends at "
+        f"about {_F4['resnet34-A'][0]:g} against {_F4['resnet18-A'][0]:g} %. " + READ_OFF,
+        (IMAGENET, "residual reproduce figure4 --data IMAGENET"),
+        sources=LARGE,
+    ),
+    "figure5": Claim(
+        "Figure 5: the two blocks",
+        "Two 3x3 layers, or a bottleneck: 1x1 narrows, 3x3 works, 1x1 widens again, at a similar "
+        "cost. They are `basic` and `bottleneck` in `residual/nets/blocks.py`.",
+        ("residual describe resnet34", "residual describe resnet50"),
+        networks=("resnet34", "resnet50"),
+        sources=NETS,
+    ),
+    "figure6": Claim(
+        "Figure 6: plain and residual networks on CIFAR-10",
+        "Plain networks get worse with depth, residual ones better, up to 110 layers. " + READ_OFF,
+        ("residual reproduce figure6 --data cifar10",),
+        sources=CIFAR,
+    ),
+    "figure7": Claim(
+        "Figure 7: layer responses",
+        "The 3x3 layers of residual networks respond less strongly than those of plain ones, and "
+        "the less the deeper the network: what a block adds is small.",
+        ("residual reproduce figure7 --data cifar10", "residual responses RUN"),
+        sources=(*CIFAR, "analysis/responses.py"),
+    ),
+}
