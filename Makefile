@@ -2,11 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format results clean
+.PHONY: demo test test-cloud check format results clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv-cloud/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-cloud
+	.venv-cloud/bin/pip install --quiet --editable '.[dev,cloud]' 'moto[server]>=5'
 	touch $@
 
 demo: .venv/installed  ## the degradation of plain networks, and its absence in residual ones, on digits
@@ -14,6 +19,9 @@ demo: .venv/installed  ## the degradation of plain networks, and its absence in 
 
 test: .venv/installed  ## every test; what needs data or a GPU says so and is skipped
 	$(BIN)/pytest -n 2
+
+test-cloud: .venv-cloud/installed  ## the tests of packed data in an object store; 1.1 GB to install
+	.venv-cloud/bin/pytest tests/cloud
 
 check: .venv/installed  ## lint, format and types; writes nothing
 	$(BIN)/ruff check --no-cache .
@@ -28,5 +36,5 @@ results: .venv/installed  ## draw docs/ and the README's table from results/*.js
 	$(BIN)/python -m residual.reproduction.document
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-cloud build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,15 +8,21 @@ from typing import Any
 
 import typer
 
-from residual.cli import convert, evaluate, networks, reproduce, train
+from residual.cli import convert, data, evaluate, networks, pack, reproduce, train
 
-app = typer.Typer(
-    help="Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+
+def group(text: str) -> typer.Typer:
+    """Commands under one name."""
+    return typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+
+app = group("Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).")
 DEBUG = "--debug" in sys.argv  # a traceback with every error
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -53,6 +59,7 @@ for each in (
     networks.describe,
     train.train,
     train.resume,
+    train.statistics,
     evaluate.evaluate,
     evaluate.predict,
     evaluate.report,
@@ -61,6 +68,14 @@ for each in (
     convert.convert,
 ):
     app.command()(one_sentence(each))
+
+of_data = group("Check, prepare and pack folders of pictures.")
+of_data.command()(one_sentence(data.check))
+of_data.command()(one_sentence(pack.pack))
+prepare = group("Sort a public data set into train/ and val/.")
+prepare.command()(one_sentence(data.imagenet))
+of_data.add_typer(prepare, name="prepare")
+app.add_typer(of_data, name="data")
 
 
 def main() -> None:

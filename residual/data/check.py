@@ -24,7 +24,7 @@ ENDING_OF = {  # a picture of this format may be called so
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm"),
 }
-SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class Report:
     folder: str
     sets: dict[str, dict[str, int]] = field(default_factory=dict)  # whole pictures of each class
     damaged: list[Problem] = field(default_factory=list)
-    converted: Counter[str] = field(default_factory=Counter)
+    converted: dict[str, int] = field(default_factory=dict)  # what is done: how often
     misnamed: dict[str, str] = field(default_factory=dict)  # path: what it is
     others: list[str] = field(default_factory=list)  # in class folders, no picture by its ending
     outside: list[str] = field(default_factory=list)  # pictures that lie in no class folder
+    folders: list[str] = field(default_factory=list)  # that are named like pictures
     copies: list[list[str]] = field(default_factory=list)  # pictures of equal bytes
     warnings: list[str] = field(default_factory=list)
 
@@ -80,6 +81,7 @@ def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Rep
         for label, file in in_place(path, place, report)
     ]
     tell = unhurried(progress)
+    changes: Counter[str] = Counter()
     first: dict[bytes, str] = {}
     copies: dict[str, list[str]] = {}
     looks = in_turn(path, [file for *_, file in pictures], workers)
@@ -90,11 +92,12 @@ def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Rep
             report.sets.setdefault(name, Counter())[label] += 1
             if (other := first.setdefault(look.digest, file)) != file:
                 copies.setdefault(other, [other]).append(file)
-            report.converted.update(look.changes)
+            changes.update(look.changes)
             if not file.lower().endswith(ENDING_OF.get(look.form, f".{look.form.lower()}")):
                 report.misnamed[file] = look.form
         tell(done, len(pictures))
     report.damaged.sort(key=lambda problem: problem.path)
+    report.converted = dict(changes.most_common())
     report.copies = list(copies.values())
     report.sets = counts(path, report)
     report.warnings = [*refused(path), *beside(path), *uneven(report), *twice(report)]
@@ -136,6 +139,11 @@ def in_place(path: Path, place: Path, report: Report) -> Iterator[tuple[str, str
             for folder in [f for f in folders if endless(below / f)]:
                 refuse(OSError(0, "it is a link to a folder above it", str(below / folder)))
                 folders.remove(folder)
+            report.folders += [
+                (below / folder).relative_to(path).as_posix()
+                for folder in sorted(folders)
+                if folder.lower().endswith(ENDINGS)
+            ]
             folders[:] = sorted(folder for folder in folders if folder[0] != ".")
             for file in sorted(file for file in files if file[0] != "."):
                 name = (below / file).relative_to(path).as_posix()
@@ -198,14 +206,14 @@ def unknown(raw: bytes) -> tuple[str, str]:
     start = raw[:512]
     if not raw.strip(b"\0"):
         return "damaged", "all of its bytes are zero"
+    if start.startswith(SIGNATURES):
+        return "damaged", "its header is broken or cut off"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "mislabelled", "it is a web page (HTML), not a picture"
     if not any(byte < 9 or 13 < byte < 32 for byte in start):
         return "mislabelled", "it is text, not a picture"
     if start[4:8] == b"ftyp":
         return "mislabelled", "it is HEIC, AVIF or a film, which are not read; convert it"
-    if start.startswith(SIGNATURES):
-        return "damaged", "its header is broken or cut off"
     return "mislabelled", "it is no picture in a known format"
 
 
@@ -227,8 +235,10 @@ def refused(path: Path) -> Iterator[str]:
     """Why training would not take the folder as it is."""
     try:
         listing(path)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         yield f"training refuses this folder: {error}"
+    except OSError as error:
+        yield f"training refuses this folder: {error.filename}: {said(error)}"
 
 
 def beside(path: Path) -> Iterator[str]:
@@ -245,7 +255,7 @@ def uneven(report: Report) -> Iterator[str]:
         empty = [label for label, n in own.items() if not n]
         filled = {label: n for label, n in own.items() if n}
         if empty:
-            yield f"{name} has no whole picture of {few(empty, 'class', 'classes')}"
+            yield f"classes without a whole picture in {name} {few(empty)}"
         if filled and max(filled.values()) > UNEQUAL * min(filled.values()):
             most, least = max(filled, key=filled.__getitem__), min(filled, key=filled.__getitem__)
             yield (
@@ -266,16 +276,16 @@ def twice(report: Report) -> Iterator[str]:
             contrary.append(" = ".join(files))
         else:
             rest.append(" = ".join(files))
-    for files, what in (
-        (across, "in more than one set, so what is judged on was learned"),
-        (contrary, "in more than one class"),
-        (rest, "more than once in their class"),
+    for what, files in (
+        ("in more than one set, so that what is judged on was learned", across),
+        ("in more than one class", contrary),
+        ("more than once in their class", rest),
     ):
         if files:
-            yield f"equal pictures lie {what}: {few(files, 'group', 'groups')}"
+            yield f"equal pictures {what} {few(files)}"
 
 
-def few(names: list[str], one: str, many: str, most: int = 3) -> str:
-    """How many, and the first of them: `12 classes: ant, bee, cat and 9 more`."""
+def few(names: list[str], most: int = 3) -> str:
+    """How many, and the first of them: `(12): ant, bee, cat and 9 more`."""
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"{len(names):,} {one if len(names) == 1 else many}: {', '.join(names[:most])}{rest}"
+    return f"({len(names):,}): {', '.join(names[:most])}{rest}"

@@ -27,7 +27,7 @@ def hashed(*key: Tensor | int) -> Tensor:
 
 
 def single(*key: int) -> int:
-    """`hashed` of one key, as 64 bits without a sign: in plain integers, without a tensor's cost."""
+    """`hashed` of one key, as 64 bits without a sign, in plain integers."""
     state = 0
     for part in key:
         state = _mixed_int(state ^ _mixed_int(part & ALL))

@@ -164,15 +164,12 @@ def train_archive(archive: Path) -> Iterator[Part]:
 def class_archive(archive: Path, outer: tarfile.TarFile, member: Any) -> Iterator[Item]:
     """The pictures of a class in the training archive."""
     folder = f"train/{Path(member.name).stem}"
-    try:
-        with tarfile.open(fileobj=outer.extractfile(member)) as inner:
-            for picture in inner:
-                name = Path(picture.name).name
-                if is_picture(name) and picture.isfile():
-                    read = cast(Any, partial(inner.extractfile, picture))
-                    yield Item(f"{folder}/{name}", picture.size, read)
-    except tarfile.TarError as error:
-        raise ValueError(f"{member.name} in {archive} is damaged: {error}") from error
+    with opened_archive(archive / member.name, outer.extractfile(member)) as inner:
+        for picture in inner:
+            name = Path(picture.name).name
+            if is_picture(name) and picture.isfile():
+                read = cast(Any, partial(inner.extractfile, picture))
+                yield Item(f"{folder}/{name}", picture.size, read)
 
 
 def train_folder(folder: Path) -> Iterator[Part]:

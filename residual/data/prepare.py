@@ -152,10 +152,11 @@ def verified(archive: Path, checksum: str, target: Path, counting: Counting) -> 
 
 
 @contextmanager
-def opened_archive(archive: Path) -> Iterator[tarfile.TarFile]:
-    """An archive to be read. Raises ValueError where it is damaged."""
+def opened_archive(archive: Path, file: IO[bytes] | None = None) -> Iterator[tarfile.TarFile]:
+    """An archive, or one in another, to be read. Raises ValueError where it is damaged."""
     try:
-        with tarfile.open(archive) as opened:
+        with tarfile.open(archive, fileobj=file) as opened:
             yield opened
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive} is damaged: {error}") from error
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise ValueError(f"{archive} is damaged: {reason}") from error

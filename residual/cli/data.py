@@ -1,0 +1,142 @@
+"""The commands about folders of pictures: `data check` and `data prepare imagenet`."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from residual.cli.options import Json
+
+if TYPE_CHECKING:
+    from residual.data.check import Report
+    from residual.data.imagenet import Report as Prepared
+
+FEW = 20  # so many classes, or missing pictures, are listed one by one
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="With train/, val/ or test/, or with classes.")],
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that read pictures; 0 takes every core.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find damaged pictures in a folder, and count classes.
+
+    Also told is what is changed in pictures when they are read, and what looks like a mistake:
+    classes that are empty or very unequal, equal pictures. The exit status is 1 where any picture
+    is damaged.
+
+    Example: residual data check photos
+    """
+    from residual.cli.progress import counting
+    from residual.data.check import check as checked
+
+    with counting("checking pictures") as progress:
+        report = checked(folder, workers or os.cpu_count() or 1, progress)
+    if as_json:
+        print(json.dumps(asdict(report) | {"seen": report.seen}))
+    else:
+        for line in told(report):
+            print(line.encode(errors="backslashreplace").decode())  # a file's name may be anything
+    if report.damaged:
+        n = f"{len(report.damaged):,} of {report.seen:,}"
+        typer.echo(f"residual: {n} pictures in {folder} are damaged", err=True)
+        raise typer.Exit(1)
+
+
+def told(report: "Report") -> Iterator[str]:
+    """A report as a person reads it: what is most urgent comes last, where a terminal stays."""
+    from residual.data.check import few
+
+    yield f"{report.folder}: {report.seen:,} pictures, {len(report.damaged):,} damaged"
+    yield from sizes(report)
+    if report.converted:
+        yield "\nChanged when they are read:"
+        yield from (f"  {n:>9,}  {change}" for change, n in report.converted.items())
+    notes = {
+        "pictures of another format than their name says, read as what they are": report.misnamed,
+        "files without a picture's ending, left out": report.others,
+        "pictures in no class folder, left out": report.outside,
+        "folders that are named like pictures": report.folders,
+    }
+    if any(notes.values()):
+        yield "\nNotes:"
+        yield from (f"  {what} {few(list(files))}" for what, files in notes.items() if files)
+    if report.warnings:
+        yield "\nWarnings:"
+        yield from (f"  {warning}" for warning in report.warnings)
+    if report.damaged:
+        yield "\nDamaged:"
+        for each in report.damaged:
+            yield f"  {each.kind:<12} {each.path} (class {each.label}): {each.reason}"
+
+
+def sizes(report: "Report") -> Iterator[str]:
+    """How many whole pictures each class has in each set; of many classes, the extremes."""
+    classes = list(next(iter(report.sets.values()), {}))
+    if len(classes) > FEW:
+        for name, own in report.sets.items():
+            least, most = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
+            yield (
+                f"  {name}: {sum(own.values()):,} whole pictures in {len(own):,} classes, from "
+                f"{own[least]:,} ({least}) to {own[most]:,} ({most})"
+            )
+        return
+    wide = max(map(len, ["all classes", *classes]))
+    yield f"\n{'':{wide}}" + "".join(f"{name:>10}" for name in report.sets)
+    for label in classes:
+        yield f"{label:{wide}}" + "".join(f"{own[label]:>10,}" for own in report.sets.values())
+    totals = "".join(f"{sum(own.values()):>10,}" for own in report.sets.values())
+    yield f"{'all classes':{wide}}{totals}"
+
+
+def imagenet(
+    source: Annotated[Path, typer.Argument(help="Where the archives or folders lie.")],
+    to: Annotated[
+        Path | None, typer.Argument(metavar="DST", help="A folder; if left out, SOURCE/imagenet.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sort ImageNet (ILSVRC 2012) into train/ and val/.
+
+    Takes the official archives, a flat validation folder with the devkit, Kaggle's layout, or a
+    sorted tree; says what is missing then. Goes on where it was interrupted. Changes nothing in
+    SOURCE; files are hard-linked where that can be.
+
+    Example: residual data prepare imagenet downloads imagenet
+    """
+    from residual.cli.progress import counting
+    from residual.data.imagenet import imagenet as prepared
+
+    report = prepared(source, to, counting=counting)
+    if as_json:
+        print(json.dumps(asdict(report) | {"complete": report.complete}))
+    else:
+        for line in judgement(report):
+            print(line)
+    if not report.complete:
+        typer.echo(f"residual: {report.folder} is not the whole ImageNet", err=True)
+        raise typer.Exit(1)
+
+
+def judgement(report: "Prepared") -> Iterator[str]:
+    """What was prepared as a person reads it."""
+    wanted = asdict(report.expected)
+    for name in ("train", "val"):
+        if name not in report.pictures:
+            yield f"{report.folder}/{name}: not there, and nothing to make it of"
+            continue
+        yield (
+            f"{report.folder}/{name}: {report.pictures[name]:,} of {wanted[name]:,} pictures in "
+            f"{report.classes[name]:,} of {wanted['classes']:,} classes"
+        )
+    for what, names in (("missing", report.missing), ("superfluous", report.superfluous)):
+        for name in names[:FEW]:
+            yield f"  {what}: {name}"
+        if len(names) > FEW:
+            yield f"  {what}: {len(names) - FEW:,} more"

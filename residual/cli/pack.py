@@ -1,0 +1,68 @@
+"""The command `data pack`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from residual.cli.options import Json, Workers
+
+if TYPE_CHECKING:
+    from residual.data.packing import How, Summary
+
+
+def pack(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, as for training.")],
+    to: Annotated[str, typer.Argument(help="A new folder, or a place like s3://bucket/name.")],
+    shorter_side: Annotated[
+        int, typer.Option(min=1, help="Pixels that a shorter side has at most.")
+    ] = 480,
+    form: Annotated[
+        str, typer.Option("--as", help="jpeg; or raw: decoded, larger and faster to read.")
+    ] = "jpeg",
+    bad_images: Annotated[
+        str, typer.Option(help="error, or skip: damaged ones are packed as they are, and named.")
+    ] = "error",
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """Pack a folder of pictures into shards, for speed or for an object store.
+
+    An S3 store other than Amazon's is named by the variable S3_ENDPOINT_URL.
+
+    Example: residual data pack photos packed --shorter-side 480
+    """
+    from residual.cli.progress import counting
+    from residual.data.packing import How
+    from residual.data.packing import pack as packed
+
+    for word, words in ((form, ("jpeg", "raw")), (bad_images, ("error", "skip"))):
+        if word not in words:
+            raise typer.BadParameter(f"no {word!r} here; there are {' and '.join(words)}")
+    how = How(shorter_side, form, bad_images == "skip", max(workers, 1))
+    with counting("packing pictures") as progress:
+        summary = packed(source, to, how, progress)
+    for damage in summary.damaged:
+        typer.echo(f"residual: {damage}", err=True)
+    print(json.dumps(asdict(summary) | {"to": to}) if as_json else in_words(summary, to, how))
+
+
+def in_words(summary: "Summary", to: str, how: "How") -> str:
+    """A packing as a person reads it."""
+    from residual.data.packing import QUALITY
+
+    if how.form == "raw":
+        done = "all decoded"
+    else:
+        done = (
+            f"{summary.kept:,} as they were, the others encoded as JPEG of quality "
+            f"{QUALITY['quality']}, colours {QUALITY['subsampling']}"
+        )
+    text = (
+        f"{to}: {summary.pictures:,} pictures, {done}; {summary.resized:,} made smaller, to a "
+        f"shorter side of {how.shorter}; {summary.bytes_before / 1e6:,.1f} MB before, "
+        f"{summary.bytes_after / 1e6:,.1f} MB after"
+    )
+    return f"{text}; {len(summary.damaged):,} damaged" if summary.damaged else text
