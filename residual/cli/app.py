@@ -1,6 +1,8 @@
 """The command `residual`. Each command is a plain function; this file lists them."""
 
+import atexit
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -8,7 +10,7 @@ from typing import Any
 
 import typer
 
-from residual.cli import convert, data, evaluate, networks, pack, reproduce, train
+from residual.cli import convert, data, deploy, evaluate, networks, pack, reproduce, train
 
 
 def group(text: str) -> typer.Typer:
@@ -61,7 +63,8 @@ for each in (
     train.resume,
     train.statistics,
     evaluate.evaluate,
-    evaluate.predict,
+    deploy.predict,
+    deploy.export,
     evaluate.report,
     evaluate.responses,
     reproduce.reproduce,
@@ -81,4 +84,14 @@ app.add_typer(of_data, name="data")
 def main() -> None:
     """The entry point. `--debug` may stand anywhere."""
     sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if launcher(os.environ) is None or not isinstance(end.code, int | None):
+            raise
+        # Threads of gloo's may outlive their group and abort a process whose interpreter winds up,
+        # after all is done: one among others therefore ends at once.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code or 0)

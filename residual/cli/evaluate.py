@@ -149,40 +149,6 @@ def views_in_words(record: dict[str, Any]) -> str:
     return f"{record['protocol']} ({text})"
 
 
-def predict(
-    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    top: Annotated[int, typer.Option(min=1, help="So many labels of each picture.")] = 5,
-    device: Device = "auto",
-    threads: Threads = 0,
-    precision: Exact = "float32",
-    as_json: Json = False,
-) -> None:
-    """Print labels and probabilities of pictures.
-
-    Example: residual predict runs/resnet20-1 cat.jpg dog.png --top 3
-    """
-    from residual.deployment.prediction import predict as answered
-
-    how = setting_of(device, threads, precision, False)
-    how.apply()
-    net = opened(path).placed(how)
-    with how.autocast():
-        found = answered(net, images, top)
-    if as_json:
-        print(json.dumps(found))
-    for answer in found:
-        if "error" in answer:
-            typer.echo(f"residual: {answer['error']}", err=True)
-        elif not as_json:
-            labels = ", ".join(
-                f"{x['label']} {100 * x['probability']:.1f} %" for x in answer["labels"]
-            )
-            print(f"{answer['image']}: {labels}")
-    if any("error" in answer for answer in found):
-        raise typer.Exit(1)
-
-
 def report(
     runs: Annotated[list[Path], typer.Argument(help="The runs' folders.")],
 ) -> None:

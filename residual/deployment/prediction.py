@@ -1,13 +1,20 @@
 """The verb `predict`: labels and probabilities of pictures."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from residual.data.batches import Preprocessing
 from residual.data.decode import Damaged, decode
+from residual.deployment.engine import Engine, engine
 from residual.runs.loading import Trained, load
+
+TOGETHER = 16  # pictures that are answered at once, so that memory stays bounded
 
 
 def predict(
@@ -21,26 +28,46 @@ def predict(
     return list(answers(net, [Path(image) for image in images], top))
 
 
-def answers(trained: Trained, images: Sequence[Path], top: int) -> Iterator[dict[str, Any]]:
-    """One answer at a time, so that a damaged picture costs no other its answer."""
-    device = next(trained.net.parameters()).device
-    preprocessing = trained.preprocessing.to(device)
-    for image in images:
-        try:
-            picture = decode(image, preprocessing.size, preprocessing.shorter)
-        except (Damaged, OSError) as error:
-            yield {"image": str(image), "error": str(error)}
-            continue
-        with torch.inference_mode():
-            scores = trained.net(preprocessing(picture[None].to(device)))[0]
-        best = scores.float().softmax(dim=0).topk(min(top, len(scores)))
-        names = trained.classes or [str(i) for i in range(len(scores))]
-        yield {
-            "image": str(image),
-            "labels": [
-                {"label": names[place], "probability": probability}
-                for probability, place in zip(
-                    best.values.tolist(), best.indices.tolist(), strict=True
-                )
-            ],
-        }
+def answers(
+    trained: Trained,
+    images: Sequence[Path],
+    top: int,
+    answering: Engine | None = None,
+    together: int = TOGETHER,
+) -> Iterator[dict[str, Any]]:
+    """One answer at a time, so that a damaged picture costs no other its answer. The next pictures
+    are decoded while the network looks at these."""
+    answering = answering or engine(trained)
+    look = partial(looked_at, before=trained.preprocessing)
+    groups = [images[i : i + together] for i in range(0, len(images), together)]
+    with ThreadPoolExecutor(2) as pool:
+        coming = [pool.map(look, group) for group in groups[:1]]
+        for n, group in enumerate(groups):
+            coming += [pool.map(look, each) for each in groups[n + 1 : n + 2]]
+            inputs = list(coming.pop(0))
+            whole = [each for each in inputs if isinstance(each, Tensor)]
+            found = iter(answering(torch.stack(whole)) if whole else ())
+            for image, each in zip(group, inputs, strict=True):
+                if isinstance(each, Tensor):
+                    yield {"image": str(image), "labels": best(trained, next(found), top)}
+                else:
+                    yield {"image": str(image), "error": each}
+
+
+def looked_at(image: Path, before: Preprocessing) -> Tensor | str:
+    """A picture as the network's input (3, H, W), or why there is none."""
+    try:
+        pixels = decode(image, before.size, before.shorter)
+    except (Damaged, OSError) as error:
+        return str(error)
+    return before(pixels[None])[0]
+
+
+def best(trained: Trained, probabilities: Tensor, top: int) -> list[dict[str, Any]]:
+    """The best classes by name, best first, of probabilities (classes,)."""
+    found = probabilities.topk(min(top, len(probabilities)))
+    names = trained.classes or [str(i) for i in range(len(probabilities))]
+    return [
+        {"label": names[place], "probability": probability}
+        for probability, place in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+    ]

@@ -1,0 +1,134 @@
+"""What norms.py claims: each group by itself, and true statistics over all images together."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FORK
+from torch import Tensor, nn
+
+from residual.nets.networks import build
+from residual.training.norms import Norms, measure
+from residual.world import World
+
+ALONE = World()
+
+STEPS, BATCH = 5, 16
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build("resnet8").double()
+
+
+def images() -> Tensor:
+    """Of all steps, (N, 3, 32, 32); groups differ much in their means."""
+    draw = torch.Generator().manual_seed(1)
+    light = torch.randn(STEPS * BATCH, 3, 1, 1, generator=draw, dtype=torch.float64)
+    return torch.randn(STEPS * BATCH, 3, 32, 32, generator=draw, dtype=torch.float64) + 2 * light
+
+
+def batches(world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in images().split(BATCH):
+        part = batch.chunk(world.size)[world.rank]
+        yield part, torch.zeros(len(part), dtype=torch.int64)
+
+
+def measured(group: int, world: World = ALONE) -> nn.Module:
+    net = network()
+    measure(net, Norms(net, group), batches(world), STEPS, nullcontext, world)
+    return net
+
+
+def first(net: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Its first convolution and normalization."""
+    conv = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    return conv, next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("group", [16, 8, 4])
+def test_true_statistics_are_the_mean_and_variance_over_all_images(group):
+    conv, norm = first(measured(group))
+    seen = conv(images())
+    assert torch.allclose(norm.running_mean, seen.mean(dim=(0, 2, 3)), rtol=1e-9)
+    # Each group's variance is that of a sample, n / (n - 1) of what lies around its own mean.
+    variances = torch.stack([part.var(dim=(0, 2, 3)) for part in seen.split(group)])
+    means = torch.stack([part.mean(dim=(0, 2, 3)) for part in seen.split(group)])
+    exact = variances.mean(dim=0) + means.var(dim=0, correction=0)
+    assert torch.allclose(norm.running_var, exact, rtol=1e-9)
+    pixels = group * seen.shape[2] * seen.shape[3]
+    whole = seen.var(dim=(0, 2, 3), correction=0)
+    assert torch.allclose(norm.running_var, whole, rtol=2 / pixels)
+
+
+def test_later_layers_see_the_images_as_training_does():
+    """By hand: a net of two normalizations, in its training mode."""
+    torch.manual_seed(0)
+    one, two = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
+    net = nn.Sequential(one, nn.ReLU(), two)
+    measure(net, Norms(net, 8), batches(), STEPS, nullcontext, World())
+    seen = [F.relu(F.batch_norm(x, None, None, training=True)) for x in images().split(8)]
+    assert torch.allclose(two.running_mean, torch.cat(seen).mean(dim=(0, 2, 3)), rtol=1e-9)
+    assert torch.allclose(two.running_var, torch.cat(seen).var(dim=(0, 2, 3)), rtol=1e-2)
+
+
+def test_measuring_changes_statistics_and_nothing_else():
+    before, net = network(), measured(8)
+    assert not net.training
+    for (name, old), new in zip(
+        before.state_dict().items(), net.state_dict().values(), strict=True
+    ):
+        assert torch.equal(old, new) != name.endswith(("running_mean", "running_var")), name
+
+
+def part(rank: int, place: str) -> None:
+    """In a process of its own: the statistics, as this process has them."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2
+    )
+    torch.save(measured(8, World(rank, 2)).state_dict(), f"{place}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_measure_what_one_does(tmp_path: Path):
+    processes = [FORK.Process(target=part, args=(rank, str(tmp_path))) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    alone = measured(8).state_dict()
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert all(torch.allclose(found[name], alone[name], rtol=1e-9) for name in alone)
+
+
+def test_each_group_is_normalised_by_itself_and_running_statistics_move_once():
+    net = nn.Sequential(nn.BatchNorm2d(3).double())
+    norms, x = Norms(net, 4), images()[:BATCH]
+    norms.begin()
+    y = net(x)
+    norms.gather(4 / BATCH)
+    expected = torch.cat([F.batch_norm(p, None, None, training=True) for p in x.split(4)])
+    assert torch.allclose(y, expected)
+    assert (net[0].running_mean == 0).all()  # a step that fails moves nothing
+    norms.move()
+    means = torch.stack([p.mean(dim=(0, 2, 3)) for p in x.split(4)]).mean(dim=0)
+    variances = torch.stack([p.var(dim=(0, 2, 3)) for p in x.split(4)]).mean(dim=0)
+    assert torch.allclose(net[0].running_mean, 0.1 * means)
+    assert torch.allclose(net[0].running_var, 0.9 + 0.1 * variances)
+
+
+def test_frozen_statistics_normalise_and_stay():
+    net = nn.Sequential(nn.BatchNorm2d(3).double()).train()
+    net[0].running_mean.fill_(0.5)
+    norms, x = Norms(net, 4, frozen=True), images()[:BATCH]
+    norms.begin()
+    assert torch.allclose(net(x), (x - 0.5) / (1 + 1e-5) ** 0.5)
+    norms.gather(4 / BATCH)
+    norms.move()
+    assert (net[0].running_mean == 0.5).all() and (net[0].running_var == 1).all()
