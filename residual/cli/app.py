@@ -87,7 +87,9 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if launcher(os.environ) is None or not isinstance(end.code, int | None):
+        launch = sys.modules.get("residual.launch")  # where it is not loaded, nobody was joined
+        among = launch is not None and launch.launcher(os.environ) is not None
+        if not among or not isinstance(end.code, int | None):
             raise
         # Threads of gloo's may outlive their group and abort a process whose interpreter winds up,
         # after all is done: one among others therefore ends at once.

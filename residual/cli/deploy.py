@@ -74,10 +74,7 @@ def named(words: list[str]) -> Iterator[Path]:
                 raise FileNotFoundError(f"{path} holds no pictures")
             yield from inside
         elif not path.exists() and any(sign in word for sign in "*?["):
-            pattern = path.relative_to(path.anchor) if path.is_absolute() else path
-            fitting = sorted(
-                (Path(path.anchor) if path.is_absolute() else Path()).glob(str(pattern))
-            )
+            fitting = [Path(each) for each in sorted(glob(word, recursive=True))]
             if not fitting:
                 raise FileNotFoundError(f"no picture fits {word}")
             yield from fitting
