@@ -74,7 +74,7 @@ def cut(image: Image.Image, asked: Protocol, shorter: int) -> list[Tensor]:
         width, height = fitted(image.size, side)
         whole = image.resize((width, height), Image.Resampling.BILINEAR)
         right, bottom = width - CROP, height - CROP
-        places = [(right // 2, bottom // 2)]
+        places = [(round(right / 2), round(bottom / 2))]
         if asked.name == "10crop":
             places += [(0, 0), (right, 0), (0, bottom), (right, bottom)]
         boxes = [(x, y, x + CROP, y + CROP) for x, y in places]

@@ -10,12 +10,23 @@ import pytest
 from scipy.stats import t
 
 from residual import paper
-from residual.reproduction import beside, demo, figure1, figure6, figure7, table1, table6
+from residual.reproduction import (
+    beside,
+    chapters,
+    demo,
+    experiments,
+    figure1,
+    figure6,
+    figure7,
+    table1,
+    table6,
+)
+from residual.reproduction.claims import CLAIMS
 from residual.reproduction.document import documents, excerpt, pages, readme
 from residual.reproduction.experiments import Experiment, budgets, kept, recipes, slug
 from residual.reproduction.spread import Spread, markdown
 from residual.runs.training import recipe_for
-from residual.training.recipe import to_json, with_steps
+from residual.training.recipe import from_json, to_json, with_steps
 
 
 def result(network: str, error: float, seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -143,6 +154,28 @@ def test_an_experiment_is_named_by_all_that_can_change_its_answer():
     assert slug("CIFAR-10 (JPEG copy)") == "cifar-10-jpeg-copy"
 
 
+def test_every_kept_result_lies_under_the_name_of_its_experiment():
+    folder = Path(__file__).parents[1] / "results"
+    for path in folder.glob("*.json"):
+        found = json.loads(path.read_text())
+        recipe, data = from_json(found["recipe"]), found["data"]
+        own = Experiment(recipe, data["name"], data["fingerprint"], path.stem.endswith("-curve"))
+        keys = ("error_top1", "responses", "10crop", "multiscale")
+        key = next((key for key in keys if key in found), "ensemble")
+        if key == "error_top1":
+            assert path.stem == own.name and own.result(folder)
+        elif key != "ensemble":
+            assert own.measurement(folder, key) == path
+
+
+def test_a_field_that_a_recipe_gains_renames_no_experiment(monkeypatch):
+    recipe = replace(recipe_for("resnet20", "cifar10"), lr=0.2)
+    before = Experiment(recipe, "CIFAR-10", "f" * 64).name
+    written = experiments.to_json
+    monkeypatch.setattr(experiments, "to_json", lambda r: written(r) | {"gained": 1})
+    assert Experiment(recipe, "CIFAR-10", "f" * 64).name == before
+
+
 def test_a_result_with_a_curve_serves_where_none_is_asked_for_and_not_the_other_way(tmp_path):
     plain = Experiment(recipe_for("resnet20", "cifar10"), "CIFAR-10", "f" * 64)
     curved = replace(plain, curve=True)
@@ -202,6 +235,32 @@ def test_the_readme_is_drawn_between_its_two_marks_and_is_short():
     assert readme(text, "new\n") == text.replace("old", "new")
     root = Path(__file__).parents[1]
     assert (root / "README.md").read_text().count("\n") < 200
+
+
+def test_every_table_and_figure_of_the_paper_has_a_page():
+    wanted = {f"table{n}" for n in range(1, 15)} | {f"figure{n}" for n in range(1, 8)}
+    assert set(CLAIMS) == wanted
+
+
+def test_a_page_says_what_is_not_built_what_was_not_run_and_what_it_would_cost():
+    package = Path(__file__).parents[1] / "residual"
+    gap = chapters.chapter("table8", [], {}, package)
+    assert "Not built yet" in gap and "48.40" in gap and "## The cost" not in gap
+    page = chapters.chapter("table2", [], {"plain18": (1_000.0, "a machine")}, package)
+    assert "Not run by us" in page and "residual reproduce table2" in page
+    hours = 600_000 * 256 / 1_000 / 3_600
+    assert f"{hours:,.1f} at 1,000 images/s (a machine)" in cells(page, "plain18")[4]
+    assert cells(page, "plain34")[4] == "no speed measured"
+    assert "three" not in page and "150,000 and 300,000" in page  # the liberties of its recipe
+    assert "10 views" in page and "1202" not in page
+
+
+def test_a_page_shows_what_there_is(tmp_path):
+    (tmp_path / "one.json").write_text(json.dumps(result("resnet20", 9.0)))
+    found = list(pages("figure6", tmp_path, tmp_path))
+    page = chapters.chapter("figure6", found, {}, Path(__file__).parents[1] / "residual")
+    assert "### CIFAR-10, 640 steps" in page and "9.00 (1 seed)" in page and ".png)" in page
+    assert "Not run" not in page
 
 
 def test_the_documents_are_drawn_from_the_results_as_they_are(tmp_path):

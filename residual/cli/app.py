@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -87,13 +88,14 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        launch = sys.modules.get("residual.launch")  # where it is not loaded, nobody was joined
-        among = launch is not None and launch.launcher(os.environ) is not None
+        # Whoever joined others has their number here; where launch.py is not loaded, nobody did.
+        among = "residual.launch" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1"
         if not among or not isinstance(end.code, int | None):
             raise
         # Threads of gloo's may outlive their group and abort a process whose interpreter winds up,
         # after all is done: one among others therefore ends at once.
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(end.code or 0)

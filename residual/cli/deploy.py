@@ -74,7 +74,7 @@ def named(words: list[str]) -> Iterator[Path]:
                 raise FileNotFoundError(f"{path} holds no pictures")
             yield from inside
         elif not path.exists() and any(sign in word for sign in "*?["):
-            fitting = [Path(each) for each in sorted(glob(word, recursive=True))]
+            fitting = [Path(each) for each in sorted(glob(word, recursive=True))]  # noqa: PTH207
             if not fitting:
                 raise FileNotFoundError(f"no picture fits {word}")
             yield from fitting

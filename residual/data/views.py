@@ -39,7 +39,7 @@ class Crops:
     def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
         (height, width), pixels = self.size, array(whole)
         right, bottom = whole.width - width, whole.height - height
-        places = [(bottom // 2, right // 2)]
+        places = [(round(bottom / 2), round(right / 2))]
         if self.corners:
             places += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
         return np.concatenate([pixels[:, y : y + height, x : x + width] for y, x in places])

@@ -1,0 +1,214 @@
+"""What launch.py claims: processes find one another, whoever started them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Answer, spoken
+from test_processes import TRAIN, place_of, side_by_side, started
+
+from residual.launch import first_machine, launcher
+
+# torchrun itself
+
+
+def torchrun(*words: object) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *map(str, words)]
+
+
+def children(parent: int) -> Iterator[int]:
+    """The processes that another one started."""
+    for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
+        yield from map(int, tasks.read_text().split())
+
+
+def environment_of(process: int) -> dict[str, str]:
+    pairs = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def until(ready: Callable[[], bool], seconds: float = 40) -> None:
+    last = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < last, "it did not come"
+        time.sleep(0.05)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+
+
+@needs_proc
+def test_a_training_goes_on_after_a_worker_was_killed(tmp_path):
+    run = tmp_path / "run"
+    words = (
+        *TRAIN, "--steps", 40, "--out", run, "--root", tmp_path, "--checkpoint-minutes", 0
+    )  # fmt: skip
+    asked = ("--standalone", "--nproc-per-node", 2, "--max-restarts", 1, "-m", "residual", *words)
+    with (tmp_path / "log").open("w") as log:
+        agent = subprocess.Popen(torchrun(*asked), stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        until(lambda: len(list((run / "checkpoints").glob("*.safetensors"))) >= 3)
+        workers = {environment_of(c).get("RANK"): c for c in children(agent.pid)}
+        os.kill(workers["1"], signal.SIGKILL)
+        status = agent.wait(90)
+    finally:
+        agent.kill()
+    said = (tmp_path / "log").read_text()
+    assert status == 0, said[-3000:]
+    assert "failed (exitcode" in said  # and so torchrun started both again
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 41))
+    found = json.loads((run / "result.json").read_text())
+    whole = side_by_side(
+        tmp_path / "whole", 2, *TRAIN, "--steps", 40, "--out", tmp_path / "w", "--root", tmp_path
+    )
+    assert whole[0].status == 0, whole[0].err
+    assert found["weights_sha256"] == whole[0].json["weights_sha256"]
+
+
+def run_ip(*words: str) -> bool:
+    return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two network namespaces that a cable joins: 10.77.0.1 and 10.77.0.2."""
+    if shutil.which("ip") is None:
+        pytest.skip("needs ip, of iproute2")
+    names = [f"residual-{os.getpid()}-{i}" for i in (1, 2)]
+    ends = [f"rs{os.getpid() % 100_000}a{i}" for i in (1, 2)]
+    try:
+        made = run_ip("netns", "add", names[0]) and run_ip("netns", "add", names[1])
+        if not made or not run_ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1]):
+            pytest.skip("needs the right to make network namespaces")
+        for i, (name, end) in enumerate(zip(names, ends, strict=True), 1):
+            assert run_ip("link", "set", end, "netns", name)
+            assert run_ip("-n", name, "addr", "add", f"10.77.0.{i}/24", "dev", end)
+            assert run_ip("-n", name, "link", "set", end, "up")
+            assert run_ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            run_ip("netns", "delete", name)
+
+
+def test_two_hosts_train_together(hosts, tmp_path):
+    run = tmp_path / "run"  # a disk that both hosts see
+    words = (*TRAIN, "--steps", 4, "--out", run, "--root", tmp_path)
+    agents = []
+    for i, host in enumerate(hosts):
+        end = subprocess.run(
+            ["ip", "-n", host, "-o", "link"], capture_output=True, text=True, check=True
+        ).stdout
+        (card,) = [w.split("@")[0] for w in end.replace(":", " ").split() if w.startswith("rs")]
+        command = torchrun(
+            *("--nnodes", 2, "--node-rank", i, "--nproc-per-node", 1),
+            *("--master-addr", "10.77.0.1", "--master-port", 29_511, "-m", "residual", *words),
+        )
+        log = (tmp_path / f"log{i}").open("w")
+        agents.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", host, *command],
+                stdout=log,
+                stderr=log,
+                cwd=tmp_path,
+                env=os.environ | {"GLOO_SOCKET_IFNAME": card},
+            )
+        )
+    try:
+        codes = [agent.wait(60) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert codes == [0, 0], [(tmp_path / f"log{i}").read_text()[-2000:] for i in (0, 1)]
+    found = json.loads((run / "result.json").read_text())["weights_sha256"]
+    words = (*TRAIN, "--steps", 4, "--out", tmp_path / "other", "--root", tmp_path)
+    assert found == side_by_side(tmp_path / "one", 2, *words)[0].json["weights_sha256"]
+
+
+# Who started us
+
+
+def test_a_process_alone_is_alone():
+    assert launcher({}) is None
+    assert launcher({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert launcher({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"}) is None
+
+
+def test_torchrun_is_recognised():
+    assert launcher(place_of(3, 4, 1234)) == ("torchrun", place_of(3, 4, 1234))
+
+
+def test_slurm_is_recognised_and_meets_on_its_first_machine():
+    environment = {
+        "SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1",
+        "SLURM_NTASKS_PER_NODE": "8", "SLURM_STEP_NODELIST": "gpu[03-04]", "SLURM_JOB_ID": "123456",
+    }  # fmt: skip
+    assert launcher(environment) == (
+        "SLURM",
+        {
+            "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8",
+            "MASTER_ADDR": "gpu03", "MASTER_PORT": str(20_000 + 123456 % 20_000),
+        },
+    )  # fmt: skip
+    other = launcher(environment | {"MASTER_ADDR": "login", "MASTER_PORT": "5"})
+    assert other and (other[1]["MASTER_ADDR"], other[1]["MASTER_PORT"]) == ("login", "5")
+
+
+def test_torchrun_inside_slurm_is_torchrun():
+    inside = place_of(1, 2, 9) | {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
+    found = launcher(inside)
+    assert found and (found[0], found[1]["WORLD_SIZE"]) == ("torchrun", "2")
+
+
+def test_open_mpi_and_mpi_are_recognised():
+    where = {"MASTER_ADDR": "one"}
+    rank = "OMPI_COMM_WORLD_"
+    found = launcher(
+        {f"{rank}RANK": "1", f"{rank}SIZE": "2", f"{rank}LOCAL_RANK": "0"}
+        | {f"{rank}LOCAL_SIZE": "1"} | where
+    )  # fmt: skip
+    assert found == (
+        "Open MPI",
+        {
+            "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": "one", "MASTER_PORT": "29500",
+        },
+    )  # fmt: skip
+    other = launcher({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"} | where)
+    assert other and (other[0], other[1]["LOCAL_RANK"]) == ("MPI", "1")
+
+
+def test_a_meeting_place_that_nobody_says_is_asked_for():
+    with pytest.raises(ValueError, match="MASTER_ADDR"):
+        launcher({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"})
+
+
+def test_the_command_asks_for_it_in_one_sentence(tmp_path):
+    files = [str(tmp_path / "out")], [str(tmp_path / "err")]
+    lonely = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    codes = started(spoken, [lonely], [["train", "resnet8"]], [str(tmp_path)], *files)
+    said = Answer(codes[0], "", (tmp_path / "err").read_text()).complaint
+    assert codes == [1] and "MASTER_ADDR" in said
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu[03-07,12],login1", "gpu03"),
+        ("gpu7", "gpu7"),
+        ("a,b[1-2]", "a"),
+        ("gpu[5,9]", "gpu5"),
+        ("rack2-gpu[001-016]", "rack2-gpu001"),
+        ("127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_the_first_machine_of_slurms_list(nodes, first):
+    assert first_machine(nodes) == first
