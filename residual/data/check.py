@@ -268,14 +268,15 @@ def twice(report: Report) -> Iterator[str]:
     """Equal pictures where they do harm."""
     across, contrary, rest = [], [], []
     divided = PLAIN not in report.sets
-    for files in report.copies:
-        parts = [Path(file).parts for file in files]
-        if divided and len({part[0] for part in parts}) > 1:
-            across.append(" = ".join(files))
-        elif len({part[divided] for part in parts}) > 1:
-            contrary.append(" = ".join(files))
+    for files in report.copies:  # of each set, or of each class, the first is named
+        sets = {file.split("/")[0] if divided else "": file for file in reversed(files)}
+        classes = {file.split("/")[divided]: file for file in reversed(files)}
+        if len(sets) > 1:
+            across.append(" = ".join(sorted(sets.values(), key=files.index)))
+        elif len(classes) > 1:
+            contrary.append(" = ".join(sorted(classes.values(), key=files.index)))
         else:
-            rest.append(" = ".join(files))
+            rest.append(" = ".join(files[:2]))
     for what, files in (
         ("in more than one set, so that what is judged on was learned", across),
         ("in more than one class", contrary),

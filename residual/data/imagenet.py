@@ -73,8 +73,11 @@ def imagenet(
     if target is None:
         target = source if not unplaced(found, source) else source / "imagenet"
     todo = unplaced(found, target)
-    if todo:
-        target.mkdir(parents=True, exist_ok=True)
+    try:
+        if todo:
+            target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {target}: {error.strerror}") from error
     kit, checksum = source / archives["devkit"][0], archives["devkit"][1]
     if todo and kit.is_file():
         verified(kit, checksum, target, counting)

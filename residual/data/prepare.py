@@ -158,5 +158,5 @@ def opened_archive(archive: Path, file: IO[bytes] | None = None) -> Iterator[tar
         with tarfile.open(archive, fileobj=file) as opened:
             yield opened
     except (tarfile.TarError, EOFError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
+        reason = (str(error) or "it is cut off").splitlines()[0].rstrip(":")
         raise ValueError(f"{archive} is damaged: {reason}") from error
