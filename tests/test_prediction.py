@@ -1,5 +1,7 @@
 """What prediction.py and `residual predict` claim: a bad picture costs no other its answer."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 import residual
 from residual.data.decode import decode
 from residual.data.digits import digits
+from residual.deployment.prediction import answers
 from residual.runs.loading import load
 
 
@@ -94,3 +97,54 @@ def test_a_file_of_weights_predicts_as_its_run_does(finished, photos):
     (file,) = sorted((finished / "checkpoints").iterdir())[-1:]
     with torch.inference_mode():
         assert residual.predict(file, photos[:1]) == residual.predict(finished, photos[:1])
+
+
+def test_both_engines_answer_many_pictures_alike(command, finished, tmp_path):
+    draw = np.random.default_rng(0)
+    for i in range(19):
+        noise = draw.integers(0, 256, (9, 11 + i, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "05.png").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("not even called one")
+    plain = [residual.predict(finished, [each])[0] for each in sorted(tmp_path.glob("*.png"))]
+    for engine, words in (("torch", tmp_path), ("onnxruntime", tmp_path / "*.png")):
+        answer = command("predict", finished, words, "--json", "--engine", engine, "--threads", 1)
+        assert answer.status == 1 and "05.png is damaged" in answer.err
+        for mine, other in zip(answer.json, plain, strict=True):
+            assert mine["image"] == other["image"]
+            best, expected = mine.get("labels", []), other.get("labels", [])
+            assert [x["label"] for x in best] == [x["label"] for x in expected]
+            assert [x["probability"] for x in best] == pytest.approx(
+                [x["probability"] for x in expected], abs=1e-5
+            )
+
+
+def test_a_folder_or_a_pattern_without_pictures_is_said(command, finished, tmp_path):
+    assert "holds no pictures" in command("predict", finished, tmp_path).complaint
+    assert "no picture fits *.jpg" in command("predict", finished, "*.jpg", cwd=tmp_path).complaint
+
+
+def test_a_list_of_pictures_is_read_from_stdin(finished, photos):
+    done = subprocess.run(
+        [sys.executable, "-m", "residual", "predict", finished, "-", photos[3], "--top", "1"],
+        input=f"{photos[0]}\n\n{photos[1]}\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        str(photos[0]), str(photos[3])
+    ]  # fmt: skip
+    assert "text.jpg is damaged" in done.stderr
+
+
+def test_answers_come_before_the_list_has_ended(finished, photos):
+    def endless():
+        while True:
+            yield photos[0]
+
+    found = answers(load(finished), endless(), top=1, together=2)
+    assert [next(found)["image"] for _ in range(5)] == [str(photos[0])] * 5
+
+
+def test_engines_that_do_not_fit_the_command_line_are_wrong_usage(command, finished, photos):
+    for words in (("--engine", "x"), ("--engine", "onnxruntime", "--precision", "bf16")):
+        assert command("predict", finished, photos[0], *words).status == 2

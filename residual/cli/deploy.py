@@ -2,16 +2,22 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from glob import glob
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of, wrong_usage
+from residual.cli.networks import show
+from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+if TYPE_CHECKING:
+    from residual.deployment.export import Parity
+
+ENDS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchvision": ".safetensors"}
 
 
 def predict(
@@ -32,28 +38,39 @@ def predict(
 
     Example: residual predict runs/resnet20-1 cat.jpg pictures/ --top 3
     """
+    from residual.deployment.engine import ENGINES
     from residual.deployment.engine import engine as engine_of
     from residual.deployment.prediction import answers
 
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
+    if engine == "onnxruntime" and precision != "float32":
+        raise typer.BadParameter("the engine onnxruntime computes in float32")
     how = setting_of(device, threads, precision, False)
     how.apply()
-    pictures = list(named(images))
+    pictures = named(images)
     net = opened(path).placed(how)
-    with wrong_usage():
-        answering = engine_of(net, engine if precision == "float32" else "torch", how.threads)
-    found, failed = [], False
+    answering = engine_of(net, engine if precision == "float32" else "torch", how.threads)
     with how.autocast():
-        for answer in answers(net, pictures, top, answering):
-            found.append(answer)
-            if "error" in answer:
-                failed = True
-                typer.echo(f"residual: {answer['error']}", err=True)
-            elif not as_json:
-                print(in_words(answer), flush=True)
-    if as_json:
-        print(json.dumps(found))
+        failed = said(answers(net, pictures, top, answering), as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def said(answers: Iterable[dict[str, Any]], as_json: bool) -> bool:
+    """Print answers as they come, or all as JSON, and whether one is missing."""
+    found, failed = [], False
+    for answer in answers:
+        if "error" in answer:
+            failed = True
+            typer.echo(f"residual: {answer['error']}", err=True)
+        elif not as_json:
+            print(in_words(answer), flush=True)
+        if as_json:
+            found.append(answer)
+    if as_json:
+        print(json.dumps(found))
+    return failed
 
 
 def in_words(answer: dict[str, Any]) -> str:
@@ -63,23 +80,33 @@ def in_words(answer: dict[str, Any]) -> str:
 
 def named(words: list[str]) -> Iterator[Path]:
     """The pictures that words name: files, all in a folder and below it, a pattern, or a list on
-    stdin. Raises FileNotFoundError where a folder or a pattern holds none."""
-    for word in words:
-        path = Path(word)
-        if word == "-":
-            yield from (Path(line.strip()) for line in sys.stdin if line.strip())
-        elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
-            if not inside:
-                raise FileNotFoundError(f"{path} holds no pictures")
-            yield from inside
-        elif not path.exists() and any(sign in word for sign in "*?["):
-            fitting = [Path(each) for each in sorted(glob(word, recursive=True))]  # noqa: PTH207
-            if not fitting:
-                raise FileNotFoundError(f"no picture fits {word}")
-            yield from fitting
-        else:
-            yield path
+    stdin, which is read as it comes. Raises FileNotFoundError where a word names none."""
+    given: list[Iterable[Path]] = [
+        (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        if word == "-"
+        else fitting(word)
+        for word in words
+    ]
+    return chain.from_iterable(given)
+
+
+def fitting(word: str) -> list[Path]:
+    """The pictures that one word names. A file that is not there is a picture of that name."""
+    from residual.data.listing import ENDINGS
+
+    path = Path(word)
+    if path.is_dir():
+        files = (each for each in path.rglob("*") if each.suffix.lower() in ENDINGS)
+        inside = sorted(each for each in files if each.is_file())
+        if not inside:
+            raise FileNotFoundError(f"{path} holds no pictures")
+        return inside
+    if not path.exists() and any(sign in word for sign in "*?["):
+        found = [Path(each) for each in sorted(glob(word, recursive=True))]  # noqa: PTH207
+        if not found:
+            raise FileNotFoundError(f"no picture fits {word}")
+        return found
+    return [path]
 
 
 def export(
@@ -92,6 +119,7 @@ def export(
         str, typer.Option(help="inside: 8-bit pictures of any size go in; or outside. ONNX only.")
     ] = "inside",
     threads: Threads = 0,
+    as_json: Json = False,
 ) -> None:
     """Write a trained network for use elsewhere; an ONNX model is checked against the network.
 
@@ -99,25 +127,49 @@ def export(
     """
     from residual.deployment import export as exporting
 
-    if form not in ("onnx", "safetensors", "torchvision"):
-        raise typer.BadParameter(f"no format {form!r}; there are onnx, safetensors, torchvision")
-    if preprocessing not in ("inside", "outside"):
-        raise typer.BadParameter(f"preprocessing is inside or outside, not {preprocessing!r}")
+    check_usage(form, preprocessing, out)
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {out}: no folder {out.parent}")
     setting_of("cpu", threads, "float32", False).apply()
-    trained = opened(path)
+    trained, found = opened(path), []
     if form == "onnx":
         found = exporting.to_onnx(trained, out, preprocessing == "inside")
-        print(
-            f"checked on {len(exporting.BATCHES)} batches of other sizes: the same labels, "
-            f"probabilities at most {found.apart:.1e} apart"
-        )
-        for side, speed in found.images_per_second.items():
-            print(f"  {side:<12}{speed:>9.1f} images/s")
     elif form == "torchvision":
         exporting.to_torchvision(trained, out)
-        print(f"{out.with_suffix('.json')}: labels and preprocessing")
     else:
         exporting.to_safetensors(trained, out)
-    print(f"{out}: {trained.network} as {form}")
+    if as_json:
+        rows = [asdict(row) for row in found]
+        said = {"file": str(out), "format": form, "network": trained.network, "parity": rows}
+        print(json.dumps(said))
+        return
+    if found:
+        show_parity(found)
+    print(f"{out}: {trained.network} as {form}, with its labels and its preprocessing")
+
+
+def check_usage(form: str, preprocessing: str, out: Path) -> None:
+    """Refuse what the command line alone shows to be wrong."""
+    if form not in ENDS:
+        raise typer.BadParameter(f"no format {form!r}; there are {', '.join(ENDS)}")
+    if preprocessing not in ("inside", "outside"):
+        raise typer.BadParameter(f"preprocessing is inside or outside, not {preprocessing!r}")
+    if form != "onnx" and preprocessing == "outside":
+        raise typer.BadParameter(f"--preprocessing is for onnx; {form} holds weights alone")
+    if out.suffix != ENDS[form]:
+        raise typer.BadParameter(f"{form} is written to a file whose name ends in {ENDS[form]}")
+
+
+def show_parity(found: "list[Parity]") -> None:
+    """What the check found, batch by batch."""
+    heads = ["batch", "pictures", "labels", "probabilities apart", "torch", "ONNX Runtime"]
+    rows = [
+        [
+            *(str(row.batch), f"{row.height}x{row.width}", "the same", f"{row.apart:.1e}"),
+            *(f"{row.torch_ms:.1f} ms/picture", f"{row.onnxruntime_ms:.1f} ms/picture"),
+        ]
+        for row in found
+    ]
+    show(heads, rows)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from residual.data.photographs import Photographs
@@ -70,6 +69,8 @@ class Data:
 
 def divided(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """Two lists of places (n,), stratified and always the same; the second holds the fraction."""
+    from sklearn.model_selection import train_test_split  # takes most of a second to import
+
     first, second = train_test_split(
         torch.arange(len(labels)).numpy(),
         test_size=fraction,

@@ -1,15 +1,19 @@
 """What answers: ONNX Runtime where it is installed, else torch, with batch normalization folded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from residual.deployment.folding import folded
 from residual.runs.loading import Trained
 
 ENGINES = ("auto", "onnxruntime", "torch")
-Engine = Callable[[Tensor], Tensor]  # inputs (N, 3, H, W) -> probabilities (N, classes), float32
+# Inputs (N, 3, H, W) of the network's own size -> probabilities (N, classes), float32.
+Engine = Callable[[Tensor], Tensor]
+MISSING = "is not installed; pip install 'residual-learning[deploy]'"
 
 
 def installed() -> bool:
@@ -23,20 +27,22 @@ def installed() -> bool:
 
 
 def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
-    """A network for use alone, on the device that it is on.
+    """A network for use alone, on the device that it is on; zero threads are as many as torch has.
 
-    Raises ValueError for an engine that is not here.
+    Raises ValueError for an engine that is not here, or not on that device.
     """
+    # ONNX Runtime always pays on a processor: from the start of the command to the answer for one
+    # picture, both take 1.7 s (ResNet-8) and 2.3 s (ResNet-50); 200 photographs by ResNet-50 take
+    # 11 s instead of 14 s on two cores.
     if name not in ENGINES:
         raise ValueError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
     on_cpu = next(trained.net.parameters()).device.type == "cpu"
+    if name == "onnxruntime" and not on_cpu:
+        raise ValueError("the engine onnxruntime computes on the processor: say --device cpu")
     if name == "onnxruntime" and not installed():
-        raise ValueError(
-            "ONNX Runtime is not installed; pip install 'residual-learning[deploy]', or take "
-            "--engine torch"
-        )
+        raise ValueError(f"ONNX Runtime {MISSING}, or take --engine torch")
     if name == "onnxruntime" or (name == "auto" and on_cpu and installed()):
-        return by_onnxruntime(trained, threads)
+        return by_onnxruntime(trained, threads or torch.get_num_threads())
     return by_torch(trained)
 
 
@@ -54,24 +60,32 @@ def by_torch(trained: Trained) -> Engine:
     return answer
 
 
-def by_onnxruntime(trained: Trained, threads: int = 0) -> Engine:
-    """The graph is made in memory, in milliseconds."""
-    from residual.deployment.model import INPUT, model
+def by_onnxruntime(trained: Trained, threads: int) -> Engine:
+    """The graph is made in memory, in milliseconds, and takes the weights from where they are."""
+    from residual.deployment.model import INPUT, at_hand
 
-    session = session_of(model(trained, inside=False).SerializeToString(), threads)
+    content, weights = at_hand(trained)
+    kept = session_of(content, weights, threads), weights  # which the session does not own
 
     def answer(inputs: Tensor) -> Tensor:
-        (found,) = session.run(None, {INPUT: inputs.contiguous().numpy()})
+        (found,) = kept[0].run(None, {INPUT: inputs.contiguous().numpy()})
         return torch.from_numpy(found)
 
     return answer
 
 
-def session_of(content: bytes, threads: int = 0) -> "onnxruntime.InferenceSession":  # type: ignore[name-defined]  # noqa: F821
-    """An ONNX model, ready to run on the processor."""
+def session_of(
+    content: bytes, large: Mapping[str, NDArray[Any]], threads: int
+) -> "onnxruntime.InferenceSession":  # type: ignore[name-defined]  # noqa: F821
+    """An ONNX model, with the constants that are kept apart, ready to run on the processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # As fast, with 98 MB instead of 325 MB beside the weights for 16 pictures and ResNet-50.
+    options.enable_mem_pattern = False
+    if large:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in large.values()]
+        options.add_external_initializers(list(large), values)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -4,7 +4,7 @@
 # for ResNet-50 on two cores), needs no onnxscript, and gives the same graph under every torch.
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ DOUBLE, FLOAT, INT64, UINT8 = (
     TensorProto.INT64,
     TensorProto.UINT8,
 )
+Tensors = Mapping[str, tuple[int, Sequence[int | str]]]  # type and shape of each, by name
 PLAIN = {nn.ReLU: "Relu", nn.Identity: "Identity", nn.Flatten: "Flatten"}
 
 
@@ -89,30 +90,47 @@ class Graph:
         if isinstance(given, Value):
             return given
         name = name or f"constant_{len(self.constants)}"
-        array = np.asarray(given)
+        array = np.asarray(given, order="C")
         whole = isinstance(given, int | list | tuple) and array.dtype.kind == "i"
         self.constants[name] = array.astype(np.int64) if whole else array
         return Value(self, name)
 
-    def model(
-        self, inputs: Mapping[str, tuple[int, list[int | str]]], output: tuple[str, list[int | str]]
-    ) -> onnx.ModelProto:
-        """The whole, with inputs of these types and shapes and a float output. Checked."""
-        graph = helper.make_graph(
-            self.nodes,
-            "residual",
-            [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()],
-            [helper.make_tensor_value_info(output[0], FLOAT, output[1])],
-            [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
+    def model(self, given: Tensors, answer: Tensors, apart: bool = False) -> onnx.ModelProto:
+        """The whole, with inputs and outputs of these types and shapes.
+
+        Kept apart, large constants are only named: who runs the model has them in memory already,
+        and hands over `large`.
+        """
+        inputs, outputs = (
+            [helper.make_tensor_value_info(name, *each) for name, each in side.items()]
+            for side in (given, answer)
         )
-        model = helper.make_model(
-            graph,
+        constants = [
+            only_named(name, array)
+            if apart and name in self.large
+            else numpy_helper.from_array(array, name)
+            for name, array in self.constants.items()
+        ]
+        return helper.make_model(
+            helper.make_graph(self.nodes, "residual", inputs, outputs, constants),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="residual",
         )
-        onnx.checker.check_model(model)
-        return model
+
+    @property
+    def large(self) -> dict[str, NDArray[Any]]:
+        """The constants of a kilobyte and more."""
+        return {name: array for name, array in self.constants.items() if array.nbytes >= 1024}
+
+
+def only_named(name: str, array: NDArray[Any]) -> TensorProto:
+    """A constant whose numbers are not in the model."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    proto = TensorProto(name=name, data_type=kind, dims=array.shape)
+    proto.data_location = TensorProto.EXTERNAL
+    proto.external_data.add(key="location", value="memory")
+    return proto
 
 
 def network(graph: Graph, net: nn.Module, images: Value) -> Value:

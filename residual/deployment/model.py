@@ -1,8 +1,11 @@
 """A trained network as an ONNX model: pictures in, probabilities out."""
 
-import onnx
+from typing import Any
 
-from residual.deployment.graph import FLOAT, UINT8, Graph, Value, network
+import onnx
+from numpy.typing import NDArray
+
+from residual.deployment.graph import FLOAT, UINT8, Graph, Tensors, Value, network
 from residual.deployment.pixels import prepared
 from residual.runs.loading import Trained
 
@@ -17,14 +20,28 @@ def model(trained: Trained, inside: bool) -> onnx.ModelProto:
     """
     graph = Graph()
     if inside:
-        given = Value(graph, PICTURE)
-        kind: tuple[int, list[int | str]] = (UINT8, ["batch", "height", "width", 3])
-        scores = network(graph, trained.net, prepared(graph, given, trained.preprocessing))
+        given: Tensors = {PICTURE: (UINT8, ["batch", "height", "width", 3])}
+        images = prepared(graph, Value(graph, PICTURE), trained.preprocessing)
     else:
-        given = Value(graph, INPUT)
-        kind = (FLOAT, ["batch", 3, "height", "width"])
-        scores = network(graph, trained.net, given)
-    graph("Softmax", scores, axis=1)
+        given = {INPUT: (FLOAT, ["batch", 3, "height", "width"])}
+        images = Value(graph, INPUT)
+    made = graph.model(given, answered(graph, trained, images))
+    onnx.checker.check_model(made)
+    return made
+
+
+def at_hand(trained: Trained) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    """A model for use at once, of inputs of the network's own size, and its weights, apart."""
+    # Where sizes are known, ONNX Runtime adds a shortcut in place: 2 % faster.
+    graph = Graph()
+    wanted = answered(graph, trained, Value(graph, INPUT))
+    given: Tensors = {INPUT: (FLOAT, ["batch", 3, *trained.preprocessing.size])}
+    return graph.model(given, wanted, apart=True).SerializeToString(), graph.large
+
+
+def answered(graph: Graph, trained: Trained, images: Value) -> Tensors:
+    """The network's nodes, and the output that they end with."""
+    graph("Softmax", network(graph, trained.net, images), axis=1)
     graph.nodes[-1].output[0] = OUTPUT
     classes = int(trained.net.get_parameter("fc.bias").shape[0])
-    return graph.model({given.name: kind}, (OUTPUT, ["batch", classes]))
+    return {OUTPUT: (FLOAT, ["batch", classes])}

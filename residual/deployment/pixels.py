@@ -1,13 +1,11 @@
-"""The one resize and the preprocessing as an ONNX graph, equal to Pillow's to the last bit where a
-picture keeps its aspect, and else to one level: Pillow may go down before it goes across."""
+"""The one resize and the preprocessing as an ONNX graph, equal to Pillow's to the last bit."""
 
-# ONNX has a Resize with antialiasing, but computes its coefficients in float32: about one pixel in
-# a thousand differs by one level from Pillow's (mean 0.001 levels), and by up to 19 levels at the
-# border unless it is told to exclude what lies outside. That is enough to move a probability by
-# more than 1e-4. Here a pass over one side is the same whole-number arithmetic as Pillow's, as
-# products of matrices, in blocks, because each pixel is made of few neighbours. For a photograph of
-# 500x375 pixels it costs as much as Resize, 2.5 ms of one core, and for 12 megapixels 60 ms
-# instead of 28.
+# ONNX has a Resize with antialiasing, but ONNX Runtime computes its coefficients in float32: about
+# one pixel in a thousand differs by one level from Pillow's (0.001 levels on average), and those at
+# the border by up to 19 levels unless it is told to exclude what lies outside. Here a pass over one
+# side is the same whole-number arithmetic as Pillow's, as products of matrices, in blocks, because
+# each pixel is made of few neighbours. For a photograph of 500x375 pixels it costs as much as
+# Resize, 2.5 ms of one core, and for 12 megapixels 60 ms instead of 28.
 
 import numpy as np
 

@@ -1,8 +1,9 @@
 """The verb `predict`: labels and probabilities of pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def predict(
 
 def answers(
     trained: Trained,
-    images: Sequence[Path],
+    images: Iterable[Path],
     top: int,
     answering: Engine | None = None,
     together: int = TOGETHER,
@@ -39,12 +40,14 @@ def answers(
     are decoded while the network looks at these."""
     answering = answering or engine(trained)
     look = partial(looked_at, before=trained.preprocessing)
-    groups = [images[i : i + together] for i in range(0, len(images), together)]
-    with ThreadPoolExecutor(2) as pool:
-        coming = [pool.map(look, group) for group in groups[:1]]
-        for n, group in enumerate(groups):
-            coming += [pool.map(look, each) for each in groups[n + 1 : n + 2]]
-            inputs = list(coming.pop(0))
+    left = iter(images)
+    with ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
+        groups = iter(lambda: list(islice(left, together)), [])
+        coming = ((group, pool.map(look, group)) for group in groups)
+        current = next(coming, None)
+        while current:
+            following = next(coming, None)
+            group, inputs = current[0], list(current[1])
             whole = [each for each in inputs if isinstance(each, Tensor)]
             found = iter(answering(torch.stack(whole)) if whole else ())
             for image, each in zip(group, inputs, strict=True):
@@ -52,6 +55,7 @@ def answers(
                     yield {"image": str(image), "labels": best(trained, next(found), top)}
                 else:
                     yield {"image": str(image), "error": each}
+            current = following
 
 
 def looked_at(image: Path, before: Preprocessing) -> Tensor | str:

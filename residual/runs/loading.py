@@ -24,6 +24,7 @@ class Trained:
     preprocessing: Preprocessing
     recipe: Recipe | None  # None for foreign weights
     step: int | None
+    source: str | None = None  # of weights from elsewhere
     notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
 
     def placed(self, how: Setting) -> "Trained":
@@ -63,6 +64,7 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
         preprocessing=preprocessing_of(tensors, header),
         recipe=from_json(header["recipe"]) if header.get("recipe") else None,
         step=header.get("step"),
+        source=header.get("source"),
     )
 
 
