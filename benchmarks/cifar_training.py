@@ -25,6 +25,7 @@ import psutil
 import torch
 
 from benchmarks import usual_loop
+from benchmarks.sides import tree_memory
 from residual.data.batches import per_pixel_mean
 from residual.data.images import Data, Images, small
 from residual.files import FORMAT, write_json
@@ -97,17 +98,6 @@ def measure(side: str, network: str, how: Setting, steps: int) -> dict[str, floa
 def _wait(how: Setting) -> None:
     if how.device.startswith("cuda"):
         torch.cuda.synchronize()
-
-
-def tree_memory(process: psutil.Process) -> int:
-    """Bytes of a process and its children; what they share is counted once."""
-    total = 0
-    for each in [process, *process.children(recursive=True)]:
-        try:
-            total += each.memory_full_info().pss
-        except (psutil.Error, AttributeError):
-            continue
-    return total
 
 
 def in_a_process(side: str, network: str, options: list[str]) -> dict[str, float]:

@@ -2,27 +2,34 @@
 
     python -m benchmarks.imagenet_loading FOLDER --rounds 5
 
-FOLDER has train/ with one folder for each class. Each side reads in one process, without workers,
-so that images per second are images per second of one core.
+FOLDER has train/ with one folder for each class. Without workers a side is one thread of one
+process, and its images per second are those of one core. Packed data is measured where the extra
+`cloud` is installed.
 """
 
 import argparse
 import itertools
 import json
-import time
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks import usual_pictures
+from benchmarks.sides import Measured, Side, against, answer, compare, in_words, timed
+from residual.data.crops import LEFT, SCALE, TOP, ScaleCrop
+from residual.data.decode import fitted, resized
+from residual.data.draws import below
 from residual.data.feeding import Place
-from residual.data.images import Data
+from residual.data.packing import How, pack
+from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import FORMAT, write_json
 from residual.runs import supply
@@ -31,59 +38,124 @@ from residual.runs.training import recipe_for
 from residual.world import hardware
 
 BATCH = 64
+DRAWS = 1_000
+SIDE = "ImageFolder"
 
 
-def ours(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+def ours(folder: str, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The paper's augmentation, to normalised batches."""
+    data = load(folder, DEFAULT_ROOT, whole=True)
     recipe = recipe_for("resnet50", data.name, "imagenet")
     recipe = replace(recipe, batch=BATCH, norm_group=BATCH, mean="imagenet")
-    place = Place(torch.device("cpu"))
+    place = Place(torch.device("cpu"), workers)
     return supply.batches(recipe, data, supply.preprocessing(recipe, data), place)
 
 
-def speed(batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> float:
-    """Images per second, after a first batch that is not counted."""
-    next(batches)
-    begun = time.perf_counter()
-    for _ in itertools.islice(batches, steps):
+def measure(batches: Iterator[tuple[Tensor, Tensor]], workers: int, steps: int) -> Measured:
+    """Images per second, after as many batches as the workers may have ready."""
+    for _ in itertools.islice(batches, 1 + 2 * workers):
         pass
-    return BATCH * steps / (time.perf_counter() - begun)
+    return timed(batches, steps, BATCH, lambda: None)
+
+
+def apart(photographs: Photographs, cut: ScaleCrop, draws: int) -> float:
+    """Our crops against those of the whole picture resized: how far a pixel is off on average, in
+    grey levels."""
+    total = 0.0
+    for n in range(draws):
+        i = n % len(photographs)
+        image, key = photographs.image(i), (0, n // len(photographs), i)
+        shorter = 256 + int(below(480 - 256 + 1, *key, SCALE))
+        width, height = fitted(image.size, shorter)
+        left, top = (
+            int(below(long - 224 + 1, *key, draw)) for long, draw in ((width, LEFT), (height, TOP))
+        )
+        whole = np.asarray(resized(image, (height, width)), dtype=np.int16)
+        plain = whole[top : top + 224, left : left + 224]
+        total += float(np.abs(cut(image, i, key[1])[0][0] - plain).mean())
+    return total / draws
+
+
+def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int]]:
+    """Where ours reads from: a name, a place and its bytes."""
+    files = sum(path.stat().st_size for path in (folder / "train").rglob("*") if path.is_file())
+    yield "files", str(folder), files
+    for form in ("jpeg", "raw"):
+        to = scratch / form
+        try:
+            pack(folder, str(to), How(form=form))
+        except ValueError as error:
+            print(f"packed {form}: not measured: {error}")
+            continue
+        own = sum(path.stat().st_size for path in (to / "train").rglob("*") if path.is_file())
+        yield f"packed {form}", str(to), own
+
+
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--workers", type=int, default=0, help="processes of each side")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="counted batches of a measurement")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="crops that are compared")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a file for the result")
+    parser.add_argument("--wait", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compared(options: argparse.Namespace) -> dict[str, Any]:
+    """All sides in turn, and what their data takes on disk."""
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        there = list(places(options.folder, Path(scratch)))
+        passed = ["--workers", str(options.workers), "--steps", str(options.steps)]
+        module = "benchmarks.imagenet_loading"
+        sides = [Side(stack, module, SIDE, [str(options.folder), *passed])]
+        sides += [Side(stack, module, name, [place, *passed]) for name, place, _ in there]
+        turns = compare(sides, options.rounds)
+        return {
+            "reading": against(turns, SIDE),
+            "bytes_on_disk": {name: size for name, _, size in there},
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--keep", type=Path, help="a file for the result")
-    options = parser.parse_args()
+    options = asked()
     torch.set_num_threads(1)
-    data = load(str(options.folder), DEFAULT_ROOT, whole=True)
-    sides = {
-        "ours": ours(data),
-        "usual": usual_pictures.batches(options.folder / "train", BATCH, 0),
-    }
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for n in range(options.rounds):
-        for name in sides if n % 2 == 0 else reversed(sides):
-            found[name].append(speed(sides[name], options.steps))
-    ratios = [a / b for a, b in zip(found["ours"], found["usual"], strict=True)]
-    result: dict[str, Any] = {
+    if options.wait:
+        where, workers = options.folder, options.workers
+        batches = (
+            usual_pictures.batches(where / "train", BATCH, workers)
+            if options.wait == SIDE
+            else ours(str(where), workers)
+        )
+        answer(lambda: measure(batches, workers, options.steps))
+        return
+    photographs = load(str(options.folder), DEFAULT_ROOT, whole=True).train
+    assert isinstance(photographs, Photographs)
+    found = {
         "format": FORMAT,
         "benchmark": "imagenet_loading",
-        "images_per_second_per_core": {name: median(each) for name, each in found.items()},
-        "ratio": median(ratios),
-        "ratios": ratios,
-        "pictures": len(data.train),
-        "fingerprint": data.fingerprint,
+        **compared(options),
+        "grey_levels_apart": apart(photographs, ScaleCrop(224, (256, 480), 0), options.draws),
+        "pictures": len(photographs),
         "rounds": options.rounds,
+        "workers": options.workers,
+        "batch": BATCH,
         "hardware": hardware("cpu"),
         "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if options.keep:
-        write_json(options.keep, result)
-    print(json.dumps(result))
+        write_json(options.keep, found)
+    if options.json:
+        print(json.dumps(found))
+        return
+    print(f"{len(photographs):,} photographs, {options.workers} workers, {found['hardware']}")
+    print("\n".join(in_words(found["reading"], SIDE)))
+    print("\n".join(f"{k}: {v / 1e6:,.1f} MB on disk" for k, v in found["bytes_on_disk"].items()))
+    print(f"{options.draws:,} crops: {found['grey_levels_apart']:.2f} grey levels apart on average")
 
 
 if __name__ == "__main__":

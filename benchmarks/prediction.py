@@ -1,116 +1,188 @@
-"""Prediction on a processor: ours against torchvision and timm, in turn, in one run.
+"""Prediction on a processor: ours against what a user would take instead, in turn, in one run.
 
-python -m benchmarks.prediction --rounds 5
+    python -m benchmarks.prediction --rounds 5
+
+Each side is a process of its own that waits for its turn, so that its memory is its own too. All
+take preprocessed images (N, 3, 224, 224) and use as many threads. `onnxruntime` is ONNX Runtime
+alone on torch's own export of torchvision's network, in a process without torch.
 """
 
 import argparse
+import itertools
 import json
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import timm
-import torch
-import torchvision
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from residual.data.batches import Preprocessing
-from residual.deployment.engine import engine, session_of
-from residual.files import FORMAT, write_json
-from residual.nets.networks import build
-from residual.runs.loading import Trained
-from residual.runs.results import versions
-from residual.world import hardware
+from benchmarks.sides import Measured, Side, against, answer, compare, in_words, timed
 
-Side = Callable[[Tensor], Any]
+SIDES = ("ours", "torchvision", "timm", "torchvision compiled", "onnxruntime")
+Answer = Callable[[NDArray[np.float32]], Any]
 
 
-def bare_onnxruntime(net: torch.nn.Module, threads: int) -> Side:
-    """ONNX Runtime on torch's own export."""
+def ours(network: str, threads: int) -> Answer:
+    """What `residual predict` answers with."""
+    import torch
+
+    from residual.data.batches import Preprocessing
+    from residual.deployment.engine import engine
+    from residual.nets.networks import build
+    from residual.runs.loading import Trained
+
+    before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224))
+    net = build(f"{network}-v1.5").eval()
+    answer = engine(Trained(net, f"{network}-v1.5", None, before, None, None), "auto", threads)
+    return lambda x: answer(torch.from_numpy(x))
+
+
+def library(side: str, network: str) -> Answer:
+    """The network of another library, as it comes or compiled."""
+    import torch
+
+    if side == "timm":
+        import timm
+
+        net = timm.create_model(network).eval()
+    else:
+        import torchvision
+
+        net = torchvision.models.get_model(network).eval()
+    answering = torch.compile(net) if side == "torchvision compiled" else net
+
+    def answer(x: NDArray[np.float32]) -> Any:
+        with torch.inference_mode():
+            return answering(torch.from_numpy(x)).softmax(dim=1)
+
+    return answer
+
+
+def bare(file: Path, threads: int) -> Answer:
+    """ONNX Runtime as it comes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": x})
+
+
+def exported(network: str, file: Path) -> None:
+    """Torch's own export of torchvision's network."""
+    import torch
+    import torchvision
+
+    net = torchvision.models.get_model(network).eval()
+    torch.onnx.export(
+        net, (torch.randn(2, 3, 224, 224),), file, dynamo=False,
+        input_names=["x"], dynamic_axes={"x": {0: "n"}},
+    )  # fmt: skip
+
+
+def wait(side: str, options: argparse.Namespace) -> None:
+    """In a process of its own: answer so many images in batches, at each turn."""
+    network, threads = options.networks[0], options.threads
+    if side == "onnxruntime":
+        answering = bare(options.file, threads)
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+        answering = ours(network, threads) if side == "ours" else library(side, network)
+    (batch,) = options.batches
+    x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32)
+
+    def turn() -> Measured:
+        answering(x)
+        steps = (answering(x) for _ in itertools.count())
+        return timed(steps, max(1, options.images // batch), batch, wait=lambda: None)
+
+    answer(turn)
+
+
+def rows(network: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All sides in turn, batch size by batch size."""
+    module = "benchmarks.prediction"
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "theirs.onnx"
-        torch.onnx.export(
-            net, (torch.randn(2, 3, 224, 224),), file, dynamo=False,
-            input_names=["x"], dynamic_axes={"x": {0: "n"}},
-        )  # fmt: skip
-        session = session_of(file.read_bytes(), threads)
-    return lambda x: session.run(None, {"x": x.numpy()})
+        passed = ["--networks", network, "--threads", str(options.threads)]
+        passed += ["--images", str(options.images), "--file", str(Path(folder) / "theirs.onnx")]
+        made = [sys.executable, "-m", module, "--wait", "export", *passed]
+        subprocess.run(made, check=True, capture_output=True)
+        for batch in options.batches:
+            own = [*passed, "--batches", str(batch)]
+            with ExitStack() as stack:
+                sides = [Side(stack, module, name, own) for name in options.sides]
+                turns = compare(sides, options.rounds)
+            found = against(turns, "torchvision")
+            times = {name: against(turns, name)["ours"]["ratio"] for name in turns}
+            yield {"network": network, "batch": batch, "sides": found, "ours_against": times}
 
 
-def sides(depth: int, threads: int, compiled: bool) -> dict[str, Side]:
-    """Each side by name; the first is ours."""
-    torch.manual_seed(0)
-    name = f"resnet{depth}"
-    before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224), 256)
-    own = Trained(build(f"{name}-v1.5").eval(), f"{name}-v1.5", None, before, None, None)
-    theirs = torchvision.models.get_model(name).eval()
-    found: dict[str, Side] = {
-        "ours": engine(own, "auto", threads),
-        "torchvision": theirs,
-        "timm": timm.create_model(name).eval(),
-        "bare onnxruntime": bare_onnxruntime(theirs, threads),
-    }
-    if compiled:
-        found["torchvision compiled"] = torch.compile(theirs)
-    return found
+def words(row: dict[str, Any]) -> Iterator[str]:
+    """A comparison as a person reads it."""
+    yield f"{row['network']}, batch {row['batch']}"
+    yield from in_words(row["sides"], "torchvision")
+    yield "  ours is " + ", ".join(
+        f"{ratio:.2f} times {name}" for name, ratio in row["ours_against"].items() if name != "ours"
+    )
 
 
-def measured(side: Side, x: Tensor, repeats: int) -> float:
-    """Images per second, after a first answer that is not counted."""
-    with torch.inference_mode():
-        side(x)
-        begun = time.perf_counter()
-        for _ in range(repeats):
-            side(x)
-    return len(x) * repeats / (time.perf_counter() - begun)
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=["resnet50", "resnet152"])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 16])
+    parser.add_argument("--sides", nargs="*", default=SIDES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=32, help="of one measurement")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a file for the result")
+    parser.add_argument("--wait", help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--depths", type=int, nargs="*", default=(50, 152))
-    parser.add_argument("--batches", type=int, nargs="*", default=(1, 16))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compiled", action="store_true", help="compile torchvision's, too")
-    parser.add_argument("--keep", type=Path, help="a file for the result")
-    options = parser.parse_args()
+    options = asked()
+    if options.wait == "export":
+        exported(options.networks[0], options.file)
+        return
+    if options.wait:
+        wait(options.wait, options)
+        return
+    found: list[dict[str, Any]] = []
+    for network in options.networks:
+        for row in rows(network, options):
+            found.append(row)
+            if not options.json:
+                print("\n".join(words(row)), flush=True)
+    import torch
+
+    from residual.files import FORMAT, write_json
+    from residual.runs.results import versions
+    from residual.world import hardware
+
     torch.set_num_threads(options.threads)
-    rows = []
-    for depth in options.depths:
-        every = sides(depth, options.threads, options.compiled)
-        for batch in options.batches:
-            x = torch.randn(batch, 3, 224, 224)
-            speeds: dict[str, list[float]] = {name: [] for name in every}
-            for _ in range(options.rounds):
-                for name, side in every.items():
-                    speeds[name].append(measured(side, x, max(1, 8 // batch)))
-            ratios = {
-                name: median(a / b for a, b in zip(speeds["ours"], each, strict=True))
-                for name, each in speeds.items()
-            }
-            rows.append(
-                {
-                    "network": f"resnet{depth}",
-                    "batch": batch,
-                    "images_per_second": {name: median(each) for name, each in speeds.items()},
-                    "ours_against": ratios,
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
+    result = {
+        "format": FORMAT,
+        "benchmark": "prediction",
+        "rows": found,
+        "rounds": options.rounds,
+        "hardware": hardware("cpu"),
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if options.json:
+        print(json.dumps(result))
     if options.keep:
-        result = {
-            "format": FORMAT,
-            "benchmark": "prediction",
-            "rows": rows,
-            "rounds": options.rounds,
-            "hardware": hardware("cpu"),
-            "versions": versions(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
         write_json(options.keep, result)
 
 

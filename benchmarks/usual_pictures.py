@@ -37,7 +37,7 @@ class Colour(nn.Module):
         self.values, self.vectors = torch.tensor(EIGENVALUES), torch.tensor(EIGENVECTORS)
 
     def forward(self, image: Tensor) -> Tensor:
-        shift = self.vectors @ (torch.randn(3) * self.deviation * self.values)
+        shift = (torch.randn(3) * self.deviation * self.values) @ self.vectors
         return image + shift.view(3, 1, 1)
 
 

@@ -1,14 +1,28 @@
-"""The usual loop, which ours is measured against, does the same work."""
+"""What ours is measured against does the same work, and what is measured is told truly."""
 
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
-from benchmarks import usual_loop
+from benchmarks import growth, usual_loop, usual_pictures
+from benchmarks import imagenet_training as training
+from benchmarks.imagenet_loading import apart, ours
+from benchmarks.sides import against
 from residual.data.batches import crop_and_mirror, per_pixel_mean
+from residual.data.crops import ScaleCrop
 from residual.data.digits import digits
 from residual.data.images import Images
+from residual.data.sources import load
 from residual.nets.networks import build
+from residual.runs.measuring import Stage, verdict
 from residual.runs.training import recipe_for
 from residual.training.recipe import with_steps
+from residual.world import Setting
 
 
 def test_both_sides_draw_from_the_same_crops_and_mirrors():
@@ -37,3 +51,116 @@ def test_the_usual_loop_takes_the_steps_of_the_recipe_and_learns():
     assert len(losses) == 25 and losses[-1] < losses[0] / 1.5
     wrong = usual_loop.wrong(net, data.test.pixels, data.test.labels, mean, torch.device("cpu"))
     assert 0 <= wrong < 0.9 * len(data.test)
+
+
+def folder_of(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    for n in range(8):
+        own = tmp_path / "photos" / ("train" if n < 6 else "val") / "ab"[n % 2]
+        own.mkdir(parents=True, exist_ok=True)
+        small = draw.integers(0, 256, (20, 26, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((390, 300), Image.Resampling.BICUBIC).save(own / f"{n}.png")
+    return tmp_path / "photos"
+
+
+def test_our_crops_are_those_of_the_whole_picture_resized(tmp_path):
+    photographs = load(str(folder_of(tmp_path)), tmp_path, whole=True).train
+    assert apart(photographs, ScaleCrop(224, (256, 480), 0), 24) < 2
+
+
+@pytest.mark.parametrize("other", [ScaleCrop(224, (256, 400), 0), ScaleCrop(224, (256, 480), 1)])
+def test_another_scale_or_another_place_is_seen(tmp_path, other):
+    photographs = load(str(folder_of(tmp_path)), tmp_path, whole=True).train
+    assert apart(photographs, other, 24) > 10
+
+
+def test_both_sides_read_the_same_augmentation(tmp_path):
+    """Over many draws, each channel's mean and deviation agree."""
+    folder = folder_of(tmp_path)
+    ours_, usual_ = ours(str(folder), 0), usual_pictures.batches(folder / "train", 6, 0)
+    random.seed(0)
+    torch.manual_seed(0)
+    mine = torch.cat([next(ours_)[0] for _ in range(3)])
+    theirs = torch.cat([next(usual_)[0] for _ in range(32)])
+    assert mine.shape == theirs.shape == (192, 3, 224, 224)
+    dims = (0, 2, 3)
+    torch.testing.assert_close(mine.mean(dims), theirs.mean(dims), atol=0.1, rtol=0)
+    torch.testing.assert_close(mine.std(dims), theirs.std(dims), atol=0.05, rtol=0)
+
+
+def test_a_comparison_is_the_median_of_the_ratios_round_by_round():
+    def turns(*speeds: float) -> list[dict[str, float]]:
+        return [dict.fromkeys(("images_per_second", "images_per_cpu_second"), s) for s in speeds]
+
+    found = against({"ours": turns(10, 40, 30), "usual": turns(10, 10, 20)}, "usual")
+    assert found["ours"]["ratios"] == [1, 4, 1.5]
+    assert found["ours"]["ratio"] == found["ours"]["ratio_per_cpu_second"] == 1.5
+    assert found["usual"]["ratio"] == 1
+
+
+def test_both_ways_of_training_take_steps():
+    how = Setting()
+    for steps in (training.ours("resnet50", how, 2, 32), plain_training(how)):
+        first, *_, last = (next(steps) for _ in range(3))
+        assert torch.isfinite(torch.as_tensor(getattr(first, "loss", first)))
+        assert torch.isfinite(torch.as_tensor(getattr(last, "loss", last)))
+
+
+def plain_training(how: Setting):
+    return training.theirs("torchvision", "resnet50", how, 2, 32)
+
+
+def test_the_figure_of_growth_is_drawn(tmp_path):
+    first = growth.Point()
+    values = {axis: [getattr(first, axis), 2 * getattr(first, axis)] for axis in growth.AXES}
+    cost = {"seconds_per_step": 1.0, "peak_memory_bytes": 2**30}
+    rows = [{"axis": a} | asdict(p) | cost for a, p in growth.points(first, values)]
+    assert len(rows) == 2 * 4 * 2
+    assert all(path.stat().st_size > 1_000 for path in growth.figure(rows, tmp_path / "growth"))
+
+
+def stages_at(**speeds: float) -> list[Stage]:
+    return [Stage(name.replace("_", " "), speed, "") for name, speed in speeds.items()]
+
+
+FAST = {"disk": 9e3, "decode": 9e3, "crop_and_resize": 9e3, "rest_of_the_augmentation": 9e3}
+
+
+@pytest.mark.parametrize(
+    ("slow", "network", "workers", "told", "helps"),
+    [
+        ({}, 10, 2, "The network", "Another device"),
+        ({"disk": 100}, 9e3, 2, "The disk", "Packed data"),
+        ({"decode": 100}, 9e3, 2, "Decoding", "--workers 4"),
+        ({"decode": 100}, 9e3, 4, "Decoding", "--as raw"),
+        ({"crop_and_resize": 100}, 9e3, 2, "Cutting and resizing", "--workers 4"),
+        ({"rest_of_the_augmentation": 100}, 9e3, 2, "The rest of the augmentation", "a GPU"),
+    ],
+)
+def test_the_bottleneck_is_named_with_what_would_help(slow, network, workers, told, helps):
+    sentence = verdict(stages_at(**FAST | slow, batches=99, network=network), workers, 4)
+    assert sentence.startswith(f"{told} is the bottleneck: ")
+    assert helps in sentence
+
+
+def test_benchmark_data_measures_each_stage(command, tmp_path):
+    folder = folder_of(tmp_path)
+    words = ("--network", "resnet18", "--batch", 2, "--seconds", 0.01, "--workers", 0)
+    answer = command(
+        "benchmark", "data", folder, *words, "--root", tmp_path, "--threads", 1, "--json"
+    )
+    assert answer.status == 0
+    names = [stage["name"] for stage in answer.json["stages"]]
+    assert names[:3] == ["disk", "decode", "crop and resize"]
+    assert names[-3:] == ["batches", "network", "end to end"]
+    assert all(stage["images_per_second"] > 0 for stage in answer.json["stages"])
+    assert answer.json["bottleneck"].startswith("The network is the bottleneck: ")
+
+
+def test_benchmark_data_refuses_what_it_cannot_measure(command, tmp_path):
+    assert command("benchmark", "data", tmp_path, "--network", "resnet20").status == 2
+    assert "no data" in command("benchmark", "data", tmp_path / "none").complaint
+    damaged = folder_of(tmp_path) / "train" / "a" / "0.png"
+    damaged.write_bytes(damaged.read_bytes()[:5_000])
+    words = ("--seconds", 0.01, "--root", tmp_path, "--batch", 8)
+    assert "0.png is damaged" in command("benchmark", "data", tmp_path / "photos", *words).complaint

@@ -11,7 +11,17 @@ from typing import Any
 
 import typer
 
-from residual.cli import convert, data, deploy, evaluate, networks, pack, reproduce, train
+from residual.cli import (
+    benchmark,
+    convert,
+    data,
+    deploy,
+    evaluate,
+    networks,
+    pack,
+    reproduce,
+    train,
+)
 
 
 def group(text: str) -> typer.Typer:
@@ -80,6 +90,10 @@ prepare = group("Sort a public data set into train/ and val/.")
 prepare.command()(one_sentence(data.imagenet))
 of_data.add_typer(prepare, name="prepare")
 app.add_typer(of_data, name="data")
+measure = group("What this machine does, stage by stage, and what holds it back.")
+measure.callback()(lambda: None)  # so that its only command is called by its name
+measure.command()(one_sentence(benchmark.data))
+app.add_typer(measure, name="benchmark")
 
 
 def main() -> None:

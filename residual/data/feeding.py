@@ -13,7 +13,7 @@ from residual.data.batches import ALONE, Drawing, Preprocessing, chosen
 from residual.data.crops import AspectCrop, CentreCrop, Cut, ScaleCrop
 from residual.data.decode import Damaged
 from residual.data.draws import order
-from residual.data.mixing import coloured, erased, mirrored, mixed
+from residual.data.mixing import coins, coloured, colours, erased, mirrored, mixed
 from residual.data.photographs import Photographs
 from residual.data.progress import Progress, unhurried
 from residual.data.trivial import TrivialAugment
@@ -82,9 +82,10 @@ def photograph_batches(
             parts.append(part.flat.view(-1, how.size, how.size, 3))
         labels = photographs.labels[ids].to(place.device)
         ids, epochs = ids.to(place.device), epochs.to(place.device)
-        if place.device.type != "cpu":
-            parts = [torch.cat(parts).to(place.device)]
-        inputs = finished_in_parts(parts, ids, epochs, ready, how)
+        if place.device.type == "cpu":
+            inputs = finished_one_by_one(parts, ids, epochs, ready, how)
+        else:
+            inputs = finished(torch.cat(parts).to(place.device), ids, epochs, ready, how)
         if how.mixup or how.cutmix:
             first = (step * place.world.size + place.world.rank) * (own // how.norm_group)
             inputs, labels = mixed_in_groups(inputs, labels, classes, how, first)
@@ -105,20 +106,6 @@ def laid_out(preprocessing: Preprocessing, size: int) -> Preprocessing:
     return replace(preprocessing, mean=mean, std=std)
 
 
-def finished_in_parts(
-    parts: Sequence[Tensor], ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, how: Drawing
-) -> Tensor:
-    """A batch's crops, one part after another: what a processor's cache holds is soon finished."""
-    size = (len(ids), 3, how.size, how.size)
-    inputs = torch.empty(size, device=ids.device, memory_format=torch.channels_last)
-    start = 0
-    for part in parts:
-        some = slice(start, start + len(part))
-        inputs[some] = finished(part, ids[some], epochs[some], preprocessing, how)
-        start += len(part)
-    return inputs
-
-
 def finished(
     pixels: Tensor, ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, how: Drawing
 ) -> Tensor:
@@ -130,6 +117,23 @@ def finished(
     if how.colour:
         inputs = coloured(inputs, ids, epochs, how.seed, how.colour)
     inputs = preprocessing.normalised(inputs)
+    return erased(inputs, ids, epochs, how.seed, how.erasing) if how.erasing else inputs
+
+
+def finished_one_by_one(
+    parts: Sequence[Tensor], ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, how: Drawing
+) -> Tensor:
+    """The same of a batch in parts, image by image: a processor's cache holds one image."""
+    inputs = torch.empty(len(ids), how.size, how.size, 3)
+    turned = coins(ids, epochs, how.seed).tolist()
+    shifts = colours(ids, epochs, how.seed, how.colour).float()
+    crops = (crop for part in parts for crop in part)  # (H, W, 3) uint8
+    for crop, own, turn, shift in zip(crops, inputs, turned, shifts, strict=True):
+        own.copy_(crop.flip(1) if turn and how.mirror else crop).div_(255)
+        if how.colour:
+            own.add_(shift.repeat(how.size, 1))  # a row of it: three at a time would be slow
+        preprocessing.normalised(own.permute(2, 0, 1)[None])
+    inputs = inputs.permute(0, 3, 1, 2)
     return erased(inputs, ids, epochs, how.seed, how.erasing) if how.erasing else inputs
 
 

@@ -32,27 +32,36 @@ RATIOS = (0.3, 3.3)
 ATTEMPTS = 10
 
 
+def coins(ids: Tensor, epochs: Tensor, seed: int) -> Tensor:
+    """Which of the images (B,) are mirrored."""
+    return below(2, seed, epochs, ids, MIRRORED).bool()
+
+
 def mirrored(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int) -> Tensor:
     """A coin for each of (B, 3, H, W): left becomes right or not (Sec. 3.4)."""
-    coin = below(2, seed, epochs, ids, MIRRORED).bool()
-    return torch.where(coin[:, None, None, None], inputs.flip(-1), inputs)
+    coin = coins(ids, epochs, seed)[:, None, None, None]
+    return torch.where(coin, inputs.flip(-1), inputs)
 
 
 def coloured(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, sigma: float = 0.1) -> Tensor:
     """AlexNet's colour shift (Sec. 3.4): one colour is added to all pixels of an image.
 
     Inputs (B, 3, H, W) are RGB in [0, 1], from which a mean may have been subtracted already, but
-    which no deviation has divided. Along each eigenvector of the colours the shift is normal, with
-    its eigenvalue times sigma as the deviation.
+    which no deviation has divided.
     """
+    return inputs + colours(ids, epochs, seed, sigma).to(inputs.dtype)[:, :, None, None]
+
+
+def colours(ids: Tensor, epochs: Tensor, seed: int, sigma: float) -> Tensor:
+    """What is added to each of the images, (B, 3) float64. Along each eigenvector of the colours
+    the shift is normal, with its eigenvalue times sigma as the deviation."""
     axes = torch.arange(3, device=ids.device)
     draws = unit(seed, epochs[:, None], ids[:, None], COLOUR + axes)  # (B, 3)
     normal: Tensor = torch.special.ndtri(draws.clamp(min=2.0**-54))  # of 0 it is infinite
     basis = torch.tensor(EIGENVECTORS, dtype=torch.float64, device=ids.device)
     values = torch.tensor(EIGENVALUES, dtype=torch.float64, device=ids.device)
     # A sum that is written out, not a product of matrices, whose digits depend on the batch.
-    shift = ((sigma * normal * values)[:, :, None] * basis).sum(dim=1)  # (B, 3)
-    return inputs + shift.to(inputs.dtype)[:, :, None, None]
+    return ((sigma * normal * values)[:, :, None] * basis).sum(dim=1)
 
 
 def erased(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, probability: float) -> Tensor:

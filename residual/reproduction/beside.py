@@ -1,4 +1,4 @@
-"""Ours beside the usual loop: errors and speed, from the files that benchmarks/ leaves."""
+"""Ours beside what others offer: errors and speed, from the files that benchmarks/ leaves."""
 
 from pathlib import Path
 from typing import Any
@@ -53,3 +53,70 @@ def speed(folder: Path) -> str:
 def side(measured: dict[str, Any]) -> str:
     speed, memory = measured["images_per_second"], measured["peak_memory_bytes"]
     return f"{speed:,.0f} images/s, {memory / 2**30:.2f} GiB"
+
+
+def photographs(folder: Path) -> str:
+    """Reading, training and prediction with photographs, each beside what others offer, and how
+    the cost grows; what was not measured is named."""
+    every = folder / "benchmarks"
+    parts = [
+        "Reading photographs to the normalised batch, against `ImageFolder`:",
+        table(reading(kept(every, "reading"))),
+        "Training on images in memory:",
+        table(training(kept(every, "training"))),
+        "Prediction; the ratio is ours to the side's:",
+        table(prediction(kept(every, "rows"))),
+        "Training and fine-tuning as they grow:",
+    ]
+    grown = sorted((folder / "figures").glob("growth-*.png"))
+    parts += [f"![cost as it grows](../results/figures/{path.name})" for path in grown]
+    return "\n\n".join(parts if grown else [*parts, "Not run."])
+
+
+def table(rows: list[list[str]]) -> str:
+    header = ["hardware", "what", "side", "speed and peak memory", "median ratio"]
+    return markdown(header, rows) if rows else "Not run."
+
+
+def reading(found: list[dict[str, Any]]) -> list[list[str]]:
+    """Images per second of processor time: those of one core. Disk space is said, too."""
+    rows = []
+    for each in found:
+        what = f"{each['pictures']:,} photographs, {each['workers']} workers"
+        for name, one in each["reading"].items():
+            size = each["bytes_on_disk"].get(name)
+            words = f"{one['images_per_cpu_second']:,.0f} images/s per core"
+            words += f", {one['peak_memory_bytes'] / 2**30:.2f} GiB"
+            words += f", {size / 1e6:,.1f} MB on disk" if size else ""
+            rows.append([each["hardware"], what, name, words, f"{one['ratio_per_cpu_second']:.2f}"])
+    return rows
+
+
+def training(found: list[dict[str, Any]]) -> list[list[str]]:
+    """Each side against the faster of the others."""
+    return [
+        [
+            each["hardware"],
+            f"{each['network']}, {each['batch']} of {each['size']} px, {each['precision']}",
+            name,
+            side(one),
+            f"{one['ratio']:.2f}",
+        ]
+        for each in found
+        for name, one in each["training"].items()
+    ]
+
+
+def prediction(found: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            each["hardware"],
+            f"{row['network']}, batch {row['batch']}",
+            name,
+            side(one),
+            f"{one['ours_against']:.2f}",
+        ]
+        for each in found
+        for row in each["rows"]
+        for name, one in row["sides"].items()
+    ]

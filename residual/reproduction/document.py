@@ -64,6 +64,7 @@ def results_page(found: dict[str, list[Page]], folder: Path) -> str:
                     f"![{title}, {page.title}](../results/figures/{page.figures[0].name})",
                 ]
     lines += ["", "## Beside the usual loop", "", beside.errors(folder), "", beside.speed(folder)]
+    lines += ["", "## Photographs, beside other libraries", "", beside.photographs(folder)]
     return "\n".join(lines) + "\n"
 
 

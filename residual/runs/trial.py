@@ -74,8 +74,9 @@ def seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
     device = torch.device(how.device)
     with torch.random.fork_rng(devices=[]):
         net = how.place(build(recipe.network, classes))
-    size = crop_size(recipe)
-    images = torch.zeros(recipe.norm_group, 3, size, size, device=device)
+        size = crop_size(recipe)
+        # Noise: after zeros, a normalization makes numbers so small that processors are slow.
+        images = torch.rand(recipe.norm_group, 3, size, size, device=device)
     images = images.contiguous(memory_format=how.memory_format)
     labels = torch.zeros(recipe.norm_group, dtype=torch.int64, device=device)
     short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS)

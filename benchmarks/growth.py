@@ -1,0 +1,182 @@
+"""What training and fine-tuning cost as they grow: time and memory against batch, depth, image size
+and processes, as JSON and as a figure.
+
+    python -m benchmarks.growth --keep results/benchmarks/growth-cpu.json --figure results/figures
+
+Each point is measured in processes of its own, and only one thing differs from the first point.
+"""
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from residual.analysis.curves import bare, save
+from residual.files import FORMAT, write_json
+from residual.launch import join, leave
+from residual.nets.networks import build
+from residual.runs.results import versions
+from residual.runs.training import recipe_for
+from residual.training import loop
+from residual.world import hardware, setting
+
+KINDS = {"training": "imagenet", "fine-tuning": "finetune"}  # and whose recipe it is
+AXES = {"batch": "images of a step", "depth": "layers", "size": "pixels on a side",
+        "processes": "processes"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is measured."""
+
+    kind: str = "training"
+    batch: int = 8
+    depth: int = 50
+    size: int = 96
+    processes: int = 1
+
+
+def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, float]:
+    """In processes of their own: the median seconds of a step after the first, and the peak memory
+    of all processes together."""
+    world = join()
+    how = setting(device, threads)
+    how = replace(how, precision="bf16" if how.device.startswith("cuda") else "float32")
+    how.apply()
+    own = point.batch // point.processes
+    recipe = replace(
+        recipe_for(f"resnet{point.depth}", "", KINDS[point.kind]),
+        batch=point.batch, norm_group=own, steps=steps + 1, warmup=(0, 0.01),
+        drops=(), schedule="drops", patience=0, split="full",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = how.place(build(recipe.network))
+    images = torch.rand(own, 3, point.size, point.size, device=how.device)
+    labels = torch.randint(0, 1000, (own,), device=how.device)
+    batches = itertools.repeat((images.contiguous(memory_format=how.memory_format), labels))
+    seconds, begun = [], time.perf_counter()
+    way = loop.Pass(how.autocast, world=world)
+    for step in loop.train(loop.start(net, recipe), batches, recipe, way):
+        float(step.loss)  # waits for the device
+        seconds.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
+    if how.device.startswith("cuda"):
+        memory = torch.cuda.max_memory_allocated()
+    memory = int(world.summed(torch.tensor(memory)))
+    leave()
+    return {"seconds_per_step": median(seconds[1:]), "peak_memory_bytes": memory}
+
+
+def in_processes(point: Point, options: argparse.Namespace) -> dict[str, float]:
+    """Measure a point."""
+    command = [sys.executable, "-m"]
+    if point.processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc-per-node"]
+        command += [str(point.processes), "-m"]
+    command += ["benchmarks.growth", "--device", options.device, "--steps", str(options.steps)]
+    command += ["--threads", str(max(1, options.threads // point.processes))]
+    command += ["--point", json.dumps(asdict(point))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{point} ended with status {done.returncode}: {done.stderr[-500:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def points(first: Point, values: dict[str, list[int]]) -> Iterator[tuple[str, Point]]:
+    """Along each axis, for each kind of training: (axis, point)."""
+    for kind, axis in itertools.product(KINDS, AXES):
+        for value in values[axis]:
+            yield axis, replace(first, kind=kind, **{axis: value})
+
+
+def figure(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
+    """Time above, memory below, against each axis."""
+    drawn = Figure(figsize=(10, 4.6), layout="constrained")
+    panels = drawn.subplots(2, len(AXES), sharex="col", squeeze=False)
+    for column, (axis, title) in enumerate(AXES.items()):
+        for row, (key, unit, scale) in enumerate(
+            (("seconds_per_step", "s for a step", 1), ("peak_memory_bytes", "GiB", 2**30))
+        ):
+            axes = panels[row][column]
+            for kind, colour in zip(KINDS, ("#c1272d", "#1b87b8"), strict=True):
+                own = [each for each in rows if (each["axis"], each["kind"]) == (axis, kind)]
+                x, y = [each[axis] for each in own], [each[key] / scale for each in own]
+                axes.plot(x, y, color=colour, marker="o", markersize=4, label=kind)
+            bare(axes)
+            axes.set_ylim(0, 1.1 * axes.dataLim.y1)
+            axes.set_xticks(sorted({each[axis] for each in rows if each["axis"] == axis}))
+            if not column:
+                axes.set_ylabel(unit)
+            if row:
+                axes.set_xlabel(title)
+    panels[0][0].legend(frameon=False, fontsize=9)
+    return save(drawn, stem)
+
+
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    first = Point()
+    parser.add_argument("--batch", type=int, nargs="*", default=[first.batch, 16, 32])
+    parser.add_argument("--depth", type=int, nargs="*", default=[18, first.depth, 101])
+    parser.add_argument("--size", type=int, nargs="*", default=[64, first.size, 128])
+    parser.add_argument("--processes", type=int, nargs="*", default=[first.processes, 2])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=3, help="counted steps of each point")
+    parser.add_argument("--keep", type=Path, help="a file for the result")
+    parser.add_argument("--figure", type=Path, help="a folder for the figure")
+    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = asked()
+    if options.point:
+        found = measured(Point(**options.point), options.device, options.threads, options.steps)
+        print(json.dumps(found))
+        return
+    how = setting(options.device, options.threads)
+    options.device, options.threads = how.device, how.threads
+    known: dict[Point, dict[str, float]] = {}
+    rows = []
+    for axis, point in points(Point(), {axis: getattr(options, axis) for axis in AXES}):
+        if point not in known:
+            known[point] = in_processes(point, options)
+            print(point, known[point], file=sys.stderr, flush=True)
+        rows.append({"axis": axis} | asdict(point) | known[point])
+    torch.set_num_threads(how.threads)
+    result = {
+        "format": FORMAT,
+        "benchmark": "growth",
+        "growth": rows,
+        "steps": options.steps,
+        "hardware": hardware(how.device),
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if options.keep:
+        write_json(options.keep, result)
+    if options.figure:
+        options.figure.mkdir(parents=True, exist_ok=True)
+        name = "growth-gpu" if how.device.startswith("cuda") else "growth-cpu"
+        print("\n".join(map(str, figure(rows, options.figure / name))))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Training ResNet-50 on images in memory: ours against torchvision's and timm's, in turn.
+
+    python -m benchmarks.imagenet_training --device cuda --batch 256 --rounds 5
+
+All sides train the same architecture (that of v1.5) on the same made-up batch, in the same
+precision, in channels_last, and compiled on a GPU. Ours goes through the package's own loop with
+its batch normalization, the others through a plain loop.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.sides import Measured, Side, against, answer, compare, in_words, timed
+from residual.files import FORMAT, write_json
+from residual.nets.networks import build
+from residual.runs.results import versions
+from residual.runs.training import recipe_for
+from residual.training import loop
+from residual.world import Setting, hardware, setting
+
+SIDES = ("torchvision", "timm", "ours")
+WARM_UP = 3  # steps of the first turn that are not counted
+
+
+def made_up(how: Setting, batch: int, size: int) -> tuple[Tensor, Tensor]:
+    """Noise, and classes."""
+    images = torch.rand(batch, 3, size, size, device=how.device)
+    labels = torch.randint(0, 1000, (batch,), device=how.device)
+    return images.contiguous(memory_format=how.memory_format), labels
+
+
+def ours(network: str, how: Setting, batch: int, size: int) -> Iterator[Any]:
+    """Steps of the package's loop."""
+    recipe = replace(recipe_for(f"{network}-v1.5", ""), batch=batch, norm_group=batch, steps=2**62)
+    net = how.place(build(recipe.network))
+    batches = itertools.repeat(made_up(how, batch, size))
+    return loop.train(loop.start(net, recipe), batches, recipe, loop.Pass(how.autocast))
+
+
+def theirs(side: str, network: str, how: Setting, batch: int, size: int) -> Iterator[Any]:
+    """Steps of a plain loop."""
+    if side == "timm":
+        import timm
+
+        net = timm.create_model(network)
+    else:
+        import torchvision
+
+        net = torchvision.models.get_model(network)
+    net = how.place(net).train()
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    free = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 1e-4}, {"params": free, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, 0.1, 0.9)
+    images, labels = made_up(how, batch, size)
+    while True:
+        with how.autocast():
+            loss = F.cross_entropy(net(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        yield loss.detach()
+
+
+def measure(steps: Iterator[Any], how: Setting, counted: int, batch: int) -> Measured:
+    """Images per second, and on a GPU the peak of the allocator."""
+    cuda = how.device.startswith("cuda")
+    next(steps)
+    found = timed(steps, counted, batch, torch.cuda.synchronize if cuda else lambda: None)
+    return found | {"peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else 0}
+
+
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--network", default="resnet50")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--precision", default="", help="float32 on a processor, bf16 on a GPU")
+    parser.add_argument("--batch", type=int, default=0, help="16 on a processor, 256 on a GPU")
+    parser.add_argument("--size", type=int, default=224, help="pixels on a side of an image")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=0, help="counted steps of a measurement")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a file for the result")
+    parser.add_argument("--wait", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = asked()
+    how = setting(options.device, options.threads)
+    on_gpu = how.device.startswith("cuda")
+    precision = options.precision or ("bf16" if on_gpu else "float32")
+    how = replace(how, precision=precision, compile=on_gpu)
+    batch = options.batch or (256 if on_gpu else 16)
+    counted = options.steps or (30 if on_gpu else 2)
+    how.apply()
+    if options.wait:
+        shape = options.network, how, batch, options.size
+        steps = ours(*shape) if options.wait == "ours" else theirs(options.wait, *shape)
+        for _ in range(WARM_UP if on_gpu else 1):
+            next(steps)
+        answer(lambda: measure(steps, how, counted, batch))
+        return
+    passed = ["--network", options.network, "--device", how.device, "--threads", str(how.threads)]
+    passed += ["--precision", precision, "--batch", str(batch), "--size", str(options.size)]
+    passed += ["--steps", str(counted)]
+    with ExitStack() as stack:
+        sides = [Side(stack, "benchmarks.imagenet_training", name, passed) for name in SIDES]
+        turns = compare(sides, options.rounds)
+    best = max(SIDES[:2], key=lambda name: against(turns, name)[name]["images_per_second"])
+    found = {
+        "format": FORMAT,
+        "benchmark": "imagenet_training",
+        "training": against(turns, best),
+        "against": best,
+        "network": options.network,
+        "batch": batch,
+        "size": options.size,
+        "precision": precision,
+        "rounds": options.rounds,
+        "steps": counted,
+        "hardware": hardware(how.device),
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if options.keep:
+        write_json(options.keep, found)
+    if options.json:
+        print(json.dumps(found))
+        return
+    print(f"{options.network}, batch {batch}, {options.size} px, {precision}, {found['hardware']}")
+    print("\n".join(in_words(against(turns, best), best)))
+
+
+if __name__ == "__main__":
+    main()

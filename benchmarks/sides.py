@@ -1,0 +1,140 @@
+"""What is measured side by side: each side is a process of its own that waits for its turn."""
+
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+import psutil
+
+Measured = dict[str, float]
+
+
+def tree_memory(process: psutil.Process) -> int:
+    """Bytes of a process and its children; what they share is counted once."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += each.memory_full_info().pss
+        except (psutil.Error, AttributeError):
+            continue
+    return total
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor time of a process and its children, so far."""
+    total = 0.0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += sum(each.cpu_times()[:2])
+        except psutil.Error:
+            continue
+    return total
+
+
+class Side:
+    """A process that waits for its turn."""
+
+    def __init__(self, stack: ExitStack, module: str, name: str, options: Sequence[str]) -> None:
+        command = [sys.executable, "-m", module, "--wait", name, *options]
+        pipe = subprocess.PIPE
+        self.process = stack.enter_context(
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        )
+        stack.callback(self.process.kill)
+        self.name, self.peak = name, 0
+        self.said()
+
+    def said(self) -> str:
+        """The next line that it says."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with status {self.process.wait()}")
+        return line
+
+    def turn(self) -> Measured:
+        """What it measures now, with the peak memory of its process tree until now."""
+        assert self.process.stdin is not None
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over,))
+        watcher.start()
+        try:
+            print(file=self.process.stdin, flush=True)
+            found: Measured = json.loads(self.said())
+        finally:
+            over.set()
+            watcher.join()
+        return found | {"peak_memory_bytes": found.pop("peak_gpu_bytes", 0) or self.peak}
+
+    def _watch(self, over: threading.Event) -> None:
+        tree = psutil.Process(self.process.pid)
+        while True:
+            if psutil.pid_exists(self.process.pid):
+                self.peak = max(self.peak, tree_memory(tree))
+            if over.wait(0.25):
+                return
+
+
+def answer(measure: Callable[[], Measured]) -> None:
+    """In a process of a side's own: measure at each turn."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)
+
+
+def timed(steps: Iterator[Any], counted: int, images: int, wait: Callable[[], None]) -> Measured:
+    """Images per second, and per second of processor time, of so many steps."""
+    wait()
+    process = psutil.Process()
+    begun, used = time.perf_counter(), cpu_seconds(process)
+    for _ in itertools.islice(steps, counted):
+        pass
+    wait()
+    seconds, used = time.perf_counter() - begun, cpu_seconds(process) - used
+    return {
+        "images_per_second": counted * images / seconds,
+        "images_per_cpu_second": counted * images / used,
+    }
+
+
+def compare(sides: Sequence[Side], rounds: int) -> dict[str, list[Measured]]:
+    """All sides in turn, so many rounds, every other round backwards."""
+    turns: dict[str, list[Measured]] = {side.name: [] for side in sides}
+    for n in range(rounds):
+        for side in sides if n % 2 == 0 else reversed(sides):
+            turns[side.name].append(side.turn())
+        speeds = ", ".join(f"{k} {v[-1]['images_per_second']:,.1f}" for k, v in turns.items())
+        print(f"round {n + 1}: {speeds} images/s", file=sys.stderr, flush=True)
+    return turns
+
+
+def against(turns: dict[str, list[Measured]], side: str) -> dict[str, dict[str, Any]]:
+    """The medians of each side; and how many times as fast as one side it was, in each round and
+    in the median."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, each in turns.items():
+        found[name] = {key: median(turn[key] for turn in each) for key in each[0]}
+        for key in ("images_per_second", "images_per_cpu_second"):
+            pairs = zip(each, turns[side], strict=True)
+            ratios = [own[key] / theirs[key] for own, theirs in pairs]
+            short = "ratio" if key == "images_per_second" else "ratio_per_cpu_second"
+            found[name] |= {short: median(ratios), f"{short}s": ratios}
+    return found
+
+
+def in_words(found: dict[str, dict[str, Any]], side: str) -> Iterator[str]:
+    """The comparison as a person reads it."""
+    for name, each in found.items():
+        yield (
+            f"  {name:>22}: {each['images_per_second']:8,.1f} images/s, "
+            f"{each['images_per_cpu_second']:8,.1f} per CPU second, peak memory "
+            f"{each['peak_memory_bytes'] / 2**30:.2f} GiB, {each['ratio']:.2f} times {side} "
+            f"({each['ratio_per_cpu_second']:.2f} per CPU second)"
+        )
