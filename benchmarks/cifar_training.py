@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,15 +24,14 @@ import psutil
 import torch
 
 from benchmarks import usual_loop
-from benchmarks.sides import tree_memory
+from benchmarks.sides import record, tree_memory
 from residual.data.batches import per_pixel_mean
 from residual.data.images import Data, Images, small
-from residual.files import FORMAT, write_json
+from residual.files import write_json
 from residual.nets.networks import build
 from residual.runs.moments import Watch
-from residual.runs.results import versions
 from residual.runs.training import advance, begin, recipe_for
-from residual.world import Setting, hardware, setting
+from residual.world import Setting, setting
 
 NETWORKS = ("resnet20", "resnet56")
 IMAGES = 50_000
@@ -187,18 +185,15 @@ def main() -> None:
     passed_on = ["--device", how.device, "--threads", str(how.threads)]
     passed_on += ["--precision", how.precision, "--steps", str(steps)]
     how.apply()
-    found = {
-        "format": FORMAT,
-        "benchmark": "cifar_training",
-        "networks": {name: compare(name, options.rounds, passed_on) for name in options.networks},
-        "rounds": options.rounds,
-        "steps": steps,
-        "batch": 128,
-        "precision": how.precision,
-        "hardware": hardware(how.device),
-        "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    found = record(
+        "cifar_training",
+        how.device,
+        networks={name: compare(name, options.rounds, passed_on) for name in options.networks},
+        rounds=options.rounds,
+        steps=steps,
+        batch=128,
+        precision=how.precision,
+    )
     if options.keep:
         write_json(options.keep, found)
     print(json.dumps(found) if options.json else "\n".join(in_words(found)))

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,14 +22,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.sides import record
 from residual.analysis.curves import bare, save
-from residual.files import FORMAT, write_json
+from residual.files import write_json
 from residual.launch import join, leave
 from residual.nets.networks import build
-from residual.runs.results import versions
 from residual.runs.training import recipe_for
 from residual.training import loop
-from residual.world import hardware, setting
+from residual.world import setting
 
 KINDS = {"training": "imagenet", "fine-tuning": "finetune"}  # and whose recipe it is
 AXES = {"batch": "images of a step", "depth": "layers", "size": "pixels on a side",
@@ -160,15 +159,12 @@ def main() -> None:
             print(point, known[point], file=sys.stderr, flush=True)
         rows.append({"axis": axis} | asdict(point) | known[point])
     torch.set_num_threads(how.threads)
-    result = {
-        "format": FORMAT,
-        "benchmark": "growth",
-        "growth": rows,
-        "steps": options.steps,
-        "hardware": hardware(how.device),
-        "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    result = record(
+        "growth",
+        how.device,
+        growth=rows,
+        steps=options.steps,
+    )
     if options.keep:
         write_json(options.keep, result)
     if options.figure:

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import usual_pictures
-from benchmarks.sides import Measured, Side, against, answer, compare, in_words, timed
+from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
 from residual.data.crops import LEFT, SCALE, TOP, ScaleCrop
 from residual.data.decode import fitted, resized
 from residual.data.draws import below
@@ -31,11 +30,9 @@ from residual.data.feeding import Place
 from residual.data.packing import How, pack
 from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.files import FORMAT, write_json
+from residual.files import write_json
 from residual.runs import supply
-from residual.runs.results import versions
 from residual.runs.training import recipe_for
-from residual.world import hardware
 
 BATCH = 64
 DRAWS = 1_000
@@ -134,19 +131,16 @@ def main() -> None:
         return
     photographs = load(str(options.folder), DEFAULT_ROOT, whole=True).train
     assert isinstance(photographs, Photographs)
-    found = {
-        "format": FORMAT,
-        "benchmark": "imagenet_loading",
+    found = record(
+        "imagenet_loading",
+        "cpu",
         **compared(options),
-        "grey_levels_apart": apart(photographs, ScaleCrop(224, (256, 480), 0), options.draws),
-        "pictures": len(photographs),
-        "rounds": options.rounds,
-        "workers": options.workers,
-        "batch": BATCH,
-        "hardware": hardware("cpu"),
-        "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+        grey_levels_apart=apart(photographs, ScaleCrop(224, (256, 480), 0), options.draws),
+        pictures=len(photographs),
+        rounds=options.rounds,
+        workers=options.workers,
+        batch=BATCH,
+    )
     if options.keep:
         write_json(options.keep, found)
     if options.json:

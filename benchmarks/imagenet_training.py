@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.sides import Measured, Side, against, answer, compare, in_words, timed
-from residual.files import FORMAT, write_json
+from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
+from residual.files import write_json
 from residual.nets.networks import build
-from residual.runs.results import versions
 from residual.runs.training import recipe_for
 from residual.training import loop
-from residual.world import Setting, hardware, setting
+from residual.world import Setting, setting
 
 SIDES = ("torchvision", "timm", "ours")
 WARM_UP = 3  # steps of the first turn that are not counted
@@ -121,21 +119,18 @@ def main() -> None:
         sides = [Side(stack, "benchmarks.imagenet_training", name, passed) for name in SIDES]
         turns = compare(sides, options.rounds)
     best = max(SIDES[:2], key=lambda name: against(turns, name)[name]["images_per_second"])
-    found = {
-        "format": FORMAT,
-        "benchmark": "imagenet_training",
-        "training": against(turns, best),
-        "against": best,
-        "network": options.network,
-        "batch": batch,
-        "size": options.size,
-        "precision": precision,
-        "rounds": options.rounds,
-        "steps": counted,
-        "hardware": hardware(how.device),
-        "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    found = record(
+        "imagenet_training",
+        how.device,
+        training=against(turns, best),
+        against=best,
+        network=options.network,
+        batch=batch,
+        size=options.size,
+        precision=precision,
+        rounds=options.rounds,
+        steps=counted,
+    )
     if options.keep:
         write_json(options.keep, found)
     if options.json:

@@ -15,14 +15,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.sides import Measured, Side, against, answer, compare, in_words, timed
+from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
 
 SIDES = ("ours", "torchvision", "timm", "torchvision compiled", "onnxruntime")
 Answer = Callable[[NDArray[np.float32]], Any]
@@ -166,20 +165,15 @@ def main() -> None:
                 print("\n".join(words(row)), flush=True)
     import torch
 
-    from residual.files import FORMAT, write_json
-    from residual.runs.results import versions
-    from residual.world import hardware
+    from residual.files import write_json
 
     torch.set_num_threads(options.threads)
-    result = {
-        "format": FORMAT,
-        "benchmark": "prediction",
-        "rows": found,
-        "rounds": options.rounds,
-        "hardware": hardware("cpu"),
-        "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    result = record(
+        "prediction",
+        "cpu",
+        rows=found,
+        rounds=options.rounds,
+    )
     if options.json:
         print(json.dumps(result))
     if options.keep:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
@@ -127,6 +128,23 @@ def against(turns: dict[str, list[Measured]], side: str) -> dict[str, dict[str, 
             short = "ratio" if key == "images_per_second" else "ratio_per_cpu_second"
             found[name] |= {short: median(ratios), f"{short}s": ratios}
     return found
+
+
+def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
+    """The content of a result file: what was found, where, with what, and when."""
+    # Here and not above: a side without torch does not pay for its memory.
+    from residual.files import FORMAT
+    from residual.runs.results import versions
+    from residual.world import hardware
+
+    return {
+        "format": FORMAT,
+        "benchmark": benchmark,
+        **found,
+        "hardware": hardware(device),
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def in_words(found: dict[str, dict[str, Any]], side: str) -> Iterator[str]:
