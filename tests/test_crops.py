@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.data.crops import AspectCrop, CentreCrop, ScaleCrop, one_below, one_unit, unit
+from residual.data.crops import AspectCrop, ScaleCrop, one_below, one_unit, unit
 from residual.data.decode import fitted
 from residual.data.draws import below
 from residual.data.mixing import mirrored
+from residual.data.views import Crops
 
 DRAWS = 200
 SIZES = ((500, 375), (333, 500), (300, 300), (1000, 260))
@@ -162,7 +163,7 @@ def test_draws_of_one_key_equal_those_of_many():
 
 def test_a_centre_crop_is_the_middle_of_the_picture_resized():
     image = picture((90, 70))
-    (view,) = CentreCrop(32, 40)(image, 0, 0)
+    (view,) = Crops((32, 32), (40,))(image, 0, 0)
     whole = image.resize((51, 40), Image.Resampling.BILINEAR)
     left, top = round((51 - 32) / 2), 4
     assert (view[0] == np.asarray(whole.crop((left, top, left + 32, top + 32)))).all()

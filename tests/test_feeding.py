@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from residual.data.batches import Drawing, Preprocessing
-from residual.data.crops import CentreCrop
 from residual.data.decode import Damaged
 from residual.data.feeding import (
     IMAGENET_MEAN,
@@ -23,6 +22,7 @@ from residual.data.feeding import (
 )
 from residual.data.folder import photographs
 from residual.data.photographs import Files, Photographs
+from residual.data.views import Crops
 from residual.world import World
 
 CPU = torch.device("cpu")
@@ -221,7 +221,7 @@ def test_a_class_without_a_whole_picture_is_named(own):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_mean_is_that_of_the_centre_crops(insects, workers):
     pictures = loaded(insects)
-    cut = CentreCrop(32, 36)
+    cut = Crops((32, 32), (36,))
     crops = [cut(pictures.image(i), i, 0)[0][0] for i in range(len(pictures))]
     plain = torch.tensor(np.stack(crops)).double().mean(dim=0).permute(2, 0, 1) / 255
     pixel = measured_preprocessing(pictures, "pixel", 32, 36, workers)

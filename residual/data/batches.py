@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,7 @@ class Drawing:
     repeats: int = 1
 
 
+@lru_cache(maxsize=4)  # one epoch's batches ask for the same order, of one and the same tensor
 def visited(labels: Tensor, how: Drawing, epoch: int) -> tuple[Tensor, Tensor]:
     """The order (n,) in which an epoch visits the images, and the epoch (n,) that keys the draws of
     each: where an image comes again, the next one has draws of its own."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import centre, fitted
+from residual.data.decode import fitted
 from residual.data.draws import hashed, single
 
-SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also augment.py
+SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also mixing.py
 ATTEMPTS = 10  # of the aspect crop, as published
 REGION = 100  # the first of its draws
 
@@ -29,6 +29,11 @@ class Cut(Protocol):
 def array(image: Image.Image) -> NDArray[np.uint8]:
     """A picture as one view, (1, H, W, 3)."""
     return np.asarray(image)[None]
+
+
+def region(image: Image.Image, size: int, box: Box) -> NDArray[np.uint8]:
+    """A region of a picture, resized to a square, as one view; nothing else of it is resized."""
+    return array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
 def unit(*key: Tensor | int) -> Tensor:
@@ -48,18 +53,15 @@ def one_unit(*key: int) -> float:
 
 @dataclass(frozen=True)
 class ScaleCrop:
-    """The paper's: the shorter side is a random integer in [256, 480], and 224x224 is cut anywhere.
-
-    Resizing and cutting are one step: only the region that is needed is resized.
-    """
+    """The paper's: the shorter side is a random integer in [256, 480], and 224x224 is cut
+    anywhere."""
 
     size: int
     scales: tuple[int, int]
     seed: int
 
     def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        box = self.box(image.size, image_id, epoch)
-        return [array(image.resize((self.size,) * 2, Image.Resampling.BILINEAR, box=box))]
+        return [region(image, self.size, self.box(image.size, image_id, epoch))]
 
     def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:
         """The region of a picture of this (width, height)."""
@@ -90,8 +92,7 @@ class AspectCrop:
     least: float = 0.08
 
     def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        box = self.box(image.size, image_id, epoch)
-        return [array(image.resize((self.size,) * 2, Image.Resampling.BILINEAR, box=box))]
+        return [region(image, self.size, self.box(image.size, image_id, epoch))]
 
     def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:
         """The region of a picture of this (width, height)."""
@@ -109,14 +110,3 @@ class AspectCrop:
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         x, y = (width - w) // 2, (height - h) // 2
         return x, y, x + w, y + h
-
-
-@dataclass(frozen=True)
-class CentreCrop:
-    """The shorter side made so many pixels, and the middle cut out (Sec. 3.4, Fig. 4)."""
-
-    size: int
-    shorter: int
-
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [array(centre(image, (self.size, self.size), self.shorter))]

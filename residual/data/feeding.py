@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from residual.data.batches import ALONE, Drawing, Preprocessing, chosen
-from residual.data.crops import AspectCrop, CentreCrop, Cut, ScaleCrop
+from residual.data.crops import AspectCrop, Cut, ScaleCrop
 from residual.data.decode import Damaged
 from residual.data.draws import order
 from residual.data.mixing import coins, coloured, colours, erased, mirrored, mixed
 from residual.data.photographs import Photographs
 from residual.data.progress import Progress, unhurried
 from residual.data.trivial import TrivialAugment
+from residual.data.views import Crops
 from residual.data.workers import TASK, Done, read, tasks_of
 from residual.world import World
 
@@ -195,8 +196,8 @@ def measured_preprocessing(
     ids = order(0, 0, len(photographs))[:MEASURED].tolist()
     total = torch.zeros(size, size, 3, dtype=torch.int64)
     report, seen = unhurried(progress), 0
-    tasks = tasks_of(ids, [0] * len(ids))
-    for n, done in enumerate(read(photographs, CentreCrop(size, shorter), tasks, workers), 1):
+    tasks, centres = tasks_of(ids, [0] * len(ids)), Crops((size, size), (shorter,))
+    for n, done in enumerate(read(photographs, centres, tasks, workers), 1):
         whole = [cut[0] for cut in done.cuts if cut]
         seen += len(whole)
         if whole:
