@@ -16,6 +16,7 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
+    data_of,
     loaded,
     opened,
     setting_of,
@@ -32,15 +33,10 @@ if TYPE_CHECKING:
 Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
 
 
-def data_of(path: Path, name: str | None, root: Path, net: "Trained", workers: int) -> "Data":
-    """The data named on the command line, or else the one that the run was trained on."""
-    if name is None:
-        if not (path / "environment.json").exists():
-            raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
-        known = read_json(path / "environment.json")["data"]
-        name, root = known["where"], Path(known["root"])
-    before = net.preprocessing
-    return loaded(name, root, before.size[0], workers, before.shorter is not None)
+def pictures_of(path: Path, name: str | None, root: Path, net: "Trained", workers: int) -> "Data":
+    """The data named on the command line, or else the run's own, as the network looks at it."""
+    before, (where, place) = net.preprocessing, data_of(path, name, root)
+    return loaded(where, place, before.size[0], workers, before.shorter is not None)
 
 
 def numbers(text: str | None) -> list[int] | None:
@@ -103,7 +99,7 @@ def evaluate(
     with together() as world:
         how = setting_of(device, threads, precision, deterministic)
         nets = [opened(path) for path in paths]
-        pictures = data_of(paths[0], data, root, nets[0], workers)
+        pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating") as progress:
             told = progress if world.rank == 0 else None
             work = Work(how, workers, micro_batch, told, world)
@@ -189,7 +185,7 @@ def responses(
 
     how = setting_of(device, threads, "float32", False)
     net = opened(run).placed(how)
-    pictures = data_of(run, data, root, net, workers)
+    pictures = pictures_of(run, data, root, net, workers)
     values = measured(net, pictures, how)
     if as_json:
         print(json.dumps({"network": net.network, "responses": values}))

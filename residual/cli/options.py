@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from residual.files import read_json
+
 if TYPE_CHECKING:
     from residual.data.images import Data
     from residual.runs.loading import Trained
@@ -61,6 +63,16 @@ def opened(path: Path) -> "Trained":
     for notice in trained.notices:
         typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
     return trained
+
+
+def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
+    """The data named on the command line, or else the one that the run was trained on; its root."""
+    if name is not None:
+        return name, root
+    if not (path / "environment.json").exists():
+        raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
+    known = read_json(path / "environment.json")["data"]
+    return str(known["where"]), Path(known["root"])
 
 
 def loaded(name: str, root: Path, size: int, workers: int, whole: bool = False) -> "Data":

@@ -18,6 +18,7 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
+    data_of,
     loaded,
     opened,
     setting_of,
@@ -194,8 +195,12 @@ def resume(
             precision or before.precision,
             before.deterministic,
         )
-        how = replace(now, channels_last=before.channels_last, compile=before.compile)
-        how = replace(how, at_once=before.at_once)
+        how = replace(
+            now,
+            channels_last=before.channels_last,
+            compile=before.compile,
+            at_once=before.at_once,
+        )
         if not inexact:
             exact(run, known, how)
         where = found_again(data or known["data"]["where"], root or Path(known["data"]["root"]))
@@ -228,7 +233,7 @@ def statistics(
 
     Example: residual statistics runs/resnet50-1 --out resnet50.safetensors
     """
-    from residual.runs.statistics import data_of, measured
+    from residual.runs.statistics import measured
     from residual.runs.training import recipe_for
 
     if out.exists():
@@ -236,7 +241,7 @@ def statistics(
     with together():
         how = setting_of(device, threads, precision, False)
         trained = opened(path)
-        name, place = (data, root) if data else data_of(path)
+        name, place = data_of(path, data, root)
         recipe = trained.recipe or recipe_for(trained.network, name)
         pictures = pictures_for(recipe, name, place, workers)
         seen = measured(trained, pictures, images, how, workers, out)

@@ -74,7 +74,8 @@ def stages(bench: Bench) -> Iterator[Stage]:
     finish = finishing(bench, there, ids.to(bench.device), epochs.to(bench.device), before)
     yield Stage("rest of the augmentation", speed(finish, bench), device)
     yield Stage("batches", speed(loading(bench, before), bench, ahead(bench)), crowd)
-    yield Stage("network", speed(training(bench, synthetic(bench)), bench), device)
+    noise = supply.made_up(bench.recipe, bench.recipe.batch, bench.how)
+    yield Stage("network", speed(training(bench, noise), bench), device)
     batches = supply.batches(bench.recipe, bench.data, before, place(bench))
     both = speed(training(bench, batches), bench, ahead(bench))
     yield Stage("end to end", both, f"{crowd}, {device}")
@@ -198,15 +199,6 @@ def loading(bench: Bench, before: Preprocessing) -> Step:
     """All of this together, without a network."""
     batches = supply.batches(bench.recipe, bench.data, before, place(bench))
     return lambda: len(next(batches)[0])
-
-
-def synthetic(bench: Bench) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same made-up batch again and again, of noise."""
-    size, n = supply.crop_size(bench.recipe), bench.recipe.batch
-    # Noise: after zeros, a normalization makes numbers so small that processors are slow.
-    images = torch.rand(n, 3, size, size, device=bench.device)
-    labels = torch.zeros(n, dtype=torch.int64, device=bench.device)
-    return itertools.repeat((images.contiguous(memory_format=bench.how.memory_format), labels))
 
 
 def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Step:

@@ -35,7 +35,7 @@ class Session:
         self, run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
     ) -> None:
         self.run, self.recipe, self.data, self.known, self.watch = run, recipe, data, known, watch
-        self.world, self.how = here(), replace(known_setting(known), processes=here().size)
+        self.world, self.how = here(), Setting(**known["setting"] | {"processes": here().size})
         self.how.apply()
         self.device = torch.device(self.how.device)
         self.world.share_of(recipe.batch, recipe.norm_group)
@@ -278,11 +278,6 @@ class Session:
             return found
 
         return self.world.first(write)
-
-
-def known_setting(known: dict[str, Any]) -> Setting:
-    """How a run is computed."""
-    return Setting(**known["setting"])
 
 
 def looked(name: str, seen: Count) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import torch
 
 from residual.data.feeding import Place
 from residual.data.images import Data
-from residual.files import read_json
 from residual.runs import supply
 from residual.runs.loading import Trained, with_preprocessing
 from residual.runs.training import check, recipe_for
@@ -44,11 +43,3 @@ def measured(
     content = with_preprocessing(tensors, header, trained.preprocessing)
     world.first(lambda: checkpoint.save(out, *content))
     return steps * recipe.batch
-
-
-def data_of(run: Path) -> tuple[str, Path]:
-    """Where a run's data lay, and its root. Raises ValueError for a file of weights."""
-    if not (run / "environment.json").exists():
-        raise ValueError(f"{run} is no run; say which data to take with --data")
-    known = read_json(run / "environment.json")["data"]
-    return str(known["where"]), Path(known["root"])

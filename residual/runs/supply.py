@@ -1,8 +1,10 @@
 """What a recipe asks of the data: how batches are drawn, and what is subtracted from them."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import fields
 
+import torch
 from torch import Tensor
 
 from residual.data.batches import Drawing, Preprocessing, per_pixel_mean, training_batches
@@ -13,6 +15,7 @@ from residual.data.progress import Progress
 from residual.data.workers import TASK
 from residual.nets.networks import specify
 from residual.training.recipe import Recipe
+from residual.world import Setting
 
 
 def crop_size(recipe: Recipe) -> int:
@@ -48,6 +51,16 @@ def batches(
         classes = len(data.classes)
         return photograph_batches(data.train, ready, how, place, classes, step)
     return training_batches(data.train.to(place.device), ready, how, step, place.world)
+
+
+def made_up(recipe: Recipe, images: int, how: Setting) -> Iterator[tuple[Tensor, Tensor]]:
+    """One made-up batch again and again, to measure a network by."""
+    device, size = torch.device(how.device), crop_size(recipe)
+    with torch.random.fork_rng(devices=[]):
+        # Noise: after zeros, a normalization makes numbers so small that processors are slow.
+        pixels = torch.rand(images, 3, size, size)
+    inputs = pixels.to(device).contiguous(memory_format=how.memory_format)
+    return itertools.repeat((inputs, torch.zeros(images, dtype=torch.int64, device=device)))
 
 
 def bytes_of_task(recipe: Recipe) -> int:

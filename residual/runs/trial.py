@@ -1,6 +1,5 @@
 """A short trial on this machine: which precision, memory format and compilation pay."""
 
-import itertools
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ import torch
 from residual.files import read_json, write_json
 from residual.nets.networks import build
 from residual.runs.results import versions
-from residual.runs.supply import crop_size
+from residual.runs.supply import crop_size, made_up
 from residual.training import loop
 from residual.training.recipe import Recipe
 from residual.world import Setting, hardware
@@ -71,17 +70,11 @@ def settled(how: Setting, recipe: Recipe, classes: int, cache: Path) -> Setting:
 def seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
     """The median over a few steps of a fresh network on one norm group of made-up images, after a
     first one that is not counted."""
-    device = torch.device(how.device)
     with torch.random.fork_rng(devices=[]):
         net = how.place(build(recipe.network, classes))
-        size = crop_size(recipe)
-        # Noise: after zeros, a normalization makes numbers so small that processors are slow.
-        images = torch.rand(recipe.norm_group, 3, size, size, device=device)
-    images = images.contiguous(memory_format=how.memory_format)
-    labels = torch.zeros(recipe.norm_group, dtype=torch.int64, device=device)
     short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS)
     seconds, begun = [], time.perf_counter()
-    batches = itertools.repeat((images, labels))
+    batches = made_up(recipe, recipe.norm_group, how)
     for step in loop.train(loop.start(net, short), batches, short, loop.Pass(how.autocast)):
         float(step.loss)  # waits for the device
         seconds.append(time.perf_counter() - begun)
