@@ -138,7 +138,7 @@ def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="*", default=["resnet50", "resnet152"])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 16])
-    parser.add_argument("--sides", nargs="*", default=SIDES)
+    parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=32, help="of one measurement")
     parser.add_argument("--threads", type=int, default=2)

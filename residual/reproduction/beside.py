@@ -114,7 +114,7 @@ def prediction(found: list[dict[str, Any]]) -> list[list[str]]:
             f"{row['network']}, batch {row['batch']}",
             name,
             side(one),
-            f"{one['ours_against']:.2f}",
+            f"{row['ours_against'][name]:.2f}",
         ]
         for each in found
         for row in each["rows"]
