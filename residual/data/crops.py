@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import fitted
+from residual.data.decode import Picture, fitted
 from residual.data.draws import hashed, single
 
 SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also mixing.py
@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in the pictu
 class Cut(Protocol):
     """What a worker makes of a picture."""
 
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         """Arrays (views, height, width, 3)."""
 
 
@@ -31,9 +31,16 @@ def array(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image)[None]
 
 
-def region(image: Image.Image, size: int, box: Box) -> NDArray[np.uint8]:
+def region(picture: Picture, size: int, box: Box) -> NDArray[np.uint8]:
     """A region of a picture, resized to a square, as one view; nothing else of it is resized."""
-    return array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    across, down = ((end - start) / size for start, end in zip(box[:2], box[2:], strict=True))
+    far, deep = max(1.0, across) + 1, max(1.0, down) + 1  # how far the filter reaches, and more
+    left, top = max(0, int(box[0] - far)), max(0, int(box[1] - deep))
+    right, bottom = math.ceil(box[2] + far), math.ceil(box[3] + deep)
+    width, height = picture.size
+    part = picture.crop((left, top, min(right, width), min(bottom, height)))
+    own = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    return array(part.resize((size, size), Image.Resampling.BILINEAR, box=own))
 
 
 def unit(*key: Tensor | int) -> Tensor:
@@ -60,7 +67,7 @@ class ScaleCrop:
     scales: tuple[int, int]
     seed: int
 
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         return [region(image, self.size, self.box(image.size, image_id, epoch))]
 
     def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:
@@ -91,7 +98,7 @@ class AspectCrop:
     seed: int
     least: float = 0.08
 
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         return [region(image, self.size, self.box(image.size, image_id, epoch))]
 
     def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:

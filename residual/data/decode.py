@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,27 @@ VERSION = f"2, Pillow {PIL.__version__}"
 
 class Damaged(ValueError):
     """A picture that cannot be read; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels that were decoded before; only the part that is asked for becomes an image."""
+
+    rows: bytes  # height times width times 3
+    size: tuple[int, int]  # (width, height), as an image has it
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """The part at (left, top, right, bottom)."""
+        (left, top, right, bottom), stride = box, 3 * self.size[0]
+        part = np.frombuffer(self.rows, np.uint8, offset=top * stride + 3 * left)
+        return Image.frombuffer("RGB", (right - left, bottom - top), part, "raw", "RGB", stride, 1)
+
+    def resize(self, size: tuple[int, int], filter: Image.Resampling) -> Image.Image:
+        """All of it, in another (width, height)."""
+        return self.crop((0, 0, *self.size)).resize(size, filter)
+
+
+Picture = Image.Image | Decoded
 
 
 class Unknown(Damaged):
@@ -96,16 +118,16 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
 
 
-def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resized(image: Picture, size: tuple[int, int]) -> Image.Image:
     """A picture in another (height, width); untouched where it has that already."""
     # Choice: bilinear with antialiasing, on 8-bit pixels (Pillow's BILINEAR), for all resizing; the
     # paper names no filter.
     height, width = size
     if image.size == (width, height):
-        return image
+        return image if isinstance(image, Image.Image) else image.crop((0, 0, width, height))
     # Across and then down, each rounded to 8 bits. In one call, Pillow 13 turns the order round
     # where that is faster, and older ones do not: the same picture would not be the same pixels.
-    across = image.resize((width, image.height), Image.Resampling.BILINEAR)
+    across = image.resize((width, image.size[1]), Image.Resampling.BILINEAR)
     return across.resize((width, height), Image.Resampling.BILINEAR)
 
 

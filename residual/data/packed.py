@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from residual.data.decode import Damaged, seen
+from residual.data.decode import Damaged, Decoded, Picture, seen
 from residual.data.draws import packing_order
 from residual.data.images import Data
 from residual.data.photographs import Photographs
@@ -67,11 +66,10 @@ class Packed:
     def name(self, i: int) -> str:
         return str(self.sample(i)["path"])
 
-    def image(self, i: int) -> Image.Image:
+    def image(self, i: int) -> Picture:
         sample = self.sample(i)
         if sample.get("height"):
-            shape = (sample["height"], sample["width"], 3)
-            return Image.fromarray(np.frombuffer(sample["picture"], np.uint8).reshape(shape))
+            return Decoded(sample["picture"], (int(sample["width"]), int(sample["height"])))
         try:
             return seen(sample["picture"])
         except Damaged as error:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import seen
+from residual.data.decode import Picture, seen
 
 
 class Source(Protocol):
@@ -19,7 +19,7 @@ class Source(Protocol):
     def name(self, i: int) -> str:
         """What a person calls it."""
 
-    def image(self, i: int) -> Image.Image:
+    def image(self, i: int) -> Picture:
         """Three 8-bit colours, upright. Raises Damaged and OSError."""
 
 
@@ -64,6 +64,6 @@ class Photographs:
     def name(self, i: int) -> str:
         return self.source.name(int(self.places[i]))
 
-    def image(self, i: int) -> Image.Image:
+    def image(self, i: int) -> Picture:
         """Three 8-bit colours, upright. Raises Damaged and OSError."""
         return self.source.image(int(self.places[i]))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residual.data.crops import Cut
+from residual.data.decode import Picture
 from residual.data.draws import single
 
 TRIVIAL = 500  # the draw that seeds it
@@ -45,7 +46,7 @@ class TrivialAugment:
     cut: Cut
     seed: int
 
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         views = [view for part in self.cut(image, image_id, epoch) for view in part]
         pictures = [Image.fromarray(view) for view in views]
         return [

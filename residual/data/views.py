@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residual.data.crops import array
-from residual.data.decode import LARGEST, Oversized, fitted, resized
+from residual.data.decode import LARGEST, Oversized, Picture, fitted, resized
 
 
-def scaled(image: Image.Image, shorter: int) -> Image.Image:
+def scaled(image: Picture, shorter: int) -> Image.Image:
     """A picture whose shorter side is made so many pixels. Raises Oversized for a mere stripe."""
     width, height = fitted(image.size, shorter)
     if width * height > LARGEST:
@@ -33,7 +33,7 @@ class Crops:
     sides: tuple[int, ...]
     corners: bool = False
 
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         return [self._of(scaled(image, side)) for side in self.sides]
 
     def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
@@ -56,7 +56,7 @@ class Wholes:
 
     sides: tuple[int, ...]
 
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         return [array(scaled(image, side)) for side in self.sides]
 
     @property
@@ -71,7 +71,7 @@ class Each:
 
     cuts: Sequence[Crops | Wholes]
 
-    def __call__(self, image: Image.Image, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         return [part for cut in self.cuts for part in cut(image, image_id, epoch)]
 
     @property
