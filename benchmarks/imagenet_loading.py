@@ -77,15 +77,16 @@ def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int]]:
     """Where ours reads from: a name, a place and its bytes."""
     files = sum(path.stat().st_size for path in (folder / "train").rglob("*") if path.is_file())
     yield "files", str(folder), files
-    for form in ("jpeg", "raw"):
-        to = scratch / form
+    forms = {"packed jpeg": How(), "packed jpeg 90": How(quality=90), "packed raw": How(form="raw")}
+    for name, how in forms.items():
+        to = scratch / name.replace(" ", "-")
         try:
-            pack(folder, str(to), How(form=form))
+            pack(folder, str(to), how)
         except ValueError as error:
-            print(f"packed {form}: not measured: {error}")
+            print(f"{name}: not measured: {error}")
             continue
         own = sum(path.stat().st_size for path in (to / "train").rglob("*") if path.is_file())
-        yield f"packed {form}", str(to), own
+        yield name, str(to), own
 
 
 def asked() -> argparse.Namespace:

@@ -73,11 +73,14 @@ def decode(
 def seen(source: Path | bytes) -> Image.Image:
     """A picture in three 8-bit colours, upright, in its own size. Raises what `decode` raises."""
     name = "the picture" if isinstance(source, bytes) else str(source)
-    if isinstance(source, Path) and not source.exists():
-        raise FileNotFoundError(f"there is no picture {source}")
-    if isinstance(source, Path) and source.is_dir():
-        raise IsADirectoryError(f"{source} is a folder; name the pictures in it: {source}/*")
-    raw = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        raw = source if isinstance(source, bytes) else source.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no picture {source}") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(
+            f"{source} is a folder; name the pictures in it: {source}/*"
+        ) from None
     if not raw:
         raise Damaged(f"{name} is damaged: it is empty")
     with naming(name):

@@ -48,6 +48,7 @@ class How:
 
     shorter: int = 480  # pixels of the shorter side, where it is longer
     form: str = "jpeg"  # or raw: decoded
+    quality: int = 0  # at which each is encoded anew as JPEG; 0: those that can be are kept
     skip: bool = False  # damaged pictures are packed as they are, and are damaged there, too
     workers: int = 1
 
@@ -228,7 +229,7 @@ class Packing:
             "fingerprint": self.summary.fingerprint,
             "classes": self.listed.classes,
             "as": self.how.form,
-            "quality": QUALITY if self.how.form == "jpeg" else None,
+            "quality": encoding(self.how) if self.how.form == "jpeg" else None,
             "shorter_side": self.how.shorter,
             "pictures": self.summary.pictures,
             "kept": self.summary.kept,
@@ -244,7 +245,7 @@ def prepare(source: Path, picture: Picture, how: How, hashed: bool) -> Ready:
     digest = hashlib.sha256(raw).hexdigest() if hashed else ""
     sample: dict[str, Any] = {"path": picture.path, "label": picture.label, "picture": raw}
     try:
-        if how.form == "jpeg" and stays(raw, how.shorter):
+        if how.form == "jpeg" and not how.quality and stays(raw, how.shorter):
             return Ready(sample, digest, kept=True)
         image = seen(raw)
     except Damaged as error:
@@ -257,7 +258,7 @@ def prepare(source: Path, picture: Picture, how: How, hashed: bool) -> Ready:
     if how.form == "raw":
         sample |= {"picture": small.tobytes(), "height": small.height, "width": small.width}
     else:
-        sample["picture"] = encoded(small)
+        sample["picture"] = encoded(small, how)
     return Ready(sample, digest, resized=small is not image)
 
 
@@ -275,8 +276,13 @@ def stays(raw: bytes, shorter: int) -> bool:
     return True
 
 
-def encoded(image: Image.Image) -> bytes:
+def encoding(how: How) -> dict[str, Any]:
+    """How a picture becomes JPEG; where a quality is asked for, with colours at half resolution."""
+    return {"quality": how.quality, "subsampling": "4:2:0"} if how.quality else QUALITY
+
+
+def encoded(image: Image.Image, how: How) -> bytes:
     """A picture as JPEG."""
     file = io.BytesIO()
-    image.save(file, "JPEG", **QUALITY)
+    image.save(file, "JPEG", **encoding(how))
     return file.getvalue()

@@ -1,5 +1,6 @@
 """What packed.py and packing.py claim, on shards in a folder and in an S3 server of our own."""
 
+import io
 import json
 import multiprocessing
 from pathlib import Path
@@ -112,6 +113,17 @@ def test_a_large_picture_is_made_smaller_and_all_stand_upright(folder, packed, t
     assert sizes["train/cat/large.jpg"] == (60, 80)
     assert sizes["train/cat/turned.jpg"] == (30, 40)
     assert "1 of 30 pictures were made smaller" in copy.notices[0]
+
+
+def test_a_quality_encodes_each_picture_anew(folder, tmp_path):
+    how = How(quality=90)
+    assert pack(folder, str(tmp_path / "small"), how).kept == 0
+    train = open_packed(str(tmp_path / "small"), tmp_path).train
+    for i in range(len(train)):
+        own = train.source.sample(int(train.places[i]))["picture"]
+        file = io.BytesIO()
+        seen(folder / train.name(i)).save(file, "JPEG", quality=90, subsampling="4:2:0")
+        assert own == file.getvalue()
 
 
 def test_raw_pictures_are_exactly_what_the_decoder_and_the_resize_give(folder, tmp_path):
