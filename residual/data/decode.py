@@ -76,11 +76,9 @@ def seen(source: Path | bytes) -> Image.Image:
     try:
         raw = source if isinstance(source, bytes) else source.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no picture {source}") from None
+        raise FileNotFoundError(f"there is no picture {name}") from None
     except IsADirectoryError:
-        raise IsADirectoryError(
-            f"{source} is a folder; name the pictures in it: {source}/*"
-        ) from None
+        raise IsADirectoryError(f"{name} is a folder; name the pictures in it: {name}/*") from None
     if not raw:
         raise Damaged(f"{name} is damaged: it is empty")
     with naming(name):

@@ -126,16 +126,22 @@ def finished(
 def finished_one_by_one(
     parts: Sequence[Tensor], ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, how: Drawing
 ) -> Tensor:
-    """The same of a batch in parts, image by image: a processor's cache holds one image."""
+    """The same of a batch in parts, image by image, since a processor's cache holds one image; and
+    division, mean and deviation as one multiplication and one addition."""
+    wide = (3, how.size, how.size)
+    mean, std = (
+        each.double().expand(wide).permute(1, 2, 0)  # (H, W, 3)
+        for each in (preprocessing.mean, preprocessing.std)
+    )
+    scale, offset = ((x / std).float().contiguous() for x in (torch.tensor(1 / 255), -mean))
     inputs = on_large_pages(len(ids), how.size, how.size, 3)
     turned = coins(ids, epochs, how.seed).tolist()
-    shifts = colours(ids, epochs, how.seed, how.colour).float()
+    shifts = (colours(ids, epochs, how.seed, how.colour) / std[0, 0]).float()
     crops = (crop for part in parts for crop in part)  # (H, W, 3) uint8
     for crop, own, turn, shift in zip(crops, inputs, turned, shifts, strict=True):
-        own.copy_(crop.flip(1) if turn and how.mirror else crop).div_(255)
+        own.copy_(crop.flip(1) if turn and how.mirror else crop).mul_(scale).add_(offset)
         if how.colour:
             own.add_(shift.repeat(how.size, 1))  # a row of it: three at a time would be slow
-        preprocessing.normalised(own.permute(2, 0, 1)[None])
     inputs = inputs.permute(0, 3, 1, 2)
     return erased(inputs, ids, epochs, how.seed, how.erasing) if how.erasing else inputs
 
