@@ -30,6 +30,10 @@ ASKED = [
     protocol("multiscale", sides=SIDES),
     protocol("multiscale", "scores", sides=SIDES),
     protocol("multiscale", mirror=False, sides=SIDES),
+    protocol("144crop", sides=[24, 33]),
+    protocol("150crop", sides=[24, 38]),
+    protocol("dense", sides=SIDES[1:]),
+    protocol("multiview", mirror=False, sides=SIDES[1:]),
 ]
 
 
@@ -73,16 +77,32 @@ def cut(image: Image.Image, asked: Protocol, shorter: int) -> list[Tensor]:
     for side in asked.sides or (shorter,):
         width, height = fitted(image.size, side)
         whole = image.resize((width, height), Image.Resampling.BILINEAR)
-        right, bottom = width - CROP, height - CROP
-        places = [(round(right / 2), round(bottom / 2))]
-        if asked.name == "10crop":
-            places += [(0, 0), (right, 0), (0, bottom), (right, bottom)]
-        boxes = [(x, y, x + CROP, y + CROP) for x, y in places]
-        for box in [None] if asked.name == "multiscale" else boxes:
-            view = whole if box is None else whole.crop(box)
+        for view in looked_at(whole, asked.name):
             pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1)
             found += [pixels, pixels.flip(-1)] if asked.mirror else [pixels]
     return found
+
+
+def looked_at(whole: Image.Image, name: str) -> list[Image.Image]:
+    """The definition: what is seen of a picture in one size, unmirrored."""
+    (width, height), side = whole.size, min(whole.size)
+    (x, right), (y, bottom) = ((round((n - CROP) / 2), n - CROP) for n in whole.size)
+    places = [(x, y)]
+    if name in ("multiscale", "dense", "multiview"):
+        return [whole]
+    if name == "144crop":
+        middle = (round((width - side) / 2), round((height - side) / 2))
+        found = []
+        for x, y in [(0, 0), middle, (width - side, height - side)]:
+            square = whole.crop((x, y, x + side, y + side))
+            small = square.resize((CROP, CROP), Image.Resampling.BILINEAR)
+            found += [*looked_at(square, "10crop"), small]
+        return found
+    if name == "10crop":
+        places += [(0, 0), (right, 0), (0, bottom), (right, bottom)]
+    if name == "150crop":
+        places = [(round(i * right / 4), round(j * bottom / 4)) for i in range(5) for j in range(5)]
+    return [whole.crop((x, y, x + CROP, y + CROP)) for x, y in places]
 
 
 def naive(net: Judged, image: Image.Image, asked: Protocol) -> Tensor:
@@ -129,7 +149,8 @@ def test_in_float32_the_counts_are_those_of_the_loop(photographs, asked):
 
 def test_a_protocol_has_as_many_views_as_the_paper_says(photographs):
     assert {name: each.views for name, each in PROTOCOLS.items()} == {
-        "1crop": 1, "10crop": 10, "multiscale": 10
+        "1crop": 1, "10crop": 10, "multiscale": 10,
+        "144crop": 144, "150crop": 150, "dense": 6, "multiview": 6,
     }  # fmt: skip
     for asked in ASKED:
         assert len(cut(photographs.image(0), asked, SHORTER)) == asked.views

@@ -58,7 +58,9 @@ def evaluate(
         str,
         typer.Option(
             help="1crop: the single view, of photographs the centre; 10crop: corners and centre; "
-            "multiscale: whole photographs in several sizes."
+            "multiscale: whole photographs in several sizes. Those of the networks that the paper "
+            "compares with: 144crop (GoogLeNet, BN-inception), 150crop and dense (VGG), multiview "
+            "(PReLU-net)."
         ),
     ] = "1crop",
     average: Annotated[

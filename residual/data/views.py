@@ -22,6 +22,21 @@ def scaled(image: Picture, shorter: int) -> Image.Image:
     return resized(image, (height, width))
 
 
+def windows(
+    whole: Image.Image, size: tuple[int, int], places: Sequence[tuple[int, int]]
+) -> NDArray[np.uint8]:
+    """The parts of a picture that begin at (top, left): (views, height, width, 3)."""
+    (height, width), pixels = size, array(whole)
+    return np.concatenate([pixels[:, y : y + height, x : x + width] for y, x in places])
+
+
+def centre_and_corners(whole: Image.Image, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Where the five crops of a (height, width) begin: (top, left), the centre first."""
+    bottom, right = whole.height - size[0], whole.width - size[1]
+    centre = (round(bottom / 2), round(right / 2))
+    return [centre, (0, 0), (0, right), (bottom, 0), (bottom, right)]
+
+
 @dataclass(frozen=True)
 class Crops:
     """The centre, or the four corners and the centre, one array of them for each shorter side.
@@ -37,17 +52,65 @@ class Crops:
         return [self._of(scaled(image, side)) for side in self.sides]
 
     def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
-        (height, width), pixels = self.size, array(whole)
-        right, bottom = whole.width - width, whole.height - height
-        places = [(round(bottom / 2), round(right / 2))]
-        if self.corners:
-            places += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-        return np.concatenate([pixels[:, y : y + height, x : x + width] for y, x in places])
+        places = centre_and_corners(whole, self.size)
+        return windows(whole, self.size, places if self.corners else places[:1])
 
     @property
     def pixels(self) -> int:
         """Of a picture's views, to plan memory by."""
         return len(self.sides) * (5 if self.corners else 1) * self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Of the square at each end and in the middle, the five crops, and all of it at their size.
+
+    GoogLeNet's 144 crops (Szegedy et al. 2015), before they are mirrored: left to right of a
+    picture that lies, top to bottom of one that stands.
+    """
+
+    size: tuple[int, int]  # height and width of a crop
+    sides: tuple[int, ...]
+
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        return [self._of(scaled(image, side)) for side in self.sides]
+
+    def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
+        side, found = min(whole.size), []
+        for part in (0, 0.5, 1):
+            left, top = (round(part * (length - side)) for length in whole.size)
+            square = whole.crop((left, top, left + side, top + side))
+            found.append(windows(square, self.size, centre_and_corners(square, self.size)))
+            found.append(array(resized(square, self.size)))
+        return np.concatenate(found)
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture's views, to plan memory by."""
+        return len(self.sides) * 18 * self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Crops in five rows of five, for each shorter side: VGG's (Simonyan and Zisserman 2015)."""
+
+    size: tuple[int, int]  # height and width of a crop
+    sides: tuple[int, ...]
+
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        return [self._of(scaled(image, side)) for side in self.sides]
+
+    def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
+        # Choice: the "regular grid" reaches from border to border, in equal steps.
+        bottom, right = whole.height - self.size[0], whole.width - self.size[1]
+        steps = [step / 4 for step in range(5)]
+        places = [(round(y * bottom), round(x * right)) for y in steps for x in steps]
+        return windows(whole, self.size, places)
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture's views, to plan memory by."""
+        return len(self.sides) * 25 * self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True)
@@ -65,11 +128,14 @@ class Wholes:
         return sum(side * side * 4 // 3 for side in self.sides)
 
 
+Views = Crops | Squares | Grid | Wholes
+
+
 @dataclass(frozen=True)
 class Each:
     """What each of several cuts makes of a picture, one after another."""
 
-    cuts: Sequence[Crops | Wholes]
+    cuts: Sequence[Views]
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         return [part for cut in self.cuts for part in cut(image, image_id, epoch)]

@@ -1,10 +1,21 @@
-"""How the views of a picture come about and become one answer: Sections 3.4 and 4.2, by name."""
+"""How the views of a picture come about and become one answer: Sections 3.4 and 4.2, by name.
+
+And the protocols behind the numbers of the networks that Tables 3 to 5 compare with.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 Average = Literal["probabilities", "scores"]
+Cut = Literal["centre", "corners", "squares", "grid", "whole"]
+VIEWS: dict[Cut, int] = {  # of a picture in one size, before they are mirrored
+    "centre": 1,
+    "corners": 5,  # four, and the centre
+    "squares": 18,  # three squares; of each the corners, the centre, and all of it made small
+    "grid": 25,  # five by five
+    "whole": 1,  # the network looks at the whole picture, fully convolutionally, and at no crops
+}
 
 
 @dataclass(frozen=True)
@@ -12,6 +23,7 @@ class Protocol:
     """Which views of a picture are judged, and what of them is averaged."""
 
     name: str
+    cut: Cut = "centre"
     sides: tuple[int, ...] = ()  # shorter sides in pixels; none: the one each network was made for
     mirror: bool = False  # each view a second time, mirrored
     # Choice: the softmax is averaged, over views and over networks alike, as the authors' release
@@ -21,22 +33,29 @@ class Protocol:
 
     @property
     def whole(self) -> bool:
-        """The network looks at whole pictures, fully convolutionally, and at no crops."""
-        return self.name == "multiscale"
+        """The network looks at whole pictures, and at no crops."""
+        return self.cut == "whole"
 
     @property
     def views(self) -> int:
         """Of each picture, for each network."""
-        crops = 5 if self.name == "10crop" else 1
-        return crops * max(1, len(self.sides)) * (1 + self.mirror)
+        return VIEWS[self.cut] * max(1, len(self.sides)) * (1 + self.mirror)
 
 
 PROTOCOLS = {
     "1crop": Protocol("1crop"),
     # Choice: the shorter side is 256, as in the authors' release; the paper names none for testing.
-    "10crop": Protocol("10crop", sides=(256,), mirror=True),
+    "10crop": Protocol("10crop", "corners", sides=(256,), mirror=True),
     # Choice: the mirrored picture too, as in the works that the paper cites for this protocol.
-    "multiscale": Protocol("multiscale", sides=(224, 256, 384, 480, 640), mirror=True),
+    "multiscale": Protocol("multiscale", "whole", sides=(224, 256, 384, 480, 640), mirror=True),
+    # GoogLeNet (Szegedy et al. 2015) and BN-inception (Ioffe and Szegedy 2015).
+    "144crop": Protocol("144crop", "squares", sides=(256, 288, 320, 352), mirror=True),
+    # VGG (Simonyan and Zisserman 2015), multi-crop and dense, of nets trained on [256, 512].
+    "150crop": Protocol("150crop", "grid", sides=(256, 384, 512), mirror=True),
+    "dense": Protocol("dense", "whole", sides=(256, 384, 512), mirror=True),
+    # Choice: PReLU-net (He et al. 2015) combines several scales, and we do not know exactly which;
+    # these are the ones whose results its publication reports one by one.
+    "multiview": Protocol("multiview", "whole", sides=(256, 384, 480), mirror=True),
 }
 
 
