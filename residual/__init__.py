@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from residual.deployment.prediction import predict as predict
-    from residual.nets.networks import build as build
+    from residual.rivals.networks import build as build
     from residual.runs.evaluating import evaluate as evaluate
     from residual.runs.loading import load as load
     from residual.runs.training import train as train
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 __all__ = ["build", "evaluate", "load", "predict", "train"]
 
 VERBS = {
-    "build": "residual.nets.networks",
+    "build": "residual.rivals.networks",
     "evaluate": "residual.runs.evaluating",
     "load": "residual.runs.loading",
     "predict": "residual.deployment.prediction",

@@ -98,6 +98,17 @@ ASSIGNMENTS = {
     "bad_images=skip": "skip",
     "block=512": 512,
     "repeats=4": 4,
+    "factor=0.96": 0.96,
+    "optimizer=rmsprop": "rmsprop",
+    "momentum_rise=250,0.65": (250, 0.65),
+    "convolution_rate=0.05": 0.05,
+    "bias_rate=2": 2.0,
+    "heads_rate=0.001": 0.001,
+    "last_decay=10": 10.0,
+    "loss=squared-hinge": "squared-hinge",
+    "auxiliary=0.3": 0.3,
+    "auxiliary_steps=50": 50,
+    "contrast=whitened": "whitened",
 }
 
 

@@ -16,7 +16,7 @@ from residual.analysis.curves import bare, palette, save
 from residual.data.batches import evaluation_batches
 from residual.data.images import Data
 from residual.data.photographs import Photographs
-from residual.nets.networks import specify
+from residual.rivals.networks import specify
 from residual.runs.evaluating import check_size
 from residual.runs.loading import Trained
 from residual.world import Setting

@@ -23,7 +23,7 @@ def networks(as_json: Json = False) -> None:
 
     Example: residual networks --json
     """
-    from residual.nets.networks import NETWORKS
+    from residual.rivals.networks import NETWORKS
 
     facts = [listed(name) for name in NETWORKS]
     if as_json:
@@ -53,8 +53,9 @@ def describe(
 
     Example: residual describe resnet50 --compare torchvision
     """
-    from residual.nets.cost import cost, layers, outline
+    from residual.nets.cost import cost, layers
     from residual.nets.foreign import difference
+    from residual.rivals.networks import outline
 
     spec = specified(network)
     if compare is not None:
@@ -77,7 +78,7 @@ def describe(
 
 def specified(network: str) -> "Spec":
     """A name from the command line, read; a wrong one is the command line's mistake."""
-    from residual.nets.networks import specify
+    from residual.rivals.networks import specify
 
     with wrong_usage():
         return specify(network)
@@ -85,8 +86,8 @@ def specified(network: str) -> "Spec":
 
 def listed(network: str) -> dict[str, Any]:
     """What `networks --json` says of one."""
-    from residual.nets.cost import cost, outline
-    from residual.nets.networks import specify
+    from residual.nets.cost import cost
+    from residual.rivals.networks import outline, specify
 
     spec = specify(network)
     parameters, multiply_adds = cost(outline(spec.name), spec.input_size)

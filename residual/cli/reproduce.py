@@ -155,7 +155,8 @@ class Asked:
 
 def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     """`--depths 20 56`, `--depths 20,56` or repeated, and so with `--networks`."""
-    from residual.nets.networks import NAME, specify
+    from residual.nets.networks import NAME
+    from residual.rivals.networks import specify
 
     numbers = [word for word in what if word.isdecimal()]
     numbers += [part for words in depths for part in words.split(",")]

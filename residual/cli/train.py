@@ -134,7 +134,7 @@ def beginning_of(weights: str | None, root: Path) -> "Trained | None":
 
 def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":
     """The data, as the network of a recipe looks at it."""
-    from residual.nets.networks import specify
+    from residual.rivals.networks import specify
     from residual.runs.training import takes_photographs
 
     size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)

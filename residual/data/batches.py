@@ -1,6 +1,6 @@
 """Batches in bulk on the training device: order, crop and mirror of Section 4.2."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -29,12 +29,18 @@ class Preprocessing:
     std: Tensor  # (3, 1, 1); ones in the paper
     size: tuple[int, int]  # height and width of a picture, which is resized to it
     shorter: int | None = None  # or else its shorter side becomes this, and its centre is taken
+    contrast: bool = False  # of each picture by itself is normalised before the mean
+    whitening: Tensor | None = None  # (D, D), of D = 3 H W values, after the mean
 
     # Choice: pixels are divided by 255 first. Batch normalization right after the first convolution
     # makes the scale of the input immaterial.
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) uint8 -> input (N, 3, H, W), in the mean's precision."""
-        return self.normalised(pixels.to(self.mean.dtype).div_(255))
+        values = pixels.to(self.mean.dtype).div_(255)
+        values = self.normalised(contrast_normalised(values) if self.contrast else values)
+        if self.whitening is None:
+            return values
+        return (values.flatten(1) @ self.whitening).view_as(values)
 
     def normalised(self, values: Tensor) -> Tensor:
         """Values (N, 3, H, W) in [0, 1] -> input, in place. Pictures of another size than the mean
@@ -45,7 +51,46 @@ class Preprocessing:
         return values.sub_(mean).div_(self.std)
 
     def to(self, device: torch.device) -> "Preprocessing":
-        return replace(self, mean=self.mean.to(device), std=self.std.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def exact(self) -> "Preprocessing":
+        """In float64."""
+        return self._each(Tensor.double)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Preprocessing":
+        whitening = None if self.whitening is None else change(self.whitening)
+        return replace(self, mean=change(self.mean), std=change(self.std), whitening=whitening)
+
+
+def contrast_normalised(values: Tensor) -> Tensor:
+    """Each picture (N, 3, H, W) without its mean, over all its values, and divided by its Euclidean
+    norm, times 55 (Goodfellow et al. 2013, after pylearn2). One without contrast becomes zero."""
+    flat = values.flatten(1)
+    flat = flat - flat.mean(dim=1, keepdim=True)
+    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return (55 * flat / torch.where(norm > 1e-8, norm, 1.0)).view_as(values)
+
+
+def of_contrast(images: Images, whitened: bool) -> Preprocessing:
+    """Contrast normalised, then the mean image subtracted, or ZCA whitening in its place: with 0.1
+    added to each eigenvalue of the training set's covariance."""
+    height, width = images.pixels.shape[2:]
+    size = 3 * height * width
+    total, outer = torch.zeros(size).double(), torch.zeros(size, size).double()
+    for part in torch.split(images.pixels, 4096):
+        flat = contrast_normalised(part.double()).flatten(1)
+        total += flat.sum(dim=0)
+        if whitened:
+            outer += flat.T @ flat
+    mean = total / len(images)
+    plain = Preprocessing(
+        mean.float().view(3, height, width), torch.ones(3, 1, 1), (height, width), contrast=True
+    )
+    if not whitened:
+        return plain
+    values, vectors = torch.linalg.eigh(outer / len(images) - torch.outer(mean, mean))
+    zca = (vectors / (values.clamp(min=0) + 0.1).sqrt()) @ vectors.T
+    return replace(plain, whitening=zca.float())
 
 
 def per_pixel_mean(images: Images) -> Preprocessing:

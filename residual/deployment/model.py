@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from residual.deployment.graph import FLOAT, UINT8, Graph, Tensors, Value, network
 from residual.deployment.pixels import prepared
+from residual.rivals.networks import outputs
 from residual.runs.loading import Trained
 
 PICTURE, INPUT, OUTPUT = "image", "input", "probabilities"
@@ -43,5 +44,4 @@ def answered(graph: Graph, trained: Trained, images: Value) -> Tensors:
     """The network's nodes, and the output that they end with."""
     graph("Softmax", network(graph, trained.net, images), axis=1)
     graph.nodes[-1].output[0] = OUTPUT
-    classes = int(trained.net.get_parameter("fc.bias").shape[0])
-    return {OUTPUT: (FLOAT, ["batch", classes])}
+    return {OUTPUT: (FLOAT, ["batch", outputs(trained.net)])}

@@ -1,5 +1,6 @@
 """What a network costs: parameters and multiply-adds, layer by layer (Tables 1 and 6)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,20 @@ KINDS = {
     nn.BatchNorm2d: "batch norm",
     nn.Linear: "fc",
     nn.MaxPool2d: "max pool",
+    nn.AvgPool2d: "average pool",
+    nn.LocalResponseNorm: "local response norm",
     nn.AdaptiveAvgPool2d: "average pool",
     nn.Identity: "identity",
     Pad: "zero pad",
 }
-NO_LAYER = (nn.ReLU, nn.Flatten)  # neither costs anything, nor does the paper count them
-NO_NEW_SHAPE = (F.batch_norm, F.relu, Tensor.normal_, nn.init.kaiming_uniform_)
+NO_LAYER = (
+    nn.ReLU,
+    nn.PReLU,
+    nn.Flatten,
+    nn.Dropout,
+)  # neither costs anything, nor does the paper count them
+NO_NEW_SHAPE = (F.batch_norm, F.relu, Tensor.normal_, Tensor.uniform_, nn.init.kaiming_uniform_)
+HEADS = "heads."  # where parameters begin that serve in training alone
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,14 @@ class ShapesOnly(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def outline(network: str, classes: int | None = None) -> nn.Module:
+def outline(
+    network: str,
+    classes: int | None = None,
+    make: Callable[[str, int | None], nn.Module] = build,
+) -> nn.Module:
     """A network by name with shapes only, on the meta device: made at once, of any depth."""
     with torch.device("meta"), ShapesOnly():
-        return build(network, classes)
+        return make(network, classes)
 
 
 def kind(module: nn.Module) -> str:
@@ -105,7 +118,8 @@ def cost(net: nn.Module, size: int) -> tuple[int, int]:
     """Parameters, and multiply-adds for one image (3, size, size).
 
     The paper's "FLOPs" (Table 1) are multiply-adds of the convolutions and the fully-connected
-    layer; biases, batch normalization and additions are not counted.
+    layer; biases, batch normalization and additions are not counted. Nor is what serves in training
+    alone.
     """
-    parameters = sum(parameter.numel() for parameter in net.parameters())
+    parameters = sum(p.numel() for name, p in net.named_parameters() if not name.startswith(HEADS))
     return parameters, sum(layer.multiply_adds for layer in layers(net, size))

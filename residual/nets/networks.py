@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -27,19 +27,12 @@ class Spec:
     """What a network's name says."""
 
     name: str
-    family: str  # "imagenet" or "cifar"
+    family: str  # "imagenet" or "cifar"; "rival" for a network that the paper compares with
     depth: int
     option: str  # "plain", "A", "B" or "C"
-    variant: str = "v1"  # or "v1.5", for the bottleneck nets
-
-    @property
-    def input_size(self) -> int:
-        """Pixels on a side of the input that the paper gives it."""
-        return 224 if self.family == "imagenet" else 32
-
-    @property
-    def classes(self) -> int:
-        return 1000 if self.family == "imagenet" else 10
+    variant: str  # "v1", or "v1.5" of the bottleneck nets
+    input_size: int  # pixels on a side of the input that its publication gives it
+    classes: int
 
 
 def stage(
@@ -111,14 +104,14 @@ NETWORKS = (
 )
 
 
-def specify(name: str) -> Spec:
+def specify(name: str, known: Sequence[str] = NETWORKS) -> Spec:
     """Read a network's name. `resnet34-B` and `resnet34` are one network, under the shorter name.
 
     Raises ValueError where the paper has no such network.
     """
     match = NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"no network {name!r}; there are {', '.join(NETWORKS)}")
+        raise ValueError(f"no network {name!r}; there are {', '.join(known)}")
     small, kind, digits, letter, later = match.groups()
     depth = int(digits)
     family = "imagenet" if depth in ROWS and not small else "cifar"
@@ -136,7 +129,9 @@ def specify(name: str) -> Spec:
         name = name.replace(f"-{letter}", "")
     if small and depth not in ROWS:
         name = name.removeprefix("cifar-")
-    return Spec(name, family, depth, letter or usual, "v1.5" if later else "v1")
+    variant = "v1.5" if later else "v1"
+    size, classes = (224, 1000) if family == "imagenet" else (32, 10)
+    return Spec(name, family, depth, letter or usual, variant, size, classes)
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:

@@ -6,12 +6,12 @@ from importlib import import_module
 from pathlib import Path
 
 from residual.evaluation.protocols import PROTOCOLS
-from residual.nets.networks import specify
 from residual.reproduction.claims import CLAIMS, Claim
 from residual.reproduction.evaluations import ENSEMBLE, TOGETHER
 from residual.reproduction.experiments import IMAGENET, cost_of, kept
 from residual.reproduction.liberties import chosen
 from residual.reproduction.spread import markdown
+from residual.rivals.networks import specify
 from residual.training.recipe import Recipe
 
 Speeds = dict[str, tuple[float, str]]  # network: images per second, and on what

@@ -10,8 +10,8 @@ from typing import Any
 
 from residual.data.images import Data
 from residual.files import read_json, write_json
-from residual.nets.cost import cost, outline
-from residual.nets.networks import specify
+from residual.nets.cost import cost
+from residual.rivals.networks import outline, specify
 from residual.runs.training import begin, recipe_for
 from residual.training.recipe import Recipe, from_json, to_json, with_steps
 from residual.world import Setting
@@ -100,7 +100,7 @@ def is_imagenet(result: Result) -> bool:
 def data_title(result: Result) -> str:
     """The data by name. Photographs of whatever folder carry their fingerprint, too."""
     name, fingerprint = result["data"]["name"], result["data"]["fingerprint"]
-    if specify(result["recipe"]["network"]).family == "cifar":
+    if specify(result["recipe"]["network"]).input_size == 32:
         return str(name)
     short = fingerprint.removeprefix("quick-")[:8]
     return f"{'ImageNet' if is_imagenet(result) else name} (fingerprint {short})"

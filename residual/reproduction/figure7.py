@@ -9,10 +9,10 @@ from residual import paper
 from residual.analysis.responses import draw_figure, measured
 from residual.data.images import Data
 from residual.files import FORMAT, read_json
-from residual.nets.networks import specify
 from residual.reproduction.experiments import Result, by_network, recipes
 from residual.reproduction.figure6 import by_kind_and_depth
 from residual.reproduction.spread import Spread, markdown
+from residual.rivals.networks import specify
 from residual.runs.loading import load
 from residual.training.recipe import Recipe
 from residual.world import Setting

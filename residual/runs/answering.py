@@ -1,7 +1,7 @@
 """The answers of networks to a set of images or photographs, on any number of processes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from residual.data.batches import Preprocessing
 from residual.data.images import Images, Set
 from residual.data.photographs import Photographs
 from residual.data.progress import Progress
-from residual.data.views import Crops, Each, Wholes
+from residual.data.views import Crops, Each, Grid, Squares, Views, Wholes
 from residual.data.workers import TASK, read, tasks_of
 from residual.evaluation.panel import NO_ANSWER, Member, Panel, best, judging, summed
 from residual.evaluation.protocols import Protocol
@@ -49,7 +49,7 @@ class Judged:
         """In the network's own precision."""
         precision, before = next(self.net.parameters()).dtype, self.preprocessing.to(device)
         if precision == torch.float64:
-            before = replace(before, mean=before.mean.double(), std=before.std.double())
+            before = before.exact()
         order = None if self.order is None else self.order.to(device)
         return Member(self.net, before, order)
 
@@ -146,9 +146,17 @@ def sides(net: Judged, protocol: Protocol) -> tuple[int, ...]:
     return protocol.sides or (own,)
 
 
-def cut_of(own: tuple[int, ...], size: tuple[int, int], protocol: Protocol) -> Crops | Wholes:
+def cut_of(own: tuple[int, ...], size: tuple[int, int], protocol: Protocol) -> Views:
     """How photographs are cut for a protocol."""
-    return Wholes(own) if protocol.whole else Crops(size, own, protocol.name == "10crop")
+    match protocol.cut:
+        case "whole":
+            return Wholes(own)
+        case "squares":
+            return Squares(size, own)
+        case "grid":
+            return Grid(size, own)
+        case "centre" | "corners":
+            return Crops(size, own, corners=protocol.cut == "corners")
 
 
 def unread(found: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from residual.data.sources import load as load_data
 from residual.evaluation.errors import count
 from residual.evaluation.protocols import PROTOCOLS, Protocol
 from residual.evaluation.protocols import protocol as protocol_named
+from residual.rivals.networks import outputs
 from residual.runs.answering import Judged, Work, answers, sides, unread
 from residual.runs.loading import Trained, load
 from residual.world import Setting, setting
@@ -77,7 +78,7 @@ def judge(
     if isinstance(images, Photographs):
         damaged += [images.name(i) for i in unread(found).tolist()]
     names = [net.network for net in nets]
-    few = min(len(data.classes), outputs(nets[0])) < 6
+    few = min(len(data.classes), outputs(nets[0].net)) < 6
     record = {
         **({"network": names[0]} if len(names) == 1 else {"networks": names}),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": split},
@@ -118,11 +119,6 @@ def in_order(net: Trained, first: Trained) -> Judged:
     return Judged(net.net, net.preprocessing, torch.tensor([place[n] for n in first.classes]))
 
 
-def outputs(net: Trained) -> int:
-    """How many classes a network tells apart."""
-    return len(net.net.get_parameter("fc.bias"))
-
-
 def relabelled(net: Trained, data: Data, labels: Tensor) -> Tensor:
     """The labels in the order of the network's classes, matched by name, not by place.
 
@@ -132,10 +128,10 @@ def relabelled(net: Trained, data: Data, labels: Tensor) -> Tensor:
     if net.classes == data.classes:
         return labels
     if net.classes is None:
-        if outputs(net) != len(data.classes):
+        if outputs(net.net) != len(data.classes):
             raise ValueError(
-                f"{net.network} tells {outputs(net)} classes apart, whose names are not known, and "
-                f"{data.name} has {len(data.classes)}"
+                f"{net.network} tells {outputs(net.net)} classes apart, whose names are not known, "
+                f"and {data.name} has {len(data.classes)}"
             )
         return labels
     place = {name: i for i, name in enumerate(net.classes)}
@@ -193,7 +189,9 @@ def check_beside(net: Trained, first: Trained) -> None:
     """Raises ValueError where a network cannot answer together with the first."""
     if (net.classes is None) != (first.classes is None):
         differ = "only one of them knows the names of its classes"
-    elif set(net.classes or ()) != set(first.classes or ()) or outputs(net) != outputs(first):
+    elif len({outputs(each.net) for each in (net, first)}) > 1 or (
+        set(net.classes or ()) != set(first.classes or ())
+    ):
         differ = "they differ in their classes"
     elif net.preprocessing.size != first.preprocessing.size:
         sizes = ["x".join(map(str, each.preprocessing.size)) for each in (net, first)]

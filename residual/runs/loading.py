@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from residual.data.batches import Preprocessing
-from residual.nets.networks import build
+from residual.rivals.networks import build, outline
 from residual.runs import folder
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
@@ -54,8 +54,7 @@ def load(path: Path | str) -> Trained:
 def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     """What the content of a checkpoint is. Raises ValueError where the parts do not fit."""
     classes = header["classes"]
-    scores = tensors["net.fc.bias"].shape[0]
-    net = build(header["network"], scores)
+    net = build(header["network"], len(classes) if classes else scores_of(tensors, header))
     checkpoint.load_weights(net, tensors)
     return Trained(
         net=net.eval(),
@@ -68,16 +67,26 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     )
 
 
+def scores_of(tensors: checkpoint.Tensors, header: dict[str, Any]) -> int:
+    """How many classes weights without names tell apart."""
+    *_, last = outline(header["network"]).state_dict()
+    return len(tensors[f"net.{last}"])
+
+
 def preprocessing_of(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Preprocessing:
     """The part of a checkpoint that says how an image becomes an input."""
     height, width = header["size"]
     mean, std = tensors["preprocessing.mean"], tensors["preprocessing.std"]
-    return Preprocessing(mean, std, (height, width), header.get("shorter"))
+    whitening = tensors.get("preprocessing.whitening")
+    contrast = header.get("contrast", False)
+    return Preprocessing(mean, std, (height, width), header.get("shorter"), contrast, whitening)
 
 
 def with_preprocessing(
     tensors: checkpoint.Tensors, header: dict[str, Any], own: Preprocessing
 ) -> tuple[checkpoint.Tensors, dict[str, Any]]:
     """The content of a checkpoint, with that part."""
-    means = {"preprocessing.mean": own.mean, "preprocessing.std": own.std}
-    return tensors | means, header | {"size": list(own.size), "shorter": own.shorter}
+    parts = {"mean": own.mean, "std": own.std, "whitening": own.whitening}
+    there = {f"preprocessing.{k}": tensor for k, tensor in parts.items() if tensor is not None}
+    said = {"size": list(own.size), "shorter": own.shorter, "contrast": own.contrast}
+    return tensors | there, header | said

@@ -17,7 +17,7 @@ from residual.data.images import Data
 from residual.data.packed import Packed
 from residual.data.photographs import Files, Photographs
 from residual.data.workers import TASK
-from residual.nets.networks import build
+from residual.rivals.networks import build
 from residual.runs import supply
 from residual.training import loop
 from residual.training.recipe import Recipe

@@ -15,7 +15,7 @@ from residual.data.feeding import Place, workers_that_fit
 from residual.data.images import Data, Set
 from residual.evaluation.errors import Count
 from residual.files import write_json
-from residual.nets.networks import build
+from residual.rivals.networks import build
 from residual.runs import folder, supply
 from residual.runs.judging import judged
 from residual.runs.loading import preprocessing_of, with_preprocessing

@@ -7,13 +7,19 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from residual.data.batches import Drawing, Preprocessing, per_pixel_mean, training_batches
+from residual.data.batches import (
+    Drawing,
+    Preprocessing,
+    of_contrast,
+    per_pixel_mean,
+    training_batches,
+)
 from residual.data.feeding import Place, measured_preprocessing, photograph_batches
 from residual.data.images import Data
 from residual.data.photographs import Photographs
 from residual.data.progress import Progress
 from residual.data.workers import TASK
-from residual.nets.networks import specify
+from residual.rivals.networks import specify
 from residual.training.recipe import Recipe
 from residual.world import Setting
 
@@ -34,7 +40,9 @@ def preprocessing(
 ) -> Preprocessing:
     """The recipe's, measured on the training set; pictures are tested in the network's own size."""
     if not isinstance(data.train, Photographs):
-        return per_pixel_mean(data.train)
+        if recipe.contrast == "none":
+            return per_pixel_mean(data.train)
+        return of_contrast(data.train, recipe.contrast == "whitened")
     size = specify(recipe.network).input_size
     kind = recipe.mean
     if kind == "pixel" and crop_size(recipe) != size:

@@ -13,7 +13,9 @@ from residual.data.packed import is_packed
 from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import read_json
-from residual.nets.networks import build, specify
+from residual.rivals import recipes
+from residual.rivals.networks import build, specify
+from residual.rivals.recipes import recipe_of
 from residual.runs import folder
 from residual.runs.loading import Trained, with_preprocessing
 from residual.runs.loading import load as loaded_weights
@@ -34,18 +36,21 @@ def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
     """
     spec = specify(network)
     deep = spec.family == "cifar" and spec.depth >= 110
-    if name == "auto" and spec.family == "imagenet":
+    if name == "auto" and spec.family == "rival":
+        name = recipe_of(spec.name)
+    elif name == "auto" and spec.input_size == 224:
         name = "imagenet"
     elif name == "auto":
         name = "digits" if data == "digits" else "cifar-deep" if deep else "cifar"
-    if name not in RECIPES:
-        raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(RECIPES)}")
-    return replace(RECIPES[name], network=spec.name)
+    known = RECIPES | recipes.RECIPES
+    if name not in known:
+        raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(known)}")
+    return replace(known[name], network=spec.name)
 
 
 def takes_photographs(network: str) -> bool:
     """Whether a network looks at photographs, and not at small pictures in memory."""
-    return specify(network).family == "imagenet"
+    return specify(network).input_size == 224
 
 
 def check(recipe: Recipe, data: Data) -> None:

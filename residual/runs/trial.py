@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from residual.files import read_json, write_json
-from residual.nets.networks import build
+from residual.rivals.networks import build
 from residual.runs.results import versions
 from residual.runs.supply import crop_size, made_up
 from residual.training import loop

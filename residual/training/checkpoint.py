@@ -63,13 +63,18 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     return tensors, {k: json.loads(v) for k, v in strings.items() if k != "checksum"}
 
 
+# Of each parameter, by the name's beginning in a checkpoint: what an optimizer calls it.
+GATHERED = {"optimizer": "momentum_buffer", "square": "square_avg", "steps": "step"}
+
+
 def of_run(run: Run) -> Tensors:
-    """All that changes while a run learns: weights, statistics and momentum."""
+    """All that changes while a run learns: weights, statistics and what the optimizer gathers."""
     tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
     for name, parameter in run.net.named_parameters():
-        momentum = run.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"optimizer.{name}"] = momentum
+        for prefix, key in GATHERED.items():
+            gathered = run.optimizer.state.get(parameter, {}).get(key)
+            if gathered is not None:
+                tensors[f"{prefix}.{name}"] = gathered
     return tensors
 
 
@@ -77,11 +82,11 @@ def restore(run: Run, tensors: Tensors, step: int) -> None:
     """Put a run back where `of_run` found it."""
     load_weights(run.net, tensors)
     for name, parameter in run.net.named_parameters():
-        momentum = tensors.get(f"optimizer.{name}")
-        if momentum is not None:
-            run.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(
-                parameter, requires_grad=False
-            ).copy_(momentum)
+        for prefix, key in GATHERED.items():
+            gathered = tensors.get(f"{prefix}.{name}")
+            if gathered is not None:
+                like = gathered if key == "step" else torch.empty_like(parameter)
+                run.optimizer.state[parameter][key] = like.detach().copy_(gathered)
     run.step = step
 
 

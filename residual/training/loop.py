@@ -5,11 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residual.training.dropout import Dropouts
+from residual.training.losses import classes_of, several, summed
 from residual.training.norms import Norms
-from residual.training.recipe import Recipe, learning_rate
+from residual.training.recipe import Recipe, learning_rate, momentum
 from residual.world import World
 
 
@@ -18,8 +19,10 @@ class Run:
     """A network while it learns."""
 
     net: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     norms: Norms
+    dropouts: Dropouts
+    limits: list[tuple[Tensor, float]]  # weights (filters, ...), and the norm that each keeps to
     step: int = 0
     plateaus: int = 0  # of the error on the val set, where the schedule goes by them
     weights: Tensor | None = None  # (classes,), of each class in the loss
@@ -51,21 +54,37 @@ def start(net: nn.Module, recipe: Recipe) -> Run:
     """Weight decay is on weights, not on biases or batch-norm scales (the authors' release)."""
     # Deviation: momentum gathers gradients and the rate multiplies them afterwards, as in torch;
     # the authors' Caffe multiplies first. The two differ only right after the rate drops.
-    *_, last = net.children()
-    head = {id(parameter) for parameter in last.parameters()}
     groups = [
-        {
-            "params": [
-                p for p in net.parameters() if (id(p) in head) == own and (p.ndim > 1) == decayed
-            ],
-            "weight_decay": recipe.weight_decay if decayed else 0.0,
-            "share": 1.0 if own else recipe.backbone_rate,
-        }
-        for own in (False, True)
-        for decayed in (True, False)
+        {"params": parameters, "share": share, "weight_decay": decay}
+        for (share, decay), parameters in alike(net, recipe).items()
     ]
-    optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum)
-    return Run(net, optimizer, Norms(net, recipe.norm_group, recipe.frozen))
+    match recipe.optimizer:
+        case "rmsprop":
+            optimizer: torch.optim.Optimizer = torch.optim.RMSprop(groups, recipe.lr, alpha=0.9)
+        case kind:
+            nesterov = kind == "nesterov"
+            optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
+    group = recipe.norm_group
+    limits = [(m.weight, m.max_norm) for m in net.modules() if hasattr(m, "max_norm")]
+    norms, dropouts = Norms(net, group, recipe.frozen), Dropouts(net, group, recipe.seed)
+    return Run(net, optimizer, norms, dropouts, limits)  # type: ignore[arg-type]
+
+
+def alike(net: nn.Module, recipe: Recipe) -> dict[tuple[float, float], list[nn.Parameter]]:
+    """Parameters by what is theirs of the learning rate, and by their weight decay."""
+    *_, last = (child for child in net.children() if any(True for _ in child.parameters()))
+    own = set(last.parameters())
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for path, module in net.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            share = 1.0 if parameter in own else recipe.backbone_rate
+            share *= recipe.convolution_rate if isinstance(module, nn.Conv2d) else 1.0
+            share *= recipe.bias_rate if name == "bias" else 1.0
+            share *= recipe.heads_rate if path.startswith("heads.") else 1.0
+            decay = recipe.weight_decay * (recipe.last_decay if parameter in own else 1.0)
+            key = share, decay if parameter.ndim > 1 else 0.0
+            found.setdefault(key, []).append(parameter)
+    return found
 
 
 def train(
@@ -84,12 +103,18 @@ def train(
         lr = learning_rate(recipe, run.step, run.plateaus)
         for group in run.optimizer.param_groups:
             group["lr"] = lr * group["share"]
-        found, at_once = passed(run, images, labels, recipe, how.precision, at_once)
+            if recipe.optimizer != "rmsprop":
+                group["momentum"] = momentum(recipe, run.step)
+        run.dropouts.step = run.step
+        found, at_once = passed(run, images, labels, recipe, how, at_once)
         gradients = [p.grad for p in run.net.parameters() if p.grad is not None]
         how.world.average([*gradients, *run.norms.gathered, found])
         run.norms.move()
         run.optimizer.step()
         run.optimizer.zero_grad()
+        with torch.no_grad():
+            for weight, norm in run.limits:
+                weight.copy_(torch.renorm(weight, 2, 0, norm))
         run.step += 1
         loss, wrong = found
         yield Step(run.step, lr, loss, (wrong * how.world.size).round(), recipe.batch, at_once)
@@ -100,7 +125,7 @@ def passed(
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
-    precision: Callable[[], AbstractContextManager[object]],
+    how: Pass,
     at_once: int,
 ) -> tuple[Tensor, int]:
     """Gradients of a batch, its (loss, wrong), and how many images passed at once: half as many as
@@ -109,7 +134,7 @@ def passed(
     at_once = min(at_once, len(images))
     while True:
         try:
-            return accumulated(run, images, labels, recipe, precision, at_once), at_once
+            return accumulated(run, images, labels, recipe, how, at_once), at_once
         except torch.OutOfMemoryError:
             half = at_once // (2 * recipe.norm_group) * recipe.norm_group
             if not half:
@@ -126,23 +151,22 @@ def accumulated(
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
-    precision: Callable[[], AbstractContextManager[object]],
+    how: Pass,
     at_once: int,
 ) -> Tensor:
     """Gradients of the mean loss, gathered over parts of whole groups -> (loss, wrong)."""
     exact = torch.promote_types(next(run.net.parameters()).dtype, torch.float32)
     found = torch.zeros(2, device=labels.device, dtype=exact)
     run.norms.begin()
+    run.dropouts.first = how.world.rank * (len(images) // recipe.norm_group)
     for x, y in zip(torch.split(images, at_once), torch.split(labels, at_once), strict=True):
-        with precision():
-            scores = run.net(x)
-        scores = scores.to(exact)
-        loss = F.cross_entropy(
-            scores, y, run.weights, reduction="sum", label_smoothing=recipe.smoothing
-        ) / len(images)
+        with how.precision():
+            outputs = several(run.net(x))
+        outputs = tuple(output.to(exact) for output in outputs)
+        loss = summed(outputs, y, recipe, run.step, run.weights) / len(images)
         loss.backward()  # type: ignore[no-untyped-call]
         run.norms.gather(recipe.norm_group / len(images))
-        classes = y if y.ndim == 1 else y.argmax(dim=1)
-        wrong = (scores.detach().argmax(dim=1) != classes).sum()
+        run.dropouts.first += len(x) // recipe.norm_group
+        wrong = (outputs[0].detach().argmax(dim=1) != classes_of(y)).sum()
         found += torch.stack([loss.detach(), wrong.to(exact)])
     return found

@@ -17,14 +17,25 @@ class Recipe:
     batch: int = 128  # images per step, over all processes together
     norm_group: int = 128  # images that share batch-norm statistics
     steps: int = 64_000
-    drops: tuple[int, ...] = (32_000, 48_000)  # after so many steps, a tenth of the rate
+    drops: tuple[int, ...] = (32_000, 48_000)  # after so many steps, a part of the rate:
+    factor: float = 0.1
     lr: float = 0.1
     warmup: tuple[int, float] = (0, 0.01)  # so many first steps, at this rate
+    optimizer: str = "sgd"  # or nesterov, or rmsprop
     momentum: float = 0.9
+    momentum_rise: tuple[int, float] = (0, 0.9)  # linearly, within so many steps, to this
     weight_decay: float = 1e-4
-    schedule: str = "drops"  # or cosine: down to nothing; or plateau: a drop when the error stalls
+    schedule: str = "drops"  # or cosine: down to nothing; or plateau: a drop when the error stalls;
+    # or linear: down to `factor` of the rate at the first of `drops`
     patience: int = 0  # looks at the val set without a better one, before a drop or an early end
     backbone_rate: float = 1.0  # the rate of all but the last layer, as a share of the rate
+    convolution_rate: float = 1.0  # of convolutions, likewise
+    bias_rate: float = 1.0  # of biases, likewise
+    heads_rate: float = 1.0  # of classifiers that serve in training alone, likewise
+    last_decay: float = 1.0  # the weight decay of the last layer, as a share of the weight decay
+    loss: str = "cross-entropy"  # or squared-hinge
+    auxiliary: float = 0.0  # what the loss of each further output counts
+    auxiliary_steps: int = 0  # and for how many steps; 0: for all
     frozen: bool = False  # batch-norm statistics stay as they are
     smoothing: float = 0.0  # of the labels
     average: tuple[int, float] = (0, 0.9999)  # weights are averaged every so many steps, like this
@@ -36,6 +47,7 @@ class Recipe:
     scales: tuple[int, int] = (256, 480)  # between which the shorter side is drawn
     shorter: int = 256  # pixels of the shorter side, before the centre crop of a test
     mirror: bool = True
+    contrast: str = "none"  # of small pictures: or normalized, each by itself; or whitened, besides
     mean: str = "pixel"  # what is subtracted, measured on the training set; or channel; or imagenet
     colour: float = 0.0  # deviation of the PCA colour shift
     trivial: bool = False  # TrivialAugmentWide
@@ -68,6 +80,10 @@ class Recipe:
                 f"a batch of {self.batch} does not hold {self.repeats} copies of its images in "
                 f"norm groups of {self.norm_group}, each without a copy"
             )
+        if self.schedule == "linear" and not self.drops:
+            raise ValueError("the schedule linear ends at the first of drops, and there is none")
+        if self.loss == "squared-hinge" and (self.smoothing or self.mixup or self.cutmix):
+            raise ValueError("the squared hinge is of one class for each image, not of soft labels")
         if self.schedule == "plateau" and not self.patience:
             raise ValueError("the schedule plateau needs a patience of at least 1")
         if self.patience and self.split == "full":
@@ -77,10 +93,15 @@ class Recipe:
 LEAST: dict[str, float] = dict.fromkeys(("batch", "norm_group", "steps", "shorter", "repeats"), 1)
 LEAST |= dict.fromkeys(("padding", "seed", "lr", "momentum", "weight_decay", "patience", "size"), 0)
 LEAST |= dict.fromkeys(("backbone_rate", "smoothing", "true_statistics", "colour"), 0)
+LEAST |= dict.fromkeys(("factor", "convolution_rate", "bias_rate", "heads_rate", "last_decay"), 0)
+LEAST |= dict.fromkeys(("auxiliary", "auxiliary_steps"), 0)
 LEAST |= dict.fromkeys(("erasing", "mixup", "cutmix", "block"), 0)
 CHOICES = {
     "split": ("full", "45k5k"),
-    "schedule": ("drops", "cosine", "plateau"),
+    "schedule": ("drops", "cosine", "plateau", "linear"),
+    "optimizer": ("sgd", "nesterov", "rmsprop"),
+    "loss": ("cross-entropy", "squared-hinge"),
+    "contrast": ("none", "normalized", "whitened"),
     "crop": ("pad", "scale", "aspect"),
     "mean": ("pixel", "channel", "imagenet"),
     "balance": ("none", "sampler", "weights"),
@@ -177,10 +198,20 @@ def learning_rate(recipe: Recipe, step: int, plateaus: int = 0) -> float:
             factor = warmup_rate / recipe.lr if recipe.lr else 0.0
             return cosine(step, recipe.steps, recipe.lr, warmup_steps, factor)
         case "plateau":
-            return warmup_rate if step < warmup_steps else recipe.lr * 0.1**plateaus
+            return warmup_rate if step < warmup_steps else recipe.lr * recipe.factor**plateaus
+        case "linear":
+            return recipe.lr * (1 - (1 - recipe.factor) * min(1.0, step / recipe.drops[0]))
     if step < warmup_steps:
         return warmup_rate
-    return recipe.lr * 0.1 ** sum(step >= drop for drop in recipe.drops)
+    return recipe.lr * recipe.factor ** sum(step >= drop for drop in recipe.drops)
+
+
+def momentum(recipe: Recipe, step: int) -> float:
+    """The momentum of the step after `step` steps."""
+    steps, end = recipe.momentum_rise
+    if not steps:
+        return recipe.momentum
+    return recipe.momentum + (end - recipe.momentum) * min(1.0, step / steps)
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
@@ -195,6 +226,8 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
         steps=steps,
         drops=tuple(map(scaled, recipe.drops)),
         warmup=(scaled(warmup_steps), warmup_rate),
+        momentum_rise=(scaled(recipe.momentum_rise[0]), recipe.momentum_rise[1]),
+        auxiliary_steps=scaled(recipe.auxiliary_steps),
     )
 
 

@@ -1,0 +1,76 @@
+"""Every network by name: those of the paper, and those of Tables 3 to 6 that it compares with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from residual.nets import cost, networks
+from residual.nets.networks import Spec
+from residual.rivals.bn_inception import bn_inception
+from residual.rivals.fitnet import fitnet
+from residual.rivals.googlenet import googlenet
+from residual.rivals.highway import highway
+from residual.rivals.maxout import maxout
+from residual.rivals.nin import dsn, nin
+from residual.rivals.prelu_net import prelu_net
+from residual.rivals.vgg import vgg
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A compared network."""
+
+    layers: int  # with weights, one after another
+    pixels: int  # on a side of its input
+    make: Callable[[int], nn.Module]  # of so many classes
+
+
+RIVALS = {
+    "vgg16": Rival(16, 224, partial(vgg, 16)),
+    "vgg19": Rival(19, 224, partial(vgg, 19)),
+    "googlenet": Rival(22, 224, googlenet),
+    "bn-inception": Rival(34, 224, bn_inception),
+    "prelu-net-A": Rival(19, 224, partial(prelu_net, "A")),
+    "prelu-net-B": Rival(22, 224, partial(prelu_net, "B")),
+    "prelu-net-C": Rival(22, 224, partial(prelu_net, "C")),
+    "maxout": Rival(5, 32, maxout),
+    "nin": Rival(9, 32, nin),
+    "dsn": Rival(9, 32, dsn),
+    "fitnet19": Rival(19, 32, fitnet),
+    "highway19": Rival(19, 32, partial(highway, 19)),
+    "highway32": Rival(32, 32, partial(highway, 32)),
+}
+NETWORKS = (*networks.NETWORKS, *RIVALS)
+
+
+def specify(name: str) -> Spec:
+    """Read a network's name. Raises ValueError where there is no such network."""
+    if name not in RIVALS:
+        return networks.specify(name, NETWORKS)
+    rival = RIVALS[name]
+    classes = 1000 if rival.pixels == 224 else 10
+    return Spec(name, "rival", rival.layers, "", "", rival.pixels, classes)
+
+
+def build(name: str, classes: int | None = None) -> nn.Module:
+    """A fresh network by name, with the published number of classes or another.
+
+    Images (N, 3, H, W) -> scores (N, classes); some give more than one tensor of scores while they
+    learn. Its weights are drawn from torch's generator. Raises ValueError for an unknown name.
+    """
+    if name not in RIVALS:
+        return networks.build(name, classes)
+    return RIVALS[name].make(specify(name).classes if classes is None else classes)
+
+
+def outputs(net: nn.Module) -> int:
+    """How many classes a network tells apart: the biases of its last layer."""
+    *_, last = net.parameters()
+    return len(last)
+
+
+def outline(network: str, classes: int | None = None) -> nn.Module:
+    """A network by name with shapes only, on the meta device: made at once, of any depth."""
+    return cost.outline(network, classes, build)

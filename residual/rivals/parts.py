@@ -1,0 +1,140 @@
+"""The layers of the compared networks that torch lacks."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+HEADS = "heads"  # the child whose parameters serve in training alone
+
+
+class Maxout(nn.Module):
+    """The greatest of each `pieces` channels that follow one another (Goodfellow et al. 2013)."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C pieces, ...) -> (N, C, ...)."""
+        return torch.unflatten(x, 1, (-1, self.pieces)).amax(dim=2)
+
+
+class Highway(nn.Module):
+    """y = H(x) T(x) + x (1 - T(x)), with H = relu(conv x) and T = sigmoid(conv x) (Srivastava,
+    Greff and Schmidhuber 2015). The width stays."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.transform = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.gate = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed, gate = torch.relu(self.transform(x)), torch.sigmoid(self.gate(x))
+        return changed * gate + x * (1 - gate)
+
+
+class SpatialPyramid(nn.Module):
+    """The greatest value of each channel in each cell of several grids (He et al. 2014)."""
+
+    # Choice: cell i of n spans floor(i a/n) to ceil((i+1) a/n), as the later text of spatial
+    # pyramid pooling has it, so that a map of any size a will do.
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C sum of n^2)."""
+        grids = [nn.functional.adaptive_max_pool2d(x, n).flatten(1) for n in self.levels]
+        return torch.cat(grids, dim=1)
+
+
+class Branches(nn.ModuleDict):
+    """What several branches make of one map, one behind the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, sum of the branches' channels, H, W)."""
+        return torch.cat([branch(x) for branch in self.values()], dim=1)
+
+
+class Omitted(nn.Module):
+    """Dropout that scales nothing: what remains, remains as it is."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(probability)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept: Tensor = self.dropout(x) * (1 - self.dropout.p)
+        return kept
+
+
+class WithHeads(nn.Module):
+    """A stack of parts, of which some have a classifier of their own while the network learns."""
+
+    def __init__(self, parts: Mapping[str, nn.Module], heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.add_module(HEADS, nn.ModuleDict(heads))
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Scores (N, classes); in training those of each head behind them."""
+        heads, more = self.get_submodule(HEADS), []
+        for name, part in self.named_children():
+            if name == HEADS:
+                continue
+            x = part(x)
+            if self.training and name in heads:  # type: ignore[operator]
+                more.append(heads[name](x))  # type: ignore[index]
+        return (x, *more) if more else x
+
+
+def stack(**parts: nn.Module) -> nn.Sequential:
+    """Parts by name, one after another."""
+    return nn.Sequential(OrderedDict(parts))
+
+
+def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, pad: int | None = None) -> nn.Module:
+    """A convolution with a bias, then ReLU. Without `pad` a map keeps its size."""
+    padding = kernel // 2 if pad is None else pad
+    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding), nn.ReLU())
+
+
+def pool(kernel: int, stride: int) -> nn.MaxPool2d:
+    """Max pooling that rounds sizes up, as Caffe and cuda-convnet do."""
+    return nn.MaxPool2d(kernel, stride, ceil_mode=True)
+
+
+def average() -> nn.Sequential:
+    """The mean of each channel: (N, C, H, W) -> (N, C)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def limited(layer: nn.Conv2d | nn.Linear, norm: float) -> nn.Conv2d | nn.Linear:
+    """A layer whose filters keep to this Euclidean norm after each step of a training."""
+    layer.max_norm = norm  # type: ignore[assignment]
+    return layer
+
+
+def drawn(net: nn.Module, draw: str, deviation: float = 0.0) -> nn.Module:
+    """Every filter drawn anew: `normal` or `uniform` of this width, or Glorot's `xavier`, or He's;
+    biases are zero."""
+    for module in net.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        match draw:
+            case "normal":
+                nn.init.normal_(module.weight, std=deviation)
+            case "uniform":
+                nn.init.uniform_(module.weight, -deviation, deviation)
+            case "xavier":
+                nn.init.xavier_uniform_(module.weight)
+            case "he":
+                nn.init.kaiming_normal_(module.weight, a=deviation)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return net

@@ -1,0 +1,175 @@
+"""How the compared networks were trained, as far as their publications and their files say."""
+
+from dataclasses import replace
+
+from residual.training.recipe import Recipe
+
+# Simonyan and Zisserman 2015, Sec. 3.1: batch 256, weight decay 5e-4, a rate of 0.01 that was
+# lowered three times, 370,000 iterations; the shorter side is drawn from 256 to 512.
+# Choice: the three drops come at even distances; they came when the accuracy stalled.
+VGG = Recipe(
+    "vgg16",
+    batch=256,
+    norm_group=32,
+    steps=370_000,
+    drops=(92_500, 185_000, 277_500),
+    lr=0.01,
+    weight_decay=5e-4,
+    crop="scale",
+    scales=(256, 512),
+    mean="channel",
+    colour=0.1,
+)
+# Szegedy et al. 2014: momentum 0.9, the rate lowered by 4 %, an average of the weights, and crops
+# of 8 to 100 % of the area. The batch and the rates are those of the public training with Caffe.
+# Deviation: the photometric distortions and the random interpolation are left out, and colours are
+# shifted as in AlexNet.
+# Choice: the weights are averaged over about the last 100,000 steps; Polyak's average is all that
+# is published.
+GOOGLENET = Recipe(
+    "googlenet",
+    batch=32,
+    norm_group=32,
+    steps=2_400_000,
+    drops=tuple(range(320_000, 2_400_000, 320_000)),
+    factor=0.96,
+    lr=0.01,
+    weight_decay=2e-4,
+    auxiliary=0.3,
+    crop="aspect",
+    mean="channel",
+    colour=0.1,
+    average=(10, 0.9999),
+)
+# Ioffe and Szegedy 2015, BN-x30: a rate of 0.045, 6 million steps of 32 images, no dropout. The
+# decays are those of a public training: 4 % each 6,400 steps of 64, and 2e-4.
+# Deviation: the photometric distortions are AlexNet's colour shift.
+BN_INCEPTION = Recipe(
+    "bn-inception",
+    batch=32,
+    norm_group=32,
+    steps=6_000_000,
+    drops=tuple(range(12_800, 6_000_000, 12_800)),
+    factor=0.96,
+    lr=0.045,
+    weight_decay=2e-4,
+    crop="aspect",
+    mean="channel",
+    colour=0.1,
+)
+# He et al. 2015, "Delving deep": batch 128, weight decay 5e-4, rates of 0.01, 0.001 and 0.0001,
+# about 80 epochs, the shorter side from 256 to 512.
+# Choice: 800,000 steps are 80 epochs of 1,281,167 images, and the drops come at half and at three
+# quarters; they came when the error stalled.
+PRELU_NET = replace(
+    VGG,
+    network="prelu-net-A",
+    batch=128,
+    steps=800_000,
+    drops=(400_000, 600_000),
+    mean="pixel",
+)
+# Goodfellow et al. 2013, pylearn2's cifar10.yaml: 474 epochs, a rate of 0.17 that falls to a
+# hundredth of it at epoch 500, a twentieth of that for convolutions, momentum from 0.5 to 0.65 at
+# epoch 250, no weight decay. An epoch of 50,000 images is 391 batches.
+MAXOUT = Recipe(
+    "maxout",
+    steps=474 * 391,
+    drops=(500 * 391,),
+    schedule="linear",
+    factor=0.01,
+    lr=0.17,
+    convolution_rate=0.05,
+    momentum=0.5,
+    momentum_rise=(250 * 391, 0.65),
+    weight_decay=0.0,
+    contrast="whitened",
+)
+# Lin et al. 2014, the author's file: 200 epochs, 30 at a tenth of the rate and 30 at a hundredth;
+# the last layer learns a tenth as fast as the others, and biases twice as fast.
+NIN = replace(
+    MAXOUT,
+    network="nin",
+    steps=260 * 391,
+    drops=(200 * 391, 230 * 391),
+    schedule="drops",
+    factor=0.1,
+    lr=0.01,
+    backbone_rate=10.0,
+    convolution_rate=1.0,
+    bias_rate=2.0,
+    momentum=0.9,
+    momentum_rise=(0, 0.9),
+    weight_decay=1e-4,
+)
+# Lee et al. 2015, the released files: batch 100, 50,000 iterations with the companion heads and
+# 120,000 without them, then 30,000 at 1e-4; the last layer at a tenth of 0.025.
+# Deviation: the heads learn at a thousandth of the rate, which does not fall further by itself.
+DSN = replace(
+    NIN,
+    network="dsn",
+    batch=100,
+    norm_group=100,
+    steps=200_000,
+    drops=(170_000,),
+    factor=0.004,
+    lr=0.0025,
+    weight_decay=5e-4,
+    heads_rate=0.001,
+    loss="squared-hinge",
+    auxiliary=1.0,
+    auxiliary_steps=50_000,
+    contrast="normalized",
+)
+# Romero et al. 2015: RMSProp at 0.005, convolutions at a twentieth, 288 epochs.
+# Deviation: without the teacher. The published 8.39 % was reached by hints and by the teacher's
+# outputs, which are no part of this recipe; trained alone, so deep a thin net did not learn there.
+FITNET = replace(
+    MAXOUT,
+    network="fitnet19",
+    steps=288 * 391,
+    drops=(),
+    schedule="drops",
+    factor=0.1,
+    optimizer="rmsprop",
+    lr=0.005,
+    momentum_rise=(0, 0.9),
+    padding=8,
+)
+# Srivastava et al. 2015, the released solver: batch 100, 200,000 iterations, weight decay 0.001 and
+# ten times as much on the classifier, biases at twice the rate; 8 pixels of padding.
+HIGHWAY = Recipe(
+    "highway19",
+    batch=100,
+    norm_group=100,
+    steps=200_000,
+    drops=(100_000, 150_000, 175_000),
+    lr=0.025,
+    optimizer="nesterov",
+    weight_decay=1e-3,
+    last_decay=10.0,
+    bias_rate=2.0,
+    padding=8,
+    contrast="normalized",
+)
+
+RECIPES = {
+    "vgg": VGG,
+    "googlenet": GOOGLENET,
+    "bn-inception": BN_INCEPTION,
+    "prelu-net": PRELU_NET,
+    "maxout": MAXOUT,
+    "nin": NIN,
+    "dsn": DSN,
+    "fitnet": FITNET,
+    "highway": HIGHWAY,
+}
+OF = {"vgg16": "vgg", "vgg19": "vgg", "fitnet19": "fitnet"} | {
+    **{f"prelu-net-{model}": "prelu-net" for model in "ABC"},
+    **{f"highway{depth}": "highway" for depth in (19, 32)},
+}
+
+
+def recipe_of(network: str) -> str:
+    """The name of a compared network's recipe."""
+    return OF.get(network, network)
