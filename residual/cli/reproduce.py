@@ -1,7 +1,6 @@
 """The command `reproduce`: every table and figure again, ours beside the paper's."""
 
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +27,10 @@ if TYPE_CHECKING:
 
 SMALL = ("table6", "figure1", "figure6", "figure7")  # on CIFAR-10
 LARGE = ("table2", "table3", "table4", "table5", "figure4")  # on ImageNet
-BUILT = ("table1", *LARGE[:4], "table6", "figure1", "figure4", "figure6", "figure7")
+BUILT = (
+    *("table1", *LARGE[:4], "table6", "figure1", "figure4", "figure6", "figure7"),
+    "figure-cost",  # error against cost, of all of them
+)
 GAPS = ("tables 7 to 14",)
 
 
@@ -68,8 +70,10 @@ def reproduce(
 
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """
+    from residual.reproduction.chapters import chapter_of
+
     asked_for = asked(what, depths or [], networks or [])
-    modules = {name: import_module(f"residual.reproduction.{name}") for name in asked_for.tables}
+    modules = {name: chapter_of(name) for name in asked_for.tables}
     name = data or ("digits" if "demo" in what else "cifar10")
     with wrong_usage():
         wanted = {
@@ -126,10 +130,12 @@ def show(
 ) -> None:
     """Print a table, and the files of a figure, for each data set and budget that is asked for."""
     from residual.reproduction.document import pages
+    from residual.reproduction.experiments import steps_of
+    from residual.training.recipe import from_json
 
     def asked_for(result: dict[str, Any]) -> bool:
         return fingerprint in (None, result["data"]["fingerprint"]) and (
-            steps in (None, result["recipe"]["steps"])
+            steps in (None, steps_of(from_json(result["recipe"]), result["data"]["name"]))
         )
 
     there = list(pages(what, results, results / "figures", asked_for))
@@ -156,12 +162,12 @@ class Asked:
 def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     """`--depths 20 56`, `--depths 20,56` or repeated, and so with `--networks`."""
     from residual.nets.networks import NAME
-    from residual.rivals.networks import specify
+    from residual.rivals.networks import RIVALS, specify
 
     numbers = [word for word in what if word.isdecimal()]
     numbers += [part for words in depths for part in words.split(",")]
     nets = [word for words in networks for word in words.split(",")]
-    nets += [word for word in what if networks and NAME.fullmatch(word)]
+    nets += [word for word in what if networks and (NAME.fullmatch(word) or word in RIVALS)]
     names = [word for word in what if word not in (*numbers, *nets)]
     for name in names:
         if name not in (*BUILT, "demo", "all"):

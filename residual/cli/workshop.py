@@ -71,7 +71,10 @@ class Workshop:
         def absent() -> list[Experiment]:
             if key == evaluations.ENSEMBLE:
                 return [] if together.exists() else wanted
-            return [each for each in wanted if not each.there(results, key)]
+            return [each for each in wanted if not each.there(results, own(each))]
+
+        def own(each: Experiment) -> str:
+            return evaluations.key_of(key, each.recipe.network)
 
         missing = here().first(absent)
         untrained = here().first(lambda: [e for e in missing if not e.trained(runs)])
@@ -80,7 +83,8 @@ class Workshop:
         for each, run in trained:
             here().first(partial(each.keep, run, results, data))
             if key != evaluations.ENSEMBLE:
-                self._measure(key, [run], each.measurement(results, key), each.recipe.network)
+                path = each.measurement(results, own(each))
+                self._measure(own(each), [run], path, each.recipe.network)
         if key == evaluations.ENSEMBLE and trained:
             self._measure(key, [run for _, run in trained], together, f"{len(trained)} together")
 

@@ -64,11 +64,12 @@ class Preprocessing:
 
 def contrast_normalised(values: Tensor) -> Tensor:
     """Each picture (N, 3, H, W) without its mean, over all its values, and divided by its Euclidean
-    norm, times 55 (Goodfellow et al. 2013, after pylearn2). One without contrast becomes zero."""
+    norm, times 55 (Goodfellow et al. 2013, after pylearn2). One without contrast becomes zero, or
+    nearly: a single grey level makes a norm of 0.004."""
     flat = values.flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-    return (55 * flat / torch.where(norm > 1e-8, norm, 1.0)).view_as(values)
+    return (55 * flat / torch.where(norm > 1e-3, norm, 1.0)).view_as(values)
 
 
 def of_contrast(images: Images, whitened: bool) -> Preprocessing:

@@ -60,6 +60,8 @@ def described(trained: Trained, inside: bool = False) -> dict[str, str]:
             "divisor": 255,
             "mean": short(before.mean.mean(dim=(1, 2))),
             "mean_image": short(before.mean) if whole else None,
+            "contrast": before.contrast,  # of each picture normalised by itself, before the mean
+            "whitening": before.whitening is not None,  # after it, by a matrix of the run's
             "std": short(before.std.mean(dim=(1, 2))),
         },
     }

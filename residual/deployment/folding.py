@@ -6,13 +6,18 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from residual.nets.blocks import Pad
+from residual.rivals.parts import Highway, Maxout, SpatialPyramid
+from residual.rivals.prelu_net import Windows
+
+# Modules that are layers, though their forward passes could be followed further.
+LAYERS = (Pad, Maxout, Highway, SpatialPyramid, Windows)
 
 
 class Tracer(fx.Tracer):
-    """Follows a network's forward pass down to its layers; option A's shortcut is one of them."""
+    """Follows a network's forward pass down to its layers."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, Pad) or bool(super().is_leaf_module(module, name))
+        return isinstance(module, LAYERS) or bool(super().is_leaf_module(module, name))
 
 
 def folded(net: nn.Module) -> fx.GraphModule:

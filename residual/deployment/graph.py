@@ -1,22 +1,16 @@
-"""An ONNX graph as it grows, and a network's part of it."""
+"""An ONNX graph as it grows."""
 
 # Written node by node, because it takes milliseconds where torch.onnx.export takes seconds (6.5 s
 # for ResNet-50 on two cores), needs no onnxscript, and gives the same graph under every torch.
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, fx, nn
-
-from residual.deployment.folding import folded
-from residual.nets.blocks import Pad
 
 OPSET, IR_VERSION = 18, 8  # of 2022: what reads ONNX today reads these
 DOUBLE, FLOAT, INT64, UINT8 = (
@@ -25,8 +19,8 @@ DOUBLE, FLOAT, INT64, UINT8 = (
     TensorProto.INT64,
     TensorProto.UINT8,
 )
+LAST = 2**31 - 1  # beyond the end of any side
 Tensors = Mapping[str, tuple[int, Sequence[int | str]]]  # type and shape of each, by name
-PLAIN = {nn.ReLU: "Relu", nn.Identity: "Identity", nn.Flatten: "Flatten"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,14 @@ class Value:
 
     def __sub__(self, other: "Value | ArrayLike") -> "Value":
         return self.graph("Sub", self, other)
+
+    def __getitem__(self, part: tuple[slice, ...]) -> "Value":
+        """A part, as of an array; all ends are known, and of each side that is cut its number."""
+        cut = {axis: each for axis, each in enumerate(part) if each != slice(None)}
+        starts, stops = [s.start or 0 for s in cut.values()], [s.stop for s in cut.values()]
+        steps = [s.step or 1 for s in cut.values()]
+        ends = [LAST if stop is None else stop for stop in stops]
+        return self.graph("Slice", self, starts, ends, list(cut), steps)
 
     def __rsub__(self, other: ArrayLike) -> "Value":
         return self.graph("Sub", other, self)
@@ -131,57 +133,3 @@ def only_named(name: str, array: NDArray[Any]) -> TensorProto:
     proto.data_location = TensorProto.EXTERNAL
     proto.external_data.add(key="location", value="memory")
     return proto
-
-
-def network(graph: Graph, net: nn.Module, images: Value) -> Value:
-    """Images (N, 3, H, W) -> scores (N, classes), with batch normalization folded.
-
-    Raises ValueError for a layer that is not known here.
-    """
-    alone = folded(net)
-    values: dict[fx.Node, Value] = {}
-    for node in alone.graph.nodes:
-        given = [values[each] for each in node.all_input_nodes]
-        match node.op:
-            case "placeholder":
-                values[node] = images
-            case "call_module":
-                layer = alone.get_submodule(node.target)
-                values[node] = of_layer(graph, layer, node.target, given[0])
-            case "call_function" if node.target is operator.add:
-                values[node] = given[0] + given[-1]
-            case "call_function" if node.target is F.relu:
-                values[node] = graph("Relu", given[0])
-            case "output":
-                return given[0]
-            case _:
-                raise ValueError(f"no ONNX is known for {node.target}")
-    raise AssertionError("a traced network ends with its output")
-
-
-def of_layer(graph: Graph, layer: nn.Module, name: str, x: Value) -> Value:
-    """A layer's nodes; its weights are called as in the network."""
-
-    def weight(which: str) -> Value:
-        tensor: Tensor = getattr(layer, which)
-        return graph.value(tensor.detach().cpu().numpy(), f"{name}.{which}")
-
-    if type(layer) in PLAIN:
-        return graph(PLAIN[type(layer)], x)
-    match layer:
-        case nn.Conv2d():
-            bias = [weight("bias")] if layer.bias is not None else []
-            pads = [int(side) for side in layer.padding] * 2
-            return graph("Conv", x, weight("weight"), *bias, strides=list(layer.stride), pads=pads)
-        case nn.Linear():
-            return graph("Gemm", x, weight("weight"), weight("bias"), transB=1)
-        case nn.MaxPool2d():
-            size, stride, padding = layer.kernel_size, layer.stride, layer.padding
-            kernel = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
-            return graph("MaxPool", x, **kernel)
-        case nn.AdaptiveAvgPool2d(output_size=1):
-            return graph("GlobalAveragePool", x)
-        case Pad():
-            few = graph("MaxPool", x, kernel_shape=[1, 1], strides=[layer.stride] * 2)
-            return graph("Pad", few, [0, 0, 0, 0, 0, layer.n_new, 0, 0])
-    raise ValueError(f"no ONNX is known for {name}, a {type(layer).__name__}")

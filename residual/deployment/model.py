@@ -5,7 +5,8 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from residual.deployment.graph import FLOAT, UINT8, Graph, Tensors, Value, network
+from residual.deployment.graph import FLOAT, UINT8, Graph, Tensors, Value
+from residual.deployment.layers import network
 from residual.deployment.pixels import prepared
 from residual.rivals.networks import outputs
 from residual.runs.loading import Trained

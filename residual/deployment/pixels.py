@@ -31,7 +31,22 @@ def prepared(graph: Graph, image: Value, how: Preprocessing) -> Value:
         first = graph("Concat", top, left, axis=0)
         pixels = graph("Slice", pixels, first, first + how.size, [2, 3])
     mean, std = how.mean.float().numpy(), how.std.float().numpy()
-    return (pixels.to(FLOAT) / np.float32(255) - mean) / std
+    values = pixels.to(FLOAT) / np.float32(255)
+    if how.contrast:
+        values = contrast_normalised(graph, values)
+    values = (values - mean) / std
+    if how.whitening is None:
+        return values
+    white = graph("MatMul", graph("Flatten", values), how.whitening.float().numpy())
+    return graph("Reshape", white, [-1, 3, height, width])
+
+
+def contrast_normalised(graph: Graph, values: Value) -> Value:
+    """Each picture by itself, as in training."""
+    centred = values - graph("ReduceMean", values, [1, 2, 3], keepdims=1)
+    norm = graph("Sqrt", graph("ReduceSum", centred * centred, [1, 2, 3], keepdims=1))
+    flat = graph("Greater", norm, np.float32(1e-3))
+    return centred * np.float32(55) / graph("Where", flat, norm, np.float32(1))
 
 
 def fitted(graph: Graph, image: Value, shorter: int) -> tuple[Value, Value]:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from residual.evaluation.protocols import PROTOCOLS
 from residual.reproduction.claims import CLAIMS, Claim
-from residual.reproduction.evaluations import ENSEMBLE, TOGETHER
+from residual.reproduction.evaluations import ENSEMBLE, TOGETHER, key_of
 from residual.reproduction.experiments import IMAGENET, cost_of, kept
 from residual.reproduction.liberties import chosen
 from residual.reproduction.spread import markdown
@@ -47,7 +48,7 @@ def costs(what: str, claim: Claim, speeds: Speeds) -> list[str]:
     recipes = [] if claim.networks else experiments(what)
     if not recipes:
         return ["## The cost", "Seconds on one processor: nothing is trained."]
-    key = import_module(f"residual.reproduction.{what}").KEY
+    key = chapter_of(what).KEY
     rows = [training_cost(recipe, speeds) for recipe in recipes]
     header = ["network", "for an image", "images", "training, estimate", "hours, estimate"]
     text = (
@@ -57,9 +58,14 @@ def costs(what: str, claim: Claim, speeds: Speeds) -> list[str]:
     return ["## The cost", text, markdown(header, rows), *judging_cost(key, recipes)]
 
 
+def chapter_of(what: str) -> ModuleType:
+    """What trains and draws a table or a figure."""
+    return import_module(f"residual.reproduction.{what.replace('-', '_')}")
+
+
 def experiments(what: str) -> list[Recipe]:
     """What is trained for it, once each."""
-    found: list[Recipe] = import_module(f"residual.reproduction.{what}").runs("", None, 1, [])
+    found: list[Recipe] = chapter_of(what).runs("", None, 1, [])
     return found
 
 
@@ -87,14 +93,16 @@ def judging_cost(key: str, recipes: Sequence[Recipe]) -> list[str]:
     name = TOGETHER if key == ENSEMBLE else key
     if name not in PROTOCOLS:
         return []
-    protocol, total = PROTOCOLS[name], 0
+    total = 0
     for network in (recipe.network for recipe in recipes):
+        protocol = PROTOCOLS[key_of(name, network)]
         sizes = protocol.sides if protocol.whole else (specify(network).input_size,)
         views = protocol.views // len(sizes)  # of each size
         total += views * sum(cost_of(network, size)[1] for size in sizes)
-    square = " as if all were square" if protocol.whole else ""
+    square = " as if all were square" if PROTOCOLS[name].whole else ""
     return [
-        f"Judging them on {IMAGENET['val']:,} photographs, with {protocol.views} views of each, "
+        f"Judging them on {IMAGENET['val']:,} photographs, with {PROTOCOLS[name].views} views of "
+        f"each (the compared networks with those of their own publications where they differ), "
         f"takes {power(total * IMAGENET['val'])} multiply-adds, computed{square}."
     ]
 
@@ -107,7 +115,7 @@ def ours(what: str, claim: Claim, found: Sequence[Page]) -> list[str]:
             parameters, products = cost_of(network, specify(network).input_size)
             rows.append([network, f"{parameters:,}", f"{products:,}"])
         return [markdown(["network", "parameters", "multiply-adds"], rows)]
-    empty: str = import_module(f"residual.reproduction.{what}").table([])
+    empty: str = chapter_of(what).table([])
     if not found:
         return [empty] if what == "table1" else ["Not run by us: nothing is claimed.", empty]
     parts = []

@@ -41,6 +41,10 @@ TRAINING = (*NETS, "training/loop.py", "data/batches.py")
 LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/feeding.py", "data/decode.py")
 CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/images.py")
 JUDGED = (*LARGE, "evaluation/protocols.py")
+COMPARED = ("rivals/recipes.py", *(f"rivals/{name}.py" for name in (
+    *("vgg", "googlenet", "bn_inception", "prelu_net", "parts"),
+    *("maxout", "nin", "fitnet", "highway"),
+)))  # fmt: skip
 IMAGENET = "residual data prepare imagenet SOURCE"
 READ_OFF = f"The ends of the curves are read off, with an error of up to {paper.READING_ERROR:g}."
 
@@ -105,7 +109,16 @@ CLAIMS = {
         f"From 20 to 110 layers the test error falls from {_T6[20][0]:.2f} to {_T6[110][0]:.2f} %; "
         f"with 1202 layers, far too many for so little data, it is {_T6[1202][0]:.2f} %.",
         ("residual reproduce table6 --data cifar10 --seeds 5",),
-        sources=CIFAR,
+        sources=(*CIFAR, *COMPARED),
+    ),
+    "figure-cost": Claim(
+        "Error against cost",
+        "Residual networks are deeper than what they are compared with and cost less: ResNet-152 "
+        f"has {paper.TABLE_1[152] / 1e9:.1f} billion multiply-adds, fewer than VGG-16 and VGG-19 "
+        "(Sec. 1 and Table 1); on CIFAR-10 they have fewer parameters than FitNet and Highway nets "
+        "of a similar error (Sec. 4.2). The paper says so in words; here is the picture.",
+        ("residual reproduce figure-cost",),
+        sources=COMPARED,
     ),
     "table7": Claim(
         "Table 7: detection on PASCAL VOC",

@@ -2,19 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from residual.files import write_whole
 from residual.reproduction import beside
-from residual.reproduction.chapters import Page, chapter, index, measured
+from residual.reproduction.chapters import Page, chapter, chapter_of, index, measured
 from residual.reproduction.claims import CLAIMS
 from residual.reproduction.experiments import RESULTS, Result, budgets, kept, slug
 from residual.reproduction.liberties import liberties
 
 DRAWN = (  # what is drawn from results
     *("table2", "table3", "table4", "table5", "figure4"),
-    *("table6", "figure1", "figure6", "figure7"),
+    *("table6", "figure1", "figure6", "figure7", "figure-cost"),
 )
 EARLY = (
     " how training begins, not how it ends. The paper's numbers are on CIFAR-10 after 64,000 steps,"
@@ -27,9 +26,13 @@ def pages(
     what: str, folder: Path, figures: Path, chosen: Callable[[Result], bool] | None = None
 ) -> Iterator[Page]:
     """A table or figure of the paper, drawn anew from the results in a folder."""
-    module = import_module(f"residual.reproduction.{what}")
-    found = [r for r in module.shown(kept(folder, module.KEY)) if chosen is None or chosen(r)]
-    for title, some in budgets(found).items():
+    module = chapter_of(what)
+    keys = dict.fromkeys(getattr(module, "KEYS", (module.KEY,)))
+    there = [result for key in keys for result in kept(folder, key)]
+    found = [r for r in module.shown(there) if chosen is None or chosen(r)]
+    # A picture of the paper's own numbers stands by itself, too.
+    alone: dict[str, list[Result]] = {module.ALONE: []} if hasattr(module, "ALONE") else {}
+    for title, some in (budgets(found) or alone).items():
         drawn: list[Path] = []
         if hasattr(module, "figure"):
             figures.mkdir(parents=True, exist_ok=True)
@@ -49,7 +52,7 @@ def results_page(found: dict[str, list[Page]], folder: Path) -> str:
         "",
         f"## {CLAIMS['table1'].title}",
         "",
-        import_module("residual.reproduction.table1").table([]),
+        chapter_of("table1").table([]),
     ]
     for what, some in found.items():
         title = CLAIMS[what].title

@@ -12,7 +12,9 @@ from residual.data.images import Data
 from residual.files import read_json, write_json
 from residual.nets.cost import cost
 from residual.rivals.networks import outline, specify
-from residual.runs.training import begin, recipe_for
+from residual.runs.training import begin, recipe_for, takes_photographs
+from residual.training.recipe import CIFAR as CIFAR_RECIPE
+from residual.training.recipe import IMAGENET as IMAGENET_RECIPE
 from residual.training.recipe import Recipe, from_json, to_json, with_steps
 from residual.world import Setting
 
@@ -112,13 +114,31 @@ def slug(name: str) -> str:
 
 
 def recipes(networks: Sequence[str], data: str, steps: int | None, seeds: int) -> list[Recipe]:
-    """The paper's recipe for each network, for so many seeds, with the paper's steps or others."""
+    """Each network's own recipe, for so many seeds, with its own steps or others.
+
+    Steps are of the paper's batch; a network with another batch sees as many images.
+    """
     found = []
     for network in networks:
         recipe = recipe_for(network, data)
-        recipe = with_steps(recipe, steps) if steps else recipe
+        if steps:
+            recipe = with_steps(recipe, max(1, round(steps * usual_batch(network) / recipe.batch)))
         found += [replace(recipe, seed=seed) for seed in range(seeds)]
     return found
+
+
+def usual_batch(network: str) -> int:
+    """The paper's, of networks that look at such pictures (Sec. 3.4 and 4.2)."""
+    return IMAGENET_RECIPE.batch if takes_photographs(network) else CIFAR_RECIPE.batch
+
+
+def steps_of(recipe: Recipe, data: str) -> int:
+    """Steps of the paper's batch; a compared network that was trained by the whole of its own
+    schedule stands beside the paper's that were."""
+    usual, spec = recipe_for(recipe.network, data), specify(recipe.network)
+    if spec.family == "rival" and recipe.steps == usual.steps:
+        return (IMAGENET_RECIPE if takes_photographs(recipe.network) else CIFAR_RECIPE).steps
+    return round(recipe.steps * usual.batch / usual_batch(recipe.network))
 
 
 @cache
@@ -146,7 +166,8 @@ def budgets(results: Sequence[Result]) -> dict[str, list[Result]]:
         usual = with_steps(recipe_for(recipe.network, result["data"]["name"]), recipe.steps)
         ours, theirs = to_json(recipe), to_json(replace(usual, seed=recipe.seed))
         changes = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
-        words = [data_title(result), f"{recipe.steps:,} steps", *changes]
+        steps = steps_of(usual, result["data"]["name"])
+        words = [data_title(result), f"{steps:,} steps", *changes]
         found.setdefault(", ".join(words), []).append(result)
     return dict(sorted(found.items()))
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from residual import paper
-from residual.reproduction.evaluations import MODELS, models
+from residual.reproduction.evaluations import MODELS, OWN, key_of, models
 from residual.reproduction.experiments import Result, recipes, with_depths
 from residual.training.recipe import Recipe
 
 CURVE = False
 KEY = "multiscale"  # what a result file must hold
+KEYS = (KEY, *OWN.values())
 NETWORKS = [MODELS[model] for model in paper.TABLE_4 if model in MODELS]
 
 
@@ -17,7 +18,9 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
 
 
 def shown(results: Sequence[Result]) -> list[Result]:
-    return [r for r in results if r["recipe"]["network"] in NETWORKS]
+    return [
+        r for r in results if (own := r["recipe"]["network"]) in NETWORKS and key_of(KEY, own) in r
+    ]
 
 
 def table(results: Sequence[Result]) -> str:

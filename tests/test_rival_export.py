@@ -1,0 +1,71 @@
+"""The compared networks as ONNX graphs."""
+
+import numpy as np
+import pytest
+import torch
+
+from residual.data.batches import Preprocessing, of_contrast
+from residual.data.images import Images
+from residual.deployment.graph import FLOAT, UINT8, Graph, Value
+from residual.deployment.layers import network
+from residual.deployment.pixels import prepared
+from residual.rivals.networks import RIVALS, build
+from residual.rivals.parts import SpatialPyramid, drawn
+from residual.rivals.prelu_net import Windows
+
+onnxruntime = pytest.importorskip("onnxruntime")
+SMALL = [name for name, rival in RIVALS.items() if rival.pixels == 32]
+
+
+def answered(made, **given: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    return session.run(None, given)[0]
+
+
+def exported(net: torch.nn.Module, size: list[int | str]):
+    graph = Graph()
+    scores = network(graph, net.eval(), Value(graph, "input"))
+    return graph.model({"input": (FLOAT, ["n", *size])}, {scores.name: (FLOAT, ["n", "classes"])})
+
+
+@pytest.mark.parametrize("name", [*SMALL, "googlenet", "bn-inception"])
+def test_a_rival_s_graph_gives_its_scores(name):
+    torch.manual_seed(0)
+    net = drawn(build(name, 5), "he").eval()  # its own start gives hardly any scores
+    side = RIVALS[name].pixels
+    made = exported(net, [3, side, side])
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, side, side)
+        with torch.no_grad():
+            expected = net(images)
+        assert expected.std() > 1e-3
+        scale = float(expected.abs().max())
+        assert np.allclose(answered(made, input=images.numpy()), expected, atol=1e-5 * scale)
+
+
+def test_prelus_and_a_pyramid_in_a_window_are_exported():
+    head = torch.nn.Sequential(
+        SpatialPyramid((7, 3, 2, 1)), torch.nn.Linear(4 * 63, 6), torch.nn.PReLU(6, 0.25)
+    )
+    body = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.PReLU(4, 0.25))
+    net = torch.nn.Sequential(body, Windows(head)).eval()
+    images = torch.randn(3, 3, 14, 14)
+    with torch.no_grad():
+        expected = net(images)
+    assert np.allclose(
+        answered(exported(net, [3, 14, 14]), input=images.numpy()), expected, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+def test_contrast_and_whitening_are_in_the_graph_as_in_training(whitened):
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    pixels[0] = 77  # without contrast
+    how: Preprocessing = of_contrast(Images(pixels, torch.zeros(40).long()), whitened)
+    graph = Graph()
+    wanted = prepared(graph, Value(graph, "image"), how)
+    made = graph.model(
+        {"image": (UINT8, ["n", "h", "w", 3])}, {wanted.name: (FLOAT, ["n", 3, 8, 8])}
+    )
+    found = answered(made, image=pixels.permute(0, 2, 3, 1).contiguous().numpy())
+    assert np.allclose(found, how(pixels), atol=1e-4)
