@@ -17,7 +17,7 @@ def test_torchvision_gives_out_two_kinds_of_weights_for_the_deep_networks():
     assert [name for name in known if name.endswith("V2")] == [
         f"resnet{depth}.IMAGENET1K_V2" for depth in (50, 101, 152)
     ]
-    assert len(known) == 8
+    assert len(known) == 8 + 2  # and VGG-16 and VGG-19
     for name, each in known.items():
         assert each.card.shorter == (232 if name.endswith("V2") else 256)
         assert each.card.size == (224, 224)

@@ -124,7 +124,9 @@ def test_a_foreign_file_is_to_be_converted_first(far, tmp_path):
 
 
 def test_a_name_that_is_none_lists_those_that_are(tmp_path):
-    with pytest.raises(ValueError, match=r"no file resnet51, .* resnet152\.IMAGENET1K_V2$"):
+    with pytest.raises(
+        ValueError, match=r"no file resnet51, .* resnet152\.IMAGENET1K_V2, vgg16.*V1$"
+    ):
         obtained("resnet51", tmp_path)
 
 

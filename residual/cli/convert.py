@@ -44,7 +44,7 @@ def convert(
     Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
     """
     from residual.nets import foreign, published, weightfiles
-    from residual.runs.weights import write
+    from residual.runs.weights import converted, write
 
     if (file is None) == (weights is None):
         raise typer.BadParameter("name a file of weights, or public ones by --weights")
@@ -63,7 +63,7 @@ def convert(
     file = weightfiles.file_of(file)
     card = published.card_of(file)
     try:
-        conversion = foreign.convert(weightfiles.read(file), network, assume, card)
+        conversion = converted(weightfiles.read(file), network, assume, card)
     except foreign.Incomplete as error:
         print("\n".join(error.keys))
         raise

@@ -115,7 +115,24 @@ def printed(name: str) -> dict[str, Any] | None:
     for depth, (error, millions) in paper.TABLE_6.items():
         row = {"table": "Table 6", "error": error, "parameters_millions": millions}
         tables[f"resnet{depth}"] = row
-    return tables.get(name)
+    return tables.get(name) or of_rival(name)
+
+
+def of_rival(name: str) -> dict[str, Any] | None:
+    """The same of a network that the paper compares with."""
+    from residual.reproduction.evaluations import MODELS
+    from residual.reproduction.table6 import RIVALS
+
+    for model, (_, in_millions, error) in paper.TABLE_6_RIVALS.items():
+        if RIVALS[model] == name:
+            known = {} if in_millions is None else {"parameters_millions": in_millions}
+            return {"table": "Table 6", "error": error, **known}
+    for table, rows in (("Table 3", paper.TABLE_3), ("Table 4", paper.TABLE_4)):
+        for model, (top_1, top_5) in rows.items():
+            if MODELS.get(model) == name:
+                first = {} if top_1 is None else {"error": top_1}
+                return {"table": table, **first, "error_top5": top_5}
+    return None
 
 
 def in_words(row: dict[str, Any] | None) -> str:
@@ -125,6 +142,7 @@ def in_words(row: dict[str, Any] | None) -> str:
     parts = [
         f"{row['multiply_adds'] / 1e9:g}e9 multiply-adds" if "multiply_adds" in row else "",
         f"error {row['error']:.2f} %" if "error" in row else "",
+        f"top-5 error {row['error_top5']:.2f} %" if "error_top5" in row else "",
         f"{row['parameters_millions']:g}M parameters" if "parameters_millions" in row else "",
     ]
     return f"{row['table']}: " + ", ".join(part for part in parts if part)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 # The numbers of fields in caffe.proto.
-LAYER = 100  # of a NetParameter
-NAME, BLOBS = 1, 7  # of a LayerParameter
+# Of a NetParameter, its layers: as they are today, and as they were before (V1LayerParameter); and
+# of each kind of layer its name and its blobs.
+LAYERS = {100: (1, 7), 2: (4, 6)}
 SIDES = (1, 2, 3, 4)  # of a BlobProto from before `shape`: num, channels, height, width
 DATA, SHAPE, DOUBLES = 5, 7, 8  # of a BlobProto
 DIM = 1  # of a BlobShape
@@ -93,16 +94,17 @@ def read(path: Path) -> dict[str, Tensor]:
     blobs: dict[str, Tensor] = {}
     try:
         for number, layer in fields(memoryview(path.read_bytes())):
-            if number != LAYER or isinstance(layer, int):
+            if number not in LAYERS or isinstance(layer, int):
                 continue
+            named, with_blobs = LAYERS[number]
             parts = [(n, v) for n, v in fields(layer) if isinstance(v, memoryview)]
-            name = next((str(v, "utf-8") for n, v in parts if n == NAME), "")
-            its_own = (v for n, v in parts if n == BLOBS)
+            name = next((str(v, "utf-8") for n, v in parts if n == named), "")
+            its_own = (v for n, v in parts if n == with_blobs)
             blobs |= {f"{name}/{i}": blob(value) for i, value in enumerate(its_own)}
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or is no .caffemodel: {error}") from error
     if not blobs:
-        raise ValueError(f"{path} holds no layer with weights, as a .caffemodel of today has")
+        raise ValueError(f"{path} holds no layer with weights, as a .caffemodel has")
     return blobs
 
 

@@ -96,13 +96,16 @@ class Published:
 
 @cache
 def torchvisions() -> dict[str, Published]:
-    """The weights of the paper's networks that torchvision gives out, by name."""
+    """The weights of our networks that torchvision gives out, by name."""
     from torchvision.models import get_model_weights
 
     found = {}
-    for depth, (_, widens, _) in ROWS.items():
-        for weights in get_model_weights(f"resnet{depth}"):
-            name, view = f"resnet{depth}.{weights.name}", weights.transforms()
+    names = {f"resnet{n}": f"resnet{n}" + "-v1.5" * (row[1] > 1) for n, row in ROWS.items()}
+    for theirs, network in (names | {"vgg16": "vgg16", "vgg19": "vgg19"}).items():
+        for weights in get_model_weights(theirs):
+            name, view = f"{theirs}.{weights.name}", weights.transforms()
+            if "FEATURES" in name:  # the body of a detector, without a classifier
+                continue
             card = Card(
                 f"these are torchvision's {name}",
                 mean=tuple(view.mean),
@@ -111,7 +114,6 @@ def torchvisions() -> dict[str, Published]:
                 shorter=view.resize_size[0],
                 classes=tuple(weights.meta["categories"]),
             )
-            network = f"resnet{depth}-v1.5" if widens > 1 else f"resnet{depth}"
             found[name] = Published(name, network, weights.url, card)
     return found
 

@@ -1,6 +1,8 @@
 """Weights from elsewhere as files of ours: converted, fetched by name, and kept."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -10,8 +12,19 @@ from residual.data.progress import Progress
 from residual.files import digest
 from residual.nets import foreign, weightfiles
 from residual.nets.foreign import Conversion
-from residual.nets.published import Published, torchvisions
+from residual.nets.published import Card, Published, torchvisions
+from residual.rivals import weights
+from residual.rivals.networks import RIVALS
 from residual.training.checkpoint import save
+
+
+def converted(
+    state: Mapping[str, Any], network: str, assume: str | None = None, card: Card | None = None
+) -> Conversion:
+    """Weights from elsewhere for one of our networks. Raises ValueError where they do not fit."""
+    if network in RIVALS:
+        return weights.convert(state, network, card)
+    return foreign.convert(state, network, assume, card)
 
 
 def write(conversion: Conversion, out: Path) -> None:
@@ -44,7 +57,7 @@ def obtained(name: str, root: Path, progress: Progress | None = None) -> Path:
     kept = root / "weights" / f"{known.name}.safetensors"
     if not kept.exists():
         state = weightfiles.read(fetched(known, root, progress))
-        write(foreign.convert(state, known.network, card=known.card), kept)
+        write(converted(state, known.network, card=known.card), kept)
     return kept
 
 
