@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from residual.nets import published
-from residual.nets.networks import build
+from residual.rivals.networks import build
 from residual.nets.published import UNKNOWN, Card, Published, card_of, torchvisions
 
 
