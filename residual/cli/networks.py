@@ -66,14 +66,31 @@ def describe(
     net = outline(spec.name)
     parameters, multiply_adds = cost(net, spec.input_size)
     rows = layers(net, spec.input_size)
+    said = readings(spec.name)
+    in_training = sum(parameter.numel() for parameter in net.parameters())
     if as_json:
-        print(json.dumps(listed(spec.name) | {"layers": [asdict(row) for row in rows]}))
+        more = {"parameters_in_training": in_training, "readings": said}
+        print(json.dumps(listed(spec.name) | more | {"layers": [asdict(row) for row in rows]}))
         return
     show(["name", "kind", "output", "parameters", "multiply-adds"], [cells(row) for row in rows])
+    heads = f" ({in_training:,} in training)" if in_training > parameters else ""
     print(
         f"{spec.name} at {spec.input_size}x{spec.input_size}, {spec.classes} classes: "
-        f"{parameters:,} parameters, {multiply_adds:,} multiply-adds"
+        f"{parameters:,} parameters{heads}, {multiply_adds:,} multiply-adds"
     )
+    for reading in said:
+        print(reading)
+
+
+def readings(network: str) -> list[str]:
+    """How a compared network's sources were read, where they are silent or contradict each other:
+    the liberties that its file takes."""
+    from residual.reproduction.liberties import comments
+    from residual.rivals.networks import RIVALS, source
+
+    if network not in RIVALS:
+        return []
+    return [each.replace("**", "") for each in comments(source(network))]
 
 
 def specified(network: str) -> "Spec":

@@ -1,5 +1,7 @@
 """Every network by name: those of the paper, and those of Tables 3 to 6 that it compares with."""
 
+import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +65,12 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     if name not in RIVALS:
         return networks.build(name, classes)
     return RIVALS[name].make(specify(name).classes if classes is None else classes)
+
+
+def source(name: str) -> str:
+    """The text of the file that makes a compared network."""
+    make = RIVALS[name].make
+    return inspect.getsource(sys.modules[getattr(make, "func", make).__module__])
 
 
 def outputs(net: nn.Module) -> int:
