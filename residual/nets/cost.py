@@ -22,12 +22,7 @@ KINDS = {
     nn.Identity: "identity",
     Pad: "zero pad",
 }
-NO_LAYER = (
-    nn.ReLU,
-    nn.PReLU,
-    nn.Flatten,
-    nn.Dropout,
-)  # neither costs anything, nor does the paper count them
+NO_LAYER = (nn.ReLU, nn.Flatten, nn.Dropout)  # no parameters, no cost, and not counted as layers
 NO_NEW_SHAPE = (F.batch_norm, F.relu, Tensor.normal_, Tensor.uniform_, nn.init.kaiming_uniform_)
 HEADS = "heads."  # where parameters begin that serve in training alone
 
