@@ -65,6 +65,9 @@ def test_the_budget_of_the_recipe_itself_changes_nothing():
 
 
 ASSIGNMENTS = {
+    "lesson=hint": "hint",
+    "guidance=2,0.5": (2.0, 0.5),
+    "temperature=4": 4.0,
     "batch=256": 256,
     "norm_group=64": 64,
     "steps=10": 10,
@@ -122,7 +125,7 @@ def test_each_field_is_set_from_the_command_line(text, value):
 
 def test_no_field_but_the_network_is_left_out_above():
     named = {text.partition("=")[0] for text in ASSIGNMENTS}
-    assert named == {field.name for field in fields(Recipe)} - {"network", "start"}
+    assert named == {field.name for field in fields(Recipe)} - {"network", "start", "teacher"}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_what_is_no_field_is_refused_with_the_fields_that_there_are(text):
     assert repr(text) in str(refusal.value)
     for field in fields(Recipe):
         assert (field.name in str(refusal.value).partition("write field=value")[2]) == (
-            field.name not in ("network", "start")
+            field.name not in ("network", "start", "teacher")
         )
 
 
@@ -149,6 +152,7 @@ def test_what_is_no_field_is_refused_with_the_fields_that_there_are(text):
     [
         "batch=many", "batch=1.5", "steps=", "lr=fast", "drops=a,b", "drops=1;2", "warmup=400",
         "warmup=1,2,3", "warmup=a,0.1", "mirror=maybe", "mirror=", "seed=x", "padding=4px",
+        "guidance=4", "guidance=4,3,2", "guidance=a,1",
     ],
 )  # fmt: skip
 def test_a_value_of_another_kind_is_named_beside_one_that_would_do(text):
@@ -172,6 +176,12 @@ def test_a_value_of_another_kind_is_named_beside_one_that_would_do(text):
         ({"weight_decay": -1e-4}, "weight_decay is at least 0, not -0.0001"),
         ({"seed": -1}, "seed is at least 0, not -1"),
         ({"seed": 2**63}, "seed is "),
+        (
+            {"temperature": 0.0},
+            "temperature is above 0, and guidance at least 0, not 0.0 and 4.0,1.0",
+        ),
+        ({"guidance": (4.0, -1.0)}, "guidance at least 0, not 3.0 and 4.0,-1.0"),
+        ({"lesson": "talk"}, "lesson is none or hint or distillation, not 'talk'"),
         ({"split": "half"}, "split is full or 45k5k, not 'half'"),
     ],
 )

@@ -44,8 +44,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="cifar, cifar-deep, digits, imagenet, modern or finetune; auto goes by network "
-            "and data."
+            help="cifar, cifar-deep, digits, imagenet, modern, finetune, fitnet-hint or "
+            "fitnet-distilled; auto goes by network and data."
         ),
     ] = "auto",
     steps: Annotated[
@@ -59,6 +59,10 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(help="Begin with these: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="For fitnet-hint and fitnet-distilled: a finished run of maxout."),
     ] = None,
     balance: Annotated[
         str | None, typer.Option(help="none, sampler or weights: what to do for rare classes.")
@@ -85,8 +89,15 @@ def train(
     """Train a network of the paper; without options, on the bundled handwritten digits.
 
     Example: residual train resnet20 --data cifar10
+
+    FitNet-19 learns from a Maxout network, in two stages, on which its row of Table 6 rests:
+    residual train maxout --data cifar10 --out TEACHER;
+    residual train fitnet19 --data cifar10 --recipe fitnet-hint --teacher TEACHER --out HINT;
+    residual train fitnet19 --data cifar10 --recipe fitnet-distilled --teacher TEACHER --weights
+    HINT.
     """
-    from residual.runs.training import from_weights
+    from residual.runs.teaching import check, teacher_in, with_teacher
+    from residual.runs.training import found_again, from_weights
 
     name = data or "digits"
     assignments = [f"balance={balance}"] if balance else []
@@ -96,10 +107,16 @@ def train(
         beginning = world.first(lambda: beginning_of(weights, root))
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
+        expert = world.first(lambda: teacher_in(teacher) if teacher else None)
+        chosen = with_teacher(chosen, expert)
         how = setting_of(device, threads, precision, deterministic)
         run = world.first(lambda: new_run(out, chosen))
         pictures = pictures_for(chosen, name, root, workers)
-        world.first(lambda: begun(run, chosen, pictures, name, root, how, test_curve, beginning))
+        where = found_again(name, root)
+        if teacher and expert:
+            check(expert, chosen, pictures.classes)
+            where["teacher"] = str(teacher.resolve())
+        world.first(lambda: begun(run, chosen, pictures, where, how, test_curve, beginning))
         carry_on(run, pictures, Care(checkpoint_minutes, workers, tensorboard, as_json))
 
 
@@ -115,12 +132,12 @@ def new_run(out: Path | None, recipe: "Recipe") -> Path:
     return run
 
 
-def begun(run: Path, recipe: "Recipe", data: "Data", name: str, root: Path, *rest: Any) -> None:
+def begun(run: Path, recipe: "Recipe", data: "Data", where: dict[str, str], *rest: Any) -> None:
     """Make the run, unless a first attempt has made it."""
-    from residual.runs.training import begin, found_again
+    from residual.runs.training import begin
 
     if not (run / "recipe.json").exists():
-        begin(run, recipe, data, found_again(name, root), *rest)
+        begin(run, recipe, data, where, *rest)
 
 
 def beginning_of(weights: str | None, root: Path) -> "Trained | None":

@@ -16,7 +16,7 @@ from residual.data.images import Data, Set
 from residual.evaluation.errors import Count
 from residual.files import write_json
 from residual.rivals.networks import build
-from residual.runs import folder, supply
+from residual.runs import folder, supply, teaching
 from residual.runs.judging import judged
 from residual.runs.loading import preprocessing_of, with_preprocessing
 from residual.runs.looks import Looks
@@ -54,7 +54,9 @@ class Session:
         self.notices: list[str] = []
         self.over = False  # trained, and what a training ends with is done
         self.judged: tuple[int, tuple[Count, Tensor, list[str]]] | None = None
-        self.preprocessing = self._take_up()
+        self.preprocessing = own = self._take_up()
+        if recipe.lesson != "none":
+            self.learner.teacher = teaching.lessons(recipe, known, data.classes, own, self.how)
 
     def _take_up(self) -> Preprocessing:
         """Put everything back where the newest whole checkpoint has it, if there is one."""

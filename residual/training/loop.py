@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from residual.training.dropout import Dropouts
-from residual.training.losses import classes_of, several, summed
+from residual.training.losses import Lesson, classes_of, several, summed
 from residual.training.norms import Norms
 from residual.training.recipe import Recipe, learning_rate, momentum
 from residual.world import World
@@ -26,6 +26,7 @@ class Run:
     step: int = 0
     plateaus: int = 0  # of the error on the val set, where the schedule goes by them
     weights: Tensor | None = None  # (classes,), of each class in the loss
+    teacher: Callable[[Tensor], Lesson] | None = None  # where the recipe has a lesson
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,22 @@ def accumulated(
     run.dropouts.first = how.world.rank * (len(images) // recipe.norm_group)
     for x, y in zip(torch.split(images, at_once), torch.split(labels, at_once), strict=True):
         with how.precision():
-            outputs = several(run.net(x))
+            outputs, lesson = several(run.net(x)), taught(run, x)
         outputs = tuple(output.to(exact) for output in outputs)
-        loss = summed(outputs, y, recipe, run.step, run.weights) / len(images)
+        loss = summed(outputs, y, recipe, run.step, run.weights, lesson) / len(images)
         loss.backward()  # type: ignore[no-untyped-call]
         run.norms.gather(recipe.norm_group / len(images))
         run.dropouts.first += len(x) // recipe.norm_group
         wrong = (outputs[0].detach().argmax(dim=1) != classes_of(y)).sum()
         found += torch.stack([loss.detach(), wrong.to(exact)])
     return found
+
+
+@torch.no_grad()
+def taught(run: Run, images: Tensor) -> Lesson | None:
+    """What the teacher says of images (N, 3, H, W), if there is one."""
+    if run.teacher is None:
+        return None
+    scores, hint = run.teacher(images)
+    exact = torch.promote_types(next(run.net.parameters()).dtype, torch.float32)
+    return scores.to(exact), hint.to(exact)

@@ -14,6 +14,10 @@ class Recipe:
 
     network: str
     start: str = ""  # the weights it begins with: their sha256; drawn from the seed where empty
+    teacher: str = ""  # the weights that it learns from, where it has a lesson: their sha256
+    lesson: str = "none"  # of a teacher: or hint: a layer of its; or distillation: its answers
+    guidance: tuple[float, float] = (4.0, 1.0)  # what its answers count: at first, and at the end
+    temperature: float = 3.0  # by which scores are divided, where answers are compared
     batch: int = 128  # images per step, over all processes together
     norm_group: int = 128  # images that share batch-norm statistics
     steps: int = 64_000
@@ -80,6 +84,11 @@ class Recipe:
                 f"a batch of {self.batch} does not hold {self.repeats} copies of its images in "
                 f"norm groups of {self.norm_group}, each without a copy"
             )
+        if not (self.temperature > 0 and min(self.guidance) >= 0):
+            raise ValueError(
+                f"a temperature is above 0, and guidance at least 0, not {self.temperature} and "
+                f"{_text(self.guidance)}"
+            )
         if self.schedule == "linear" and not self.drops:
             raise ValueError("the schedule linear ends at the first of drops, and there is none")
         if self.loss == "squared-hinge" and (self.smoothing or self.mixup or self.cutmix):
@@ -97,6 +106,7 @@ LEAST |= dict.fromkeys(("factor", "convolution_rate", "bias_rate", "heads_rate",
 LEAST |= dict.fromkeys(("auxiliary", "auxiliary_steps"), 0)
 LEAST |= dict.fromkeys(("erasing", "mixup", "cutmix", "block"), 0)
 CHOICES = {
+    "lesson": ("none", "hint", "distillation"),
     "split": ("full", "45k5k"),
     "schedule": ("drops", "cosine", "plateau", "linear"),
     "optimizer": ("sgd", "nesterov", "rmsprop"),
@@ -214,6 +224,12 @@ def momentum(recipe: Recipe, step: int) -> float:
     return recipe.momentum + (end - recipe.momentum) * min(1.0, step / steps)
 
 
+def guidance(recipe: Recipe, step: int) -> float:
+    """What the answers of a teacher count in the step after `step` steps."""
+    first, last = recipe.guidance
+    return first + (last - first) * step / recipe.steps
+
+
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe for another budget: drops and warm-up keep their proportions."""
 
@@ -235,8 +251,9 @@ def parsed(assignment: str) -> tuple[str, Any]:
     """`field=value`, as on the command line. Raises ValueError for what is no field or no value."""
     name, equals, text = assignment.partition("=")
     types = get_type_hints(Recipe)
-    if not equals or name not in types or name in ("network", "start"):
-        there = ", ".join(field for field in types if field not in ("network", "start"))
+    settable = types.keys() - {"network", "start", "teacher"}
+    if not equals or name not in settable:
+        there = ", ".join(field for field in types if field in settable)
         raise ValueError(
             f"{assignment!r} sets no field of a recipe; write field=value with {there}"
         )
@@ -254,8 +271,7 @@ def _value(text: str, like: Any) -> Any:
     if not isinstance(like, tuple):
         return type(like)(text)
     if isinstance(like[-1], float):  # warm-up: so many steps, at this rate
-        steps, rate = text.split(",")
-        return int(steps), float(rate)
+        return tuple(type(a)(b) for a, b in zip(like, text.split(","), strict=True))
     return tuple(int(part) for part in text.split(",") if part)
 
 

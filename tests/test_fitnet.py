@@ -1,0 +1,271 @@
+"""What FitNet-19 learns from a Maxout network: a hint, then its answers (Romero et al. 2015)."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EXACT, Answer, draw_pictures
+from torch import Tensor, nn
+
+from residual.data.batches import Preprocessing
+from residual.data.sources import load as pictures_of
+from residual.rivals.networks import build
+from residual.rivals.parts import drawn
+from residual.rivals.recipes import RECIPES
+from residual.runs import folder, teaching
+from residual.runs.loading import load
+from residual.runs.moments import Watch
+from residual.runs.training import advance, begin
+from residual.training import checkpoint, loop
+from residual.training.losses import summed
+from residual.training.recipe import guidance
+from residual.world import Setting
+
+SIZES = {"batch": 4, "norm_group": 4, "steps": 3}
+HINT = replace(RECIPES["fitnet-hint"], **SIZES)
+DISTILLED = replace(RECIPES["fitnet-distilled"], **SIZES)
+
+
+def test_the_loss_of_a_hint_is_half_the_squared_difference_at_a_position():
+    guided, shown = torch.randn(3, 5, 2, 4).double(), torch.randn(3, 5, 2, 4).double()
+    scores, labels = torch.randn(3, 7).double(), torch.tensor([1, 0, 6])
+    plain = 0.0
+    for image in range(3):
+        for y in range(2):
+            for x in range(4):
+                difference = guided[image, :, y, x] - shown[image, :, y, x]
+                plain += 0.5 * float(difference @ difference) / 8
+    found = summed((scores, guided), labels, HINT, 0, lesson=(scores, shown))
+    assert float(found) == pytest.approx(plain, rel=1e-12)
+
+
+@pytest.mark.parametrize(("step", "counts"), [(0, 4.0), (1, 3.0), (2, 2.0)])
+def test_the_loss_of_a_distillation_is_that_of_labels_and_that_of_softened_answers(step, counts):
+    scores, taught = torch.randn(2, 3).double(), torch.randn(2, 3).double()
+    labels = torch.tensor([2, 0])
+    plain = 0.0
+    for own, other, label in zip(scores, taught, labels, strict=True):
+        plain -= float((own.exp() / own.exp().sum())[label].log())
+        p, q = (other / 3).exp(), (own / 3).exp()
+        plain -= counts * float((p / p.sum() * (q / q.sum()).log()).sum())
+    hint = torch.randn(2, 4, 1, 1)
+    found = summed((scores, hint), labels, DISTILLED, step, lesson=(taught, hint))
+    assert float(found) == pytest.approx(plain, rel=1e-12)
+
+
+def test_what_answers_count_falls_linearly_over_any_training():
+    assert [guidance(replace(DISTILLED, steps=6), step) for step in range(0, 7, 2)] == [4, 3, 2, 1]
+    other = replace(DISTILLED, guidance=(2.0, 0.0), steps=10)
+    assert [guidance(other, step) for step in (0, 5, 10)] == [2, 1, 0]
+
+
+def test_further_outputs_that_are_no_scores_cannot_count_as_scores():
+    recipe = replace(HINT, lesson="none", auxiliary=0.3)
+    with pytest.raises(ValueError, match="auxiliary counts further scores"):
+        summed((torch.zeros(1, 3), torch.zeros(1, 192, 7, 7)), torch.tensor([0]), recipe, 0)
+
+
+def student() -> nn.Module:
+    """Whose filters let a gradient through; drawn by its publication, it is too faint at first."""
+    torch.manual_seed(0)
+    net = drawn(build("fitnet19", 3), "he")
+    for module in net.modules():
+        if hasattr(module, "max_norm"):  # which none exceeds at first
+            module.weight.data.copy_(torch.renorm(module.weight.data, 2, 0, 0.9 * module.max_norm))
+    return net
+
+
+def taught(images: Tensor) -> tuple[Tensor, Tensor]:
+    assert not torch.is_grad_enabled()
+    small = nn.functional.interpolate(images, 7)
+    return small.mean(dim=(2, 3)), small.mean(dim=1, keepdim=True).expand(-1, 192, -1, -1)
+
+
+def learned(recipe, how: loop.Pass | None = None) -> tuple[nn.Module, list[loop.Step]]:
+    run = loop.start(student(), recipe)
+    run.teacher = taught
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    return run.net, list(loop.train(run, iter([(images, labels)] * 3), recipe, how))
+
+
+def test_a_hint_changes_the_layers_up_to_the_guided_one_and_no_other():
+    before, (after, steps) = student().state_dict(), learned(replace(HINT, lr=HINT.lr / 10))
+    changed = {
+        name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    layers = [*(f"h{i}" for i in range(11)), "heads.pool10.h"]
+    assert changed == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+    losses = [float(step.loss) for step in steps]
+    assert losses[-1] < losses[0] and all(0 <= int(step.wrong) <= 4 for step in steps)
+
+
+def test_a_distillation_changes_all_but_the_head_of_the_hint():
+    before, (after, _) = student().state_dict(), learned(DISTILLED)
+    for name, tensor in after.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith("heads."), name
+
+
+@pytest.mark.parametrize("recipe", [HINT, DISTILLED], ids=["hint", "distillation"])
+def test_a_lesson_is_the_same_however_many_images_pass_at_once(recipe):
+    recipe = replace(recipe, norm_group=1, steps=1)
+    torch.manual_seed(1)
+    _, [whole] = learned(recipe, loop.Pass(images=4))
+    torch.manual_seed(1)
+    _, [parts] = learned(recipe, loop.Pass(images=1))
+    assert float(whole.loss) == pytest.approx(float(parts.loss), rel=1e-5)
+
+
+def test_a_regressor_begins_as_it_is_published_and_learns_as_convolutions_do():
+    net = build("fitnet19", 10)
+    regressor = net.heads["pool10"].h
+    assert regressor.weight.shape == (384, 80, 2, 2)
+    assert 0.04 < regressor.weight.abs().max().item() <= 0.05
+    assert net.h10.weight.abs().max().item() <= 0.005
+    scores, guided = net.train()(torch.randn(2, 3, 32, 32))
+    assert (scores.shape, guided.shape) == ((2, 10), (2, 192, 7, 7))
+    assert net.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    run = loop.start(net, HINT)
+    shares = {p: group["share"] for group in run.optimizer.param_groups for p in group["params"]}
+    assert shares[regressor.weight] == shares[net.h0.weight] == 0.05 and shares[net.fc.weight] == 1
+    assert dict(run.limits)[regressor.weight] == 0.9
+
+
+def test_preprocessings_are_the_same_but_for_the_last_bits():
+    one = Preprocessing(torch.rand(3, 2, 2), torch.ones(3, 1, 1), (2, 2), None, True, torch.eye(12))
+    assert teaching.same(one, replace(one, shorter=5, mean=one.mean * (1 + 1e-7)))
+    for change in (
+        {"contrast": False},
+        {"mean": one.mean + 0.01},
+        {"mean": torch.rand(3, 1, 1)},
+        {"whitening": None},
+        {"whitening": torch.eye(12) * 1.01},
+    ):
+        assert not teaching.same(one, replace(one, **change)), change
+
+
+# By the command line
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return draw_pictures(tmp_path_factory.mktemp("data") / "pets", 3, ("cat", "dog"))
+
+
+def trained(command, data: Path, out: Path, network: str, *words: object) -> Answer:
+    """Without the whitening, which takes seconds, but where `words` say so."""
+    sizes = [word for name, n in SIZES.items() for word in ("--set", f"{name}={n}")]
+    return command(
+        "train", network, "--data", data, "--root", data.parent / "root", "--out", out, "--json",
+        "--workers", 0, "--set", "contrast=normalized", *sizes, *EXACT, *words,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(command, data, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    answer = trained(command, data, run, "maxout", "--set", "steps=1")
+    assert answer.status == 0, answer.err
+    return run
+
+
+@pytest.fixture(scope="module")
+def hinted(command, data, teacher, tmp_path_factory) -> Path:
+    """The first stage."""
+    run = tmp_path_factory.mktemp("hinted") / "run"
+    words = ("--recipe", "fitnet-hint", "--teacher", teacher)
+    answer = trained(command, data, run, "fitnet19", *words)
+    assert answer.status == 0, answer.err
+    return run
+
+
+def distilled(command, data: Path, out: Path, teacher: Path, hinted: Path) -> Answer:
+    """The second."""
+    words = ("--recipe", "fitnet-distilled", "--teacher", teacher, "--weights", hinted)
+    return trained(command, data, out, "fitnet19", *words)
+
+
+def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
+    net, recipe, known = load(teacher).net, folder.recipe_of(hinted), known_of(hinted)
+    assert recipe.teacher == checkpoint.weights_sha256(net.state_dict())
+    own = load(hinted).preprocessing
+    lesson = teaching.lessons(recipe, known, ("cat", "dog"), own, Setting())
+    images, seen = torch.randn(2, 3, 32, 32), []
+    net.pool1.register_forward_hook(lambda _, __, output: seen.append(output))
+    with torch.no_grad():
+        scores, hint = lesson(images)
+        assert torch.allclose(net(images), scores, atol=1e-6)
+    assert torch.allclose(seen[0], hint, atol=1e-6) and hint.shape == (2, 192, 7, 7)
+
+
+def known_of(run: Path) -> dict:
+    return json.loads((run / "environment.json").read_text())
+
+
+def test_a_hint_leaves_the_layers_behind_the_guided_one_as_they_were_drawn(hinted):
+    torch.manual_seed(0)
+    before, after = build("fitnet19", 2).state_dict(), load(hinted).net.state_dict()
+    for layer in (*(f"h{i}" for i in range(11, 18)), "fc"):
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["heads.pool10.h.weight"], after["heads.pool10.h.weight"])
+
+
+def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
+    command, data, teacher, hinted, tmp_path
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    answer = distilled(command, data, whole, teacher, hinted)
+    assert answer.status == 0, answer.err
+    recipe, known = folder.recipe_of(whole), known_of(whole)
+    assert known["data"]["teacher"] == str(teacher.resolve())
+    assert recipe.start == checkpoint.weights_sha256(load(hinted).net.state_dict())
+    where = {key: known["data"][key] for key in ("where", "root", "teacher")}
+    pictures = pictures_of(str(data), Path(where["root"]), size=32)
+    begin(stopped, recipe, pictures, where, Setting(threads=1), False, load(hinted))
+    for moment in advance(stopped, pictures, Watch(checkpoint_minutes=0)):
+        if moment.step == 2:
+            break
+    again = command("resume", stopped, "--json", "--workers", 0)
+    assert again.status == 0, again.err
+    assert again.json["weights_sha256"] == answer.json["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("network", "words", "sentence"),
+    [
+        ("fitnet19", ("--recipe", "fitnet-hint"), "lesson hint comes from a teacher"),
+        ("fitnet19", ("--teacher", "TEACHER"), "no lesson for a teacher"),
+        ("fitnet19", ("--recipe", "fitnet-hint", "--teacher", "HINTED"), "one is of fitnet19"),
+        ("fitnet19", ("--recipe", "fitnet-hint", "--teacher", "."), "holds no finished run"),
+        ("nin", ("--recipe", "fitnet-hint", "--teacher", "TEACHER"), "nin has no layer for a hint"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(
+    command, data, teacher, hinted, tmp_path, network, words, sentence
+):
+    places = {"TEACHER": teacher, "HINTED": hinted}
+    answer = trained(command, data, tmp_path / "run", network, *(places.get(w, w) for w in words))
+    assert answer.status == 1
+    assert sentence in answer.complaint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_pictures_is_refused(command, data, teacher, tmp_path):
+    words = ("--recipe", "fitnet-hint", "--teacher", teacher)
+    other = draw_pictures(tmp_path / "others", 3, ("cat", "dog"), seed=1)
+    answer = trained(command, other, tmp_path / "run", "fitnet19", *words)
+    assert answer.status == 1 and "sees pictures after another preprocessing" in answer.complaint
+    other = draw_pictures(tmp_path / "birds", 2, ("hen", "owl"))
+    answer = trained(command, other, tmp_path / "run2", "fitnet19", *words)
+    assert answer.status == 1
+    assert "knows the classes cat, dog, and the data has hen, owl" in answer.complaint
+
+
+def test_another_teacher_in_the_same_place_is_refused(teacher, hinted):
+    recipe, known, own = folder.recipe_of(hinted), known_of(hinted), load(hinted).preprocessing
+    with pytest.raises(ValueError, match="other weights than the recipe says"):
+        teaching.lessons(replace(recipe, teacher="0"), known, ("cat", "dog"), own, Setting())
+    with pytest.raises(ValueError, match="the run has no teacher"):
+        teaching.lessons(recipe, {"data": {}}, ("cat", "dog"), own, Setting())
