@@ -217,6 +217,10 @@ def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
 ):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     answer = distilled(command, data, whole, teacher, hinted)
+    judged = command("evaluate", whole, "--data", data, "--threads", 1, "--json")
+    assert judged.status == 0, judged.err  # small pictures as they are, as in training
+    assert judged.json["resize"] is None
+    assert judged.json["wrong_top1"] == answer.json["wrong_top1"]
     assert answer.status == 0, answer.err
     recipe, known = folder.recipe_of(whole), known_of(whole)
     assert known["data"]["teacher"] == str(teacher.resolve())

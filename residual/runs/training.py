@@ -125,7 +125,8 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
         "recipe": to_json(recipe),
         "classes": list(data.classes),
     }
-    before = replace(weights.preprocessing, shorter=recipe.shorter)
+    shorter = recipe.shorter if takes_photographs(recipe.network) else None
+    before = replace(weights.preprocessing, shorter=shorter)
     folder.save(run, *with_preprocessing(tensors, header, before))
 
 
