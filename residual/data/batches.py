@@ -18,6 +18,10 @@ COPY = 2**32  # added to the epoch once for each copy of an image, so that each 
 TOP, LEFT, MIRROR = range(3)  # the draws that each image gets in each epoch
 
 
+NORM = 55  # of a picture whose contrast is normalised (pylearn2's Maxout)
+FLAT = 1e-3  # a smaller norm is no contrast: a single grey level makes one of 0.004
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """From decoded pixels to a network's input; stored with every trained network.
@@ -65,11 +69,11 @@ class Preprocessing:
 def contrast_normalised(values: Tensor) -> Tensor:
     """Each picture (N, 3, H, W) without its mean, over all its values, and divided by its Euclidean
     norm, times 55 (Goodfellow et al. 2013, after pylearn2). One without contrast becomes zero, or
-    nearly: a single grey level makes a norm of 0.004."""
+    nearly."""
     flat = values.flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-    return (55 * flat / torch.where(norm > 1e-3, norm, 1.0)).view_as(values)
+    return (NORM * flat / torch.where(norm > FLAT, norm, 1.0)).view_as(values)
 
 
 def of_contrast(images: Images, whitened: bool) -> Preprocessing:

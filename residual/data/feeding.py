@@ -5,7 +5,7 @@ import mmap
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -64,7 +64,7 @@ def photograph_batches(
     A batch is a function of its arguments and its number alone, on any number of workers and
     processes. Raises Damaged, naming the picture, unless damaged ones are skipped.
     """
-    ready = laid_out(preprocessing, how.size)
+    finish = finishing(preprocessing, how, place.device)
     skipping = Skipping(photographs, how.bad_images == "skip", place.heard)
 
     def plan() -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,11 +84,7 @@ def photograph_batches(
             skipping.hear(part)
             parts.append(part.flat.view(-1, how.size, how.size, 3))
         labels = photographs.labels[ids].to(place.device)
-        ids, epochs = ids.to(place.device), epochs.to(place.device)
-        if place.device.type == "cpu":
-            inputs = finished_one_by_one(parts, ids, epochs, ready, how)
-        else:
-            inputs = finished(torch.cat(parts).to(place.device), ids, epochs, ready, how)
+        inputs = finish(parts, ids, epochs)
         if how.mixup or how.cutmix:
             first = (step * place.world.size + place.world.rank) * (own // how.norm_group)
             inputs, labels = mixed_in_groups(inputs, labels, classes, how, first)
@@ -96,17 +92,40 @@ def photograph_batches(
         step += 1
 
 
-def laid_out(preprocessing: Preprocessing, size: int) -> Preprocessing:
-    """The same numbers for each pixel, as channels_last: over three numbers for each channel, a
-    processor subtracts three at a time."""
-    mean, std = (
-        (each.expand(3, size, size) if each.shape[1:] == (1, 1) else each)
-        .permute(1, 2, 0)
-        .contiguous()
-        .permute(2, 0, 1)
-        for each in (preprocessing.mean, preprocessing.std)
+def finishing(
+    preprocessing: Preprocessing, how: Drawing, device: torch.device
+) -> Callable[[Sequence[Tensor], Tensor, Tensor], Tensor]:
+    """What makes of crops, in parts (n, H, W, 3) uint8, and their ids and epochs (B,), the input on
+    a device, (B, 3, H, W) float32."""
+    if device.type == "cpu":
+        line = Line.of(preprocessing, how.size)
+        return lambda parts, ids, epochs: finished_one_by_one(parts, ids, epochs, line, how)
+
+    def together(parts: Sequence[Tensor], ids: Tensor, epochs: Tensor) -> Tensor:
+        crops = torch.cat(list(parts)).to(device)
+        return finished(crops, ids.to(device), epochs.to(device), preprocessing, how)
+
+    return together
+
+
+@dataclass(frozen=True)
+class Line:
+    """Division by 255, mean and deviation as one multiplication and one addition of pixels."""
+
+    scale: (
+        Tensor  # (H, W, 3): over three numbers for each channel, a processor takes three at a time
     )
-    return replace(preprocessing, mean=mean, std=std)
+    offset: Tensor  # (H, W, 3)
+    std: Tensor  # (3,) float64
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, size: int) -> "Line":
+        mean, std = (
+            each.double().expand(3, size, size).permute(1, 2, 0)
+            for each in (preprocessing.mean, preprocessing.std)
+        )
+        scale, offset = 1 / 255 / std, -mean / std
+        return cls(scale.float().contiguous(), offset.float().contiguous(), std[0, 0])
 
 
 def finished(
@@ -124,22 +143,16 @@ def finished(
 
 
 def finished_one_by_one(
-    parts: Sequence[Tensor], ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, how: Drawing
+    parts: Sequence[Tensor], ids: Tensor, epochs: Tensor, line: Line, how: Drawing
 ) -> Tensor:
-    """The same of a batch in parts, image by image, since a processor's cache holds one image; and
-    division, mean and deviation as one multiplication and one addition."""
-    wide = (3, how.size, how.size)
-    mean, std = (
-        each.double().expand(wide).permute(1, 2, 0)  # (H, W, 3)
-        for each in (preprocessing.mean, preprocessing.std)
-    )
-    scale, offset = ((x / std).float().contiguous() for x in (torch.tensor(1 / 255), -mean))
+    """The same of a batch in parts, image by image: a processor's cache holds one image."""
     inputs = on_large_pages(len(ids), how.size, how.size, 3)
     turned = coins(ids, epochs, how.seed).tolist()
-    shifts = (colours(ids, epochs, how.seed, how.colour) / std[0, 0]).float()
+    shifts = (colours(ids, epochs, how.seed, how.colour) / line.std).float()
     crops = (crop for part in parts for crop in part)  # (H, W, 3) uint8
     for crop, own, turn, shift in zip(crops, inputs, turned, shifts, strict=True):
-        own.copy_(crop.flip(1) if turn and how.mirror else crop).mul_(scale).add_(offset)
+        own.copy_(crop.flip(1) if turn and how.mirror else crop)
+        own.mul_(line.scale).add_(line.offset)
         if how.colour:
             own.add_(shift.repeat(how.size, 1))  # a row of it: three at a time would be slow
     inputs = inputs.permute(0, 3, 1, 2)

@@ -100,10 +100,10 @@ def judging_cost(key: str, recipes: Sequence[Recipe]) -> list[str]:
         views = protocol.views // len(sizes)  # of each size
         total += views * sum(cost_of(network, size)[1] for size in sizes)
     square = " as if all were square" if PROTOCOLS[name].whole else ""
+    others = " (the compared networks with those of their own)" if name == TOGETHER == key else ""
     return [
         f"Judging them on {IMAGENET['val']:,} photographs, with {PROTOCOLS[name].views} views of "
-        f"each (the compared networks with those of their own publications where they differ), "
-        f"takes {power(total * IMAGENET['val'])} multiply-adds, computed{square}."
+        f"each{others}, takes {power(total * IMAGENET['val'])} multiply-adds, computed{square}."
     ]
 
 

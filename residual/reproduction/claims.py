@@ -41,10 +41,9 @@ TRAINING = (*NETS, "training/loop.py", "data/batches.py")
 LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/feeding.py", "data/decode.py")
 CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/images.py")
 JUDGED = (*LARGE, "evaluation/protocols.py")
-COMPARED = ("rivals/recipes.py", *(f"rivals/{name}.py" for name in (
-    *("vgg", "googlenet", "bn_inception", "prelu_net", "parts"),
-    *("maxout", "nin", "fitnet", "highway"),
-)))  # fmt: skip
+FOR_CIFAR = ("maxout", "nin", "fitnet", "highway")
+FOR_IMAGENET = ("vgg", "googlenet", "bn_inception", "prelu_net")
+COMPARED = tuple(f"rivals/{name}.py" for name in ("recipes", "parts", *FOR_IMAGENET, *FOR_CIFAR))
 IMAGENET = "residual data prepare imagenet SOURCE"
 READ_OFF = f"The ends of the curves are read off, with an error of up to {paper.READING_ERROR:g}."
 
@@ -113,10 +112,10 @@ CLAIMS = {
     ),
     "figure-cost": Claim(
         "Error against cost",
-        "Residual networks are deeper than what they are compared with and cost less: ResNet-152 "
-        f"has {paper.TABLE_1[152] / 1e9:.1f} billion multiply-adds, fewer than VGG-16 and VGG-19 "
-        "(Sec. 1 and Table 1); on CIFAR-10 they have fewer parameters than FitNet and Highway nets "
-        "of a similar error (Sec. 4.2). The paper says so in words; here is the picture.",
+        f"The deepest residual network has {paper.TABLE_1[152] / 1e9:.1f} billion multiply-adds, "
+        "fewer than VGG-16 and VGG-19, and on CIFAR-10 residual networks have fewer parameters "
+        "than FitNet and Highway networks of a similar error. The paper says so in words; here is "
+        "the picture.",
         ("residual reproduce figure-cost",),
         sources=COMPARED,
     ),

@@ -44,18 +44,14 @@ GOOGLENET = Recipe(
 # Ioffe and Szegedy 2015, BN-x30: a rate of 0.045, 6 million steps of 32 images, no dropout. The
 # decays are those of a public training: 4 % each 6,400 steps of 64, and 2e-4.
 # Deviation: the photometric distortions are AlexNet's colour shift.
-BN_INCEPTION = Recipe(
-    "bn-inception",
-    batch=32,
-    norm_group=32,
+BN_INCEPTION = replace(
+    GOOGLENET,
+    network="bn-inception",
     steps=6_000_000,
     drops=tuple(range(12_800, 6_000_000, 12_800)),
-    factor=0.96,
     lr=0.045,
-    weight_decay=2e-4,
-    crop="aspect",
-    mean="channel",
-    colour=0.1,
+    auxiliary=0.0,
+    average=Recipe.average,
 )
 # He et al. 2015, "Delving deep": batch 128, weight decay 5e-4, rates of 0.01, 0.001 and 0.0001,
 # about 80 epochs, the shorter side from 256 to 512.

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from residual.data import feeding
 from residual.data.batches import Preprocessing, chosen
-from residual.data.feeding import Place, cut_of, finished, finished_one_by_one, laid_out
+from residual.data.feeding import Place, cut_of
 from residual.data.images import Data
 from residual.data.packed import Packed
 from residual.data.photographs import Files, Photographs
@@ -182,14 +183,10 @@ def finishing(
     bench: Bench, crops: Tensor, ids: Tensor, epochs: Tensor, before: Preprocessing
 ) -> Step:
     """From crops to the normalised batch: mirror, colour, mean."""
-    how = supply.drawing(bench.recipe)
-    ready = laid_out(before, how.size)
+    finish = feeding.finishing(before, supply.drawing(bench.recipe), bench.device)
 
     def step() -> int:
-        if bench.device.type == "cpu":
-            finished_one_by_one([crops], ids, epochs, ready, how)
-        else:
-            finished(crops, ids, epochs, ready, how)
+        finish([crops], ids, epochs)
         return len(crops)
 
     return step
