@@ -180,6 +180,13 @@ def hinted(command, data, teacher, tmp_path_factory) -> Path:
     return run
 
 
+def test_a_compared_network_begins_with_weights_for_other_classes(command, teacher, tmp_path):
+    other = draw_pictures(tmp_path / "data" / "birds", 3, ("gull", "owl", "tern"))
+    answer = trained(command, other, tmp_path / "run", "maxout", "--weights", teacher)
+    assert answer.status == 0, answer.err
+    assert load(tmp_path / "run").classes == ("gull", "owl", "tern")
+
+
 def distilled(command, data: Path, out: Path, teacher: Path, hinted: Path) -> Answer:
     """The second."""
     words = ("--recipe", "fitnet-distilled", "--teacher", teacher, "--weights", hinted)

@@ -1,5 +1,7 @@
 """Tables 3 to 6: the networks that residual networks are compared with."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,11 +9,12 @@ import torch.nn.functional as F
 from residual.nets.cost import cost, layers
 from residual.nets.networks import build as build_residual
 from residual.rivals.googlenet import auxiliary, normalised
-from residual.rivals.networks import RIVALS, build, outline, outputs, specify
+from residual.rivals.networks import RIVALS, build, classifiers, outline, outputs, specify
 from residual.rivals.parts import Highway, Maxout, Omitted, SpatialPyramid
 from residual.rivals.prelu_net import APART, Windows, places
 from residual.rivals.recipes import RECIPES, recipe_of
 from residual.runs.training import recipe_for
+from residual.training import loop
 
 # The reading that we took where sources contradict one another, and its exact count.
 PARAMETERS = {
@@ -210,6 +213,30 @@ def test_googlenet_is_its_plain_definition():
         assert torch.allclose(net.eval()(images), plain, atol=1e-9)
         assert [tuple(each.shape) for each in net.train()(images)] == [(2, 5)] * 3
     assert auxiliary(512, 5)(torch.randn(2, 512, 14, 14)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("resnet50", {"fc"}),
+        ("vgg19", {"fc8"}),
+        ("prelu-net-B", {"windows.head.fc3"}),
+        ("nin", {"cccp6"}),
+        ("dsn", {"cccp6", *(f"heads.conv{n}.1" for n in (1, 2, 3))}),
+        ("googlenet", {"fc", "heads.inception4a.fc2", "heads.inception4d.fc2"}),
+    ],
+)
+def test_the_layers_that_tell_classes_apart_are_known(name, layers):
+    assert {key.rpartition(".")[0] for key in classifiers(name)} == layers
+
+
+@pytest.mark.parametrize("name", ["resnet20", "nin", "prelu-net-A"])
+def test_the_last_layer_alone_learns_at_the_full_rate(name):
+    net = outline(name)
+    groups = loop.alike(net, replace(recipe_for(name, "x"), backbone_rate=0.5, bias_rate=1.0))
+    full = {id(p) for (share, _), some in groups.items() if share == 1.0 for p in some}
+    names = {key for key, p in net.named_parameters() if id(p) in full}
+    assert names == classifiers(name)
 
 
 def test_every_rival_has_a_recipe_and_every_recipe_a_rival():

@@ -112,9 +112,8 @@ def finishing(
 class Line:
     """Division by 255, mean and deviation as one multiplication and one addition of pixels."""
 
-    scale: (
-        Tensor  # (H, W, 3): over three numbers for each channel, a processor takes three at a time
-    )
+    # Over three numbers for each channel, a processor would take three at a time.
+    scale: Tensor  # (H, W, 3)
     offset: Tensor  # (H, W, 3)
     std: Tensor  # (3,) float64
 

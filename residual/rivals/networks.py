@@ -79,6 +79,13 @@ def outputs(net: nn.Module) -> int:
     return len(last)
 
 
+def classifiers(network: str) -> set[str]:
+    """The weights and biases whose number depends on the classes: those of the last layer, and of
+    heads that training alone has."""
+    few, more = (outline(network, classes).state_dict() for classes in (2, 3))
+    return {name for name, tensor in few.items() if tensor.shape != more[name].shape}
+
+
 def outline(network: str, classes: int | None = None) -> nn.Module:
     """A network by name with shapes only, on the meta device: made at once, of any depth."""
     return cost.outline(network, classes, build)

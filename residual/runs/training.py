@@ -14,7 +14,7 @@ from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import read_json
 from residual.rivals import recipes
-from residual.rivals.networks import build, specify
+from residual.rivals.networks import build, classifiers, specify
 from residual.rivals.recipes import recipe_of
 from residual.runs import folder
 from residual.runs.loading import Trained, with_preprocessing
@@ -116,7 +116,8 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
         net = build(recipe.network, len(data.classes))
     state = weights.net.state_dict()
     if weights.classes != data.classes:
-        state = {name: t for name, t in state.items() if not name.startswith("fc.")}
+        new = classifiers(recipe.network)
+        state = {name: tensor for name, tensor in state.items() if name not in new}
     net.load_state_dict(state, strict=False)
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     header = {

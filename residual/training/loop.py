@@ -73,7 +73,7 @@ def start(net: nn.Module, recipe: Recipe) -> Run:
 
 def alike(net: nn.Module, recipe: Recipe) -> dict[tuple[float, float], list[nn.Parameter]]:
     """Parameters by what is theirs of the learning rate, and by their weight decay."""
-    *_, last = (child for child in net.children() if any(True for _ in child.parameters()))
+    *_, last = (module for module in net.modules() if [*module.parameters(recurse=False)])
     own = set(last.parameters())
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, module in net.named_modules():
