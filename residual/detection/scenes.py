@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from residual.detection import coco, voc
 from residual.detection.examples import Scenes
-from residual.detection.validity import ERROR
-from residual.detection.voc import is_voc, voc
+from residual.detection.validity import ERROR, Annotated
 
 
 def load(
@@ -13,20 +13,35 @@ def load(
     """A split of a folder, whose form is told by what lies in it.
 
     Without classes they are those of the data. Raises FileNotFoundError and ValueError, in a
-    sentence, where something is missing or damaged, and at the first box that cannot be learned
-    from; with `bad_boxes` "skip", such boxes are left out and named.
+    sentence, where something is missing or damaged, and at the first box that nothing can be
+    learned from; with `bad_boxes` "skip", such boxes are left out and named.
     """
-    refuse_other(path)
-    return voc(path, split, classes, bad_boxes)
+    reader = voc.voc if form(path) == "voc" else coco.coco
+    return reader(path, split, classes, bad_boxes)
 
 
-def refuse_other(path: Path) -> None:
-    """Raise where a folder has neither form."""
+def annotated(path: Path, split: str) -> list[Annotated]:
+    """Every picture of a split with what is said of it, or with what is wrong. Raises as `load`."""
+    return voc.read(path, split) if form(path) == "voc" else coco.read(path, split)[1]
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """The splits of a folder that are not made of others."""
+    return voc.splits(path) if form(path) == "voc" else coco.splits(path)
+
+
+def has_boxes(path: Path) -> bool:
+    return voc.is_voc(path) or coco.is_coco(path)
+
+
+def form(path: Path) -> str:
+    """voc or coco. Raises FileNotFoundError and ValueError where a folder has neither form."""
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}")
-    if not is_voc(path):
+    if not has_boxes(path):
         raise ValueError(
             f"{path} has neither the form of PASCAL VOC (Annotations/, ImageSets/Main/, "
             "JPEGImages/, or VOC2007/ with these) nor that of COCO "
             "(annotations/instances_train.json, train/)"
         )
+    return "voc" if voc.is_voc(path) else "coco"

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +69,18 @@ def complaint(box: Box, size: tuple[float, float]) -> str:
     return "" if box.name else "has no class"
 
 
-def complaints(annotated: Annotated) -> list[str]:
-    """Of each box of a picture a sentence that names it, or nothing where it is good.
+def judged(annotated: Annotated) -> list[tuple[Box, str]]:
+    """Each box of a picture with what is wrong with it, which is nothing where it is good.
 
     Raises Damaged where the picture's header is needed and cannot be read.
     """
     size = size_of(annotated) if annotated.boxes else (0, 0)
-    found = [(box, complaint(box, size)) for box in annotated.boxes]
-    return [f"{annotated.file}: {box} {said}" if said else "" for box, said in found]
+    return [(box, complaint(box, size)) for box in annotated.boxes]
+
+
+def sentence(annotated: Annotated, box: Box, wrong: str) -> str:
+    """What is wrong, with the file and the box."""
+    return f"{annotated.file}: {box} {wrong}"
 
 
 def size_of(annotated: Annotated) -> tuple[float, float]:
@@ -97,7 +101,8 @@ def header(picture: Path) -> Image.Image:
 
 
 def scenes(
-    name: str,
+    source: str,
+    split: str,
     sort: str,
     all_annotated: Sequence[Annotated],
     classes: tuple[str, ...] | None,
@@ -109,27 +114,27 @@ def scenes(
     picture, and ValueError at the first bad box, unless `bad` is skip, and at another class.
     """
     if bad not in (ERROR, SKIP):
-        raise ValueError(f"bad boxes are an {ERROR} or are to {SKIP}, not {bad!r}")
+        raise ValueError(f"there is {ERROR} and {SKIP} for bad boxes, and no {bad!r}")
+    name = f"{source} {split}"
     refuse(name, all_annotated)
-    said = [complaints(annotated) for annotated in all_annotated]
-    skipped = tuple(sentence for own in said for sentence in own if sentence)
+    judgements = [(annotated, judged(annotated)) for annotated in all_annotated]
+    skipped = tuple(
+        sentence(annotated, box, wrong)
+        for annotated, own in judgements
+        for box, wrong in own
+        if wrong
+    )
     if skipped and bad == ERROR:
         which = f"the first of {len(skipped):,} bad boxes" if skipped[1:] else "the only bad box"
         raise ValueError(
             f"{skipped[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such boxes"
         )
-    good = [
-        [box for box, sentence in zip(annotated.boxes, own, strict=True) if not sentence]
-        for annotated, own in zip(all_annotated, said, strict=True)
-    ]
+    good = [(annotated, [box for box, wrong in own if not wrong]) for annotated, own in judgements]
     if classes is None:
-        classes = tuple(sorted({box.name for boxes in good for box in boxes}))
+        classes = tuple(sorted({box.name for _, boxes in good for box in boxes}))
     known = {label: place for place, label in enumerate(classes)}
-    examples = tuple(
-        example(annotated, boxes, known)
-        for annotated, boxes in zip(all_annotated, good, strict=True)
-    )
-    return Scenes(name, classes, examples, marked(name, all_annotated), skipped, sort)
+    examples = tuple(example(annotated, boxes, known) for annotated, boxes in good)
+    return Scenes(name, classes, examples, marked(split, all_annotated), skipped, sort)
 
 
 def refuse(name: str, all_annotated: Iterable[Annotated]) -> None:
@@ -163,7 +168,7 @@ def example(annotated: Annotated, boxes: list[Box], known: dict[str, int]) -> Ex
     )
 
 
-def marked(name: str, all_annotated: Iterable[Annotated]) -> str:
+def marked(split: str, all_annotated: Iterable[Annotated]) -> str:
     """The fingerprint over the split's name, the annotations, and the pictures' bytes.
 
     Of more than 5 GB, sizes stand for bytes, and the fingerprint says so: see `data/folder.py`.
@@ -174,10 +179,8 @@ def marked(name: str, all_annotated: Iterable[Annotated]) -> str:
         hashed = sum(sizes) <= QUICK_ABOVE
         hashes = list(pool.map(sha256, pictures)) if hashed else [""] * len(pictures)
     said = [(annotated.name, annotated.digest) for annotated in all_annotated]
-    entries: Iterator[tuple[str, str, int, str]] = (
-        (*one, size, own) for one, size, own in zip(said, sizes, hashes, strict=True)
-    )
-    mark = fingerprint([(name.split()[-1], "", 0, ""), *entries])
+    entries = [(*one, size, own) for one, size, own in zip(said, sizes, hashes, strict=True)]
+    mark = fingerprint([(split, "", 0, ""), *entries])
     return mark if hashed else f"quick-{mark}"
 
 

@@ -33,8 +33,7 @@ def voc(
     in a sentence, where something is missing or damaged; see `validity.scenes` for bad boxes.
     """
     own = folder if plain(folder) else devkit(folder)
-    name = f"{own.resolve().name} {split}"
-    return scenes(name, "voc", read(folder, split), classes, bad_boxes)
+    return scenes(own.resolve().name, split, "voc", read(folder, split), classes, bad_boxes)
 
 
 # ---- which pictures -----------------------------------------------------------------------------
@@ -167,6 +166,18 @@ def annotated(folder: Path, member: Member, pictures: dict[str, Path]) -> Annota
         lost = FileNotFoundError(f"there is no picture {place} ({endings}), which {path} is about")
         return replace(said, boxes=boxes, trouble=lost)
     return replace(said, size=size, boxes=boxes, digest=hashlib.sha256(raw).hexdigest())
+
+
+def unpaired(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Annotations without picture, and pictures without annotation, in any year."""
+    lonely: list[Path] = []
+    bare: list[Path] = []
+    for year in [folder] if plain(folder) else years(folder).values():
+        pictures, place = pictures_of(year), year / ANNOTATIONS
+        said = {f.relative_to(place).with_suffix("").as_posix(): f for f in place.rglob("*.xml")}
+        lonely += [said[name] for name in sorted(said.keys() - pictures.keys())]
+        bare += [pictures[name] for name in sorted(pictures.keys() - said.keys())]
+    return lonely, bare
 
 
 Words = dict[tuple[str, ...], str]  # of elements, by their names from the root's child on

@@ -1,0 +1,251 @@
+"""What is wrong in a folder of pictures with boxes, before anything is trained on it."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, combinations, zip_longest
+from pathlib import Path
+
+import torch
+from PIL import ExifTags, Image, ImageOps
+
+from residual.data.check import ENDING_OF, Look, few, in_turn
+from residual.data.decode import Damaged, seen
+from residual.data.draws import order
+from residual.data.progress import Progress, unhurried
+from residual.detection import coco, voc
+from residual.detection.drawing import BAD, drawn, sheet, titled
+from residual.detection.scenes import annotated, form, splits
+from residual.detection.validity import Annotated, Box, header, judged, sentence
+
+COLUMNS, WIDTH = 4, 2_000  # of a sheet: pictures and pixels
+SIDEWAYS = range(5, 9)  # EXIF orientations that turn a picture by a quarter
+Everything = dict[str, list[Annotated]]  # what is said of the pictures of each split
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A picture that cannot be learned from."""
+
+    path: str  # below the folder, with /
+    kind: str  # damaged, empty, unreadable, oversized or mislabelled
+    reason: str
+
+
+@dataclass
+class Counts:
+    """What a split has, bad boxes left out."""
+
+    pictures: int = 0
+    boxes: dict[str, int] = field(default_factory=dict)  # of each class
+    difficult: int = 0  # of these boxes; crowds in COCO
+    empty: int = 0  # pictures without a box
+
+
+@dataclass
+class Report:
+    """What was found in a folder."""
+
+    folder: str
+    form: str  # voc or coco
+    splits: dict[str, Counts] = field(default_factory=dict)
+    pictures: int = 0  # each once, however many splits have it
+    damaged: list[Problem] = field(default_factory=list)
+    boxes: list[str] = field(default_factory=list)  # a sentence for each bad box
+    annotations: list[str] = field(default_factory=list)  # for each that is missing or damaged
+    sizes: list[str] = field(default_factory=list)  # for each that is not the picture's
+    converted: dict[str, int] = field(default_factory=dict)  # what is done: how often
+    misnamed: dict[str, str] = field(default_factory=dict)  # path: what it is
+    bare: list[str] = field(default_factory=list)  # pictures without annotation
+    lonely: list[str] = field(default_factory=list)  # annotations without picture
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def bad(self) -> int:
+        """How many things there are that training stumbles on, or learns wrongly from."""
+        return len(self.damaged) + len(self.boxes) + len(self.annotations) + len(self.sizes)
+
+
+def check(
+    folder: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+    said: Everything | None = None,
+) -> Report:
+    """Look into every picture and at every box of a folder of VOC's form or of COCO's.
+
+    Raises FileNotFoundError where there is no folder, and ValueError where it has neither form.
+    """
+    said = everything(folder) if said is None else said
+    report, tell = Report(str(folder), form(folder)), unhurried(progress)
+    once = {one.picture: one for own in said.values() for one in own if one.picture is not None}
+    paths = {below(folder, picture): one for picture, one in once.items()}
+    changes: Counter[str] = Counter()
+    looks = in_turn(folder, list(paths), workers)
+    for done, ((path, one), look) in enumerate(zip(paths.items(), looks, strict=True), start=1):
+        changes.update(look.changes)
+        judge(report, path, one, look)
+        tell(done, len(paths))
+    report.pictures, report.converted = len(paths), dict(changes.most_common())
+    report.damaged.sort(key=lambda problem: problem.path)
+    count(report, said)
+    unpaired(folder, report, once.keys())
+    report.warnings = [*lacking(report), *overlapping(said)]
+    return report
+
+
+def everything(folder: Path) -> Everything:
+    """Every split; of one that cannot be read as a whole, only why. Raises as `check`."""
+
+    def of(split: str) -> list[Annotated]:
+        try:
+            return annotated(folder, split)
+        except (ValueError, OSError) as error:
+            return [Annotated(split, split, trouble=error)]
+
+    return {split: of(split) for split in splits(folder)}
+
+
+def below(folder: Path, file: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def judge(report: Report, path: str, one: Annotated, look: Look) -> None:
+    """What one picture is, and whether its annotation speaks of its size."""
+    if look.kind:
+        report.damaged.append(Problem(path, look.kind, look.reason))
+        return
+    if not path.lower().endswith(ENDING_OF.get(look.form, f".{look.form.lower()}")):
+        report.misnamed[path] = look.form
+    assert one.picture is not None
+    image = header(one.picture)
+    size, turned = image.size, image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    size = size[::-1] if turned else size
+    if one.size not in (None, size):
+        report.sizes.append(
+            f"{one.file}: says {one.size[0]:g}x{one.size[1]:g} pixels, and {path} has "
+            f"{size[0]}x{size[1]}" + (", turned upright (EXIF)" if turned else "")
+        )
+
+
+def count(report: Report, said: Everything) -> None:
+    """Pictures and boxes of each split; what is bad in several is told once."""
+    bad: dict[str, None] = {}
+    trouble: dict[str, None] = {}
+    for name, own in said.items():
+        counts = report.splits[name] = Counts()
+        for one in own:
+            if one.trouble is not None:
+                trouble[str(one.trouble)] = None
+                continue
+            boxes = looked_at(one)
+            bad |= dict.fromkeys(sentence(one, box, wrong) for box, wrong in boxes if wrong)
+            good = [box for box, wrong in boxes if not wrong]
+            counts.pictures += 1
+            counts.empty += not good
+            counts.difficult += sum(box.difficult for box in good)
+            for box in good:
+                counts.boxes[box.name] = counts.boxes.get(box.name, 0) + 1
+    report.boxes, report.annotations = list(bad), list(trouble)
+    classes = sorted({label for counts in report.splits.values() for label in counts.boxes})
+    for counts in report.splits.values():
+        counts.boxes = {label: counts.boxes.get(label, 0) for label in classes}
+
+
+def looked_at(one: Annotated) -> list[tuple[Box, str]]:
+    """Each box, and what is wrong with it; of a picture that is damaged, nothing is known."""
+    try:
+        return judged(one)
+    except (Damaged, OSError):
+        return []
+
+
+def unpaired(folder: Path, report: Report, known: Collection[Path]) -> None:
+    """Annotations without picture, and pictures that no annotation is about."""
+    if report.form == "voc":
+        lonely, bare = voc.unpaired(folder)
+    else:
+        lonely, bare = [], coco.bare(known)
+    report.lonely = [below(folder, file) for file in lonely]
+    report.bare = [below(folder, file) for file in bare]
+
+
+def lacking(report: Report) -> Iterator[str]:
+    for name, counts in report.splits.items():
+        if none := [label for label, n in counts.boxes.items() if not n]:
+            yield f"classes without a box in {name} {few(none)}"
+
+
+def overlapping(said: Everything) -> Iterator[str]:
+    """Splits with pictures in common, but for those of which one is a part: train of trainval."""
+    pictures = {name: {one.picture: one.name for one in own} for name, own in said.items()}
+    for first, second in combinations(said, 2):
+        a, b = (name.strip("0123456789") for name in (first, second))
+        both = pictures[first].keys() & pictures[second].keys() - {None}
+        if both and (a == b or (a not in b and b not in a)):
+            names = sorted(pictures[first][picture] for picture in both)
+            yield f"{first} and {second} have pictures in common {few(names)}"
+
+
+# ---- a sheet of them ----------------------------------------------------------------------------
+
+
+def contact(said: Everything, n: int) -> Image.Image:
+    """A sheet of so many pictures with their boxes: those with bad boxes, then some of each split.
+
+    Raises ValueError where no picture can be read.
+    """
+    names = sorted({box.name for own in said.values() for one in own for box in one.boxes})
+    columns = min(COLUMNS, n)
+    shown: list[Image.Image] = []
+    for split, one in chosen(said):
+        if len(shown) == n:
+            break
+        try:
+            assert one.picture is not None
+            whole = seen(one.picture)
+        except (Damaged, OSError):
+            continue
+        small = ImageOps.contain(whole, (WIDTH // columns, 2 * WIDTH // columns))
+        shown.append(pictured(small, small.width / whole.width, split, one, names))
+    if not shown:
+        raise ValueError("there is no picture that can be read and drawn")
+    return sheet(shown, columns, WIDTH)
+
+
+def chosen(said: Everything) -> Iterator[tuple[str, Annotated]]:
+    """Every picture that is annotated, once: those with bad boxes, then of each split in turn.
+
+    However many are taken of them, they come from all over their split.
+    """
+    there = {split: [one for one in own if one.trouble is None] for split, own in said.items()}
+    bad = [
+        (split, one)
+        for split, own in there.items()
+        for one in own
+        if any(wrong for _, wrong in looked_at(one))
+    ]
+    spread = [
+        [(split, own[i]) for i in order(0, place, len(own)).tolist()]
+        for place, (split, own) in enumerate(there.items())
+    ]
+    in_turns = (each for one_of_each in zip_longest(*spread) for each in one_of_each if each)
+    taken: set[Path | None] = set()
+    for split, one in chain(bad, in_turns):
+        if one.picture not in taken:
+            taken.add(one.picture)
+            yield split, one
+
+
+def pictured(
+    image: Image.Image, scale: float, split: str, one: Annotated, names: list[str]
+) -> Image.Image:
+    """A picture at a scale, with its boxes and its name."""
+    boxes = looked_at(one)
+    captions = [
+        f"{box.place} {wrong}" if wrong else f"{box.name}, difficult" if box.difficult else box.name
+        for box, wrong in boxes
+    ]
+    labels = [BAD if wrong else names.index(box.name) for box, wrong in boxes]
+    corners = torch.tensor([box.corners for box, _ in boxes]).reshape(-1, 4) * scale
+    return titled(drawn(image, corners, captions, labels), f"{split}: {one.name}")
