@@ -16,6 +16,8 @@ from residual.cli import (
     convert,
     data,
     deploy,
+    detect,
+    detections,
     evaluate,
     networks,
     pack,
@@ -90,6 +92,10 @@ prepare = group("Sort a public data set into train/ and val/.")
 prepare.command()(one_sentence(data.imagenet))
 of_data.add_typer(prepare, name="prepare")
 app.add_typer(of_data, name="data")
+of_boxes = group("Object detection: Faster R-CNN on these networks (Section 4.3).")
+for command in (detect.train, detections.evaluate, detections.predict):
+    of_boxes.command()(one_sentence(command))
+app.add_typer(of_boxes, name="detect")
 measure = group("What this machine does, stage by stage, and what holds it back.")
 measure.callback()(lambda: None)  # so that its only command is called by its name
 measure.command()(one_sentence(benchmark.data))

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from glob import glob
 from itertools import chain
@@ -52,12 +52,14 @@ def predict(
     net = opened(path).placed(how)
     answering = engine_of(net, engine if precision == "float32" else "torch", how.threads)
     with how.autocast():
-        failed = said(answers(net, pictures, top, answering), as_json)
+        failed = said(answers(net, pictures, top, answering), as_json, in_words)
     if failed:
         raise typer.Exit(1)
 
 
-def said(answers: Iterable[dict[str, Any]], as_json: bool) -> bool:
+def said(
+    answers: Iterable[dict[str, Any]], as_json: bool, in_words: Callable[[dict[str, Any]], str]
+) -> bool:
     """Print answers as they come, or all as JSON, and whether one is missing."""
     found, failed = [], False
     for answer in answers:

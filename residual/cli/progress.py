@@ -27,14 +27,16 @@ def duration(seconds: float) -> str:
 
 def described(line: dict[str, Any], step: int, steps: int) -> str:
     """A line of the log as a person reads it."""
+    speed = line["images_per_second"]
     words = [
         f"step {step:,} of {steps:,}",
         f"loss {line['loss']:.4f}",
-        f"training error {line['train_error']:.2f} %",
         f"rate {line['lr']:g}",
-        f"{line['images_per_second']:,.0f} images/s",
+        f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.1f} images/s",
         f"waiting for data {100 * line['waiting']:.0f} %",
     ]
+    if "train_error" in line:
+        words.insert(2, f"training error {line['train_error']:.2f} %")
     if "test_error" in line:
         words.insert(3, f"test error {line['test_error']:.2f} %")
     if step < steps:

@@ -1,6 +1,7 @@
 """The commands `train` and `resume`."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,13 +25,14 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import Care, carry_on, finished, together
+from residual.cli.watching import Advance, Care, carry_on, finished, of_classes, together
 from residual.files import read_json
 
 if TYPE_CHECKING:
     from residual.data.images import Data
     from residual.runs.loading import Trained
     from residual.training.recipe import Recipe
+    from residual.world import Setting
 
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
 Tensorboard = Annotated[
@@ -110,22 +112,23 @@ def train(
         expert = world.first(lambda: teacher_in(teacher) if teacher else None)
         chosen = with_teacher(chosen, expert)
         how = setting_of(device, threads, precision, deterministic)
-        run = world.first(lambda: new_run(out, chosen))
+        run = world.first(lambda: new_run(out, chosen.network))
         pictures = pictures_for(chosen, name, root, workers)
         where = found_again(name, root)
         if teacher and expert:
             check(expert, chosen, pictures.classes)
             where["teacher"] = str(teacher.resolve())
         world.first(lambda: begun(run, chosen, pictures, where, how, test_curve, beginning))
-        carry_on(run, pictures, Care(checkpoint_minutes, workers, tensorboard, as_json))
+        care = Care(checkpoint_minutes, workers, tensorboard, as_json)
+        carry_on(run, chosen.steps, of_classes(run, pictures), care)
 
 
-def new_run(out: Path | None, recipe: "Recipe") -> Path:
+def new_run(out: Path | None, network: str) -> Path:
     """A folder for a run. One that is there already is gone on with only where torchrun starts the
     same command again after a failure."""
     from residual.runs import folder
 
-    run = out or folder.named(recipe.network, Path("runs"))
+    run = out or folder.named(network, Path("runs"))
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if (run / "recipe.json").exists() and not again:
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
@@ -194,38 +197,58 @@ def resume(
 
     Example: residual resume runs/resnet20-1
     """
-    from residual.runs import folder
+    from residual.cli import detect
+    from residual.detection.loading import is_detection
     from residual.runs.resuming import copied, exact, known_of, move, same_data
     from residual.runs.training import found_again
-    from residual.world import Setting
 
     with together() as world:
-        known, recipe = world.first(lambda: (known_of(run), folder.recipe_of(run)))
+        known = world.first(lambda: known_of(run))
+        detector = world.first(lambda: is_detection(run))
+        tell = detect.finished if detector else finished
         if result := world.first(lambda: result_of(run)):
             typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
-            finished(run, result, as_json)
+            tell(run, result, as_json)
             return
-        before = Setting(**known["setting"])
-        now = setting_of(
-            device or before.device.partition(":")[0],
-            before.threads if threads is None else threads,
-            precision or before.precision,
-            before.deterministic,
-        )
-        how = replace(
-            now,
-            channels_last=before.channels_last,
-            compile=before.compile,
-            at_once=before.at_once,
-        )
+        how = setting_again(known, device, threads, precision)
         if not inexact:
             exact(run, known, how)
         where = found_again(data or known["data"]["where"], root or Path(known["data"]["root"]))
-        pictures = pictures_for(recipe, where["where"], Path(where["root"]), workers)
+        again = detect.again if detector else classifier_again
+        steps, pictures, advance = again(run, where, workers)
         same_data(run, known, pictures)
         run = world.first(lambda: copied(run, out)) if out else run
         world.first(lambda: move(run, known, where, how))
-        carry_on(run, pictures, Care(checkpoint_minutes, workers, tensorboard, as_json))
+        care = Care(checkpoint_minutes, workers, tensorboard, as_json)
+        carry_on(run, steps, advance(run), care, tell)
+
+
+def setting_again(
+    known: dict[str, Any], device: str | None, threads: int | None, precision: str | None
+) -> "Setting":
+    """How a run is computed on, where it is not to be computed otherwise."""
+    from residual.world import Setting
+
+    before = Setting(**known["setting"])
+    now = setting_of(
+        device or before.device.partition(":")[0],
+        before.threads if threads is None else threads,
+        precision or before.precision,
+        before.deterministic,
+    )
+    same = {key: getattr(before, key) for key in ("channels_last", "compile", "at_once")}
+    return replace(now, **same)
+
+
+def classifier_again(
+    run: Path, where: dict[str, str], workers: int
+) -> "tuple[int, Data, Callable[[Path], Advance]]":
+    """Of a run its steps, its data, and how it goes on."""
+    from residual.runs import folder
+
+    recipe = folder.recipe_of(run)
+    pictures = pictures_for(recipe, where["where"], Path(where["root"]), workers)
+    return recipe.steps, pictures, lambda own: of_classes(own, pictures)
 
 
 def result_of(run: Path) -> dict[str, Any] | None:

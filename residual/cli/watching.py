@@ -17,8 +17,11 @@ from residual.cli.progress import Display
 
 if TYPE_CHECKING:
     from residual.data.images import Data
+    from residual.runs.moments import Moment, Watch
     from residual.world import World
 
+Advance = Callable[["Watch"], Iterator["Moment"]]  # the steps that remain of a run
+Tell = Callable[[Path, dict[str, Any], bool], None]  # how a run ended, perhaps as JSON
 Record = Callable[[dict[str, Any]], None]
 
 
@@ -47,32 +50,40 @@ class Care:
     as_json: bool = False
 
 
-def carry_on(run: Path, data: "Data", care: Care) -> None:
+def carry_on(
+    run: Path,
+    steps: int,
+    advance: Advance,
+    care: Care,
+    tell: Tell | None = None,
+) -> None:
     """Take the steps that remain, show them, and print how it ended."""
     from residual.world import here
 
-    first = here().rank == 0
-    result = watched(
-        run.name, run, data, care, recorder(run) if care.tensorboard and first else None
-    )
-    finished(run, result, care.as_json)
+    record = recorder(run) if care.tensorboard and here().rank == 0 else None
+    result = watched(run.name, steps, advance, care, record)
+    (tell or finished)(run, result, care.as_json)
+
+
+def of_classes(run: Path, data: "Data") -> Advance:
+    """The steps of a classifier's run."""
+    from residual.runs.training import advance
+
+    return lambda watch: advance(run, data, watch)
 
 
 def watched(
-    title: str, run: Path, data: "Data", care: Care, record: Record | None = None
+    title: str, steps: int, advance: Advance, care: Care, record: Record | None = None
 ) -> dict[str, Any]:
     """Take the steps that remain, and show them. A signal saves the run and ends the command."""
-    from residual.runs import folder
     from residual.runs.moments import Stopped, Watch
-    from residual.runs.training import advance
     from residual.world import here
 
-    steps = here().first(lambda: folder.recipe_of(run).steps)
     result: dict[str, Any] = {}
     with asked_to_stop() as caught, Display(title, steps, here().rank == 0) as display:
         watch = Watch(care.minutes, lambda: bool(caught), care.workers, display.counted)
         try:
-            for moment in advance(run, data, watch):
+            for moment in advance(watch):
                 result = moment.result or result
                 if moment.notice:
                     display.notice(moment.notice)
@@ -120,9 +131,9 @@ def recorder(run: Path) -> Record:
     writer = SummaryWriter(str(run / "tensorboard"))
 
     def record(line: dict[str, Any]) -> None:
-        for name in ("loss", "train_error", "test_error", "lr", "images_per_second"):
-            if name in line:
-                writer.add_scalar(name, line[name], line["step"])
+        for name, value in line.items():
+            if name.endswith(("loss", "error", "lr", "per_second")):
+                writer.add_scalar(name, value, line["step"])
 
     return record
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from residual.cli.options import loaded
-from residual.cli.watching import Care, asked_to_stop, watched
+from residual.cli.watching import Care, asked_to_stop, of_classes, watched
 
 if TYPE_CHECKING:
     from residual.data.images import Data
@@ -118,7 +118,8 @@ class Workshop:
         for n, each in enumerate(missing, start=1):
             run = here().first(partial(each.begin, place.runs, self.data, where, place.how))
             title = f"{each.recipe.network}, seed {each.recipe.seed} ({n} of {len(missing)})"
-            watched(title, run, self.data, Care(5.0, place.workers))
+            advance = of_classes(run, self.data)
+            watched(title, each.recipe.steps, advance, Care(5.0, place.workers))
 
     def _train_at_once(self, missing: "list[Experiment]", where: dict[str, str]) -> None:
         """Several trainings, each in a process of its own; they share the device and the cores."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from residual.files import FORMAT, Newer, read_json, write_json, write_whole
 from residual.training import checkpoint
-from residual.training.recipe import Recipe, from_json, to_json
+from residual.training.recipe import Recipe, from_json
 
 KEPT = 3  # checkpoints
 
@@ -26,7 +26,7 @@ def named(network: str, parent: Path) -> Path:
 
 def create(
     run: Path,
-    recipe: Recipe,
+    recipe: dict[str, Any],
     classes: tuple[str, ...],
     environment: dict[str, Any],
     split: Mapping[Any, list[str]],
@@ -42,7 +42,7 @@ def create(
     if split:  # of a plain folder of classes
         write_json(run / "split.json", split)
     write_json(run / "environment.json", {"format": FORMAT, **environment})
-    write_json(run / "recipe.json", {"format": FORMAT, **to_json(recipe)})  # last: now it is a run
+    write_json(run / "recipe.json", {"format": FORMAT, **recipe})  # last: now it is a run
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -52,6 +52,8 @@ def recipe_of(run: Path) -> Recipe:
     if not (run / "recipe.json").exists():
         raise NoRun(f"{run} holds no run: it has no recipe.json")
     values = read_json(run / "recipe.json")
+    if values.get("task") == "detection":
+        raise NoRun(f"{run} is the run of a detector; see: residual detect --help")
     return from_json({key: value for key, value in values.items() if key != "format"})
 
 

@@ -3,9 +3,8 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from residual.data.images import Data
 from residual.files import read_json, write_json
 from residual.runs import folder
 from residual.runs.results import versions
@@ -16,7 +15,8 @@ DECISIVE = ("torch", "pillow")  # the libraries that make the bits
 
 def known_of(run: Path) -> dict[str, Any]:
     """What a run remembers of its surroundings. Raises NoRun and ValueError."""
-    folder.recipe_of(run)
+    if not (run / "recipe.json").exists():
+        folder.recipe_of(run)  # which says what is not there
     known: dict[str, Any] = read_json(run / "environment.json")
     return known
 
@@ -49,7 +49,17 @@ def exact(run: Path, known: dict[str, Any], how: Setting) -> None:
         )
 
 
-def same_data(run: Path, known: dict[str, Any], data: Data) -> None:
+class Named(Protocol):
+    """Data that a run was trained on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def same_data(run: Path, known: dict[str, Any], data: Named) -> None:
     """Raises ValueError where this is not what the run was trained on."""
     before = known["data"]
     if data.fingerprint != before["fingerprint"]:

@@ -103,7 +103,8 @@ def begin(
     path = Path(where["where"])
     own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
     split = plain_split(path) if own else {}
-    folder.create(run, recipe, data.classes, environment(data, where, how, test_curve), split)
+    known = environment(data, where, how, test_curve)
+    folder.create(run, to_json(recipe), data.classes, known, split)
     if weights is not None:
         begun_with(run, recipe, data, weights)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from residual.files import FORMAT, check_format, write_whole
-from residual.training.loop import Run
 
 Tensors = dict[str, Tensor]
+
+
+class Learning(Protocol):
+    """A network while it learns."""
+
+    step: int
+
+    @property
+    def net(self) -> torch.nn.Module: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
 
 
 def _digest(tensors: Tensors, digest: Any) -> str:
@@ -67,7 +78,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
 GATHERED = {"optimizer": "momentum_buffer", "square": "square_avg", "steps": "step"}
 
 
-def of_run(run: Run) -> Tensors:
+def of_run(run: Learning) -> Tensors:
     """All that changes while a run learns: weights, statistics and what the optimizer gathers."""
     tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
     for name, parameter in run.net.named_parameters():
@@ -78,7 +89,7 @@ def of_run(run: Run) -> Tensors:
     return tensors
 
 
-def restore(run: Run, tensors: Tensors, step: int) -> None:
+def restore(run: Learning, tensors: Tensors, step: int) -> None:
     """Put a run back where `of_run` found it."""
     load_weights(run.net, tensors)
     for name, parameter in run.net.named_parameters():

@@ -259,12 +259,12 @@ def parsed(assignment: str) -> tuple[str, Any]:
         )
     default = next(field.default for field in fields(Recipe) if field.name == name)
     try:
-        return name, _value(text, default)
+        return name, value_like(text, default)
     except ValueError:
         raise ValueError(f"{name} is like {_text(default)}, not {text!r}") from None
 
 
-def _value(text: str, like: Any) -> Any:
+def value_like(text: str, like: Any) -> Any:
     """The text as a value of the same type as another. Raises ValueError where it is none."""
     if isinstance(like, bool):
         return ("false", "true").index(text.lower()) == 1

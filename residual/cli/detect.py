@@ -1,0 +1,162 @@
+"""The commands of `residual detect`: boxes around objects (Section 4.3)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from residual.cli.detections import in_words
+from residual.cli.options import (
+    CACHE,
+    Deterministic,
+    Device,
+    Exact,
+    Json,
+    Root,
+    Threads,
+    Workers,
+    setting_of,
+    wrong_usage,
+)
+from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run
+from residual.cli.watching import Advance, Care, carry_on, together
+
+if TYPE_CHECKING:
+    from residual.detection.recipe import Recipe
+    from residual.detection.running import Data
+
+Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
+Context = Annotated[
+    bool, typer.Option("--context", help="The whole picture beside each region (Table 9).")
+]
+
+
+def train(
+    network: Annotated[str, typer.Argument(help="resnet18 to resnet152, vgg16 or vgg19.")],
+    data: Boxes,
+    recipe: Annotated[
+        str, typer.Option(help="voc07, voc07+12, voc07++12, coco or scratch; auto goes by data.")
+    ] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Another budget; drops keep their proportions.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")
+    ] = None,
+    shorter_side: Annotated[
+        int | None, typer.Option(min=16, help="Pixels of a picture's shorter side: 600.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Start, order, mirrors and samples.")] = 0,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Begin with these: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
+    ] = None,
+    context: Context = False,
+    bad_boxes: Annotated[
+        str | None, typer.Option("--bad-boxes", help="error or skip: boxes that cannot be.")
+    ] = None,
+    bad_images: Annotated[
+        str | None, typer.Option("--bad-images", help="error or skip: damaged pictures.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")
+    ] = None,
+    checkpoint_minutes: Minutes = 5.0,
+    tensorboard: Tensorboard = False,
+    root: Root = CACHE,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 2,
+    precision: Exact = "float32",
+    deterministic: Deterministic = False,
+    as_json: Json = False,
+) -> None:
+    """Train Faster R-CNN on a network of the paper.
+
+    Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
+    """
+    from residual.detection.running import begin, check, from_weights, load
+    from residual.detection.scenes import form
+
+    sort = form(data)
+    words = [f"shorter={shorter_side}"] if shorter_side else []
+    words += [f"bad_boxes={bad_boxes}"] if bad_boxes else []
+    words += [f"bad_images={bad_images}"] if bad_images else []
+    words += ["context=true"] if context else []
+    chosen = recipe_of(network, recipe, sort, steps, seed, [*words, *(set_ or [])])
+    with together() as world:
+        how = setting_of(device, threads, precision, deterministic)
+        beginning = world.first(lambda: beginning_of(weights, root))
+        if beginning is not None:
+            chosen = from_weights(chosen, beginning)
+        check(chosen, how)
+        run = world.first(lambda: new_run(out, chosen.network))
+        pictures = load(data, chosen)
+        told(pictures, world.rank)
+        where = {"where": str(data.resolve()), "root": str(root.expanduser().resolve())}
+
+        def made() -> None:
+            if not (run / "recipe.json").exists():
+                begin(run, chosen, pictures, where, how, beginning)
+
+        world.first(made)
+        care = Care(checkpoint_minutes, workers, tensorboard, as_json)
+        carry_on(run, chosen.steps, of_detector(run, pictures), care, finished)
+
+
+def again(
+    run: Path, where: dict[str, str], workers: int
+) -> "tuple[int, Data, Callable[[Path], Advance]]":
+    """Of a run its steps, its data, and how it goes on."""
+    from residual.detection.loading import recipe_of as recipe_in
+    from residual.detection.running import load
+
+    recipe = recipe_in(run)
+    pictures = load(Path(where["where"]), recipe)
+    return recipe.steps, pictures, lambda own: of_detector(own, pictures)
+
+
+def of_detector(run: Path, pictures: "Data") -> Advance:
+    """The steps of a detector's run."""
+    from residual.detection.running import advance
+
+    return lambda watch: advance(run, pictures, watch)
+
+
+def recipe_of(
+    network: str, name: str, sort: str, steps: int | None, seed: int, assignments: list[str]
+) -> "Recipe":
+    """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
+    from residual.detection.recipe import parsed, with_steps
+    from residual.detection.running import recipe_for
+
+    with wrong_usage():
+        recipe = recipe_for(network, name, sort)
+        if steps is not None:
+            recipe = with_steps(recipe, steps)
+        changes: dict[str, Any] = dict(map(parsed, assignments))
+        if "shorter" in changes and "longest" not in changes:
+            changes["longest"] = recipe.longest * changes["shorter"] // recipe.shorter
+        return replace(recipe, **{"seed": seed} | changes)
+
+
+def told(pictures: "Data", rank: int) -> None:
+    """What was left out of the data."""
+    for scenes in (pictures.train, pictures.test):
+        for sentence in scenes.skipped if rank == 0 else ():
+            typer.echo(f"residual: {sentence}; it is left out", err=True)
+
+
+def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
+    """Print how a run ended."""
+    if as_json:
+        keys = ("seen", "ap", "weights_sha256")
+        told = {"run": str(run), "step": result["recipe"]["steps"]}
+        print(json.dumps(told | {key: result[key] for key in keys}))
+        return
+    print(f"{result['recipe']['network']} after {result['recipe']['steps']:,} steps; on test:")
+    print(in_words(result))
+    print(f"{run} has it")

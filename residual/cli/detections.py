@@ -1,0 +1,174 @@
+"""The commands that put detectors to use: `detect evaluate` and `detect predict`."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from residual.cli.options import Deterministic, Device, Exact, Json, Threads, Workers, setting_of
+from residual.cli.watching import together
+from residual.files import read_json
+
+if TYPE_CHECKING:
+    from residual.detection.loading import Trained
+    from residual.detection.recipe import Testing
+
+Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
+Refine = Annotated[
+    bool, typer.Option("--refine", help="Look again where boxes are, and let them vote (Table 9).")
+]
+Multiscale = Annotated[
+    bool, typer.Option("--multiscale", help="Look at five scales, two for each region (Table 9).")
+]
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """Average precision as a person reads it."""
+    found, data = result["ap"], result["data"]
+    names = " + ".join(result["networks"])
+    heads = list(found["AP50-area"]["classes"])
+    lines = [
+        f"{names} on {data['name']}: {found['pictures']:,} pictures, {found['objects']:,} objects, "
+        f"{found['detections']:,} boxes found, {result['pictures_per_second']:.1f} pictures/s",
+        f"average precision, %{'mean':>12}" + "".join(f"{head:>{width(head)}}" for head in heads),
+    ]
+    rows = {name: found[name] for name in MEASURES}
+    if found["difficult"]:
+        rows |= {f"{name}, difficult too": found["difficult counted"][name] for name in MEASURES}
+    for name, row in rows.items():
+        numbers = "".join(f"{shown(row['classes'][head]):>{width(head)}}" for head in heads)
+        lines.append(f"{name:<20}{shown(row['mean']):>10}{numbers}")
+    return "\n".join(lines)
+
+
+MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
+
+
+def width(head: str) -> int:
+    return max(8, len(head) + 2)
+
+
+def shown(percent: float | None) -> str:
+    """A class without objects has no average precision."""
+    return "-" if percent is None else f"{percent:.2f}"
+
+
+def testing_of(refine: bool, multiscale: bool, shorter: int) -> "Testing":
+    """How detectors are asked; scales in proportion to the paper's for 600 pixels."""
+    from residual.detection.recipe import MULTISCALE, Testing
+
+    scales = tuple(side * shorter // 600 for side in MULTISCALE) if multiscale else ()
+    return Testing(refinement=refine, scales=scales)
+
+
+def opened(paths: list[Path]) -> "list[Trained]":
+    """Detectors; what is to be known about them is said."""
+    from residual.detection.loading import load
+
+    nets = [load(path) for path in paths]
+    for notice in (each for net in nets for each in net.notices):
+        typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
+    return nets
+
+
+def evaluate(
+    paths: Detectors,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder as in training; by default the run's.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="A split of the data; by default the recipe's test split.")
+    ] = None,
+    refine: Refine = False,
+    multiscale: Multiscale = False,
+    bad_boxes: Annotated[
+        str | None, typer.Option("--bad-boxes", help="error or skip; by default as in training.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 2,
+    precision: Exact = "float32",
+    deterministic: Deterministic = False,
+    as_json: Json = False,
+) -> None:
+    """Print the average precision of a detector, or of several as an ensemble.
+
+    Example: residual detect evaluate runs/resnet101-1 --split 07test --refine
+    """
+    from residual.cli.progress import counting
+    from residual.detection.evaluating import Work, judge
+    from residual.detection.scenes import load
+
+    with together() as world:
+        how = setting_of(device, threads, precision, deterministic)
+        how.apply()
+        nets = opened(paths)
+        recipe = nets[0].recipe
+        where = data or data_of(paths[0])
+        chosen = split or recipe.test_split
+        scenes = load(where, chosen, nets[0].classes, bad_boxes or recipe.bad_boxes)
+        testing = testing_of(refine, multiscale, recipe.shorter)
+        with counting("looking at pictures") as progress:
+            work = Work(how, workers, progress if world.rank == 0 else None, world)
+            result = judge(nets, scenes, testing, work)
+        if world.rank == 0:
+            for sentence in result["damaged"]:
+                typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
+            print(json.dumps(result) if as_json else in_words(result))
+
+
+def data_of(path: Path) -> Path:
+    """The data that a run was trained on."""
+    if not (path / "environment.json").exists():
+        raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
+    return Path(read_json(path / "environment.json")["data"]["where"])
+
+
+def predict(
+    path: Annotated[Path, typer.Argument(help="A detector's run, or a checkpoint.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
+    ],
+    least: Annotated[
+        float, typer.Option("--score", min=0, max=1, help="Objects of at least this score.")
+    ] = 0.5,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for pictures with boxes; none without it.")
+    ] = None,
+    refine: Refine = False,
+    multiscale: Multiscale = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    precision: Exact = "float32",
+    as_json: Json = False,
+) -> None:
+    """Find objects on pictures: print them, and draw them with --out.
+
+    Example: residual detect predict runs/resnet101-1 street.jpg --out found
+    """
+    from residual.cli.deploy import named, said
+    from residual.detection.predicting import answers, finder
+
+    how = setting_of(device, threads, precision, False)
+    how.apply()
+    pictures = named(images)
+    nets = opened([path])
+    testing = testing_of(refine, multiscale, nets[0].recipe.shorter)
+    find = finder(nets, replace(testing, least=min(least, testing.least)), how)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    if said(answers(find, nets[0].classes, pictures, least, out), as_json, one_picture):
+        raise typer.Exit(1)
+
+
+def one_picture(answer: dict[str, Any]) -> str:
+    lines = [f"{answer['image']}: {len(answer['objects'])} objects"]
+    for each in answer["objects"]:
+        left, top, right, bottom = (f"{side:.0f}" for side in each["box"])
+        where = f"from {left}, {top} to {right}, {bottom}"
+        lines.append(f"  {each['label']} {100 * each['score']:.1f} % {where}")
+    if "drawing" in answer:
+        lines.append(f"  drawn in {answer['drawing']}")
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""A trained detector with its classes and its preprocessing."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from residual.data.batches import Preprocessing
+from residual.detection.detector import Detector, build
+from residual.detection.recipe import Recipe, from_json
+from residual.files import read_json
+from residual.runs import folder
+from residual.runs.loading import preprocessing_of
+from residual.training import checkpoint
+from residual.world import Setting
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector with all that its use needs."""
+
+    net: Detector  # in evaluation mode
+    recipe: Recipe
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    step: int
+    notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
+
+    def placed(self, how: Setting) -> "Trained":
+        """The same, on a device."""
+        how.place(self.net)
+        return self
+
+
+def is_detection(run: Path) -> bool:
+    """Whether a folder holds a detector's run."""
+    file = run / "recipe.json"
+    return file.is_file() and read_json(file).get("task") == "detection"
+
+
+def recipe_of(run: Path) -> Recipe:
+    """Raises NoRun where the folder holds none, and ValueError where it is a classifier's."""
+    if not (run / "recipe.json").is_file():
+        raise folder.NoRun(f"{run} holds no run: it has no recipe.json")
+    if not is_detection(run):
+        raise ValueError(f"{run} is the run of a classifier; detectors: residual detect train")
+    values = read_json(run / "recipe.json")
+    return from_json({key: value for key, value in values.items() if key != "format"})
+
+
+def load(path: Path | str) -> Trained:
+    """A detector's run, as its newest whole checkpoint has it, or one of its checkpoints.
+
+    Raises FileNotFoundError and ValueError, in a sentence, for what is neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return trained(*checkpoint.read(path))
+    recipe_of(path)
+    found = folder.newest(path)
+    if found is None:
+        raise ValueError(f"{path} has no checkpoint yet; go on with: residual resume {path}")
+    tensors, header, complaints = found
+    return replace(trained(tensors, header), notices=tuple(complaints))
+
+
+def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
+    """What the content of a checkpoint is. Raises ValueError where it is no detector's."""
+    values = header.get("recipe") or {}
+    if values.get("task") != "detection":
+        raise ValueError("these are the weights of a classifier; a detector is made by training")
+    recipe, classes = from_json(values), tuple(header["classes"])
+    net = build(recipe, len(classes))
+    checkpoint.load_weights(net, tensors)
+    return Trained(net.eval(), recipe, classes, preprocessing_of(tensors, header), header["step"])

@@ -1,0 +1,159 @@
+"""The verbs `train` and `resume` of detection: a recipe and pictures with boxes become a run."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from residual.data.batches import Preprocessing
+from residual.detection import scenes as reading
+from residual.detection.detector import build, of_network
+from residual.detection.examples import Scenes
+from residual.detection.loading import recipe_of
+from residual.detection.recipe import RECIPES, Recipe, to_json
+from residual.detection.session import Session
+from residual.files import read_json
+from residual.rivals.networks import specify
+from residual.runs import folder
+from residual.runs.loading import Trained, with_preprocessing
+from residual.runs.moments import Moment, Watch
+from residual.runs.results import versions
+from residual.runs.resuming import exact, same_data
+from residual.training.checkpoint import weights_sha256
+from residual.world import Setting, hardware, here
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a detector is trained and judged on."""
+
+    train: Scenes
+    test: Scenes
+
+    @property
+    def name(self) -> str:
+        return self.train.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.train.fingerprint
+
+
+def recipe_for(network: str, name: str, sort: str) -> Recipe:
+    """A recipe by name; `auto` goes by what the annotations are. Raises ValueError."""
+    if name == "auto":
+        name = "coco" if sort == "coco" else "voc07"
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(RECIPES)}")
+    return replace(RECIPES[name], network=specify(network).name)
+
+
+def load(path: Path, recipe: Recipe) -> Data:
+    """The splits of a recipe. The classes are those of the one that it is trained on."""
+    train = reading.load(path, recipe.train_split, bad_boxes=recipe.bad_boxes)
+    if not train.examples:
+        raise ValueError(f"{train.name} holds no pictures")
+    if not train.classes:
+        raise ValueError(f"{train.name} holds no objects")
+    test = reading.load(path, recipe.test_split, train.classes, recipe.bad_boxes)
+    return Data(train, test)
+
+
+def check(recipe: Recipe, how: Setting) -> None:
+    """Raises ValueError where this cannot be trained here, before a picture is read."""
+    if recipe.norm == "frozen" and not recipe.start and specify(recipe.network).family != "rival":
+        raise ValueError(
+            "frozen batch normalization has the statistics of weights to begin with; name them "
+            "with --weights, or train from scratch with --recipe scratch"
+        )
+    if recipe.fixed and not recipe.start:
+        raise ValueError(
+            "stages that do not learn need weights to begin with; name them with --weights, or "
+            "train from scratch with --recipe scratch"
+        )
+    device = torch.device(how.device).type
+    if how.deterministic and device != "cpu" and recipe.pooling == "pool":
+        raise ValueError(
+            f"RoI pooling has no deterministic kernel on {device}; say --set pooling=align, or "
+            f"leave out --deterministic"
+        )
+    from importlib.util import find_spec
+
+    if find_spec("pycocotools") is None:
+        raise ValueError("pycocotools is not installed; pip install 'residual-learning[detection]'")
+
+
+def begin(
+    run: Path, recipe: Recipe, data: Data, where: dict[str, str], how: Setting,
+    weights: Trained | None = None,
+) -> None:  # fmt: skip
+    """Make a run's folder. `where` says how the data is found again."""
+    check(recipe, how)
+    how = replace(how, precision="float32") if how.precision == "auto" else how
+    how.apply()
+    known = {
+        "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
+        "setting": asdict(how),
+        "versions": versions(),
+        "hardware": hardware(how.device),
+    }
+    folder.create(run, to_json(recipe), data.train.classes, known, {})
+    if weights is not None:
+        begun_with(run, recipe, data, weights)
+
+
+def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
+    """The checkpoint before the first step of a run that begins with a network's weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = build(recipe, len(data.train.classes))
+    net.load_state_dict(of_network(weights.net.state_dict(), net), strict=False)
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    header = {
+        "step": 0,
+        "network": recipe.network,
+        "recipe": to_json(recipe),
+        "classes": list(data.train.classes),
+    }
+    mean, std = (
+        each.mean(dim=(1, 2), keepdim=True)
+        for each in (weights.preprocessing.mean, weights.preprocessing.std)
+    )
+    size = recipe.shorter, recipe.shorter
+    before = Preprocessing(mean, std.contiguous(), size, recipe.shorter)
+    folder.save(run, *with_preprocessing(tensors, header, before))
+
+
+def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
+    """The recipe for a training that begins with these. Raises ValueError where they are another
+    network's."""
+    if weights.network != recipe.network:
+        raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
+    return replace(recipe, start=weights_sha256(weights.net.state_dict()))
+
+
+def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
+    """Take the steps that remain of a run: all of a new one, none of a finished one.
+
+    Raises Stopped and Diverged, after saving or before; ValueError for data of another kind.
+    """
+    recipe, known, result = here().first(lambda: contents(run))
+    if result is not None:
+        yield Moment(recipe.steps, result=result)
+        return
+    same_data(run, known, data)
+    exact(run, known, Setting(**known["setting"]))
+    session = Session(run, recipe, data.train, known, watch)
+    yield from session.said()
+    yield from session.steps()
+    found = session.finish(data.test)
+    yield from session.said()
+    yield Moment(recipe.steps, result=found)
+
+
+def contents(run: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:
+    """A run's recipe, what it remembers of its surroundings, and its result, if there is one."""
+    result = read_json(run / "result.json") if (run / "result.json").exists() else None
+    return recipe_of(run), read_json(run / "environment.json"), result

@@ -1,0 +1,185 @@
+"""A run of a detector while processes work on it."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from residual.detection import detector, supply, training
+from residual.detection.evaluating import Work, judge
+from residual.detection.examples import Scenes
+from residual.detection.learning import PARTS, Sample
+from residual.detection.loading import Trained
+from residual.detection.recipe import Recipe, Testing, to_json
+from residual.files import FORMAT, write_json
+from residual.runs import folder
+from residual.runs.loading import preprocessing_of, with_preprocessing
+from residual.runs.moments import Moment, Stopped, Watch, log_interval
+from residual.runs.results import peak_memory
+from residual.runs.tally import Diverged, Tally
+from residual.training import checkpoint
+from residual.training.loop import Step
+from residual.world import Setting, here
+
+CURVE = ("step", "loss", *PARTS, "lr", "skipped")
+
+
+class Session:
+    """The first process writes; all of them take each step."""
+
+    def __init__(
+        self, run: Path, recipe: Recipe, train: Scenes, known: dict[str, Any], watch: Watch
+    ) -> None:
+        self.run, self.recipe, self.data, self.known, self.watch = run, recipe, train, known, watch
+        self.world, self.how = here(), Setting(**known["setting"] | {"processes": here().size})
+        self.how.apply()
+        self.device = torch.device(self.how.device)
+        if recipe.batch % self.world.size:
+            raise ValueError(
+                f"{self.world.size} processes cannot share a batch of {recipe.batch} pictures "
+                f"equally; say --set batch={self.world.size}, which is another recipe"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            net = detector.build(recipe, len(train.classes))
+        self.learner = training.start(self.how.place(net), recipe)  # type: ignore[arg-type]
+        self.tally = Tally.new(self.device)
+        self.parts = torch.zeros(4, device=self.device)
+        self.notices: list[str] = []
+        self._told = 0  # of the damaged pictures
+        self.before = supply.imagenet_preprocessing(recipe.shorter)
+        self._take_up()
+        ready = self.before.to(self.device)
+        self.supply = supply.Supply(
+            train, recipe, ready, self.device, self.world, max(watch.workers, 1)
+        )
+
+    def _take_up(self) -> None:
+        """Put everything back where the newest whole checkpoint has it, if there is one."""
+        found = self.world.first(lambda: folder.newest(self.run))
+        if self.world.rank == 0:
+            folder.rewind_log(self.run, found[1]["step"] if found else 0)
+        if found is None:
+            return
+        tensors, header, complaints = found
+        self.notices += [f"{each}; the one before it is used" for each in complaints]
+        checkpoint.restore(self.learner, tensors, header["step"])
+        self.before = preprocessing_of(tensors, header)
+        if "tally" in header:
+            self.tally = Tally.from_json(header["tally"], self.device)
+            self.parts += torch.tensor(header["parts"], device=self.device)
+
+    def steps(self) -> Iterator[Moment]:
+        """The steps that remain. Raises Stopped, and Diverged with the images of the bad step."""
+        try:
+            yield from self._steps()
+        except Diverged as error:
+            ids = [i for *_, i in self.supply.places(error.step - 1)]
+            raise Diverged(error.loss, error.step, error.lr, ids) from None
+
+    def _steps(self) -> Iterator[Moment]:
+        """Each step is logged and saved where it is due."""
+        recipe, saved = self.recipe, time.monotonic()
+        way = training.Way(self.how.autocast, self.how.memory_format, self.world)
+        for step, parts in training.train(self.learner, self._batches(), recipe, way):
+            self.tally.add(step)
+            self.parts += parts
+            last, line = step.number == recipe.steps, None
+            if last or step.number % log_interval(recipe.steps) == 0:
+                line = self._log(step)
+            minutes = (time.monotonic() - saved) / 60
+            due = minutes >= self.watch.checkpoint_minutes and (line or minutes >= 1)
+            if last or self.world.any(bool(due)):
+                self.tally.check(step)
+                self._save()
+                saved = time.monotonic()
+            if not last and self.world.any(self.watch.stop()):
+                self.tally.check(step)
+                self.tally.tick()
+                self._save()
+                raise Stopped(
+                    f"stopped at step {step.number}; go on with: residual resume {self.run}"
+                )
+            yield from self.said()
+            yield Moment(step.number, line)
+
+    def _batches(self) -> Iterator[list[Sample]]:
+        """Training batches on the device, with the time that was waited for them."""
+        own = self.supply.batches(self.learner.step)
+        while True:
+            begun = time.perf_counter()
+            samples = next(own)
+            self.tally.waited += time.perf_counter() - begun
+            yield samples
+
+    def _log(self, step: Step) -> dict[str, Any]:
+        """Write a line of the log. Raises Diverged where the loss is not finite."""
+        steps = self.tally.steps
+        line = self.tally.line(step)
+        for of_classes in ("wrong", "train_error"):
+            del line[of_classes]
+        line |= dict(zip(PARTS, (self.parts / steps).tolist(), strict=True))
+        self.parts.zero_()
+        if self.supply.damaged:
+            line["skipped"] = len(self.supply.damaged)
+        if self.world.rank == 0:
+            folder.append_log(self.run, line)
+        self.tally.pause()
+        return line
+
+    def said(self) -> Iterator[Moment]:
+        """What a person should know, and was not told yet."""
+        fresh = list(self.supply.damaged.values())[self._told :]
+        self._told += len(fresh)
+        notices = [*self.notices, *(f"{why}; another is taken in its place" for why in fresh)]
+        self.notices = []
+        yield from (Moment(self.learner.step, notice=notice) for notice in notices)
+
+    def _save(self) -> None:
+        """Write a checkpoint; the file's header says all that is not a tensor."""
+        header = {
+            "step": self.learner.step,
+            "network": self.recipe.network,
+            "recipe": to_json(self.recipe),
+            "classes": list(self.data.classes),
+            "tally": self.tally.to_json(),
+            "parts": self.parts.tolist(),
+        }
+        own = checkpoint.of_run(self.learner)
+        tensors, header = with_preprocessing(own, header, self.before)
+        self.world.first(lambda: folder.save(self.run, tensors, header))
+        self.tally.pause()
+
+    def finish(self, test: Scenes) -> dict[str, Any]:
+        """Open the test set, once, and write the result."""
+        net = self.learner.net.eval()
+        trained = Trained(net, self.recipe, self.data.classes, self.before, self.learner.step)
+        work = Work(self.how, self.watch.workers, None, self.world)
+        judgement = judge([trained], test, Testing(), work)
+        skipped = sorted(set(self.world.gathered(list(self.supply.damaged))))
+
+        def write() -> dict[str, Any]:
+            log = folder.read_log(self.run / "log.jsonl")
+            found = judgement | {
+                "format": FORMAT,
+                "recipe": to_json(self.recipe),
+                "trained_on": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+                "curve": [{k: line[k] for k in CURVE if k in line} for line in log],
+                "seconds": log[-1]["seconds"],
+                "images_per_second": round(
+                    self.recipe.steps * self.recipe.batch / max(log[-1]["seconds"], 1e-9), 2
+                ),
+                "peak_memory_bytes": peak_memory(self.how.device),
+                **{key: self.known[key] for key in ("setting", "versions", "hardware")},
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "weights_sha256": checkpoint.weights_sha256(net.state_dict()),
+                "skipped": skipped,
+                "skipped_boxes": list(self.data.skipped),
+            }
+            write_json(self.run / "result.json", found)
+            return found
+
+        return self.world.first(write)

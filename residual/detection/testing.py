@@ -1,0 +1,112 @@
+"""A detector at work: from a picture to boxes with classes and scores (Section 4.3, App. B)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from residual.detection.anchors import anchors
+from residual.detection.boxes import clipped, decoded, suppressed_by_class, voted
+from residual.detection.detector import Detector
+from residual.detection.examples import Found
+from residual.detection.learning import DEVIATIONS
+from residual.detection.proposals import merged, proposals
+from residual.detection.recipe import Testing
+
+AREA = 224**2  # pixels; a region is looked at where its own area is closest to this (SPP-net)
+
+
+class Look:
+    """One picture, as one detector sees it at one scale or at several.
+
+    Regions and boxes are in pixels of the first image.
+    """
+
+    def __init__(self, net: Detector, images: Sequence[Tensor]) -> None:
+        """Of images (3, H, W), normalised, of which the first is of the scale of training."""
+        self.net = net
+        self.size = images[0].shape[1], images[0].shape[2]
+        self.sizes = [(image.shape[1], image.shape[2]) for image in images]
+        self.maps = [net.maps(image[None]) for image in images]
+
+    def proposed(self, testing: Testing) -> tuple[Tensor, Tensor]:
+        """Boxes (P, 4) and probabilities (P,), from the first scale alone (App. B)."""
+        maps = self.maps[0]
+        scores, shifts = self.net.proposing(maps)
+        rows, columns = maps.shape[2:]
+        own = anchors(rows, columns, self.net.recipe.scales, maps.device)
+        limits = testing.candidates, testing.proposals, self.net.recipe.smallest
+        return proposals(scores[0], shifts[0], own, self.size, *limits)
+
+    def vectors(self, regions: Tensor) -> Tensor:
+        """(R, F): of two scales the greater value, where there are several."""
+        if len(self.maps) == 1:
+            return self.net.vectors(self.maps[0], regions, self.size)
+        first = self.pair(regions)
+        found: Tensor | None = None
+        for scale, (maps, size) in enumerate(zip(self.maps, self.sizes, strict=True)):
+            chosen = ((first == scale) | (first == scale - 1)).nonzero()[:, 0]
+            if not len(chosen):
+                continue
+            x, y = size[1] / self.size[1], size[0] / self.size[0]
+            there = regions[chosen] * regions.new_tensor([x, y, x, y])
+            vectors = self.net.vectors(maps, there, size)
+            if found is None:
+                found = vectors.new_full((len(regions), vectors.shape[1]), -torch.inf)
+            found[chosen] = torch.maximum(found[chosen], vectors)
+        assert found is not None
+        return found
+
+    def pair(self, regions: Tensor) -> Tensor:
+        """Of two neighbouring scales, the place of the smaller one, for each region (R,)."""
+        # Choice: the two scales at which a region's area lies on both sides of 224x224 pixels, and
+        # at the ends the last two, as in "networks on convolutional feature maps" (NoC).
+        area = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1)
+        at = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.sizes]
+        smaller = torch.stack([each <= AREA for each in at]).sum(dim=0) - 1
+        return smaller.clamp(0, len(self.maps) - 2)
+
+    def judged(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (R, classes + 1), and a box for each class (R, classes, 4)."""
+        scores, shifts = self.net.answers(self.vectors(regions))
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        moved = shifts.to(dtype) * torch.tensor(DEVIATIONS, device=shifts.device, dtype=dtype)
+        boxes = clipped(decoded(moved, regions.to(dtype)[:, None]), *self.size)
+        return scores.to(dtype).softmax(dim=1), boxes
+
+
+def together(looks: Sequence[Look], regions: Tensor) -> tuple[Tensor, Tensor]:
+    """What several detectors say of regions, on average (App. B)."""
+    # Choice: probabilities and boxes are averaged; the paper says "ensemble" and no more.
+    found = [look.judged(regions) for look in looks]
+    probabilities, boxes = zip(*found, strict=True)
+    return torch.stack(probabilities).mean(dim=0), torch.stack(boxes).mean(dim=0)
+
+
+@torch.no_grad()
+def detected(looks: Sequence[Look], testing: Testing) -> Found:
+    """What one detector finds, or several as an ensemble: in pixels of the first image."""
+    regions = merged([look.proposed(testing) for look in looks], testing.proposals * len(looks))
+    probabilities, boxes = together(looks, regions)
+    if testing.refinement and len(regions):
+        # Choice: a region is looked at again where the box of its best class lies: 300 more.
+        best = probabilities[:, 1:].argmax(dim=1)
+        again = boxes[torch.arange(len(best), device=best.device), best]
+        more = together(looks, again)
+        probabilities = torch.cat([probabilities, more[0]])
+        boxes = torch.cat([boxes, more[1]])
+    return chosen(probabilities, boxes, testing)
+
+
+def chosen(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Found:
+    """Of what is said of regions, (R, classes + 1) and (R, classes, 4), what counts as found."""
+    rows, labels = (probabilities[:, 1:] > testing.least).nonzero(as_tuple=True)
+    scores, own = probabilities[rows, labels + 1], boxes[rows, labels]
+    stay = suppressed_by_class(own, scores, labels, testing.overlap)[: testing.most]
+    final = own[stay]
+    if testing.refinement:
+        final = final.clone()
+        for label in set(labels[stay].tolist()):
+            mine, all_ = labels[stay] == label, labels == label
+            final[mine] = voted(own[stay][mine], own[all_], scores[all_])
+    return Found(final, scores[stay], labels[stay])
