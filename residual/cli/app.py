@@ -13,6 +13,7 @@ import typer
 
 from residual.cli import (
     benchmark,
+    boxes,
     convert,
     data,
     deploy,
@@ -88,8 +89,9 @@ for each in (
 of_data = group("Check, prepare and pack folders of pictures.")
 of_data.command()(one_sentence(data.check))
 of_data.command()(one_sentence(pack.pack))
-prepare = group("Sort a public data set into train/ and val/.")
-prepare.command()(one_sentence(data.imagenet))
+prepare = group("Put a public data set in its form, from its archives.")
+for data_set in (data.imagenet, boxes.voc, boxes.coco):
+    prepare.command()(one_sentence(data_set))
 of_data.add_typer(prepare, name="prepare")
 app.add_typer(of_data, name="data")
 of_boxes = group("Object detection: Faster R-CNN on these networks (Section 4.3).")

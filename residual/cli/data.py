@@ -19,25 +19,42 @@ FEW = 20  # so many classes, or missing pictures, are listed one by one
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="With train/, val/ or test/, or with classes.")],
+    folder: Annotated[
+        Path, typer.Argument(help="With train/, val/ or test/, with classes, or with boxes.")
+    ],
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that read pictures; 0 takes every core.")
     ] = 0,
+    draw: Annotated[
+        int, typer.Option(min=0, help="Draw so many pictures with their boxes on one sheet.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="The file of the sheet.")] = Path("boxes.png"),
     as_json: Json = False,
 ) -> None:
     """Find damaged pictures in a folder, and count classes.
 
     Also told is what is changed in pictures when they are read, and what looks like a mistake:
-    classes that are empty or very unequal, equal pictures. The exit status is 1 where any picture
-    is damaged.
+    classes that are empty or very unequal, equal pictures. A folder of PASCAL VOC's form or of
+    COCO's is looked through for boxes that cannot be, too. The exit status is 1 where any picture
+    is damaged, or any box.
 
     Example: residual data check photos
     """
+    from residual.cli import boxes
     from residual.cli.progress import counting
     from residual.data.check import check as checked
+    from residual.detection.scenes import has_boxes
 
+    workers = workers or os.cpu_count() or 1
+    if draw and not out.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {out.parent} for --out {out}")
+    if has_boxes(folder):
+        boxes.check(folder, workers, as_json, draw, out)
+        return
+    if draw and folder.is_dir():
+        raise typer.BadParameter(f"--draw is for boxes, and {folder} is of no form that has them")
     with counting("checking pictures") as progress:
-        report = checked(folder, workers or os.cpu_count() or 1, progress)
+        report = checked(folder, workers, progress)
     if as_json:
         print(json.dumps(asdict(report) | {"seen": report.seen}))
     else:

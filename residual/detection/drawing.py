@@ -77,7 +77,7 @@ def placed(box: list[float], pen: Pen, bad: bool) -> Place | None:
     if any(map(math.isnan, box)):
         return None
     # An inverted or an empty box is made wide enough to be seen.
-    spread = 4 * pen.width if bad else 0
+    spread = 7 * pen.width if bad else 0
     (left, right), (top, bottom) = sorted(box[0::2]), sorted(box[1::2])
     last = (pen.size[0] - 1, pen.size[1] - 1)
     return (
@@ -97,7 +97,7 @@ def outline(pen: Pen, place: Place, colour: str, dashed: bool) -> None:
         (left, top, right, top), (left, bottom, right, bottom),
         (left, top, left, bottom), (right, top, right, bottom),
     ):  # fmt: skip
-        for dash in dashes(line, 4 * pen.width):
+        for dash in dashes(line, 3 * pen.width):
             pen.draw.line(dash, colour, pen.width + 1)
 
 
