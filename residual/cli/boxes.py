@@ -50,7 +50,7 @@ def check(folder: Path, workers: int, as_json: bool, draw: int, out: Path) -> No
             "bad annotations": len(report.annotations),
             "wrong sizes": len(report.sizes),
         }
-        counts = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n)
+        counts = ", ".join(f"{what} ({n:,})" for what, n in parts.items() if n)
         typer.echo(f"residual: {folder} has {counts}", err=True)
         raise typer.Exit(1)
 

@@ -120,6 +120,8 @@ def judge(report: Report, path: str, one: Annotated, look: Look) -> None:
     assert one.picture is not None
     image = header(one.picture)
     size, turned = image.size, image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    # Choice: a picture is turned as its EXIF data says, as all pictures are here, and its boxes are
+    # taken to be of what is seen. Some tools annotate what is stored: then the sizes differ.
     size = size[::-1] if turned else size
     if one.size not in (None, size):
         report.sizes.append(
