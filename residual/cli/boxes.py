@@ -32,6 +32,8 @@ def check(folder: Path, workers: int, as_json: bool, draw: int, out: Path) -> No
     from residual.detection.checking import contact, everything
     from residual.files import write_whole
 
+    if draw and not out.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {out.parent} for --out {out}")
     said = everything(folder)
     with counting("checking pictures") as progress:
         report = checked(folder, workers, progress, said)

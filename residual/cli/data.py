@@ -41,18 +41,22 @@ def check(
     Example: residual data check photos
     """
     from residual.cli import boxes
-    from residual.cli.progress import counting
-    from residual.data.check import check as checked
     from residual.detection.scenes import has_boxes
 
     workers = workers or os.cpu_count() or 1
-    if draw and not out.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {out.parent} for --out {out}")
     if has_boxes(folder):
         boxes.check(folder, workers, as_json, draw, out)
-        return
-    if draw and folder.is_dir():
+    elif draw:
         raise typer.BadParameter(f"--draw is for boxes, and {folder} is of no form that has them")
+    else:
+        check_classes(folder, workers, as_json)
+
+
+def check_classes(folder: Path, workers: int, as_json: bool) -> None:
+    """`data check` for a folder of classes."""
+    from residual.cli.progress import counting
+    from residual.data.check import check as checked
+
     with counting("checking pictures") as progress:
         report = checked(folder, workers, progress)
     if as_json:
