@@ -213,7 +213,7 @@ def test_all_trains_what_the_pictures_are_for(command, pictures, tmp_path):
     [
         (["table2"], "is on photographs; name a folder of them with --data"),
         (["table3", "--data", "d", "--networks", "plain18"], "table3 has no such network"),
-        (["table7"], "no table or figure of the paper that is built"),
+        (["table12"], "no table or figure of the paper that is built"),
         (["table2", "--networks", "resnet9"], "no network"),
     ],
 )

@@ -158,6 +158,8 @@ def test_every_kept_result_lies_under_the_name_of_its_experiment():
     folder = Path(__file__).parents[1] / "results"
     for path in folder.glob("*.json"):
         found = json.loads(path.read_text())
+        if found.get("task") == "detection":
+            continue
         recipe, data = from_json(found["recipe"]), found["data"]
         own = Experiment(recipe, data["name"], data["fingerprint"], path.stem.endswith("-curve"))
         keys = ("error_top1", "responses", "10crop", "multiscale")
@@ -247,8 +249,8 @@ def test_every_table_and_figure_of_the_paper_has_a_page():
 
 def test_a_page_says_what_is_not_built_what_was_not_run_and_what_it_would_cost():
     package = Path(__file__).parents[1] / "residual"
-    gap = chapters.chapter("table8", [], {}, package)
-    assert "Not built yet" in gap and "48.40" in gap and "## The cost" not in gap
+    gap = chapters.chapter("table12", [], {}, package)
+    assert "Not built yet" in gap and "58.80" in gap and "## The cost" not in gap
     page = chapters.chapter("table2", [], {"plain18": (1_000.0, "a machine")}, package)
     assert "Not run by us" in page and "residual reproduce table2" in page
     hours = 600_000 * 256 / 1_000 / 3_600

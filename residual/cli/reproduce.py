@@ -23,15 +23,19 @@ from residual.cli.watching import together
 from residual.cli.workshop import Place, Workshop
 
 if TYPE_CHECKING:
+    from residual.reproduction.detections import Detection
     from residual.training.recipe import Recipe
+
+    Wanted = Recipe | Detection
 
 SMALL = ("table6", "figure1", "figure6", "figure7")  # on CIFAR-10
 LARGE = ("table2", "table3", "table4", "table5", "figure4")  # on ImageNet
+BOXES = ("table7", "table8", "table9", "table10", "table11")  # on PASCAL VOC and COCO
 BUILT = (
-    *("table1", *LARGE[:4], "table6", "figure1", "figure4", "figure6", "figure7"),
+    *("table1", *LARGE[:4], "table6", *BOXES, "figure1", "figure4", "figure6", "figure7"),
     "figure-cost",  # error against cost, of all of them
 )
-GAPS = ("tables 7 to 14",)
+GAPS = ("tables 12 to 14",)
 
 
 def reproduce(
@@ -71,6 +75,7 @@ def reproduce(
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """
     from residual.reproduction.chapters import chapter_of
+    from residual.training.recipe import Recipe
 
     asked_for = asked(what, depths or [], networks or [])
     modules = {name: chapter_of(name) for name in asked_for.tables}
@@ -79,6 +84,7 @@ def reproduce(
         wanted = {
             each: varied(asked_for.some(module.runs(name, steps, seeds, asked_for.depths)), set_)
             for each, module in modules.items()
+            if not ("all" in what and each in BOXES)  # which are printed, then, and not trained
         }
         if not any(wanted.values()) and (asked_for.networks or asked_for.depths):
             raise ValueError(f"{' and '.join(modules)} has no such network")
@@ -89,7 +95,10 @@ def reproduce(
         place = Place(name, root, how, results, runs, side_by_side, workers)
         used: dict[str, str] = {}
         if not only_print:
-            used = made(modules, wanted, place, "all" in what)
+            own = {
+                each: [r for r in some if isinstance(r, Recipe)] for each, some in wanted.items()
+            }
+            used = made(modules, own, place, "all" in what)
         if world.rank == 0:
             for each, module in modules.items():
                 show(each, module, results, used.get(each), steps)
@@ -135,8 +144,13 @@ def show(
 
     def asked_for(result: dict[str, Any]) -> bool:
         return fingerprint in (None, result["data"]["fingerprint"]) and (
-            steps in (None, steps_of(from_json(result["recipe"]), result["data"]["name"]))
+            steps in (None, budget_of(result))
         )
+
+    def budget_of(result: dict[str, Any]) -> int:
+        if what in BOXES:
+            return int(result["recipe"]["steps"])
+        return steps_of(from_json(result["recipe"]), result["data"]["name"])
 
     there = list(pages(what, results, results / "figures", asked_for))
     for page in there:
@@ -155,7 +169,7 @@ class Asked:
     depths: list[int]
     networks: list[str]
 
-    def some(self, recipes: "list[Recipe]") -> "list[Recipe]":
+    def some(self, recipes: "list[Wanted]") -> "list[Wanted]":
         return [r for r in recipes if not self.networks or r.network in self.networks]
 
 
@@ -183,9 +197,13 @@ def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     return Asked(tables, sorted(map(int, numbers)), chosen)
 
 
-def varied(recipes: "list[Recipe]", assignments: list[str] | None) -> "list[Recipe]":
+def varied(wanted: "list[Wanted]", assignments: list[str] | None) -> "list[Wanted]":
     """The recipes with other values in some fields. Raises ValueError for unknown ones."""
-    from residual.training.recipe import parsed
+    from residual.training.recipe import Recipe, parsed
 
-    changes = dict(map(parsed, assignments or []))
-    return [replace(recipe, **changes) for recipe in recipes]
+    def one(each: "Wanted") -> "Wanted":
+        if isinstance(each, Recipe):
+            return replace(each, **dict(map(parsed, assignments or [])))
+        return each.varied(assignments or [])
+
+    return [one(each) for each in wanted]

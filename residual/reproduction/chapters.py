@@ -1,13 +1,14 @@
 """A page of docs/ for each table and figure: the claim, the command, the cost, ours, liberties."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from residual.evaluation.protocols import PROTOCOLS
 from residual.reproduction.claims import CLAIMS, Claim
+from residual.reproduction.detections import Detection
 from residual.reproduction.evaluations import ENSEMBLE, TOGETHER, key_of
 from residual.reproduction.experiments import IMAGENET, cost_of, kept
 from residual.reproduction.liberties import chosen
@@ -45,9 +46,12 @@ def chapter(what: str, found: Sequence[Page], speeds: Speeds, package: Path) -> 
 
 def costs(what: str, claim: Claim, speeds: Speeds) -> list[str]:
     """What the paper's budget costs: computed, and hours only from speeds that were measured."""
-    recipes = [] if claim.networks else experiments(what)
-    if not recipes:
+    wanted = [] if claim.networks else experiments(what)
+    if not wanted:
         return ["## The cost", "Seconds on one processor: nothing is trained."]
+    if detectors := [each for each in wanted if isinstance(each, Detection)]:
+        return ["## The cost", *detection_cost(detectors)]
+    recipes = [each for each in wanted if isinstance(each, Recipe)]
     key = chapter_of(what).KEY
     rows = [training_cost(recipe, speeds) for recipe in recipes]
     header = ["network", "for an image", "images", "training, estimate", "hours, estimate"]
@@ -63,9 +67,9 @@ def chapter_of(what: str) -> ModuleType:
     return import_module(f"residual.reproduction.{what.replace('-', '_')}")
 
 
-def experiments(what: str) -> list[Recipe]:
+def experiments(what: str) -> list[Recipe | Detection]:
     """What is trained for it, once each."""
-    found: list[Recipe] = chapter_of(what).runs("", None, 1, [])
+    found: list[Recipe | Detection] = chapter_of(what).runs("", None, 1, [])
     return found
 
 
@@ -81,6 +85,18 @@ def training_cost(recipe: Recipe, speeds: Speeds) -> list[str]:
     total = (1 + BACKWARD) * products * images
     name = f"{spec.name}, seed {recipe.seed}" if recipe.seed else spec.name
     return [name, power(products), f"{images:,}", power(total), hours]
+
+
+def detection_cost(wanted: Sequence[Detection]) -> list[str]:
+    """How many pictures detectors are trained on. Testing in another way trains nothing."""
+    rows = {}
+    for each in wanted:
+        own, recipe = replace(each.system, refinement=False, multiscale=False), each.recipe
+        pictures = recipe.steps * recipe.batch * each.members
+        counts = [f"{recipe.steps:,}", f"{pictures:,}"]
+        rows[own, recipe] = [own.words, recipe.train_split, *counts]
+    text = "Pictures of each recipe's budget. No speed was measured, so no hours are estimated."
+    return [text, markdown(["detector", "trained on", "steps", "pictures"], list(rows.values()))]
 
 
 def power(number: float) -> str:

@@ -26,16 +26,6 @@ def rows(header: Sequence[str], printed: Mapping[str, Sequence[float | None]]) -
     return markdown(header, digits)
 
 
-def per_class(printed: Mapping[str, tuple[float, tuple[float, ...]]]) -> str:
-    """Tables 10 and 11, upright: a row for each class of VOC."""
-    columns = [(mean, *each) for mean, each in printed.values()]
-    names = ("mAP", *paper.VOC)
-    return rows(
-        ["class", *printed],
-        {name: values for name, *values in zip(names, *columns, strict=True)},
-    )
-
-
 NETS = ("nets/blocks.py", "nets/networks.py")
 TRAINING = (*NETS, "training/loop.py", "data/batches.py")
 LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/feeding.py", "data/decode.py")
@@ -44,6 +34,10 @@ JUDGED = (*LARGE, "evaluation/protocols.py")
 FOR_CIFAR = ("maxout", "nin", "fitnet", "highway")
 FOR_IMAGENET = ("vgg", "googlenet", "bn_inception", "prelu_net")
 COMPARED = tuple(f"rivals/{name}.py" for name in ("recipes", "parts", *FOR_IMAGENET, *FOR_CIFAR))
+BOXES = tuple(
+    f"detection/{name}.py"
+    for name in ("recipe", "detector", "anchors", "boxes", "learning", "supply", "precision")
+)
 IMAGENET = "residual data prepare imagenet SOURCE"
 READ_OFF = f"The ends of the curves are read off, with an error of up to {paper.READING_ERROR:g}."
 
@@ -123,33 +117,35 @@ CLAIMS = {
         "Table 7: detection on PASCAL VOC",
         f"Faster R-CNN gains {_RES_7[0] - _VGG_7[0]:.1f} points of mAP on VOC 2007 and "
         f"{_RES_7[1] - _VGG_7[1]:.1f} on VOC 2012 when ResNet-101 takes the place of VGG-16.",
-        printed=rows(["network", "VOC 2007, mAP %", "VOC 2012, mAP %"], paper.TABLE_7),
+        ("residual reproduce table7 --data VOCDEVKIT",),
+        sources=(*BOXES, "reproduction/detections.py"),
     ),
     "table8": Claim(
         "Table 8: detection on COCO",
         f"The same exchange gains {_RES_8[0] - _VGG_8[0]:.1f} points at an IoU of .5 and "
         f"{_RES_8[1] - _VGG_8[1]:.1f} over [.5, .95], which is {_RES_8[1] / _VGG_8[1] - 1:.0%} "
         f"more.",
-        printed=rows(["network", "mAP % at .5", "mAP % over [.5, .95]"], paper.TABLE_8),
+        ("residual reproduce table8 --data COCO",),
+        sources=BOXES,
     ),
     "table9": Claim(
         "Table 9: detection on COCO, improved",
         "Box refinement, context, testing in several sizes and an ensemble each add to the "
         "baseline.",
-        printed=rows(
-            ["system", "val, .5", "val, [.5, .95]", "test-dev, .5", "test-dev, [.5, .95]"],
-            paper.TABLE_9,
-        ),
+        ("residual reproduce table9 --data COCO",),
+        sources=(*BOXES, "detection/testing.py", "reproduction/table9.py"),
     ),
     "table10": Claim(
         "Table 10: detection on VOC 2007, by class",
         "With the improvements of Table 9 and training on COCO, ResNet-101 gains once more.",
-        printed=per_class(paper.TABLE_10),
+        ("residual reproduce table10 --data VOCDEVKIT",),
+        sources=(*BOXES, "detection/testing.py", "reproduction/detections.py"),
     ),
     "table11": Claim(
         "Table 11: detection on VOC 2012, by class",
         "As Table 10, on the later test set.",
-        printed=per_class(paper.TABLE_11),
+        ("residual reproduce table11 --data VOCDEVKIT",),
+        sources=(*BOXES, "detection/testing.py"),
     ),
     "table12": Claim(
         "Table 12: ImageNet detection",

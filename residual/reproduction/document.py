@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from residual.files import write_whole
-from residual.reproduction import beside
+from residual.reproduction import beside, detections
 from residual.reproduction.chapters import Page, chapter, chapter_of, index, measured
 from residual.reproduction.claims import CLAIMS
 from residual.reproduction.experiments import RESULTS, Result, budgets, kept, slug
@@ -14,6 +14,7 @@ from residual.reproduction.liberties import liberties
 DRAWN = (  # what is drawn from results
     *("table2", "table3", "table4", "table5", "figure4"),
     *("table6", "figure1", "figure6", "figure7", "figure-cost"),
+    *("table7", "table8", "table9", "table10", "table11"),
 )
 EARLY = (
     " how training begins, not how it ends. The paper's numbers are on CIFAR-10 after 64,000 steps,"
@@ -32,7 +33,8 @@ def pages(
     found = [r for r in module.shown(there) if chosen is None or chosen(r)]
     # A picture of the paper's own numbers stands by itself, too.
     alone: dict[str, list[Result]] = {module.ALONE: []} if hasattr(module, "ALONE") else {}
-    for title, some in (budgets(found) or alone).items():
+    titled = detections.budgets if module.KEY == detections.AP else budgets
+    for title, some in (titled(found) or alone).items():
         drawn: list[Path] = []
         if hasattr(module, "figure"):
             figures.mkdir(parents=True, exist_ok=True)
