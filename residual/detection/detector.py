@@ -113,15 +113,20 @@ def unlearned(shared: nn.Sequential, stages: int) -> int:
     return len(shared)
 
 
+def check_network(network: str) -> None:
+    """Raises ValueError where no detector is made of a network."""
+    spec = specify(network)
+    if spec.name not in ("vgg16", "vgg19") and spec.family != "imagenet":
+        raise ValueError(
+            f"no detector is made of {network}; it takes resnet18, 34, 50, 101 or 152, a variant "
+            f"of theirs, vgg16 or vgg19"
+        )
+
+
 def build(recipe: Recipe, classes: int) -> Detector:
     """A fresh detector of so many classes, without background. Its weights are drawn from torch's
     generator. Raises ValueError for a network that it cannot be made of."""
-    spec = specify(recipe.network)
-    if spec.name not in ("vgg16", "vgg19") and spec.family != "imagenet":
-        raise ValueError(
-            f"no detector is made of {recipe.network}; it takes resnet18, 34, 50, 101 or 152, a "
-            f"variant of theirs, vgg16 or vgg19"
-        )
+    check_network(recipe.network)
     net = build_network(recipe.network, 2)
     if recipe.norm == "group":
         grouped(net)

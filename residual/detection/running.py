@@ -9,7 +9,7 @@ import torch
 
 from residual.data.batches import Preprocessing
 from residual.detection import scenes as reading
-from residual.detection.detector import build, of_network
+from residual.detection.detector import build, check_network, of_network
 from residual.detection.examples import Scenes
 from residual.detection.loading import recipe_of
 from residual.detection.recipe import RECIPES, Recipe, to_json
@@ -63,6 +63,7 @@ def load(path: Path, recipe: Recipe) -> Data:
 
 def check(recipe: Recipe, how: Setting) -> None:
     """Raises ValueError where this cannot be trained here, before a picture is read."""
+    check_network(recipe.network)
     if recipe.norm == "frozen" and not recipe.start and specify(recipe.network).family != "rival":
         raise ValueError(
             "frozen batch normalization has the statistics of weights to begin with; name them "

@@ -26,12 +26,13 @@ class Look:
         """Of images (3, H, W), normalised, of which the first is of the scale of training."""
         self.net = net
         self.size = images[0].shape[1], images[0].shape[2]
-        self.sizes = [(image.shape[1], image.shape[2]) for image in images]
-        self.maps = [net.maps(image[None]) for image in images]
+        self.first = net.maps(images[0][None])
+        more = {(image.shape[1], image.shape[2]): net.maps(image[None]) for image in images[1:]}
+        self.maps = dict(sorted((more | {self.size: self.first}).items()))  # by (height, width)
 
     def proposed(self, testing: Testing) -> tuple[Tensor, Tensor]:
         """Boxes (P, 4) and probabilities (P,), from the first scale alone (App. B)."""
-        maps = self.maps[0]
+        maps = self.first
         scores, shifts = self.net.proposing(maps)
         rows, columns = maps.shape[2:]
         own = anchors(rows, columns, self.net.recipe.scales, maps.device)
@@ -41,11 +42,11 @@ class Look:
     def vectors(self, regions: Tensor) -> Tensor:
         """(R, F): of two scales the greater value, where there are several."""
         if len(self.maps) == 1:
-            return self.net.vectors(self.maps[0], regions, self.size)
-        first = self.pair(regions)
+            return self.net.vectors(self.first, regions, self.size)
+        smaller = self.pair(regions)
         found: Tensor | None = None
-        for scale, (maps, size) in enumerate(zip(self.maps, self.sizes, strict=True)):
-            chosen = ((first == scale) | (first == scale - 1)).nonzero()[:, 0]
+        for scale, (size, maps) in enumerate(self.maps.items()):
+            chosen = ((smaller == scale) | (smaller == scale - 1)).nonzero()[:, 0]
             if not len(chosen):
                 continue
             x, y = size[1] / self.size[1], size[0] / self.size[0]
@@ -62,7 +63,7 @@ class Look:
         # Choice: the two scales at which a region's area lies on both sides of 224x224 pixels, and
         # at the ends the last two, as in "networks on convolutional feature maps" (NoC).
         area = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1)
-        at = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.sizes]
+        at = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.maps]
         smaller = torch.stack([each <= AREA for each in at]).sum(dim=0) - 1
         return smaller.clamp(0, len(self.maps) - 2)
 
@@ -100,7 +101,9 @@ def detected(looks: Sequence[Look], testing: Testing) -> Found:
 
 def chosen(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Found:
     """Of what is said of regions, (R, classes + 1) and (R, classes, 4), what counts as found."""
-    rows, labels = (probabilities[:, 1:] > testing.least).nonzero(as_tuple=True)
+    # What was cut off at the border until nothing was left is no box.
+    there = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+    rows, labels = ((probabilities[:, 1:] > testing.least) & there).nonzero(as_tuple=True)
     scores, own = probabilities[rows, labels + 1], boxes[rows, labels]
     stay = suppressed_by_class(own, scores, labels, testing.overlap)[: testing.most]
     final = own[stay]

@@ -1,0 +1,191 @@
+"""What detection/boxes.py, anchors.py, matching.py and proposals.py claim."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from residual.detection.anchors import RATIOS, anchors, inside, shapes
+from residual.detection.boxes import (
+    clipped,
+    decoded,
+    encoded,
+    mirrored,
+    overlaps,
+    suppressed,
+    suppressed_by_class,
+    voted,
+)
+from residual.detection.matching import BACKGROUND, IGNORED, Limits, matched, sampled
+from residual.detection.proposals import merged, proposals
+
+
+def some(n: int, seed: int, width: float = 100) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    corner = torch.rand(n, 2, generator=draw).double() * width
+    return torch.cat([corner, corner + 1 + torch.rand(n, 2, generator=draw) * 40], dim=1)
+
+
+def area(box: Tensor) -> float:
+    return max(float(box[2] - box[0]), 0.0) * max(float(box[3] - box[1]), 0.0)
+
+
+def iou(a: Tensor, b: Tensor) -> float:
+    """Of two boxes, number by number."""
+    shared = area(torch.cat([torch.maximum(a[:2], b[:2]), torch.minimum(a[2:], b[2:])]))
+    return shared / (area(a) + area(b) - shared)
+
+
+def test_a_box_that_is_encoded_and_decoded_is_itself():
+    boxes, own = some(50, 0), some(50, 1)
+    assert torch.allclose(decoded(encoded(boxes, own), own), boxes, atol=1e-9)
+
+
+def test_shifts_are_those_of_r_cnn():
+    shifts = encoded(torch.tensor([[10.0, 20, 50, 100]]), torch.tensor([[0.0, 0, 20, 40]]))
+    expected = [(30 - 10) / 20, (60 - 20) / 40, torch.tensor(2.0).log(), torch.tensor(2.0).log()]
+    assert shifts[0].tolist() == pytest.approx([float(x) for x in expected])
+
+
+def test_a_wild_guess_is_no_infinite_box():
+    assert (
+        decoded(torch.tensor([[0.0, 0, 1e3, 1e3]]), torch.tensor([[0.0, 0, 16, 16]]))
+        .isfinite()
+        .all()
+    )
+
+
+def test_a_box_is_cut_off_at_the_border():
+    assert clipped(torch.tensor([[-5.0, 3, 200, 90]]), 50, 100).tolist() == [[0, 3, 100, 50]]
+
+
+def test_a_box_on_the_mirror_of_a_picture_lies_where_its_pixels_do():
+    picture = torch.zeros(20, 30)
+    picture[4:9, 3:12] = 1
+    left, top, right, bottom = mirrored(torch.tensor([[3, 4, 12, 9]]), 30)[0].tolist()
+    assert picture.flip(-1)[top:bottom, left:right].all() and picture.sum() == 9 * 5
+
+
+def test_overlaps_are_intersection_over_union():
+    a, b = some(20, 2), some(30, 3)
+    expected = torch.tensor([[iou(x, y) for y in b] for x in a])
+    assert torch.allclose(overlaps(a, b), expected.double(), atol=1e-9)
+
+
+def test_suppression_agrees_with_its_definition():
+    boxes, scores = some(80, 4), torch.rand(80, generator=torch.Generator().manual_seed(5)).double()
+    stay: list[int] = []
+    for i in sorted(range(80), key=lambda i: -scores[i]):
+        if all(iou(boxes[i], boxes[j]) <= 0.3 for j in stay):
+            stay.append(i)
+    assert 0 < len(stay) < 80
+    assert suppressed(boxes, scores, 0.3).tolist() == stay
+    twice = suppressed_by_class(boxes, scores, torch.arange(80) % 2, 0.3).tolist()
+    of_class = [suppressed(boxes[k::2], scores[k::2], 0.3).tolist() for k in (0, 1)]
+    assert sorted(twice) == sorted([2 * i for i in of_class[0]] + [2 * i + 1 for i in of_class[1]])
+
+
+def test_voting_is_a_mean_weighted_by_scores():
+    boxes, others = some(6, 6, 30), some(40, 7, 30)
+    scores = torch.rand(40, generator=torch.Generator().manual_seed(8)).double()
+    for box, found in zip(boxes, voted(boxes, others, scores), strict=True):
+        near = [j for j in range(40) if iou(box, others[j]) >= 0.5]
+        if not near:
+            assert found.tolist() == box.tolist()
+            continue
+        total = sum(float(scores[j]) for j in near)
+        expected = sum(float(scores[j]) * others[j] for j in near) / total
+        assert torch.allclose(found, expected, atol=1e-9)
+
+
+def test_there_are_nine_anchors_of_three_areas_and_three_shapes_at_each_place():
+    nine = shapes((128, 256, 512))
+    sizes = nine[:, 2:] - nine[:, :2]
+    found = {(round(float(w * h) ** 0.5), round(float(h / w), 3)) for w, h in sizes}
+    assert found == {(s, r) for s in (128, 256, 512) for r in RATIOS}
+    placed = anchors(2, 3, (128, 256, 512), torch.device("cpu"))
+    assert placed.shape == (2 * 3 * 9, 4)
+    centres = (placed[:, :2] + placed[:, 2:]) / 2
+    assert centres[::9].round().tolist() == [[x, y] for y in (8, 24) for x in (8, 24, 40)]
+
+
+def test_an_anchor_that_crosses_the_border_is_not_inside():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [-1, 0, 10, 10], [0, 0, 11, 10], [0, 0, 10, 11]])
+    assert inside(boxes, 10, 10).tolist() == [True, False, False, False]
+
+
+def plainly(boxes: Tensor, objects: Tensor, limits: Limits) -> list[int]:
+    """What each box belongs to, box by box."""
+    best = [max(iou(box, thing) for box in boxes) for thing in objects]
+    found = []
+    for box in boxes:
+        shared = [iou(box, thing) for thing in objects]
+        most, which = max(shared), shared.index(max(shared))
+        own = limits.best and any(s == b > 0 for s, b in zip(shared, best, strict=True))
+        if most >= limits.object or own:
+            found.append(which)
+        elif limits.background[0] <= most < limits.background[1]:
+            found.append(BACKGROUND)
+        else:
+            found.append(IGNORED)
+    return found
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(0.7, (0.0, 0.3), best=True),
+        Limits(0.5, (0.1, 0.5)),
+        Limits(0.5, (0.0, 0.5)),
+    ],
+)
+def test_matching_agrees_with_its_definition(limits):
+    objects = some(5, 9, 60)
+    boxes = torch.cat([some(200, 10, 60), objects + 3, objects])
+    found = matched(boxes, objects, limits).tolist()
+    assert found == plainly(boxes, objects, limits)
+    assert {BACKGROUND} < set(found)
+
+
+def test_without_objects_all_is_background_or_nothing_is():
+    none = torch.zeros(0, 4).double()
+    assert set(matched(some(9, 0), none, Limits(0.5, (0.0, 0.5))).tolist()) == {BACKGROUND}
+    assert set(matched(some(9, 0), none, Limits(0.5, (0.1, 0.5))).tolist()) == {IGNORED}
+
+
+def test_a_sample_has_at_most_its_share_of_objects_and_is_filled_with_background():
+    matches = torch.tensor([0, BACKGROUND, 1, IGNORED, 2] * 40)
+    found = sampled(matches, 50, 12, 7, 0, 3)
+    assert len(found) == 50 == len(set(found.tolist()))
+    assert int((matches[found] >= 0).sum()) == 12 and int((matches[found] == IGNORED).sum()) == 0
+    few = sampled(torch.tensor([0, BACKGROUND, BACKGROUND, IGNORED]), 50, 12, 7)
+    assert sorted(few.tolist()) == [0, 1, 2]
+
+
+def test_a_sample_is_a_function_of_its_key_and_any_background_may_be_drawn():
+    matches = torch.full((30,), BACKGROUND)
+    drawn = [tuple(sampled(matches, 5, 2, seed).tolist()) for seed in range(60)]
+    assert drawn[3] == tuple(sampled(matches, 5, 2, 3).tolist())
+    assert len(set(drawn)) > 50 and {i for each in drawn for i in each} == set(range(30))
+
+
+def test_proposals_are_large_apart_inside_and_best_first():
+    own = some(300, 11, 80).float()
+    draw = torch.Generator().manual_seed(12)
+    scores, shifts = torch.randn(300, 2, generator=draw), torch.randn(300, 4, generator=draw) / 5
+    boxes, sure = proposals(scores, shifts, own, (70, 90), 200, 40, 8)
+    assert 10 < len(boxes) <= 40
+    assert sure.tolist() == sorted(sure.tolist(), reverse=True)
+    assert ((boxes[:, 2:] - boxes[:, :2]) >= 8).all()
+    assert (boxes >= 0).all() and (boxes[:, 2] <= 90).all() and (boxes[:, 3] <= 70).all()
+    assert overlaps(boxes, boxes).fill_diagonal_(0).max() <= 0.7
+    least = scores.softmax(dim=1)[:, 1].sort(descending=True).values[199]
+    assert sure.min() >= least
+
+
+def test_several_networks_propose_the_union_of_their_boxes():
+    one, other = some(10, 13).float(), some(10, 14).float() + 500
+    scores = torch.linspace(1, 0.1, 10)
+    alone, _ = one[suppressed(one, scores, 0.7)], None
+    union = merged([(one, scores), (other, scores)], 100)
+    assert {tuple(box) for box in alone.tolist()} < {tuple(box) for box in union.tolist()}
+    assert merged([(one, scores)], 100) is one

@@ -1,0 +1,110 @@
+"""What detection/testing.py claims: from a picture to boxes."""
+
+import torch
+import torch.nn.functional as F
+from test_detector import SMALL, made, picture
+from torch import Tensor, nn
+
+from residual.detection import testing
+from residual.detection.boxes import overlaps
+from residual.detection.detector import Detector
+from residual.detection.learning import DEVIATIONS
+from residual.detection.recipe import (
+    Recipe,
+)
+from residual.detection.recipe import Testing as Asking
+
+
+def asked(net: Detector, how: Asking, *images: Tensor):
+    with torch.no_grad():
+        return testing.detected([testing.Look(net.eval(), images)], how)
+
+
+def wild(recipe: Recipe = SMALL) -> Detector:
+    """Says something of every region."""
+    net = made(recipe)
+    nn.init.normal_(net.score.weight, std=0.5)
+    nn.init.normal_(net.shift.weight, std=0.3)
+    return net
+
+
+def test_what_is_found_agrees_with_its_definition():
+    net, asking = wild(), Asking(least=0.2, most=20)
+    found = asked(net, asking, picture())
+    with torch.no_grad():
+        look = testing.Look(net, [picture()])
+        regions, _ = look.proposed(asking)
+        scores, shifts = net.answers(net.vectors(look.first, regions, (64, 96)))
+        sure = scores.softmax(dim=1)
+        every = []
+        for r, region in enumerate(regions):
+            for c in range(2):
+                tx, ty, tw, th = (shifts[r, c] * torch.tensor(DEVIATIONS)).tolist()
+                w, h = (region[2:] - region[:2]).tolist()
+                x, y = float(region[0]) + w / 2 + tx * w, float(region[1]) + h / 2 + ty * h
+                w, h = w * torch.tensor(tw).exp(), h * torch.tensor(th).exp()
+                box = torch.tensor([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+                box[0::2].clamp_(0, 96), box[1::2].clamp_(0, 64)
+                if sure[r, c + 1] > 0.2 and (box[2:] > box[:2]).all():
+                    every.append((float(sure[r, c + 1]), c, box))
+    every.sort(key=lambda each: -each[0])
+    stay: list[tuple[float, int, Tensor]] = []
+    for one in every:
+        if all(
+            one[1] != other[1] or overlaps(one[2][None], other[2][None]) <= 0.3 for other in stay
+        ):
+            stay.append(one)
+    stay = stay[:20]
+    assert 3 < len(stay) == len(found.scores)
+    assert found.labels.tolist() == [c for _, c, _ in stay]
+    assert torch.allclose(found.boxes, torch.stack([box for *_, box in stay]), atol=1e-3)
+
+
+def test_an_ensemble_of_equals_is_the_one():
+    net, asking = wild(), Asking(least=0.1)
+    one = asked(net, asking, picture())
+    with torch.no_grad():
+        looks = [testing.Look(net.eval(), [picture()]) for _ in range(2)]
+        both = testing.detected(looks, asking)
+    assert torch.allclose(one.boxes, both.boxes, atol=1e-4)
+    assert torch.allclose(one.scores, both.scores, atol=1e-6)
+
+
+def test_refinement_looks_again_where_boxes_are_and_lets_them_vote():
+    net = wild()
+    plain, refined = (asked(net, Asking(least=0.1, refinement=r), picture()) for r in (False, True))
+    assert not torch.equal(plain.boxes, refined.boxes)
+    assert refined.scores[0] >= plain.scores[0]
+
+
+def test_two_neighbouring_scales_are_those_around_an_area_of_224_pixels():
+    look = testing.Look.__new__(testing.Look)  # without the maps, which take seconds
+    look.size = (600, 900)
+    look.maps = dict.fromkeys([(200, 300), (400, 600), (600, 900), (800, 1200)])
+    sides = torch.tensor([10.0, 224, 230, 300, 340, 600])  # at 600; a third of it at 200
+    regions = torch.cat([torch.zeros(6, 2), sides[:, None].expand(6, 2)], dim=1)
+    assert look.pair(regions).tolist() == [2, 2, 1, 1, 0, 0]
+
+
+def test_several_scales_take_the_greater_of_two_values():
+    net, asking = wild(), Asking(least=0.1, scales=(48, 64, 96))
+    images = [
+        picture(),
+        F.interpolate(picture()[None], (48, 72))[0],
+        F.interpolate(picture()[None], (96, 144))[0],
+    ]
+    with torch.no_grad():
+        look = testing.Look(net.eval(), images)
+        regions = torch.tensor([[4.0, 6, 30, 40], [0, 0, 96, 64]])
+        found = look.vectors(regions)
+        assert list(look.maps) == [(48, 72), (64, 96), (96, 144)]
+        scaled = [regions * (size[0] / 64) for size in look.maps]
+        each = torch.stack(
+            [
+                net.vectors(m, r, s)
+                for m, r, s in zip(look.maps.values(), scaled, look.maps, strict=True)
+            ]
+        )
+    small, large = torch.maximum(each[1, 0], each[2, 0]), torch.maximum(each[1, 1], each[2, 1])
+    assert torch.allclose(found, torch.stack([small, large]), atol=1e-5)
+    assert len(asked(net, asking, *images).scores)
