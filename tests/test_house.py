@@ -17,7 +17,8 @@ LAYERS = [
     {"nets", "data", "training", "evaluation"},
     {"rivals"},
     {"runs"},  # a run is where nets, data, training and evaluation meet
-    {"analysis", "detection", "deployment"},
+    {"analysis", "detection"},
+    {"deployment"},  # of detectors, too
     {"paper"},  # so high that nothing which produces a number can see the printed ones
     {"reproduction"},
     {"cli"},

@@ -78,6 +78,8 @@ def special(graph: Graph, layer: nn.Module, name: str, x: Value) -> Value:
         case nn.LocalResponseNorm():
             sizes = {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta}
             x = graph("LRN", x, **sizes, bias=layer.k)
+        case nn.GroupNorm():
+            x = group_normalised(graph, layer, name, x)
         case nn.PReLU():
             slope = layer.weight.detach().cpu().numpy()[:, None, None]  # of maps (C, H, W)
             x = graph("PRelu", x, graph.value(slope, f"{name}.weight"))
@@ -116,6 +118,19 @@ def pooled(graph: Graph, layer: nn.MaxPool2d | nn.AvgPool2d, x: Value) -> Value:
     if isinstance(layer, nn.MaxPool2d):
         return graph("MaxPool", x, **how)
     return graph("AveragePool", x, **how, count_include_pad=1)
+
+
+def group_normalised(graph: Graph, layer: nn.GroupNorm, name: str, x: Value) -> Value:
+    """Over maps (N, C, H, W); each group is normalised as an instance's one channel."""
+    # ONNX has a GroupNormalization, but before opset 21 its scales are those of groups.
+    ones, n = np.ones(layer.num_groups, np.float32), layer.num_groups
+    rows = graph("Reshape", x, [0, n, -1])
+    alone = graph("InstanceNormalization", rows, ones, 0 * ones, epsilon=layer.eps)
+    scale, bias = (
+        graph.value(each.detach().cpu().numpy()[:, None, None], f"{name}.{which}")
+        for which, each in layer.named_parameters()
+    )
+    return graph("Reshape", alone, x.shape(0)) * scale + bias
 
 
 def pyramid(graph: Graph, layer: SpatialPyramid, x: Value) -> Value:

@@ -20,7 +20,8 @@ def proposals(
     """Scores (A, 2) and shifts (A, 4) of anchors (A, 4) -> boxes (P, 4), the best first, and their
     probabilities (P,). The size is the picture's height and width."""
     objectness = scores.float().softmax(dim=-1)[:, 1]
-    best, which = objectness.topk(min(candidates, len(objectness)))
+    # Of equal ones the first is the better: the same proposals from every kernel, and elsewhere.
+    best, which = (each[:candidates] for each in objectness.sort(descending=True, stable=True))
     boxes = clipped(decoded(shifts[which].float(), anchors[which].float()), *size)
     large = ((boxes[:, 2:] - boxes[:, :2]) >= smallest).all(dim=1)
     boxes, best = boxes[large], best[large]
