@@ -15,6 +15,7 @@ from residual.cli.networks import show
 from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
 
 if TYPE_CHECKING:
+    from residual.deployment import detector_export
     from residual.deployment.export import Parity
 
 ENDS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchvision": ".safetensors"}
@@ -125,16 +126,17 @@ def export(
 ) -> None:
     """Write a trained network for use elsewhere; an ONNX model is checked against the network.
 
+    A detector becomes an ONNX model: a picture of any size in, boxes, scores and labels out.
+
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """
     from residual.deployment import export as exporting
 
     check_usage(form, preprocessing, out)
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; give another name as --out")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: no folder {out.parent}")
     setting_of("cpu", threads, "float32", False).apply()
+    if is_detector(path):
+        export_detector(path, out, form, preprocessing, as_json)
+        return
     trained, found = opened(path), []
     if form == "onnx":
         found = exporting.to_onnx(trained, out, preprocessing == "inside")
@@ -152,6 +154,36 @@ def export(
     print(f"{out}: {trained.network} as {form}, with its labels and its preprocessing")
 
 
+def is_detector(path: Path) -> bool:
+    """Whether this is a detector's run, or its checkpoint. Raises what the reading of one does."""
+    from residual.detection.loading import is_detection
+    from residual.training.checkpoint import read
+
+    if path.is_dir():
+        return is_detection(path)
+    _, header = read(path)
+    return (header.get("recipe") or {}).get("task") == "detection"
+
+
+def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_json: bool) -> None:
+    """The same for a detector."""
+    from residual.cli.detections import opened
+    from residual.deployment.detector_export import to_onnx
+
+    if form != "onnx":
+        raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
+    if preprocessing == "outside":
+        raise typer.BadParameter("a detector's preprocessing is inside, so that boxes fit pictures")
+    (trained,) = opened([path])
+    found, network = to_onnx(trained, out), trained.recipe.network
+    if as_json:
+        rows = [asdict(row) for row in found]
+        print(json.dumps({"file": str(out), "format": form, "network": network, "parity": rows}))
+        return
+    show_detector_parity(found)
+    print(f"{out}: a detector on {network} as {form}, with its classes and its preprocessing")
+
+
 def check_usage(form: str, preprocessing: str, out: Path) -> None:
     """Refuse what the command line alone shows to be wrong."""
     if form not in ENDS:
@@ -162,6 +194,10 @@ def check_usage(form: str, preprocessing: str, out: Path) -> None:
         raise typer.BadParameter(f"--preprocessing is for onnx; {form} holds weights alone")
     if out.suffix != ENDS[form]:
         raise typer.BadParameter(f"{form} is written to a file whose name ends in {ENDS[form]}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; give another name as --out")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {out}: no folder {out.parent}")
 
 
 def show_parity(found: "list[Parity]") -> None:
@@ -175,3 +211,17 @@ def show_parity(found: "list[Parity]") -> None:
         for row in found
     ]
     show(heads, rows)
+
+
+def show_detector_parity(found: "list[detector_export.Parity]") -> None:
+    """What the check of a detector found, picture by picture."""
+    heads = ["picture", "regions", "probabilities apart", "boxes apart", "found", "by both"]
+    rows = [
+        [
+            *(f"{row.height}x{row.width}", str(row.regions), f"{row.apart:.1e}"),
+            *(f"{row.pixels:.1e} pixels", str(row.found), str(row.same)),
+            *(f"{row.torch_ms:.0f} ms", f"{row.onnxruntime_ms:.0f} ms"),
+        ]
+        for row in found
+    ]
+    show([*heads, "torch", "ONNX Runtime"], rows)

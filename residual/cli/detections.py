@@ -13,7 +13,11 @@ from residual.files import read_json
 
 if TYPE_CHECKING:
     from residual.detection.loading import Trained
+    from residual.detection.predicting import Finder
     from residual.detection.recipe import Testing
+    from residual.world import Setting
+
+    Finding = tuple[Finder, tuple[str, ...]]
 
 Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
 Refine = Annotated[
@@ -127,7 +131,9 @@ def data_of(path: Path) -> Path:
 
 
 def predict(
-    path: Annotated[Path, typer.Argument(help="A detector's run, or a checkpoint.")],
+    path: Annotated[
+        Path, typer.Argument(help="A detector's run, a checkpoint, or an exported .onnx file.")
+    ],
     images: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
     ],
@@ -149,18 +155,47 @@ def predict(
     Example: residual detect predict runs/resnet101-1 street.jpg --out found
     """
     from residual.cli.deploy import named, said
-    from residual.detection.predicting import answers, finder
+    from residual.detection.predicting import answers
 
-    how = setting_of(device, threads, precision, False)
+    onnx = path.suffix == ".onnx"
+    how = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
     how.apply()
     pictures = named(images)
-    nets = opened([path])
-    testing = testing_of(refine, multiscale, nets[0].recipe.shorter)
-    find = finder(nets, replace(testing, least=min(least, testing.least)), how)
+    finding = exported if onnx else of_run
+    find, classes = finding(path, least, (refine, multiscale), how)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    if said(answers(find, nets[0].classes, pictures, least, out), as_json, one_picture):
+    if said(answers(find, classes, pictures, least, out), as_json, one_picture):
         raise typer.Exit(1)
+
+
+def of_run(path: Path, least: float, more: tuple[bool, bool], how: "Setting") -> "Finding":
+    """What finds objects of at least this score by a run, and their classes; more: refinement, and
+    multi-scale."""
+    from residual.detection.predicting import finder
+
+    nets = opened([path])
+    testing = testing_of(*more, nets[0].recipe.shorter)
+    find = finder(nets, replace(testing, least=min(least, testing.least)), how)
+    return find, nets[0].classes
+
+
+def exported(path: Path, least: float, more: tuple[bool, bool], how: "Setting") -> "Finding":
+    """The same by an exported detector."""
+    from residual.deployment.detector_export import read
+
+    if any(more) or how.device != "cpu" or how.precision != "float32":
+        raise typer.BadParameter(
+            "an exported detector looks once, at one scale, on the processor and in float32; for "
+            "more, ask the run"
+        )
+    model = read(path, how.threads)
+    if least < model.testing.least:
+        raise typer.BadParameter(
+            f"{path} finds objects of scores above {model.testing.least:g}; for lower ones, ask "
+            f"the run"
+        )
+    return model.find, model.classes
 
 
 def one_picture(answer: dict[str, Any]) -> str:
