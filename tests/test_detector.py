@@ -223,6 +223,16 @@ def test_a_picture_without_objects_teaches_background():
     assert found[0] > 0 and found[1] == 0 and found[2] > 0 and found[3] == 0
 
 
+def test_a_picture_of_which_no_region_teaches_has_gradients_all_the_same():
+    net = made(replace(SMALL, background=0.1))
+    empty = replace(sample(), boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    found = losses(net, [empty])
+    found.sum().backward()
+    assert found[2:].tolist() == [0, 0]
+    assert all(p.grad is not None for p in net.parameters())
+    assert not any(p.grad.any() for p in net.head.parameters())
+
+
 def test_ten_steps_equal_a_plain_loop_to_1e_9():
     recipe = replace(SMALL, steps=10)
     batches = [

@@ -38,7 +38,10 @@ def train(
     network: Annotated[str, typer.Argument(help="resnet18 to resnet152, vgg16 or vgg19.")],
     data: Boxes,
     recipe: Annotated[
-        str, typer.Option(help="voc07, voc07+12, voc07++12, coco or scratch; auto goes by data.")
+        str,
+        typer.Option(
+            help="voc07, voc07-alternating, voc07+12, voc07++12, coco, scratch; auto: by the data."
+        ),
     ] = "auto",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Another budget; drops keep their proportions.")

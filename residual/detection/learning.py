@@ -10,7 +10,7 @@ from torch import Tensor
 from residual.detection.anchors import anchors, inside
 from residual.detection.boxes import encoded
 from residual.detection.detector import Detector
-from residual.detection.matching import Limits, matched, sampled
+from residual.detection.matching import BACKGROUND, Limits, matched, sampled
 from residual.detection.proposals import proposals
 from residual.training.dropout import Dropouts
 
@@ -100,9 +100,17 @@ def of_regions(net: Detector, sample: Sample, maps: Tensor, given: Tensor) -> Te
     found = matched(given, sample.boxes, limits)
     seed = recipe.seed, *sample.key, REGIONS
     chosen = sampled(found, recipe.regions, recipe.regions // 4, *seed)
-    regions, of = given[chosen], found[chosen]
-    if not len(chosen):
-        return maps.new_zeros(2)
+    if not len(chosen):  # no region is an object's, and none is background
+        # Of nothing, but with gradients, so that every process has as many.
+        given, found = given.new_tensor([[0, 0, 1, 1]]), found.new_full((1,), BACKGROUND)
+        return 0 * class_and_box(net, sample, maps, given, found)
+    return class_and_box(net, sample, maps, given[chosen], found[chosen])
+
+
+def class_and_box(
+    net: Detector, sample: Sample, maps: Tensor, regions: Tensor, of: Tensor
+) -> Tensor:
+    """The mean losses (2,) of regions (R, 4), whose objects are at places (R,)."""
     vectors = net.vectors(maps, regions, (sample.image.shape[1], sample.image.shape[2]))
     scores, shifts = net.answers(vectors)
     dtype = torch.promote_types(scores.dtype, torch.float32)
@@ -114,4 +122,4 @@ def of_regions(net: Detector, sample: Sample, maps: Tensor, given: Tensor) -> Te
     wanted = encoded(sample.boxes[of[objects]].to(dtype), regions[objects].to(dtype)) / deviations
     own = shifts[objects, labels[objects] - 1].to(dtype)
     apart = F.smooth_l1_loss(own, wanted, reduction="sum")
-    return torch.stack([classes, apart]) / len(chosen)
+    return torch.stack([classes, apart]) / len(regions)

@@ -88,6 +88,8 @@ COCO = replace(
     drops=(240_000,),
     scales=(64, 128, 256, 512),
 )
+# The four steps, in which regions that touch no object teach nothing.
+VOC07_ALTERNATING = replace(VOC07, schedule="alternating", steps=240_000, drops=(), background=0.1)
 # Choice: training from scratch is none of the paper's: group normalization in place of statistics
 # that one picture cannot give, every layer learns, and faster.
 SCRATCH = replace(
@@ -105,6 +107,7 @@ SCRATCH = replace(
 
 RECIPES = {
     "voc07": VOC07,
+    "voc07-alternating": VOC07_ALTERNATING,
     "voc07+12": VOC0712,
     "voc07++12": VOC0712_BOTH,
     "coco": COCO,

@@ -13,7 +13,7 @@ from residual.detection.detector import build, check_network, of_network
 from residual.detection.examples import Scenes
 from residual.detection.loading import recipe_of
 from residual.detection.recipe import RECIPES, Recipe, to_json
-from residual.detection.session import Session
+from residual.detection.session import BEGUN, Session
 from residual.files import read_json
 from residual.rivals.networks import specify
 from residual.runs import folder
@@ -21,6 +21,7 @@ from residual.runs.loading import Trained, with_preprocessing
 from residual.runs.moments import Moment, Watch
 from residual.runs.results import versions
 from residual.runs.resuming import exact, same_data
+from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
 from residual.world import Setting, hardware, here
 
@@ -68,6 +69,10 @@ def check(recipe: Recipe, how: Setting) -> None:
         raise ValueError(
             "frozen batch normalization has the statistics of weights to begin with; name them "
             "with --weights, or train from scratch with --recipe scratch"
+        )
+    if recipe.schedule == "alternating" and (recipe.drops or recipe.steps < 6):
+        raise ValueError(
+            "the alternating schedule has drops of its own, and at least 6 steps; say --set drops="
         )
     if recipe.fixed and not recipe.start:
         raise ValueError(
@@ -124,7 +129,10 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
     )
     size = recipe.shorter, recipe.shorter
     before = Preprocessing(mean, std.contiguous(), size, recipe.shorter)
-    folder.save(run, *with_preprocessing(tensors, header, before))
+    content = with_preprocessing(tensors, header, before)
+    if recipe.schedule == "alternating":
+        checkpoint.save(run / BEGUN, *content)
+    folder.save(run, *content)
 
 
 def from_weights(recipe: Recipe, weights: Trained) -> Recipe:

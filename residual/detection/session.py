@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from residual.detection import detector, supply, training
+from residual.detection import detector, stages, supply, training
 from residual.detection.evaluating import Work, judge
 from residual.detection.examples import Scenes
 from residual.detection.learning import PARTS, Sample
@@ -24,6 +26,7 @@ from residual.training import checkpoint
 from residual.training.loop import Step
 from residual.world import Setting, here
 
+BEGUN = "begun.safetensors"  # the weights of an alternating training, which begins with them twice
 CURVE = ("step", "loss", *PARTS, "lr", "skipped")
 
 
@@ -82,29 +85,55 @@ class Session:
 
     def _steps(self) -> Iterator[Moment]:
         """Each step is logged and saved where it is due."""
-        recipe, saved = self.recipe, time.monotonic()
-        way = training.Way(self.how.autocast, self.how.memory_format, self.world)
-        for step, parts in training.train(self.learner, self._batches(), recipe, way):
-            self.tally.add(step)
-            self.parts += parts
-            last, line = step.number == recipe.steps, None
-            if last or step.number % log_interval(recipe.steps) == 0:
-                line = self._log(step)
-            minutes = (time.monotonic() - saved) / 60
-            due = minutes >= self.watch.checkpoint_minutes and (line or minutes >= 1)
-            if last or self.world.any(bool(due)):
-                self.tally.check(step)
-                self._save()
-                saved = time.monotonic()
-            if not last and self.world.any(self.watch.stop()):
-                self.tally.check(step)
-                self.tally.tick()
-                self._save()
-                raise Stopped(
-                    f"stopped at step {step.number}; go on with: residual resume {self.run}"
-                )
-            yield from self.said()
-            yield Moment(step.number, line)
+        self.saved = time.monotonic()
+        for stage in stages.remaining(self.recipe, self.learner.step):
+            self._enter(stage)
+            way = training.Way(self.how.autocast, self.how.memory_format, self.world)
+            until = replace(self.recipe, steps=stage.end)
+            rates = partial(stages.rate, self.recipe)
+            for step, parts in training.train(
+                self.learner, self._batches(), until, way, stage.parts, rates
+            ):
+                self.tally.add(step)
+                self.parts += parts
+                yield from self._after(step, ends=step.number == stage.end)
+
+    def _enter(self, stage: stages.Stage) -> None:
+        """Begin a stage, or go on in the middle of it."""
+        kept = stages.kept(self.run, stage)
+        begins = self.learner.step == stage.first
+        if stage.proposals:
+            if begins:
+                found = stages.proposed(self.learner.net, self.data, self.supply, self.world)
+                self.world.first(lambda: checkpoint.save(kept, stages.named(found), {}))
+            self.supply.proposals = stages.of_names(checkpoint.read(kept)[0])
+        else:
+            self.supply.proposals = None
+        if begins and stage.number > 1:
+            start = self.run / BEGUN
+            stages.enter(stage, self.learner, checkpoint.read(start)[0] if start.exists() else None)
+            self.how.place(self.learner.net)
+        stages.hold(stage, self.learner.net)
+
+    def _after(self, step: Step, ends: bool) -> Iterator[Moment]:
+        """What is due after a step; at the end of a stage it is saved."""
+        line = None
+        last = step.number == self.recipe.steps
+        if last or step.number % log_interval(self.recipe.steps) == 0:
+            line = self._log(step)
+        minutes = (time.monotonic() - self.saved) / 60
+        due = minutes >= self.watch.checkpoint_minutes and (line or minutes >= 1)
+        if ends or self.world.any(bool(due)):
+            self.tally.check(step)
+            self._save()
+            self.saved = time.monotonic()
+        if not last and self.world.any(self.watch.stop()):
+            self.tally.check(step)
+            self.tally.tick()
+            self._save()
+            raise Stopped(f"stopped at step {step.number}; go on with: residual resume {self.run}")
+        yield from self.said()
+        yield Moment(step.number, line)
 
     def _batches(self) -> Iterator[list[Sample]]:
         """Training batches on the device, with the time that was waited for them."""

@@ -82,6 +82,9 @@ class Supply:
     world: World = field(default_factory=World)
     workers: int = 2
     damaged: dict[str, str] = field(default_factory=dict)  # path: why
+    # Of a picture, by its place in the set, the regions (P, 4) that it teaches with; in resized
+    # pixels. None: the network's own proposals.
+    proposals: dict[int, Tensor] | None = None
 
     def places(self, step: int) -> Iterator[tuple[int, int, int]]:
         """Of a step: the place in the batch, the epoch, and the picture's place in the set."""
@@ -128,12 +131,16 @@ class Supply:
     def sample(self, place: int, epoch: int, asked: int, i: int, picture: Seen) -> Sample:
         """The picture that was read for the one asked for, and its objects, on the device."""
         objects = learned(self.scenes.examples[i])
-        boxes = objects.boxes * picture.factors
+        boxes, regions = objects.boxes * picture.factors, None
+        if self.proposals is not None:
+            regions = torch.cat([self.proposals.get(i, boxes[:0]), boxes])
         image = input_of(picture, self.before, self.device)
         if self.recipe.mirror and below(2, self.recipe.seed, epoch, asked, MIRROR):
             image, boxes = image.flip(-1), mirrored(boxes, picture.size[1])
+            regions = None if regions is None else mirrored(regions, picture.size[1])
         labels = objects.labels.to(self.device)
-        return Sample(image, boxes.to(self.device), labels, (epoch, asked), place)
+        regions = None if regions is None else regions.to(self.device)
+        return Sample(image, boxes.to(self.device), labels, (epoch, asked), place, regions)
 
 
 def learned(example: Example) -> Example:

@@ -52,8 +52,8 @@ def train(
     batches: Iterator[list[Sample]],
     recipe: Recipe,
     way: Way | None = None,
-    parts: Callable[[int], tuple[str, ...]] = lambda step: PARTS,
-    rate: Callable[[Recipe, int], float] = learning_rate,
+    parts: tuple[str, ...] = PARTS,
+    rate: Callable[[int], float] | None = None,
 ) -> Iterator[tuple[Step, Tensor]]:
     """Take the steps that remain, one at a time. Batches are this process's part. With each step
     come its four losses (4,), the mean over the pictures of all processes."""
@@ -61,11 +61,11 @@ def train(
     while learner.step < recipe.steps:
         samples = next(batches)
         learner.net.train()
-        lr = rate(recipe, learner.step)
+        lr = rate(learner.step) if rate else learning_rate(recipe, learner.step)
         for group in learner.optimizer.param_groups:
             group["lr"] = lr
         learner.dropouts.step = learner.step
-        found = gathered(learner, samples, parts(learner.step), way)
+        found = gathered(learner, samples, parts, way)
         # Parameters of what does not learn in a stage have no gradients, in any process.
         gradients = [p.grad for p in learner.net.parameters() if p.grad is not None]
         way.world.average([*gradients, found])

@@ -1,0 +1,102 @@
+"""What detection/stages.py claims: joint training is one stage, alternating training has four."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from made_boxes import draw_voc
+from test_detect_command import training
+from test_detector import SMALL, made, sample
+
+from residual.detection import stages
+from residual.detection import training as learning
+from residual.detection.recipe import VOC07, VOC07_ALTERNATING
+from residual.training import checkpoint
+
+FOUR = replace(SMALL, schedule="alternating", steps=12)
+
+
+def test_joint_training_is_one_stage():
+    (only,) = stages.stages(VOC07)
+    assert (only.first, only.end, len(only.parts)) == (0, 70_000, 4)
+    assert not (only.proposals or only.still)
+
+
+def test_the_four_stages_are_those_of_the_published_code():
+    found = stages.stages(VOC07_ALTERNATING)
+    assert [each.end - each.first for each in found] == [80_000, 40_000, 80_000, 40_000]
+    assert [each.still for each in found] == [False, False, True, True]
+    assert [each.proposals for each in found] == [False, True, False, True]
+    rates = {step: stages.rate(VOC07_ALTERNATING, step) for step in (0, 59_999, 60_000, 80_000)}
+    assert rates == pytest.approx({0: 1e-3, 59_999: 1e-3, 60_000: 1e-4, 80_000: 1e-3})
+
+
+def test_each_stage_teaches_its_own_layers():
+    taught = []
+    for stage in stages.stages(FOUR):
+        net = made(FOUR)
+        learner = learning.start(net, FOUR)
+        stages.hold(stage, net)
+        before = {name: each.clone() for name, each in net.state_dict().items()}
+        one = sample(regions=torch.tensor([[4.0, 6, 30, 40], [0, 0, 90, 60]]))
+        next(learning.train(learner, iter([[one]]), replace(FOUR, steps=1), parts=stage.parts))
+        after = net.state_dict()
+        changed = {
+            name.split(".")[0] for name in before if not torch.equal(before[name], after[name])
+        }
+        taught.append(changed)
+    head = {"head", "score", "shift"}
+    assert taught == [{"shared", "proposing"}, {"shared", *head}, {"proposing"}, head]
+
+
+def test_the_second_stage_begins_where_the_first_did_and_the_third_proposes_anew():
+    net, first = made(FOUR), made(FOUR).state_dict()
+    learner = learning.start(net, FOUR)
+    for parameter in net.parameters():
+        torch.nn.init.ones_(parameter)
+    stages.enter(stages.stages(FOUR)[1], learner, None)
+    now = net.state_dict()
+    assert all(torch.equal(now[k], first[k]) for k in now if k.startswith(("shared", "head")))
+    assert (now["proposing.conv.weight"] == 1).all()
+    stages.enter(stages.stages(FOUR)[2], learner, None)
+    assert torch.equal(net.state_dict()["proposing.conv.weight"], first["proposing.conv.weight"])
+    begun = {f"net.{name}": torch.zeros_like(each) for name, each in first.items()}
+    stages.enter(stages.stages(FOUR)[1], learner, begun)
+    assert not net.state_dict()["shared.conv1.0.0.weight"].any()
+
+
+def test_an_alternating_training_stopped_in_any_stage_ends_as_one_that_was_not(command, tmp_path):
+    folder = draw_voc(tmp_path / "made", n=3)
+    more = ("--set", "schedule=alternating", "--set", "drops=", "--set", "warmup=0,0.01")
+    alternating = training(folder, tmp_path / "whole", *more, "--json", steps=12)
+    whole = command(*alternating)
+    assert whole.status == 0, whole.err
+    for step in (3, 5, 7, 11):
+        run = tmp_path / f"until-{step}"
+        assert interrupted(command, tmp_path / "whole", run, step)
+        again = command("resume", run, "--json")
+        assert again.status == 0, again.err
+        assert again.json["weights_sha256"] == whole.json["weights_sha256"]
+
+
+def interrupted(command, whole, run, step) -> bool:
+    """A run as it was after so many steps."""
+    from residual.detection import running
+    from residual.detection.recipe import from_json
+    from residual.runs.moments import Stopped, Watch
+
+    known = json.loads((whole / "environment.json").read_text())
+    values = json.loads((whole / "recipe.json").read_text())
+    recipe = from_json({key: value for key, value in values.items() if key != "format"})
+    data = running.load(type(whole)(known["data"]["where"]), recipe)
+    how = running.Setting(**known["setting"])
+    running.begin(run, recipe, data, {k: known["data"][k] for k in ("where", "root")}, how)
+    taken: list[int] = []
+    try:
+        for moment in running.advance(run, data, Watch(stop=lambda: len(taken) >= step - 1)):
+            taken.append(moment.step)
+    except Stopped:
+        assert checkpoint.read(sorted((run / "checkpoints").iterdir())[-1])[1]["step"] == step
+        return True
+    return False
