@@ -16,7 +16,7 @@ from residual.data.decode import seen as seen_picture
 from residual.deployment.engine import MISSING, installed, session_of
 from residual.deployment.export import short, timed
 from residual.detection import supply
-from residual.detection.anchors import anchors
+from residual.detection.anchors import STRIDE, anchors
 from residual.detection.boxes import overlaps
 from residual.detection.evaluating import found_on, looked
 from residual.detection.examples import Found
@@ -210,10 +210,10 @@ def made_up(trained: Trained) -> Iterator[Image.Image]:
     """Pictures that are enlarged and reduced, wide, high and tiny, and one without any object."""
     shorter, longest = trained.recipe.shorter, trained.recipe.longest
     draw = np.random.default_rng(0)
-    sizes = [(shorter, shorter * 3 // 4), (shorter, shorter * 3 // 2), (2 * longest, shorter // 4)]
-    for size in (*sizes, (9, 7)):
+    wide = 2 * longest, max(shorter // 4, 4 * STRIDE)  # not so low that a map has no row
+    for size in ((shorter, shorter * 3 // 4), (shorter, shorter * 3 // 2), wide, (9, 7)):
         coarse = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        yield Image.fromarray(coarse).resize((max(size[0], 1), max(size[1], 1)))
+        yield Image.fromarray(coarse).resize(size)
     yield Image.new("RGB", (shorter, shorter), (127, 127, 127))
 
 
