@@ -26,7 +26,7 @@ from residual.cli.watching import Advance, Care, carry_on, together
 
 if TYPE_CHECKING:
     from residual.detection.recipe import Recipe
-    from residual.detection.running import Data
+    from residual.detection.running import Beginning, Data
 
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[
@@ -92,7 +92,7 @@ def train(
     chosen = recipe_of(network, recipe, sort, steps, seed, [*words, *(set_ or [])])
     with together() as world:
         how = setting_of(device, threads, precision, deterministic)
-        beginning = world.first(lambda: beginning_of(weights, root))
+        beginning = world.first(lambda: begun_with(weights, root))
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
         check(chosen, how)
@@ -108,6 +108,15 @@ def train(
         world.first(made)
         care = Care(checkpoint_minutes, workers, tensorboard, as_json)
         carry_on(run, chosen.steps, of_detector(run, pictures), care, finished)
+
+
+def begun_with(weights: str | None, root: Path) -> "Beginning | None":
+    """The weights that a training begins with: a network's, or a detector's of other data."""
+    from residual.detection.loading import is_detection, load
+
+    if weights is not None and is_detection(Path(weights)):
+        return load(Path(weights))
+    return beginning_of(weights, root)
 
 
 def again(

@@ -61,10 +61,9 @@ def shown(percent: float | None) -> str:
 
 def testing_of(refine: bool, multiscale: bool, shorter: int) -> "Testing":
     """How detectors are asked; scales in proportion to the paper's for 600 pixels."""
-    from residual.detection.recipe import MULTISCALE, Testing
+    from residual.detection.recipe import Testing, scaled
 
-    scales = tuple(side * shorter // 600 for side in MULTISCALE) if multiscale else ()
-    return Testing(refinement=refine, scales=scales)
+    return Testing(refinement=refine, scales=scaled(shorter) if multiscale else ())
 
 
 def opened(paths: list[Path]) -> "list[Trained]":

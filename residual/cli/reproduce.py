@@ -63,6 +63,9 @@ def reproduce(
     ] = 1,
     results: Annotated[Path, typer.Option(help="Where results are kept.")] = Path("results"),
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/reproduce"),
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="Files that detectors begin with, one per network.")
+    ] = None,
     root: Root = CACHE,
     device: Device = "auto",
     threads: Threads = 0,
@@ -90,6 +93,11 @@ def reproduce(
             raise ValueError(f"{' and '.join(modules)} has no such network")
         if data is None and not only_print and (large := [w for w in what if w in LARGE]):
             raise ValueError(f"{large[0]} is on photographs; name a folder of them with --data")
+        if data is None and not only_print and (boxes := [w for w in what if w in BOXES]):
+            raise ValueError(
+                f"{boxes[0]} is on pictures with boxes; name a folder of them with --data, or "
+                f"print what there is with --only-print"
+            )
     with together() as world:
         how = setting_of(device, threads, precision, deterministic)
         place = Place(name, root, how, results, runs, side_by_side, workers)
@@ -99,6 +107,7 @@ def reproduce(
                 each: [r for r in some if isinstance(r, Recipe)] for each, some in wanted.items()
             }
             used = made(modules, own, place, "all" in what)
+            used |= detected(wanted, place, weights or [])
         if world.rank == 0:
             for each, module in modules.items():
                 show(each, module, results, used.get(each), steps)
@@ -132,6 +141,18 @@ def made(
                 shop.supply(recipes, curve, modules[each].KEY)
             used |= dict.fromkeys(own, shop.data.fingerprint)
     return used
+
+
+def detected(
+    wanted: "dict[str, list[Wanted]]", place: Place, weights: list[Path]
+) -> dict[str, str]:
+    """Train and judge the detectors that are missing -> the data's fingerprint."""
+    own = {each: some for each, some in wanted.items() if each in BOXES and some}
+    if not own:
+        return {}
+    from residual.cli.detection_shop import supply
+
+    return {each: supply(some, place, weights) for each, some in own.items()}  # type: ignore[arg-type]
 
 
 def show(

@@ -139,6 +139,11 @@ class Testing:
 MULTISCALE = (200, 400, 600, 800, 1000)  # App. B
 
 
+def scaled(shorter: int) -> tuple[int, ...]:
+    """The paper's scales for another shorter side of training than its 600 pixels."""
+    return tuple(side * shorter // VOC07.shorter for side in MULTISCALE)
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
     """The rate for the step after `step` steps of a stage of the training."""
     warmup_steps, warmup_rate = recipe.warmup

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from residual.data.batches import Preprocessing
 from residual.detection import scenes as reading
-from residual.detection.detector import build, check_network, of_network
+from residual.detection.detector import Detector, build, check_network, of_network
 from residual.detection.examples import Scenes
+from residual.detection.loading import Trained as Detecting
 from residual.detection.loading import recipe_of
 from residual.detection.recipe import RECIPES, Recipe, to_json
 from residual.detection.session import BEGUN, Session
@@ -24,6 +26,8 @@ from residual.runs.resuming import exact, same_data
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
 from residual.world import Setting, hardware, here
+
+Beginning = Trained | Detecting  # a network's weights, or a detector's
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def check(recipe: Recipe, how: Setting) -> None:
 
 def begin(
     run: Path, recipe: Recipe, data: Data, where: dict[str, str], how: Setting,
-    weights: Trained | None = None,
+    weights: Beginning | None = None,
 ) -> None:  # fmt: skip
     """Make a run's folder. `where` says how the data is found again."""
     check(recipe, how)
@@ -110,12 +114,12 @@ def begin(
         begun_with(run, recipe, data, weights)
 
 
-def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
+def begun_with(run: Path, recipe: Recipe, data: Data, weights: Beginning) -> None:
     """The checkpoint before the first step of a run that begins with a network's weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = build(recipe, len(data.train.classes))
-    net.load_state_dict(of_network(weights.net.state_dict(), net), strict=False)
+    net.load_state_dict(begins_with(weights, net), strict=False)
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     header = {
         "step": 0,
@@ -135,11 +139,23 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
     folder.save(run, *content)
 
 
-def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
+def begins_with(weights: Beginning, net: Detector) -> dict[str, Tensor]:
+    """What a detector takes over: from a network all but its last layer; from a detector all that
+    does not depend on its classes, where it has the same shape."""
+    state = weights.net.state_dict()
+    if isinstance(weights, Trained):
+        return of_network(state, net)
+    own = net.state_dict()
+    last = ("score.", "shift.")
+    return {k: t for k, t in state.items() if not k.startswith(last) and t.shape == own[k].shape}
+
+
+def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     """The recipe for a training that begins with these. Raises ValueError where they are another
     network's."""
-    if weights.network != recipe.network:
-        raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
+    network = weights.network if isinstance(weights, Trained) else weights.recipe.network
+    if network != recipe.network:
+        raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
     return replace(recipe, start=weights_sha256(weights.net.state_dict()))
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from residual.detection.recipe import (
-    MULTISCALE,
     RECIPES,
     Recipe,
     Testing,
     from_json,
     parsed,
+    scaled,
     to_json,
     with_steps,
 )
@@ -168,7 +168,7 @@ def budgets(results: Sequence[Result]) -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {}
     for result in results:
         recipe = from_json(result["recipe"])
-        words = [data_title(result), *recipe_words(recipe), *testing_words(result["testing"])]
+        words = [data_title(result), *recipe_words(recipe), *testing_words(result)]
         found.setdefault(", ".join(words), []).append(result)
     return dict(sorted(found.items()))
 
@@ -196,9 +196,10 @@ def recipe_words(recipe: Recipe) -> list[str]:
     return [f"recipe {name}", f"{recipe.steps:,} steps", *drawn, *changed[name]]
 
 
-def testing_words(testing: Mapping[str, Any]) -> list[str]:
+def testing_words(result: Result) -> list[str]:
     """How it was tested, besides the paper's improvements, where that is not as usual."""
-    odd = () if tuple(testing["scales"]) in ((), MULTISCALE) else ("scales",)
+    testing, shorter = result["testing"], result["recipe"]["shorter"]
+    odd = () if tuple(testing["scales"]) in ((), scaled(shorter)) else ("scales",)
     usual = to_json(Testing())
     return differences(testing, usual, [key for key in ("refinement", "scales") if key not in odd])
 
@@ -226,13 +227,20 @@ def voc(measure: str, name: str = "", difficult: bool = False) -> Reader:
 
 
 def coco(measure: str) -> Reader:
-    """Reads one of COCO's own numbers."""
+    """Reads one of COCO's own numbers; of data in PASCAL VOC's form, the like of it by area."""
+    like = AREA if measure == "AP50" else measure
 
     def read(result: Result) -> float | None:
-        value: float | None = result[AP]["coco"][measure]
+        own = result[AP].get("coco")
+        value: float | None = own[measure] if own else result[AP][like]["mean"]
         return value
 
     return read
+
+
+def coco_or_own(results: Sequence[Result]) -> list[Result]:
+    """Of data in the form of COCO, and of data that are none of the paper's."""
+    return [r for r in results if r["protocol"] == "coco" or benchmark(r) is None]
 
 
 def ours(results: Sequence[Result], read: Reader) -> str:

@@ -11,6 +11,7 @@ from residual.reproduction.detections import (
     beside,
     by_system,
     coco,
+    coco_or_own,
     networks_of,
     own_data,
     percent,
@@ -32,8 +33,8 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
 
 
 def shown(results: Sequence[Result]) -> list[Result]:
-    """Of data in the form of COCO, the baselines."""
-    return [r for r in results if r["protocol"] == "coco" and system(r).baseline]
+    """The baselines, on COCO, or on data of one's own."""
+    return [r for r in coco_or_own(results) if system(r).baseline]
 
 
 def table(results: Sequence[Result]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from residual import paper
 from residual.detection.recipe import MULTISCALE, Testing
 from residual.reproduction import table8
-from residual.reproduction.detections import AP, Detection, System, own_data, wanted
+from residual.reproduction.detections import AP, Detection, System, coco_or_own, own_data, wanted
 from residual.reproduction.experiments import Result
 
 CURVE = False
@@ -44,8 +44,7 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
 
 
 def shown(results: Sequence[Result]) -> list[Result]:
-    """Of data in the form of COCO."""
-    return [r for r in results if r["protocol"] == "coco"]
+    return coco_or_own(results)
 
 
 def table(results: Sequence[Result]) -> str:

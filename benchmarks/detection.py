@@ -1,0 +1,196 @@
+"""Faster R-CNN in training and at work: ours against torchvision's machinery, in turn.
+
+    python -m benchmarks.detection --network resnet101 --rounds 5
+
+Both sides have the same layers before and behind the regions (those of v1.5, whose batch
+normalization is frozen), RoI align of 14x14 bins, one picture of 600x800 noise with a dozen boxes,
+and the same numbers of anchors, proposals, regions and detections.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
+from residual.detection import learning, supply, testing, training
+from residual.detection.detector import WIDTH, build
+from residual.detection.recipe import VOC07, Testing
+from residual.files import write_json
+from residual.world import Setting, setting
+
+SIDES = ("torchvision", "ours")
+CLASSES = 20
+HEIGHT, WIDTH_OF_PICTURE = 600, 800
+
+
+def made_up(how: Setting) -> tuple[Tensor, Tensor, Tensor]:
+    """A picture of noise (3, 600, 800), twelve boxes and their labels, from 0."""
+    draw = torch.Generator().manual_seed(0)
+    image = torch.rand(3, HEIGHT, WIDTH_OF_PICTURE, generator=draw)
+    corner = torch.rand(12, 2, generator=draw) * torch.tensor([500.0, 300.0])
+    size = 60 + torch.rand(12, 2, generator=draw) * 200
+    labels = torch.randint(0, CLASSES, (12,), generator=draw)
+    device = torch.device(how.device)
+    return image.to(device), torch.cat([corner, corner + size], dim=1).to(device), labels.to(device)
+
+
+def ours(network: str, how: Setting, work: str) -> Iterator[Any]:
+    """Steps of the package's loop, or answers of its detector."""
+    recipe = replace(VOC07, network=f"{network}-v1.5", start="noise", pooling="align", steps=2**62)
+    recipe = replace(recipe, drops=())
+    net = build(recipe, CLASSES)
+    how.place(net)
+    image, boxes, labels = made_up(how)
+    before = supply.imagenet_preprocessing(HEIGHT).to(image.device)
+    if work == "training":
+        own = learning.Sample(before.normalised(image[None].clone())[0], boxes, labels, (0, 0))
+        way = training.Way(how.autocast, how.memory_format)
+        return training.train(training.start(net, recipe), itertools.repeat([own]), recipe, way)
+    net.eval()
+    return answers(net, image, before, how)
+
+
+def answers(net: Any, image: Tensor, before: Any, how: Setting) -> Iterator[Any]:
+    while True:
+        with torch.no_grad(), how.autocast():
+            inputs = before.normalised(image[None].clone())[0]
+            yield testing.detected([testing.Look(net, [inputs])], Testing())
+
+
+class Proposes(nn.Module):
+    """torchvision's RPN head, of as many channels as ours."""
+
+    def __init__(self, n_in: int, anchors: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(n_in, WIDTH, 3, padding=1)
+        self.score, self.shift = nn.Conv2d(WIDTH, anchors, 1), nn.Conv2d(WIDTH, 4 * anchors, 1)
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        x = [F.relu(self.conv(each)) for each in maps]
+        return [self.score(each) for each in x], [self.shift(each) for each in x]
+
+
+def theirs(network: str, how: Setting, work: str) -> Iterator[Any]:
+    """The same in torchvision's FasterRCNN, in a plain loop."""
+    import torchvision
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+    from torchvision.models.detection.rpn import AnchorGenerator
+    from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+
+    whole = torchvision.models.get_model(network, norm_layer=FrozenBatchNorm2d)
+    parts = dict(whole.named_children())
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+    for name in ("conv1", "layer1"):
+        parts[name].requires_grad_(False)
+    body = nn.Sequential(*(parts[name] for name in names))
+    body.out_channels = 1024  # type: ignore[assignment]
+    net = FasterRCNN(
+        body,
+        min_size=HEIGHT,
+        max_size=1000,
+        rpn_anchor_generator=AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),)),
+        rpn_head=Proposes(1024, 9),
+        rpn_pre_nms_top_n_train=12_000,
+        rpn_pre_nms_top_n_test=6_000,
+        rpn_post_nms_top_n_train=2_000,
+        rpn_post_nms_top_n_test=300,
+        box_roi_pool=MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2),
+        box_head=nn.Sequential(parts["layer4"], nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        box_predictor=FastRCNNPredictor(2048, CLASSES + 1),
+        box_batch_size_per_image=128,
+        box_nms_thresh=0.3,
+    )
+    net = how.place(net).train(work == "training")
+    image, boxes, labels = made_up(how)
+    learned = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learned, 0.001, 0.9, weight_decay=5e-4)
+    while True:
+        if work == "prediction":
+            with torch.no_grad(), how.autocast():
+                yield net([image])
+            continue
+        with how.autocast():
+            losses = net([image], [{"boxes": boxes, "labels": labels + 1}])
+        sum(losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield losses
+
+
+def measure(steps: Iterator[Any], how: Setting, counted: int) -> Measured:
+    """Pictures per second, and on a GPU the peak of the allocator."""
+    cuda = how.device.startswith("cuda")
+    found = timed(steps, counted, 1, torch.cuda.synchronize if cuda else lambda: None)
+    return found | {"peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else 0}
+
+
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--network", default="resnet50", help="resnet50, resnet101 or resnet152")
+    parser.add_argument("--work", default="", help="training or prediction; both, if left out")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--precision", default="", help="float32 on a processor, bf16 on a GPU")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=0, help="counted steps of a measurement")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a file for the result")
+    parser.add_argument("--wait", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = asked()
+    how = setting(options.device, options.threads)
+    on_gpu = how.device.startswith("cuda")
+    how = replace(how, precision=options.precision or ("bf16" if on_gpu else "float32"))
+    counted = options.steps or (20 if on_gpu else 2)
+    how.apply()
+    if options.wait:
+        make = ours if options.wait == "ours" else theirs
+        steps = make(options.network, how, options.work)
+        for _ in range(5 if on_gpu else 1):
+            next(steps)
+        answer(lambda: measure(steps, how, counted))
+        return
+    passed = ["--network", options.network, "--device", how.device, "--threads", str(how.threads)]
+    passed += ["--precision", how.precision, "--steps", str(counted)]
+    found = {}
+    for work in [options.work] if options.work else ["training", "prediction"]:
+        with ExitStack() as stack:
+            words = [*passed, "--work", work]
+            sides = [Side(stack, "benchmarks.detection", name, words) for name in SIDES]
+            found[work] = against(compare(sides, options.rounds), "torchvision")
+    kept = record(
+        "detection",
+        how.device,
+        **found,
+        network=options.network,
+        precision=how.precision,
+        rounds=options.rounds,
+        steps=counted,
+        size=[HEIGHT, WIDTH_OF_PICTURE],
+    )
+    if options.keep:
+        write_json(options.keep, kept)
+    if options.json:
+        print(json.dumps(kept))
+        return
+    for work, each in found.items():
+        print(f"{work}, {options.network}, 600x800, {how.precision}, {kept['hardware']}")
+        print("\n".join(in_words(each, "torchvision")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Where what the tables about detection ask for is made: trained, judged and kept."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from residual.cli.detect import of_detector
+from residual.cli.watching import Care, watched
+from residual.cli.workshop import Place
+
+if TYPE_CHECKING:
+    from residual.reproduction.detections import Detection
+    from residual.reproduction.detectors import Made
+    from residual.runs.loading import Trained
+
+
+def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> str:
+    """Make what is missing -> the fingerprint of the data that it is on."""
+    from residual.detection.running import load
+    from residual.detection.scenes import splits
+    from residual.reproduction.detectors import fitting, named
+    from residual.world import here
+
+    folder = Path(place.name).expanduser()
+    begun = {net.network: net for net in map(opened, weights)}
+    mark = ""
+    for each in fitting(wanted, splits(folder)):
+        each = replace(each, recipe=begun_with(each, begun))
+        data = load(folder, each.recipe)
+        (made,) = named(data, [each])
+        mark = test_mark(data)
+        if here().first(made.file(place.results).exists):
+            continue
+        runs = [train(made, seed, data, place, begun) for seed in range(each.members)]
+        if not made.plain:
+            judge(made, runs, data, place)
+    return mark
+
+
+def test_mark(data: Any) -> str:
+    """Results name the data that they were judged on."""
+    return str(data.test.fingerprint)
+
+
+def opened(path: Path) -> "Trained":
+    from residual.cli.options import opened
+
+    return opened(path)
+
+
+def begun_with(each: "Detection", begun: "dict[str, Trained]") -> Any:
+    """The recipe, with the weights that it begins with, where there are some for its network."""
+    from residual.detection.running import from_weights
+
+    own = begun.get(each.recipe.network)
+    return from_weights(each.recipe, own) if own and each.recipe.norm == "frozen" else each.recipe
+
+
+def train(made: "Made", seed: int, data: Any, place: Place, begun: "dict[str, Trained]") -> Path:
+    """A finished run: made, or gone on with, unless it is there."""
+    from residual.detection.running import begin
+    from residual.reproduction.detectors import keep
+    from residual.world import here
+
+    run, recipe = place.runs / made.run(seed), made.member(seed)
+    start = begun.get(recipe.network) if recipe.start else None
+    where = {"where": str(Path(place.name).expanduser().resolve()), "root": str(place.root)}
+
+    def new() -> None:
+        if not (run / "recipe.json").exists():
+            begin(run, recipe, data, where, place.how, start)
+
+    here().first(new)
+    title = f"{recipe.network}, seed {recipe.seed}"
+    watched(title, recipe.steps, of_detector(run, data), Care(5.0, place.workers))
+    here().first(lambda: keep(run, place.results / f"{run.name}.json"))
+    return run
+
+
+def judge(made: "Made", runs: list[Path], data: Any, place: Place) -> None:
+    """What a table asks for besides the result of a training."""
+    from residual.cli.progress import counting
+    from residual.detection.evaluating import Work
+    from residual.detection.evaluating import judge as judged
+    from residual.detection.loading import load
+    from residual.files import read_json, write_json
+    from residual.reproduction.detectors import measured
+    from residual.world import here
+
+    how = replace(place.how, precision="float32")
+    how.apply()
+    with counting(f"judging {made.wanted.system.words}") as progress:
+        work = Work(how, place.workers, progress if here().rank == 0 else None, here())
+        found = judged([load(run) for run in runs], data.test, made.wanted.testing, work)
+    first = here().first(lambda: read_json(runs[0] / "result.json"))
+    here().first(lambda: write_json(made.file(place.results), measured(first, found)))
+    for sentence in found["damaged"]:
+        typer.echo(f"residual: {sentence}; nothing is found on it", err=True)

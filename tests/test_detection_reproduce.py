@@ -1,0 +1,40 @@
+"""`residual reproduce` trains the detectors that a table lacks, once."""
+
+from made_boxes import draw_voc
+from test_detect_command import SMALL
+
+from residual.detection.recipe import MULTISCALE, Testing, scaled
+from residual.reproduction.detectors import fitting
+from residual.reproduction.table9 import runs
+
+OF_SCRATCH = ("--set", "norm=group", "--set", "fixed=0", "--set", "shorter=64")
+
+
+def test_a_table_trains_what_it_lacks_and_only_that(command, tmp_path):
+    folder = draw_voc(tmp_path / "made", n=3)
+    words = ("reproduce", "table9", "--data", folder, "--depths", 18, "--steps", 2, *OF_SCRATCH)
+    words += (*SMALL[4:], "--set", "batch=1", "--set", "drops=", "--networks", "resnet18")
+    first = command(*words, cwd=tmp_path)
+    assert first.status == 0, first.err
+    kept = sorted(path.name for path in (tmp_path / "results").glob("*.json"))
+    # The baseline, and context of three seeds; refinement of both, all scales, and three together.
+    assert len(kept) == 8 and sum("refined" in name for name in kept) == 4
+    assert "ResNet-18, box refinement, context, multi-scale testing, 3 together" in first.out
+    again = command(*words, cwd=tmp_path)
+    assert again.status == 0 and again.out == first.out and "step" not in again.err
+
+
+def test_on_data_of_ones_own_a_table_asks_for_its_splits_and_for_scales_in_proportion():
+    wanted = runs("", 10, 1, [50])
+    found = fitting(wanted, ("train", "trainval", "test"))
+    assert {(d.recipe.train_split, d.recipe.test_split) for d in found} == {("trainval", "test")}
+    assert {d.recipe.train_split for d in fitting(wanted, ("train2014",))} == {"train2014"}
+    assert scaled(600) == MULTISCALE and scaled(300) == (100, 200, 300, 400, 500)
+    assert any(d.testing.scales == MULTISCALE for d in found) and Testing() in [
+        d.testing for d in found
+    ]
+
+
+def test_a_table_about_boxes_needs_data_to_train_on(command):
+    answer = command("reproduce", "table7")
+    assert answer.status == 2 and "name a folder of them with --data" in answer.err
