@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from itertools import pairwise
@@ -180,6 +181,20 @@ def test_a_class_that_the_checkpoint_does_not_know_is_named(run, command, tmp_pa
         file.write_text(file.read_text().replace("square", "circle"))
     complaint = command("detect", "evaluate", run[0], "--data", other).complaint
     assert "circle" in complaint
+
+
+def test_a_report_has_the_losses_and_every_class(run, command, tmp_path):
+    place = tmp_path / "copy"
+    shutil.copytree(run[0], place)
+    answer = command("report", place)
+    assert answer.status == 0, answer.err
+    page = (place / "report" / "report.html").read_text()
+    for words in ("Faster R-CNN on resnet18", "mean of the classes", "square", "Losses"):
+        assert words in page
+    assert Image.open(place / "report" / "losses.png").size[0] > 1000
+    (place / "result.json").unlink()
+    assert command("report", place).status == 0
+    assert "Training has not finished" in (place / "report" / "report.html").read_text()
 
 
 def test_a_rate_falls_and_the_log_is_in_order(run):

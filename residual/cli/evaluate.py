@@ -156,10 +156,16 @@ def report(
     """
     import torch
 
+    from residual.analysis.detector_report import report as of_detector
     from residual.analysis.report import overlay
     from residual.analysis.report import report as written
+    from residual.detection.loading import is_detection
     from residual.runs import folder
 
+    if all(map(is_detection, runs)):
+        for run in runs:
+            print(of_detector(run))
+        return
     for run in runs:
         folder.recipe_of(run)
         counted = run / "confusion.json"
