@@ -19,6 +19,7 @@ PARTS = {  # of the log: what they are
     "box_loss": "regions: where",
 }
 POINTS = 100  # of a curve; each is the mean over as many lines of the log as that takes
+CAPTION = "The four losses of Faster R-CNN on the training pictures, each as it is added."
 HEADS = {
     "AP50-11pt": "AP50, 11 points",
     "AP50-area": "AP50, area",
@@ -38,7 +39,7 @@ def report(run: Path) -> Path:
         figure = Figure(figsize=(7.2, 4.0), layout="constrained")
         draw_losses(figure.subplots(), lines)
         _, svg = save(figure, folder / "losses")
-        sections.append(section("Losses", inline(svg, "Losses against steps", "In training.")))
+        sections.append(section("Losses", inline(svg, "Losses against steps", CAPTION)))
     if "ap" in result:
         sections.append(section("Classes", class_table(result["ap"])))
     sections.append(section("Recipe", facts(recipe)))
@@ -110,6 +111,7 @@ def class_table(ap: Mapping[str, Any]) -> str:
         shown = "mean of the classes" if name == "mean" else name
         body.append(f"<tr><th>{escape(shown)}</th>{cells}</tr>")
     return (
-        f'<div class="wide"><table class="classes"><thead><tr><th>class</th>{head}</tr></thead>'
+        f'<div class="wide"><table class="classes numbers">'
+        f"<thead><tr><th>class</th>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )

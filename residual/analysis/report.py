@@ -46,6 +46,7 @@ tbody tr + tr > * { border-top: 1px solid #eeece7; } tbody th { font-weight: 400
 .classes td, .classes thead th:not(:first-child) { text-align: right; white-space: nowrap; }
 .classes tbody th { min-width: 6rem; }
 .classes td:last-child, .classes thead th:last-child { text-align: left; white-space: normal; }
+.numbers td:last-child, .numbers thead th:last-child { text-align: right; }
 .classes .weak > * { background: #fbf1f0; } .weak th { font-weight: 600; color: var(--weak); }
 .bar { float: left; width: 5rem; height: .5rem; margin: .45rem .6rem 0 0; background: #e8e5de; }
 .bar i { display: block; height: 100%; background: #4878a8; } .weak .bar i { background: #c1272d; }

@@ -1,0 +1,96 @@
+"""Detectors from nothing: group normalization against batch statistics of a step's pictures.
+
+    python -m benchmarks.detection_norms BCCD --steps 600
+
+Both are trained by the recipe `scratch` on the same pictures in the same order, and differ in their
+normalization alone. Batch normalization takes its statistics over the pictures of a step, and in
+the head over the regions of one; it is tested with running ones.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.sides import record
+from residual.detection import running, supply, training
+from residual.detection.detector import Detector, build
+from residual.detection.evaluating import Work, judge
+from residual.detection.loading import Trained
+from residual.detection.recipe import SCRATCH, Recipe, Testing, parsed, to_json, with_steps
+from residual.files import write_json
+from residual.world import setting
+
+
+@contextmanager
+def moving() -> Iterator[None]:
+    """Batch normalization learns, and takes statistics in training, as in classification."""
+    usual = Detector.train
+    Detector.train = nn.Module.train  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Detector.train = usual  # type: ignore[method-assign]
+
+
+def trained(recipe: Recipe, data: running.Data, how: Any) -> dict[str, Any]:
+    """Average precision on the test split after a whole training."""
+    torch.manual_seed(recipe.seed)
+    net = build(recipe, len(data.train.classes))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(True)
+    how.place(net)
+    device, before = torch.device(how.device), supply.imagenet_preprocessing(recipe.shorter)
+    feed = supply.Supply(data.train, recipe, before.to(device), device)
+    learner = training.start(net, recipe)
+    for step, losses in training.train(
+        learner, feed.batches(), recipe, training.Way(how.autocast, how.memory_format)
+    ):
+        if step.number % 50 == 0:
+            print(f"{recipe.norm}: step {step.number}, loss {float(losses.sum()):.3f}", flush=True)
+    done = Trained(net.eval(), recipe, data.train.classes, before, learner.step)
+    found = judge([done], data.test, Testing(), Work(how))
+    ap: dict[str, Any] = found["ap"]
+    return ap
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--set", action="append", default=[], help="field=value of the recipe")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a file for the result")
+    options = parser.parse_args()
+    how = setting("auto", options.threads, options.precision)
+    how.apply()
+    changes: dict[str, Any] = dict(map(parsed, options.set))
+    recipe = replace(with_steps(SCRATCH, options.steps), network=options.network, **changes)
+    data = running.load(options.folder, recipe)
+    found = {"group": trained(recipe, data, how)}
+    with moving():
+        found["batch"] = trained(replace(recipe, norm="frozen"), data, how)
+    for name, ap in found.items():
+        print(f"{name} normalization: AP50 {ap['AP50-area']['mean']:.2f} %, by area")
+    kept = record(
+        "detection_norms",
+        how.device,
+        norms=found,
+        recipe_of_detectors=to_json(recipe),
+        data={"name": data.test.name, "fingerprint": data.test.fingerprint},
+        precision=how.precision,
+    )
+    if options.keep:
+        write_json(options.keep, kept)
+
+
+if __name__ == "__main__":
+    main()
