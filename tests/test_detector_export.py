@@ -85,8 +85,8 @@ def test_a_detector_that_has_not_learned_is_compared_before_its_scores_are_looke
 WRONG = {
     "deviations": ("DEVIATIONS", (0.1, 0.1, 0.2, 0.25), "boxes of regions differ by"),
     "suppression": ("OVERLAP", 0.6, "regions differ"),
-    "widest": ("WIDEST", 0.01, "regions differ"),
-    "stride": ("STRIDE", 15, "regions differ"),
+    "widest": ("WIDEST", 0.01, "candidates differ by"),
+    "stride": ("STRIDE", 15, "candidates differ by"),
     "fitted": ("fitted", lambda graph, *_: [graph.value([48])] * 2, "objectness differ in number"),
 }
 
@@ -120,6 +120,15 @@ def test_weights_of_another_detector_are_refused(tmp_path, monkeypatch):
     nn.init.normal_(other.net.score.weight)
     monkeypatch.setattr(building, "grown", lambda _, testing: grown(other, testing))
     with pytest.raises(ValueError, match="differs: probabilities differ by"):
+        exporting.to_onnx(own, tmp_path / "net.onnx", QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["score", "shift", "proposing.shift"])
+def test_a_detector_whose_weights_are_no_numbers_is_refused(part, tmp_path):
+    own = detector()
+    nn.init.constant_(own.net.get_submodule(part).weight, float("nan"))
+    with pytest.raises(ValueError, match="differ by nan"):
         exporting.to_onnx(own, tmp_path / "net.onnx", QUICK)
     assert not list(tmp_path.iterdir())
 

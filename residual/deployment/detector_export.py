@@ -22,7 +22,7 @@ from residual.detection.evaluating import found_on, looked
 from residual.detection.examples import Found
 from residual.detection.loading import Trained
 from residual.detection.predicting import Finder
-from residual.detection.proposals import proposals
+from residual.detection.proposals import apart, best_first
 from residual.detection.recipe import Testing, to_json
 from residual.detection.testing import chosen
 from residual.files import FORMAT, check_format, write_whole
@@ -122,7 +122,7 @@ def parity(trained: Trained, content: bytes, testing: Testing) -> Iterator[Parit
         seen = supply.seen(as_png(picture), trained.recipe.shorter, trained.recipe.longest)
         pixels = np.asarray(picture)[None]
         own = answered(stepping, pixels)
-        apart, sides = compared(trained, seen, own, every)
+        numbers, sides = compared(trained, seen, own, every)
         answer, fast = timed(lambda given: answered(session, given), pixels)
         best = own["scores"] > testing.least
         for name in ("boxes", "scores", "labels"):
@@ -131,7 +131,7 @@ def parity(trained: Trained, content: bytes, testing: Testing) -> Iterator[Parit
         found, slow = timed(lambda given: found_on([trained], given, testing, how), [seen])
         same = shared(found, Found(answer["boxes"], answer["scores"], answer["labels"]))
         sizes = picture.height, picture.width, len(own["regions"])
-        yield Parity(*sizes, apart, sides, len(found.scores), same, slow, fast)
+        yield Parity(*sizes, numbers, sides, len(found.scores), same, slow, fast)
 
 
 def answered(session: Any, pixels: Any) -> Answers:
@@ -150,18 +150,21 @@ def compared(
     net, recipe = trained.net, trained.recipe
     (look,) = looked([trained], [seen], Setting())
     maps = net.maps(supply.input_of(seen, trained.preprocessing, torch.device("cpu"))[None])
-    scores, shifts = net.proposing(maps)
-    around = anchors(maps.shape[2], maps.shape[3], recipe.scales, maps.device)
-    limits = testing.candidates, testing.proposals, recipe.smallest
+    scores, shifts = (each[0] for each in net.proposing(maps))
     told = own["objectness"], own["anchor_shifts"]
-    regions, _ = proposals(*told, around, look.size, *limits)
+    around = anchors(maps.shape[2], maps.shape[3], recipe.scales, maps.device)
+    candidates, ahead = best_first(*told, around, look.size, testing.candidates)
+    regions, _ = apart(own["candidates"], own["ahead"], testing.proposals, recipe.smallest)
     probabilities, boxes = look.judged(own["regions"])
-    found = in_order(chosen(own["probabilities"], own["class_boxes"], testing))
+    found = in_order(of_each_class(own["probabilities"], own["class_boxes"], testing))
     theirs = in_order(Found(own["boxes"] * seen.factors, own["scores"], own["labels"]))
+    large = float(shifts.abs().max().clamp(min=1))  # the last bit of sums is in proportion
     differences = {
-        "objectness": (told[0].softmax(dim=1), scores[0].softmax(dim=1), PROBABILITY),
-        "shifts of anchors": (told[1], shifts[0], SHIFT),
-        "regions": (own["regions"], regions, PIXELS),
+        "objectness": (told[0].softmax(dim=1), scores.softmax(dim=1), PROBABILITY),
+        "shifts of anchors": (told[1] / large, shifts / large, SHIFT),
+        "candidates": (own["candidates"], candidates, PIXELS),
+        "their order": (own["ahead"], ahead, 0.0),
+        "regions": (own["regions"], regions, 0.0),
         "probabilities": (own["probabilities"], probabilities, PROBABILITY),
         "boxes of regions": (own["class_boxes"], boxes, PIXELS),
         "scores": (theirs.scores, found.scores, 0.0),
@@ -174,8 +177,20 @@ def compared(
             by = "in number" if most[what] == float("inf") else f"by {most[what]:.2g}"
             why = f"{what} differ {by}; {allowed:g} is allowed"
             raise ValueError(refusal(trained, why))
-    apart = max(most["objectness"], most["probabilities"])
-    return apart, max(most["regions"], most["boxes of regions"], most["boxes"])
+    sides = max(most[what] for what in ("candidates", "boxes of regions", "boxes"))
+    return max(most["objectness"], most["probabilities"]), sides
+
+
+def of_each_class(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Found:
+    """What is chosen, class by class: torchvision's suppression of several classes moves the boxes
+    of each, and so rounds them."""
+    found = [
+        chosen(probabilities[:, [0, label + 1]], boxes[:, label : label + 1], testing)
+        for label in range(boxes.shape[1])
+    ]
+    labels = [each.labels + label for label, each in enumerate(found)]
+    parts = [each.boxes for each in found], [each.scores for each in found], labels
+    return Found(*(torch.cat(part) for part in parts))
 
 
 def refusal(trained: Trained, why: str) -> str:

@@ -19,14 +19,30 @@ def proposals(
 ) -> tuple[Tensor, Tensor]:
     """Scores (A, 2) and shifts (A, 4) of anchors (A, 4) -> boxes (P, 4), the best first, and their
     probabilities (P,). The size is the picture's height and width."""
-    objectness = scores.float().softmax(dim=-1)[:, 1]
-    # Of equal ones the first is the better: the same proposals from every kernel, and elsewhere.
-    best, which = (each[:candidates] for each in objectness.sort(descending=True, stable=True))
-    boxes = clipped(decoded(shifts[which].float(), anchors[which].float()), *size)
+    boxes, ahead = best_first(scores, shifts, anchors, size, candidates)
+    boxes, ahead = apart(boxes, ahead, remaining, smallest)
+    return boxes, ahead.sigmoid()
+
+
+def best_first(
+    scores: Tensor, shifts: Tensor, anchors: Tensor, size: tuple[int, int], candidates: int
+) -> tuple[Tensor, Tensor]:
+    """The boxes (K, 4) of the best anchors, and by how much each scores higher as an object than as
+    background (K,)."""
+    # Probabilities would be equal where they round to 1. Of equal ones the first is the better, so
+    # that the same scores are the same proposals with every kernel, and elsewhere.
+    ahead = scores[:, 1].float() - scores[:, 0].float()
+    best, which = (each[:candidates] for each in ahead.sort(descending=True, stable=True))
+    return clipped(decoded(shifts[which].float(), anchors[which].float()), *size), best
+
+
+def apart(boxes: Tensor, ahead: Tensor, remaining: int, smallest: int) -> tuple[Tensor, Tensor]:
+    """Of boxes (K, 4) and what they are ahead by (K,), those that are large enough and, of some
+    that overlap, the best."""
     large = ((boxes[:, 2:] - boxes[:, :2]) >= smallest).all(dim=1)
-    boxes, best = boxes[large], best[large]
-    stay = suppressed(boxes, best, OVERLAP)[:remaining]
-    return boxes[stay], best[stay]
+    boxes, ahead = boxes[large], ahead[large]
+    stay = suppressed(boxes, ahead, OVERLAP)[:remaining]
+    return boxes[stay], ahead[stay]
 
 
 def merged(found: list[tuple[Tensor, Tensor]], remaining: int) -> Tensor:
