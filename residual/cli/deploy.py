@@ -225,3 +225,8 @@ def show_detector_parity(found: "list[detector_export.Parity]") -> None:
         for row in found
     ]
     show([*heads, "torch", "ONNX Runtime"], rows)
+    if any(row.same < row.found for row in found):
+        print(
+            "Where fewer are found by both, regions are as good as equal, and the last bit of a "
+            "number decides; each step, given the same numbers, is the same."
+        )
