@@ -22,7 +22,7 @@ def test_a_picture_is_resized_to_its_shorter_side_unless_the_longer_one_becomes_
     assert supply.fitted((500, 375), 600, 1000) == (800, 600)
     assert supply.fitted((375, 500), 600, 1000) == (600, 800)
     assert supply.fitted((1000, 300), 600, 1000) == (1000, 300)
-    assert supply.fitted((2000, 3), 600, 1000) == (1000, 1)
+    assert supply.fitted((2000, 3), 600, 1000) == (1000, 16)
 
 
 def test_boxes_are_resized_and_mirrored_with_their_picture(tmp_path):

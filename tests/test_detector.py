@@ -18,7 +18,9 @@ from residual.detection.recipe import (
     VOC07,
     Recipe,
 )
+from residual.detection.running import check
 from residual.rivals.networks import build as build_network
+from residual.world import Setting
 
 SMALL = replace(
     SCRATCH,
@@ -287,3 +289,11 @@ def test_no_detector_is_made_of_a_network_for_small_pictures():
             ValueError, match=f"no detector is made of {network}; it takes resnet18"
         ):
             build(replace(SMALL, network=network), 2)
+
+
+def test_what_has_no_deterministic_kernel_is_refused_where_it_would_be_needed():
+    on_gpu = Setting("cuda", deterministic=True)
+    with pytest.raises(ValueError, match="RoI pooling has no deterministic kernel on cuda"):
+        check(SMALL, on_gpu)
+    check(replace(SMALL, pooling="align"), on_gpu)
+    check(SMALL, Setting("cpu", deterministic=True))

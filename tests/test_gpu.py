@@ -1,11 +1,20 @@
 """What only a GPU can show: the same batches as on a processor, and an exact resume."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from made_boxes import draw_voc
+from test_detection_testing import asked, wild
+from test_detector import SMALL, picture, sample
 
 from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.data.draws import hashed, order
+from residual.detection import running
+from residual.detection.boxes import overlaps
+from residual.detection.learning import losses
+from residual.detection.recipe import Testing as Asking
 from residual.runs.moments import Stopped, Watch
 from residual.runs.training import advance, begin, recipe_for
 from residual.training.recipe import with_steps
@@ -48,5 +57,36 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path, precis
             moments = list(advance(tmp_path / name, data, watch))
         except Stopped:
             moments = list(advance(tmp_path / name, data, Watch()))
+        ends.append(moments[-1].result["weights_sha256"])
+    assert ends[0] == ends[1]
+
+
+def test_the_losses_and_boxes_of_a_detector_are_those_of_a_processor():
+    net, one = wild(), sample()
+    there = {"image": one.image.cuda(), "boxes": one.boxes.cuda(), "labels": one.labels.cuda()}
+    expected = losses(net, [one])
+    found = asked(net, Asking(least=0.3), picture())
+    on_gpu = net.cuda()
+    torch.testing.assert_close(
+        losses(on_gpu, [replace(one, **there)]).cpu(), expected, rtol=1e-3, atol=1e-3
+    )
+    again = asked(on_gpu, Asking(least=0.3), picture().cuda())
+    assert overlaps(found.boxes[:3], again.boxes.cpu()).amax(dim=1).min() > 0.95
+
+
+def test_a_detector_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path):
+    recipe = replace(SMALL, pooling="align", steps=8)
+    data = running.load(draw_voc(tmp_path / "made"), recipe)
+    how = Setting("cuda", threads=1, deterministic=True)
+    where = {"where": str(tmp_path / "made"), "root": ""}
+    ends = []
+    for name, stop_at in (("whole", 0), ("parts", 3)):
+        running.begin(tmp_path / name, recipe, data, where, how)
+        asked_ = iter(range(1, 100))
+        watch = Watch(60, stop=lambda asked=asked_, at=stop_at: next(asked) == at)
+        try:
+            moments = list(running.advance(tmp_path / name, data, watch))
+        except Stopped:
+            moments = list(running.advance(tmp_path / name, data, Watch()))
         ends.append(moments[-1].result["weights_sha256"])
     assert ends[0] == ends[1]

@@ -95,7 +95,7 @@ def fitted(graph: Graph, image: Value, shorter: int, longest: int) -> list[Value
     least, most = (graph(kind, sides, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
     wanted, capped = sides * shorter / least, sides * longest / most
     long = graph("Greater", graph("ReduceMax", wanted, keepdims=1), [longest])
-    size = graph("Max", graph("Where", long, capped, wanted), [1])
+    size = graph("Max", graph("Where", long, capped, wanted), [STRIDE])
     return graph.several("Split", 2, size, axis=0, num_outputs=2)
 
 

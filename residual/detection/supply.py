@@ -14,6 +14,7 @@ from residual.data.decode import Damaged, pixels, resized
 from residual.data.decode import seen as seen_picture
 from residual.data.draws import below, order
 from residual.data.feeding import IMAGENET_MEAN, IMAGENET_STD
+from residual.detection.anchors import STRIDE
 from residual.detection.boxes import mirrored
 from residual.detection.examples import Example, Scenes
 from residual.detection.learning import Sample
@@ -47,7 +48,7 @@ def fitted(size: tuple[int, int], shorter: int, longest: int) -> tuple[int, int]
     ends = shorter, int(shorter * long / short)
     if ends[1] > longest:
         ends = int(longest * short / long), longest
-    ends = max(ends[0], 1), max(ends[1], 1)
+    ends = max(ends[0], STRIDE), max(ends[1], STRIDE)  # one place of the map at least
     return ends if size[0] <= size[1] else ends[::-1]
 
 
