@@ -61,7 +61,7 @@ def test_a_network_fits_32_pictures_to_zero_training_error(name):
 
 @pytest.mark.parametrize("name", A_LITTLE)
 def test_the_loss_of_a_deep_network_falls_within_a_few_steps(name):
-    taken = learning(name, side=8, lr=0.01, steps=8)
+    taken = learning(name, side=8, lr=0.01, steps=24)
     assert float(taken[-1].loss) < float(taken[0].loss)
 
 
