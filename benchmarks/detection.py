@@ -4,7 +4,9 @@
 
 Both sides have the same layers before and behind the regions (those of v1.5, whose batch
 normalization is frozen), RoI align of 14x14 bins, one picture of 600x800 noise with a dozen boxes,
-and the same numbers of anchors, proposals, regions and detections.
+and the same numbers of anchors, proposals and regions, which is seen to. Weights are drawn,
+proposals lie where anchors do, and the rate is 0, so that they stay as many as a trained
+detector's.
 """
 
 import argparse
@@ -46,9 +48,11 @@ def made_up(how: Setting) -> tuple[Tensor, Tensor, Tensor]:
 def ours(network: str, how: Setting, work: str) -> Iterator[Any]:
     """Steps of the package's loop, or answers of its detector."""
     recipe = replace(VOC07, network=f"{network}-v1.5", start="noise", pooling="align", steps=2**62)
-    recipe = replace(recipe, drops=())
+    recipe = replace(recipe, drops=(), lr=0.0)
     net = build(recipe, CLASSES)
+    tame(net, net.proposing.shift)
     how.place(net)
+    net.head.register_forward_hook(counted)
     image, boxes, labels = made_up(how)
     before = supply.imagenet_preprocessing(HEIGHT).to(image.device)
     if work == "training":
@@ -57,6 +61,22 @@ def ours(network: str, how: Setting, work: str) -> Iterator[Any]:
         return training.train(training.start(net, recipe), itertools.repeat([own]), recipe, way)
     net.eval()
     return answers(net, image, before, how)
+
+
+def tame(net: nn.Module, shift: nn.Conv2d) -> None:
+    """Branches add nothing, so that no map grows with depth, and proposals are anchors."""
+    for name, module in net.named_modules():
+        last = name.endswith((".branch.4.1", ".bn3"))
+        if last and isinstance(module.weight, Tensor):
+            nn.init.zeros_(module.weight)
+    nn.init.zeros_(shift.weight)
+
+
+REGIONS: list[int] = []  # that passed the layers behind them, in this process
+
+
+def counted(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None:
+    REGIONS.append(len(given[0]))
 
 
 def answers(net: Any, image: Tensor, before: Any, how: Setting) -> Iterator[Any]:
@@ -110,10 +130,17 @@ def theirs(network: str, how: Setting, work: str) -> Iterator[Any]:
         box_batch_size_per_image=128,
         box_nms_thresh=0.3,
     )
+    tame(net, net.rpn.head.shift)
+    net.roi_heads.box_head.register_forward_hook(counted)
     net = how.place(net).train(work == "training")
+    return looped(net, how, work)
+
+
+def looped(net: Any, how: Setting, work: str) -> Iterator[Any]:
+    """Steps of a plain loop, or answers."""
     image, boxes, labels = made_up(how)
     learned = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learned, 0.001, 0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(learned, 0.0, 0.9, weight_decay=5e-4)
     while True:
         if work == "prediction":
             with torch.no_grad(), how.autocast():
@@ -131,7 +158,8 @@ def measure(steps: Iterator[Any], how: Setting, counted: int) -> Measured:
     """Pictures per second, and on a GPU the peak of the allocator."""
     cuda = how.device.startswith("cuda")
     found = timed(steps, counted, 1, torch.cuda.synchronize if cuda else lambda: None)
-    return found | {"peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else 0}
+    peak = torch.cuda.max_memory_allocated() if cuda else 0
+    return found | {"peak_gpu_bytes": peak, "regions": REGIONS[-1]}
 
 
 def asked() -> argparse.Namespace:
@@ -172,6 +200,8 @@ def main() -> None:
             words = [*passed, "--work", work]
             sides = [Side(stack, "benchmarks.detection", name, words) for name in SIDES]
             found[work] = against(compare(sides, options.rounds), "torchvision")
+        if len({each["regions"] for each in found[work].values()}) > 1:
+            raise SystemExit(f"the sides did not do the same: {found[work]}")
     kept = record(
         "detection",
         how.device,

@@ -182,6 +182,25 @@ def test_proposals_are_large_apart_inside_and_best_first():
     assert sure.min() >= least
 
 
+def test_voting_is_exact_where_precision_is_mixed():
+    box = torch.tensor([[611.3, 407.7, 933.9, 701.2]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(voted(box, box, torch.tensor([0.9])), box, atol=1e-3)
+
+
+def test_where_no_anchor_is_inside_a_picture_none_is_matched():
+    none, thing = torch.zeros(0, 4), torch.tensor([[0.0, 0, 9, 9]])
+    assert matched(none, thing, Limits(0.7, (0.0, 0.3), best=True)).shape == (0,)
+
+
+def test_of_proposals_of_two_networks_that_overlap_the_better_one_stays():
+    one = some(10, 13).float()
+    other, scores = one + 0.5, torch.linspace(1, 0.1, 10)
+    both, sure = torch.cat([one, other]), torch.cat([scores, scores - 0.01])
+    found = merged([(one, scores), (other, scores - 0.01)], 100)
+    assert len(found) < 20 and torch.equal(found, both[suppressed(both, sure, 0.7)])
+
+
 def test_several_networks_propose_the_union_of_their_boxes():
     one, other = some(10, 13).float(), some(10, 14).float() + 500
     scores = torch.linspace(1, 0.1, 10)

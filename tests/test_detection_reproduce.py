@@ -6,6 +6,7 @@ from made_boxes import draw_voc
 from test_detect_command import SMALL
 
 from residual.detection.recipe import MULTISCALE, Testing, scaled
+from residual.reproduction import table7
 from residual.reproduction.detectors import Made, fitting
 from residual.reproduction.table9 import runs
 
@@ -39,6 +40,8 @@ def test_on_data_of_ones_own_a_table_asks_for_its_splits_and_for_scales_in_propo
     found = fitting(wanted, ("train", "trainval", "test"))
     assert {(d.recipe.train_split, d.recipe.test_split) for d in found} == {("trainval", "test")}
     assert {d.recipe.train_split for d in fitting(wanted, ("train2014",))} == {"train2014"}
+    years = fitting(table7.runs("", 10, 1, []), ("07trainval", "07test", "12trainval"))
+    assert len(years) == 4 and {d.recipe.train_split for d in years} == {"07+12", "07++12"}
     assert scaled(600) == MULTISCALE and scaled(300) == (100, 200, 300, 400, 500)
     assert any(d.testing.scales == MULTISCALE for d in found) and Testing() in [
         d.testing for d in found

@@ -1,18 +1,21 @@
 """What detection/stages.py claims: joint training is one stage, alternating training has four."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from made_boxes import draw_voc
-from test_detect_command import training
 from test_detector import SMALL, made, sample
 
-from residual.detection import stages
+from residual.detection import running, stages, supply
 from residual.detection import training as learning
 from residual.detection.recipe import VOC07, VOC07_ALTERNATING
+from residual.rivals.networks import build
+from residual.runs.loading import load as loaded
+from residual.runs.loading import with_preprocessing
+from residual.runs.moments import Stopped, Watch
 from residual.training import checkpoint
+from residual.world import Setting
 
 FOUR = replace(SMALL, schedule="alternating", steps=12)
 
@@ -66,37 +69,34 @@ def test_the_second_stage_begins_where_the_first_did_and_the_third_proposes_anew
     assert not net.state_dict()["shared.conv1.0.0.weight"].any()
 
 
-def test_an_alternating_training_stopped_in_any_stage_ends_as_one_that_was_not(command, tmp_path):
+@pytest.mark.parametrize("weights", [False, True])
+def test_an_alternating_training_stopped_in_any_stage_ends_as_one_that_was_not(tmp_path, weights):
     folder = draw_voc(tmp_path / "made", n=3)
-    more = ("--set", "schedule=alternating", "--set", "drops=", "--set", "warmup=0,0.01")
-    alternating = training(folder, tmp_path / "whole", *more, "--json", steps=12)
-    whole = command(*alternating)
-    assert whole.status == 0, whole.err
-    for step in (3, 5, 7, 11):
-        run = tmp_path / f"until-{step}"
-        assert interrupted(command, tmp_path / "whole", run, step)
-        again = command("resume", run, "--json")
-        assert again.status == 0, again.err
-        assert again.json["weights_sha256"] == whole.json["weights_sha256"]
-
-
-def interrupted(command, whole, run, step) -> bool:
-    """A run as it was after so many steps."""
-    from residual.detection import running
-    from residual.detection.recipe import from_json
-    from residual.runs.moments import Stopped, Watch
-
-    known = json.loads((whole / "environment.json").read_text())
-    values = json.loads((whole / "recipe.json").read_text())
-    recipe = from_json({key: value for key, value in values.items() if key != "format"})
-    data = running.load(type(whole)(known["data"]["where"]), recipe)
-    how = running.Setting(**known["setting"])
-    running.begin(run, recipe, data, {k: known["data"][k] for k in ("where", "root")}, how)
-    taken: list[int] = []
-    try:
-        for moment in running.advance(run, data, Watch(stop=lambda: len(taken) >= step - 1)):
-            taken.append(moment.step)
-    except Stopped:
-        assert checkpoint.read(sorted((run / "checkpoints").iterdir())[-1])[1]["step"] == step
-        return True
-    return False
+    recipe = replace(FOUR, batch=1, regions=8, anchors=16, proposals=30, bins=3)
+    begin = None
+    if weights:
+        recipe = replace(recipe, norm="frozen", fixed=2)
+        file = tmp_path / "weights.safetensors"
+        torch.manual_seed(3)
+        state = build("resnet18", 5).state_dict()
+        before = supply.imagenet_preprocessing(224)
+        header = {"step": 0, "network": "resnet18", "classes": list("abcde"), "recipe": None}
+        tensors = {f"net.{name}": each for name, each in state.items()}
+        checkpoint.save(file, *with_preprocessing(tensors, header, before))
+        begin = loaded(file)
+        recipe = running.from_weights(recipe, begin)
+    data, how = running.load(folder, recipe), Setting(threads=1)
+    ends = []
+    for stop in (0, 4, 5, 10):
+        run = tmp_path / f"{stop}"
+        running.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
+        taken: list[int] = []
+        watch = Watch(60, stop=lambda taken=taken, stop=stop: len(taken) == stop - 1)
+        try:
+            for moment in running.advance(run, data, watch):
+                taken.append(moment.step)
+        except Stopped:
+            *_, moment = running.advance(run, data, Watch())
+        assert bool(stop) == (len(taken) < 12)
+        ends.append(moment.result["weights_sha256"])
+    assert len(set(ends)) == 1

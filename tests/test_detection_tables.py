@@ -238,11 +238,11 @@ def test_results_of_another_recipe_data_or_way_to_test_are_in_another_table():
     ]
     data = "VOC 2007 test (fingerprint 01234567)"
     assert {title: len(own) for title, own in budgets(some).items()} == {
-        f"{data}, recipe voc07+12, 220,000 steps": 3,
+        f"{data}, recipe voc07+12, 231,000 steps": 3,
         f"{data}, recipe voc07, 70,000 steps": 1,
-        f"{data}, recipe voc07+12, 220,000 steps, pooling align": 1,
-        f"{data}, recipe voc07+12, 220,000 steps, proposals 1000": 1,
-        f"{data}, recipe voc07+12, 220,000 steps, scales [400, 800]": 1,
+        f"{data}, recipe voc07+12, 231,000 steps, pooling align": 1,
+        f"{data}, recipe voc07+12, 231,000 steps, proposals 1000": 1,
+        f"{data}, recipe voc07+12, 231,000 steps, scales [400, 800]": 1,
         "BCCD test (fingerprint 01234567), recipe scratch, 6,000 steps": 1,
     }
 

@@ -1,5 +1,7 @@
 """What detection/testing.py claims: from a picture to boxes."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from test_detector import SMALL, made, picture
@@ -71,10 +73,23 @@ def test_an_ensemble_of_equals_is_the_one():
 
 
 def test_refinement_looks_again_where_boxes_are_and_lets_them_vote():
-    net = wild()
+    net, asking = wild(), Asking(least=0.1)
+    with torch.no_grad():
+        look = testing.Look(net.eval(), [picture()])
+        regions, _ = look.proposed(asking)
+        sure, boxes = look.judged(regions)
+        again, more = look.judged(boxes[torch.arange(len(boxes)), sure[:, 1:].argmax(dim=1)])
+        sure, boxes = torch.cat([sure, again]), torch.cat([boxes, more])
+    expected = testing.chosen(sure, boxes, asking)
     plain, refined = (asked(net, Asking(least=0.1, refinement=r), picture()) for r in (False, True))
     assert not torch.equal(plain.boxes, refined.boxes)
-    assert refined.scores[0] >= plain.scores[0]
+    assert refined.scores.tolist() == expected.scores.tolist()
+    for box, label, found in zip(expected.boxes, expected.labels, refined.boxes, strict=True):
+        own = sure[:, label + 1] > 0.1
+        theirs, weights = boxes[own, label], sure[own, label + 1]
+        near = overlaps(box[None], theirs)[0] >= 0.5
+        mean = (weights[near, None] * theirs[near]).sum(dim=0) / weights[near].sum()
+        assert torch.allclose(found, mean, atol=1e-2)
 
 
 def test_two_neighbouring_scales_are_those_around_an_area_of_224_pixels():
@@ -108,3 +123,10 @@ def test_several_scales_take_the_greater_of_two_values():
     small, large = torch.maximum(each[1, 0], each[2, 0]), torch.maximum(each[1, 1], each[2, 1])
     assert torch.allclose(found, torch.stack([small, large]), atol=1e-5)
     assert len(asked(net, asking, *images).scores)
+
+
+def test_where_nothing_is_proposed_nothing_is_found_at_one_scale_and_at_several():
+    net = wild(replace(SMALL, smallest=1000))
+    small = F.interpolate(picture()[None], (48, 72))[0]
+    assert not len(asked(net, Asking(), picture()).scores)
+    assert not len(asked(net, Asking(scales=(48, 64)), picture(), small).scores)

@@ -62,8 +62,9 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path, precis
 
 
 def test_the_losses_and_boxes_of_a_detector_are_those_of_a_processor():
-    net, one = wild(), sample()
-    there = {"image": one.image.cuda(), "boxes": one.boxes.cuda(), "labels": one.labels.cuda()}
+    regions = torch.tensor([[4.0, 6, 30, 40], [0, 0, 90, 60], [50, 8, 70, 40], [38, 8, 78, 52]])
+    net, one = wild(), sample(regions=regions)
+    there = {key: getattr(one, key).cuda() for key in ("image", "boxes", "labels", "regions")}
     expected = losses(net, [one])
     found = asked(net, Asking(least=0.3), picture())
     on_gpu = net.cuda()

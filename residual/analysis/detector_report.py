@@ -64,7 +64,8 @@ def headline(
     name = f"Faster R-CNN on {recipe['network']}, {data.get('name', 'unknown data')}"
     if "ap" in result:
         ap = result["ap"]
-        number = f"{ap['AP50-area']['mean']:.2f} %"
+        mean = ap["AP50-area"]["mean"]
+        number = "no objects" if mean is None else f"{mean:.2f} %"
         meaning = (
             f"is the average precision at an overlap of 0.5, by area, over "
             f"{len(ap['AP50-area']['classes']):,} classes: {ap['pictures']:,} pictures with "

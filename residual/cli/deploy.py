@@ -131,10 +131,11 @@ def export(
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """
     from residual.deployment import export as exporting
+    from residual.detection.loading import is_detection
 
     check_usage(form, preprocessing, out)
     setting_of("cpu", threads, "float32", False).apply()
-    if is_detector(path):
+    if is_detection(path):
         export_detector(path, out, form, preprocessing, as_json)
         return
     trained, found = opened(path), []
@@ -152,17 +153,6 @@ def export(
     if found:
         show_parity(found)
     print(f"{out}: {trained.network} as {form}, with its labels and its preprocessing")
-
-
-def is_detector(path: Path) -> bool:
-    """Whether this is a detector's run, or its checkpoint. Raises what the reading of one does."""
-    from residual.detection.loading import is_detection
-    from residual.training.checkpoint import read
-
-    if path.is_dir():
-        return is_detection(path)
-    _, header = read(path)
-    return (header.get("recipe") or {}).get("task") == "detection"
 
 
 def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_json: bool) -> None:

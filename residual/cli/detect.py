@@ -169,6 +169,7 @@ def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
         told = {"run": str(run), "step": result["recipe"]["steps"]}
         print(json.dumps(told | {key: result[key] for key in keys}))
         return
-    print(f"{result['recipe']['network']} after {result['recipe']['steps']:,} steps; on test:")
+    recipe = result["recipe"]
+    print(f"{recipe['network']} after {recipe['steps']:,} steps, on {recipe['test_split']}:")
     print(in_words(result))
     print(f"{run} has it")

@@ -16,32 +16,67 @@ if TYPE_CHECKING:
     from residual.runs.loading import Trained
 
 
-def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> str:
-    """Make what is missing -> the fingerprint of the data that it is on."""
-    from residual.detection.running import load
-    from residual.detection.scenes import splits
-    from residual.reproduction.detectors import fitting, named
+def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[str]:
+    """Make what is missing -> the fingerprints of the data that it is on."""
+    from residual.detection.running import Data, check, load
+    from residual.reproduction.detectors import Made
     from residual.world import here
 
     folder = Path(place.name).expanduser()
     begun = {net.network: net for net in map(opened, weights)}
-    mark = ""
-    for each in fitting(wanted, splits(folder)):
-        each = replace(each, recipe=begun_with(each, begun))
-        data = load(folder, each.recipe)
-        (made,) = named(data, [each])
-        mark = test_mark(data)
+    splits: dict[tuple[str, ...], Data] = {}
+    marks: set[str] = set()
+    own = [replace(each, recipe=begun_with(each, begun)) for each in possible(wanted, folder)]
+    for each in own:
+        check(each.recipe, place.how)
+    for each in own:
+        key = each.recipe.train_split, each.recipe.test_split, each.recipe.bad_boxes
+        if key not in splits:
+            splits[key] = load(folder, each.recipe)
+        data = splits[key]
+        made = Made(each, data.name, data.fingerprint)
+        marks.add(data.test.fingerprint)
         if here().first(made.file(place.results).exists):
             continue
         runs = [train(made, seed, data, place, begun) for seed in range(each.members)]
         if not made.plain:
             judge(made, runs, data, place)
-    return mark
+    return marks
 
 
-def test_mark(data: Any) -> str:
-    """Results name the data that they were judged on."""
-    return str(data.test.fingerprint)
+def possible(wanted: "list[Detection]", folder: Path) -> "list[Detection]":
+    """What can be made of a folder; what cannot is said. Raises ValueError where nothing can."""
+    from residual.detection.scenes import has_split, splits
+    from residual.reproduction.detectors import fitting
+
+    before = {each.system.words for each in wanted if each.before}
+    for words in sorted(before):
+        say(f"{words}: train that first, and then with --weights: residual detect train --help")
+    found, lacking = [], set()
+    for each in fitting(wanted, splits(folder)):
+        absent = {
+            split
+            for split in (each.recipe.train_split, each.recipe.test_split)
+            if not has_split(folder, split)
+        }
+        lacking |= absent
+        found += [] if absent else [each]
+    there = ", ".join(splits(folder))
+    if not found:
+        raise ValueError(
+            f"{folder} has no split {' and no '.join(sorted(lacking))}; it has {there}; say --set "
+            f"train_split=... --set test_split=..."
+        )
+    for split in sorted(lacking):
+        say(f"{folder} has no split {split}; what needs it is left out")
+    return found
+
+
+def say(sentence: str) -> None:
+    from residual.world import here
+
+    if here().rank == 0:
+        typer.echo(f"residual: {sentence}", err=True)
 
 
 def opened(path: Path) -> "Trained":

@@ -101,16 +101,17 @@ def reproduce(
     with together() as world:
         how = setting_of(device, threads, precision, deterministic)
         place = Place(name, root, how, results, runs, side_by_side, workers)
-        used: dict[str, str] = {}
+        used: dict[str, set[str]] = {}
         if not only_print:
             own = {
                 each: [r for r in some if isinstance(r, Recipe)] for each, some in wanted.items()
             }
-            used = made(modules, own, place, "all" in what)
+            fresh = made(modules, own, place, "all" in what)
+            used = {each: {mark} for each, mark in fresh.items()}
             used |= detected(wanted, place, weights or [])
         if world.rank == 0:
             for each, module in modules.items():
-                show(each, module, results, used.get(each), steps)
+                show(each, module, results, used.get(each, set()), steps)
     if "all" in what:
         print(f"Not built yet: {', '.join(GAPS)}.")
 
@@ -145,8 +146,8 @@ def made(
 
 def detected(
     wanted: "dict[str, list[Wanted]]", place: Place, weights: list[Path]
-) -> dict[str, str]:
-    """Train and judge the detectors that are missing -> the data's fingerprint."""
+) -> dict[str, set[str]]:
+    """Train and judge the detectors that are missing -> the data's fingerprints."""
     own = {each: some for each, some in wanted.items() if each in BOXES and some}
     if not own:
         return {}
@@ -156,7 +157,7 @@ def detected(
 
 
 def show(
-    what: str, module: ModuleType, results: Path, fingerprint: str | None, steps: int | None
+    what: str, module: ModuleType, results: Path, fingerprints: set[str], steps: int | None
 ) -> None:
     """Print a table, and the files of a figure, for each data set and budget that is asked for."""
     from residual.reproduction.document import pages
@@ -164,9 +165,8 @@ def show(
     from residual.training.recipe import from_json
 
     def asked_for(result: dict[str, Any]) -> bool:
-        return fingerprint in (None, result["data"]["fingerprint"]) and (
-            steps in (None, budget_of(result))
-        )
+        fits = not fingerprints or result["data"]["fingerprint"] in fingerprints
+        return fits and steps in (None, budget_of(result))
 
     def budget_of(result: dict[str, Any]) -> int:
         if what in BOXES:

@@ -75,4 +75,6 @@ def voted(boxes: Tensor, others: Tensor, scores: Tensor, limit: float = 0.5) -> 
     limit, weighted by their scores (M,) (box voting, Gidaris and Komodakis 2015)."""
     weights = (overlaps(boxes, others) >= limit) * scores.clamp(min=0)  # (N, M)
     total = weights.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, weights @ others / total.clamp(min=1e-12), boxes)
+    # A product of matrices would be rounded where precision is mixed, as the rest is not.
+    sums = (weights[:, :, None] * others).sum(dim=1)
+    return torch.where(total > 0, sums / total.clamp(min=1e-12), boxes)

@@ -7,7 +7,7 @@ from itertools import chain, combinations, zip_longest
 from pathlib import Path
 
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from residual.data.check import ENDING_OF, Look, few, in_turn
 from residual.data.decode import Damaged, seen
@@ -16,10 +16,9 @@ from residual.data.progress import Progress, unhurried
 from residual.detection import coco, voc
 from residual.detection.drawing import BAD, drawn, sheet, titled
 from residual.detection.scenes import annotated, form, splits
-from residual.detection.validity import Annotated, Box, header, judged, sentence
+from residual.detection.validity import Annotated, Box, header, judged, seen_size, sentence
 
 COLUMNS, WIDTH = 4, 2_000  # of a sheet: pictures and pixels
-SIDEWAYS = range(5, 9)  # EXIF orientations that turn a picture by a quarter
 Everything = dict[str, list[Annotated]]  # what is said of the pictures of each split
 
 
@@ -119,14 +118,13 @@ def judge(report: Report, path: str, one: Annotated, look: Look) -> None:
         report.misnamed[path] = look.form
     assert one.picture is not None
     image = header(one.picture)
-    size, turned = image.size, image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    size = seen_size(image)
     # Choice: a picture is turned as its EXIF data says, as all pictures are here, and its boxes are
     # taken to be of what is seen. Some tools annotate what is stored: then the sizes differ.
-    size = size[::-1] if turned else size
     if one.size not in (None, size):
         report.sizes.append(
             f"{one.file}: says {one.size[0]:g}x{one.size[1]:g} pixels, and {path} has "
-            f"{size[0]}x{size[1]}" + (", turned upright (EXIF)" if turned else "")
+            f"{size[0]}x{size[1]}" + (", turned upright (EXIF)" if size != image.size else "")
         )
 
 

@@ -12,6 +12,7 @@ from residual.detection.recipe import Recipe
 from residual.rivals.networks import build as build_network
 from residual.rivals.networks import specify
 
+VGGS = ("vgg16", "vgg19")
 WIDTH = 512  # of the layer that proposes; the paper does not say it for ResNets
 # Choice: RoI pooling makes 14x14 bins before conv5_1, whose stride then leaves 7x7.
 BINS = {"imagenet": 14, "rival": 7}
@@ -116,7 +117,7 @@ def unlearned(shared: nn.Sequential, stages: int) -> int:
 def check_network(network: str) -> None:
     """Raises ValueError where no detector is made of a network."""
     spec = specify(network)
-    if spec.name not in ("vgg16", "vgg19") and spec.family != "imagenet":
+    if spec.name not in VGGS and spec.family != "imagenet":
         raise ValueError(
             f"no detector is made of {network}; it takes resnet18, 34, 50, 101 or 152, a variant "
             f"of theirs, vgg16 or vgg19"

@@ -16,7 +16,7 @@ from residual.data.progress import Progress
 from residual.detection import supply
 from residual.detection.examples import Found, Scenes
 from residual.detection.loading import Trained
-from residual.detection.precision import judged
+from residual.detection.precision import check_installed, judged
 from residual.detection.recipe import Testing, to_json
 from residual.detection.testing import Look, detected
 from residual.world import Setting, World
@@ -123,6 +123,8 @@ def judge(nets: Sequence[Trained], scenes: Scenes, testing: Testing, work: Work)
     """Average precision, and all that says what it is of. Raises ValueError where detectors and
     classes do not go together."""
     check_together(nets)
+    if scenes.sort == "coco":
+        check_installed()
     if scenes.classes != nets[0].classes:
         raise ValueError(
             f"the detector knows {', '.join(nets[0].classes)}, and {scenes.name} has "

@@ -1,7 +1,6 @@
 """Pictures with boxes, and what a detector finds on them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -33,10 +32,6 @@ class Scenes:
     fingerprint: str  # as that of a data set of pictures; over the annotations, too
     skipped: tuple[str, ...] = ()  # a sentence for each box that was left out
     sort: str = "voc"  # or coco: what the annotations are, and how detectors are judged on them
-
-    def only(self, keep: Callable[[Example], bool]) -> "Scenes":
-        """Those examples of which it is so."""
-        return replace(self, examples=tuple(filter(keep, self.examples)))
 
 
 @dataclass(frozen=True)

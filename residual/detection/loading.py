@@ -1,8 +1,11 @@
 """A trained detector with its classes and its preprocessing."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import safetensors
 
 from residual.data.batches import Preprocessing
 from residual.detection.detector import Detector, build
@@ -23,6 +26,7 @@ class Trained:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     step: int
+    sort: str = ""  # of the data that it was trained on: voc or coco
     notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
 
     def placed(self, how: Setting) -> "Trained":
@@ -31,10 +35,22 @@ class Trained:
         return self
 
 
-def is_detection(run: Path) -> bool:
-    """Whether a folder holds a detector's run."""
-    file = run / "recipe.json"
+def is_detection(path: Path) -> bool:
+    """Whether a folder holds a detector's run, or a file its weights."""
+    if path.is_file():
+        return task_in(path) == "detection"
+    file = path / "recipe.json"
     return file.is_file() and read_json(file).get("task") == "detection"
+
+
+def task_in(file: Path) -> str:
+    """What a checkpoint's recipe is for, of whose tensors none is read; "" for another file."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            recipe = json.loads((opened.metadata() or {}).get("recipe", "null"))
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return ""
+    return str((recipe or {}).get("task", ""))
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -71,4 +87,5 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     recipe, classes = from_json(values), tuple(header["classes"])
     net = build(recipe, len(classes))
     checkpoint.load_weights(net, tensors)
-    return Trained(net.eval(), recipe, classes, preprocessing_of(tensors, header), header["step"])
+    before, sort = preprocessing_of(tensors, header), header.get("sort", "")
+    return Trained(net.eval(), recipe, classes, before, header["step"], sort)

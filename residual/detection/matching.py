@@ -32,7 +32,7 @@ def matched(boxes: Tensor, objects: Tensor, limits: Limits) -> Tensor:
     found = torch.full_like(which, IGNORED)
     found[(most >= low) & (most < high)] = BACKGROUND
     found = torch.where(most >= limits.object, which, found)
-    if limits.best:
+    if limits.best and len(boxes):
         best = shared.amax(dim=0)
         own = ((shared == best) & (best > 0)).any(dim=1)
         found = torch.where(own, which, found)

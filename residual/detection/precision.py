@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import isnan, nan
 from typing import Any
 
@@ -133,6 +134,12 @@ def first_of_each(values: Tensor) -> Tensor:
     first = torch.zeros(len(values), dtype=torch.bool)
     first[order] = values[order].diff(prepend=values.new_full((1,), -1)) != 0
     return first
+
+
+def check_installed() -> None:
+    """Raises ValueError where pycocotools is not installed."""
+    if find_spec("pycocotools") is None:
+        raise ValueError(MISSING)
 
 
 def coco_ap(found: Sequence[Found], scenes: Scenes) -> dict[str, float]:

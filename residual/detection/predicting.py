@@ -1,6 +1,7 @@
 """What a detector finds on pictures, as it is printed and drawn."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from residual.detection.evaluating import check_together, found_on, scales_of
 from residual.detection.examples import Found
 from residual.detection.loading import Trained
 from residual.detection.recipe import Testing
+from residual.files import write_whole
 from residual.world import Setting
 
 Finder = Callable[[Path], Found]  # of a picture, boxes in its own pixels
@@ -39,7 +41,7 @@ def answers(
 ) -> Iterator[dict[str, Any]]:
     """Of each picture: `image`, and `objects` (`label`, `score`, `box`: left, top, right, bottom in
     pixels) of at least this score, the best first; or `error`. With a folder, pictures with their
-    boxes are written there, each under its own name, as PNG."""
+    boxes are written there as NAME-boxes.png."""
     written: set[Path] = set()
     for path in pictures:
         try:
@@ -51,18 +53,19 @@ def answers(
         found = Found(found.boxes[keep], found.scores[keep], found.labels[keep])
         answer: dict[str, Any] = {"image": str(path), "objects": objects(found, classes)}
         if folder is not None:
-            to = folder / f"{path.stem}.png"
-            n = 1
+            to, n = folder / f"{path.stem}-boxes.png", 1
             while to in written:
                 n += 1
-                to = folder / f"{path.stem}-{n}.png"
+                to = folder / f"{path.stem}-boxes-{n}.png"
             written.add(to)
             captions = [
                 f"{classes[label]} {score:.2f}"
                 for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)
             ]
             image = drawn(seen_picture(path), found.boxes, captions, found.labels.tolist())
-            image.save(to)
+            content = BytesIO()
+            image.save(content, "PNG")
+            write_whole(to, content.getvalue())
             answer["drawing"] = str(to)
         yield answer
 

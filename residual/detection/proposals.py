@@ -49,5 +49,7 @@ def merged(found: list[tuple[Tensor, Tensor]], remaining: int) -> Tensor:
     """The union of several networks' proposals (App. B), without those that overlap: (P, 4)."""
     if len(found) == 1:
         return found[0][0]
+    # Choice: of proposals of two networks that overlap by more than 0.7 the better one stays, as of
+    # those of one; the paper says "the union".
     boxes, scores = (torch.cat(each) for each in zip(*found, strict=True))
     return boxes[suppressed(boxes, scores, OVERLAP)[:remaining]]

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from residual.data.batches import Preprocessing
 from residual.detection import scenes as reading
-from residual.detection.detector import Detector, build, check_network, of_network
+from residual.detection.detector import VGGS, Detector, build, check_network, of_network
 from residual.detection.examples import Scenes
 from residual.detection.loading import Trained as Detecting
 from residual.detection.loading import recipe_of
+from residual.detection.precision import check_installed
 from residual.detection.recipe import RECIPES, Recipe, to_json
 from residual.detection.session import BEGUN, Session
 from residual.files import read_json
@@ -62,6 +63,8 @@ def load(path: Path, recipe: Recipe) -> Data:
         raise ValueError(f"{train.name} holds no pictures")
     if not train.classes:
         raise ValueError(f"{train.name} holds no objects")
+    if train.sort == "coco":
+        check_installed()  # not only after the training
     test = reading.load(path, recipe.test_split, train.classes, recipe.bad_boxes)
     return Data(train, test)
 
@@ -72,16 +75,23 @@ def check(recipe: Recipe, how: Setting) -> None:
     if recipe.norm == "frozen" and not recipe.start and specify(recipe.network).family != "rival":
         raise ValueError(
             "frozen batch normalization has the statistics of weights to begin with; name them "
-            "with --weights, or train from scratch with --recipe scratch"
+            "with --weights, or train from scratch: norm=group and fixed=0, as in --recipe scratch"
         )
-    if recipe.schedule == "alternating" and (recipe.drops or recipe.steps < 6):
+    own = recipe.drops or recipe.warmup[0] or recipe.steps < 6
+    if recipe.schedule == "alternating" and own:
         raise ValueError(
-            "the alternating schedule has drops of its own, and at least 6 steps; say --set drops="
+            "the alternating schedule has drops of its own, no warm-up, and at least 6 steps; say "
+            "--set drops= --set warmup=0,0.001"
+        )
+    if recipe.batch % how.processes:
+        raise ValueError(
+            f"{how.processes} processes cannot share a batch of {recipe.batch} pictures equally; "
+            f"say --set batch={how.processes}, which is another recipe"
         )
     if recipe.fixed and not recipe.start:
         raise ValueError(
-            "stages that do not learn need weights to begin with; name them with --weights, or "
-            "train from scratch with --recipe scratch"
+            "stages that do not learn need weights to begin with; name them with --weights, or say "
+            "--set fixed=0"
         )
     device = torch.device(how.device).type
     if how.deterministic and device != "cpu" and recipe.pooling == "pool":
@@ -89,10 +99,6 @@ def check(recipe: Recipe, how: Setting) -> None:
             f"RoI pooling has no deterministic kernel on {device}; say --set pooling=align, or "
             f"leave out --deterministic"
         )
-    from importlib.util import find_spec
-
-    if find_spec("pycocotools") is None:
-        raise ValueError("pycocotools is not installed; pip install 'residual-learning[detection]'")
 
 
 def begin(
@@ -100,7 +106,6 @@ def begin(
     weights: Beginning | None = None,
 ) -> None:  # fmt: skip
     """Make a run's folder. `where` says how the data is found again."""
-    check(recipe, how)
     how = replace(how, precision="float32") if how.precision == "auto" else how
     how.apply()
     known = {
@@ -109,6 +114,8 @@ def begin(
         "versions": versions(),
         "hardware": hardware(how.device),
     }
+    if isinstance(weights, Detecting):
+        known["before"] = weights.sort
     folder.create(run, to_json(recipe), data.train.classes, known, {})
     if weights is not None:
         begun_with(run, recipe, data, weights)
@@ -154,6 +161,13 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     """The recipe for a training that begins with these. Raises ValueError where they are another
     network's."""
     network = weights.network if isinstance(weights, Trained) else weights.recipe.network
+    norm = "frozen" if isinstance(weights, Trained) else weights.recipe.norm
+    if norm != recipe.norm and specify(recipe.network).name not in VGGS:
+        kinds = {"frozen": "batch", "group": "group"}
+        raise ValueError(
+            f"the weights are of {kinds[norm]} normalization, and the recipe is of "
+            f"{kinds[recipe.norm]} normalization: say --set norm={norm}"
+        )
     if network != recipe.network:
         raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
     return replace(recipe, start=weights_sha256(weights.net.state_dict()))

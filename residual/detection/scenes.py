@@ -30,6 +30,15 @@ def splits(path: Path) -> tuple[str, ...]:
     return voc.splits(path) if form(path) == "voc" else coco.splits(path)
 
 
+def has_split(path: Path, split: str) -> bool:
+    """Whether a split, or all that it is made of, is there; its pictures are not looked at."""
+    try:
+        voc.members(path, split) if form(path) == "voc" else coco.file_of(path, split)
+    except ValueError:
+        return False
+    return True
+
+
 def has_boxes(path: Path) -> bool:
     return voc.is_voc(path) or coco.is_coco(path)
 

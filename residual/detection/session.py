@@ -26,6 +26,7 @@ from residual.training import checkpoint
 from residual.training.loop import Step
 from residual.world import Setting, here
 
+KNOWN = ("setting", "versions", "hardware")
 BEGUN = "begun.safetensors"  # the weights of an alternating training, which begins with them twice
 CURVE = ("step", "loss", *PARTS, "lr", "skipped")
 
@@ -40,11 +41,6 @@ class Session:
         self.world, self.how = here(), Setting(**known["setting"] | {"processes": here().size})
         self.how.apply()
         self.device = torch.device(self.how.device)
-        if recipe.batch % self.world.size:
-            raise ValueError(
-                f"{self.world.size} processes cannot share a batch of {recipe.batch} pictures "
-                f"equally; say --set batch={self.world.size}, which is another recipe"
-            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             net = detector.build(recipe, len(train.classes))
@@ -52,17 +48,20 @@ class Session:
         self.tally = Tally.new(self.device)
         self.parts = torch.zeros(4, device=self.device)
         self.notices: list[str] = []
-        self._told = 0  # of the damaged pictures
+        self.skipped: dict[str, str] = {}
         self.before = supply.imagenet_preprocessing(recipe.shorter)
         self._take_up()
+        self._told = len(self.skipped)  # of the damaged pictures
         ready = self.before.to(self.device)
         self.supply = supply.Supply(
-            train, recipe, ready, self.device, self.world, max(watch.workers, 1)
+            train, recipe, ready, self.device, self.world, max(watch.workers, 1), self.skipped
         )
 
     def _take_up(self) -> None:
         """Put everything back where the newest whole checkpoint has it, if there is one."""
         found = self.world.first(lambda: folder.newest(self.run))
+        if found is None and self.recipe.start:
+            raise ValueError(f"{self.run} lacks the weights that it begins with; begin it anew")
         if self.world.rank == 0:
             folder.rewind_log(self.run, found[1]["step"] if found else 0)
         if found is None:
@@ -71,6 +70,7 @@ class Session:
         self.notices += [f"{each}; the one before it is used" for each in complaints]
         checkpoint.restore(self.learner, tensors, header["step"])
         self.before = preprocessing_of(tensors, header)
+        self.skipped = header.get("skipped", {})
         if "tally" in header:
             self.tally = Tally.from_json(header["tally"], self.device)
             self.parts += torch.tensor(header["parts"], device=self.device)
@@ -111,6 +111,10 @@ class Session:
             self.supply.proposals = None
         if begins and stage.number > 1:
             start = self.run / BEGUN
+            if self.recipe.start and not start.exists():
+                raise ValueError(
+                    f"{start} is missing: the weights that the second stage begins with"
+                )
             stages.enter(stage, self.learner, checkpoint.read(start)[0] if start.exists() else None)
             self.how.place(self.learner.net)
         stages.hold(stage, self.learner.net)
@@ -176,6 +180,8 @@ class Session:
             "classes": list(self.data.classes),
             "tally": self.tally.to_json(),
             "parts": self.parts.tolist(),
+            "skipped": self.supply.damaged,
+            "sort": self.data.sort,
         }
         own = checkpoint.of_run(self.learner)
         tensors, header = with_preprocessing(own, header, self.before)
@@ -186,7 +192,9 @@ class Session:
         """Open the test set, once, and write the result."""
         net = self.learner.net.eval()
         trained = Trained(net, self.recipe, self.data.classes, self.before, self.learner.step)
-        work = Work(self.how, self.watch.workers, None, self.world)
+        exact = replace(self.how, precision="float32")
+        exact.apply()
+        work = Work(exact, self.watch.workers, None, self.world)
         judgement = judge([trained], test, Testing(), work)
         skipped = sorted(set(self.world.gathered(list(self.supply.damaged))))
 
@@ -202,7 +210,7 @@ class Session:
                     self.recipe.steps * self.recipe.batch / max(log[-1]["seconds"], 1e-9), 2
                 ),
                 "peak_memory_bytes": peak_memory(self.how.device),
-                **{key: self.known[key] for key in ("setting", "versions", "hardware")},
+                **{k: self.known[k] for k in (*KNOWN, "before") if k in self.known},
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "weights_sha256": checkpoint.weights_sha256(net.state_dict()),
                 "skipped": skipped,

@@ -23,7 +23,9 @@ from residual.world import World
 
 AHEAD = 2  # steps whose pictures are read while one is taken
 MIRROR = 2  # the draw, beside those of learning.py
-BUDGET = 0.001  # of the pictures of a set may be damaged, where damaged ones are skipped; or one
+# Of the pictures of a set, so many may be damaged where damaged ones are skipped, or one: as each
+# process counts those that it has met.
+BUDGET = 0.001
 
 
 @dataclass(frozen=True)

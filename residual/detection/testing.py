@@ -41,7 +41,7 @@ class Look:
 
     def vectors(self, regions: Tensor) -> Tensor:
         """(R, F): of two scales the greater value, where there are several."""
-        if len(self.maps) == 1:
+        if len(self.maps) == 1 or not len(regions):
             return self.net.vectors(self.first, regions, self.size)
         smaller = self.pair(regions)
         found: Tensor | None = None

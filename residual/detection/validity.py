@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from residual.data.check import few
 from residual.data.decode import naming, opened
@@ -20,6 +20,7 @@ READERS = 8  # threads; most of their time they wait for the disk
 # Choice: a box may lie beyond the border of its picture by so many pixels, and is left as it is.
 # Tools that count pixels from 0 write VOC files, too, and COCO's are rounded.
 TOLERATED = 1
+SIDEWAYS = range(5, 9)  # EXIF orientations that turn a picture by a quarter
 ERROR, SKIP = "error", "skip"  # what is done about a bad box
 Corners = tuple[float, float, float, float]
 
@@ -88,7 +89,13 @@ def size_of(annotated: Annotated) -> tuple[float, float]:
     if annotated.size is not None or annotated.picture is None:
         return annotated.size or (math.inf, math.inf)
     with naming(str(annotated.picture)):
-        return header(annotated.picture).size
+        return seen_size(header(annotated.picture))
+
+
+def seen_size(image: Image.Image) -> tuple[int, int]:
+    """The (width, height) of a picture as it is seen, whose header alone was read."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    return image.size[::-1] if turned else image.size
 
 
 def header(picture: Path) -> Image.Image:

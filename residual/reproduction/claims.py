@@ -117,7 +117,7 @@ CLAIMS = {
         "Table 7: detection on PASCAL VOC",
         f"Faster R-CNN gains {_RES_7[0] - _VGG_7[0]:.1f} points of mAP on VOC 2007 and "
         f"{_RES_7[1] - _VGG_7[1]:.1f} on VOC 2012 when ResNet-101 takes the place of VGG-16.",
-        ("residual reproduce table7 --data VOCDEVKIT",),
+        ("residual reproduce table7 --data VOCDEVKIT --weights VGG16 --weights RESNET101",),
         sources=(*BOXES, "reproduction/detections.py"),
     ),
     "table8": Claim(
@@ -125,26 +125,26 @@ CLAIMS = {
         f"The same exchange gains {_RES_8[0] - _VGG_8[0]:.1f} points at an IoU of .5 and "
         f"{_RES_8[1] - _VGG_8[1]:.1f} over [.5, .95], which is {_RES_8[1] / _VGG_8[1] - 1:.0%} "
         f"more.",
-        ("residual reproduce table8 --data COCO",),
+        ("residual reproduce table8 --data COCO --weights VGG16 --weights RESNET101",),
         sources=BOXES,
     ),
     "table9": Claim(
         "Table 9: detection on COCO, improved",
         "Box refinement, context, testing in several sizes and an ensemble each add to the "
         "baseline.",
-        ("residual reproduce table9 --data COCO",),
+        ("residual reproduce table9 --data COCO --weights RESNET101",),
         sources=(*BOXES, "detection/testing.py", "reproduction/table9.py"),
     ),
     "table10": Claim(
         "Table 10: detection on VOC 2007, by class",
         "With the improvements of Table 9 and training on COCO, ResNet-101 gains once more.",
-        ("residual reproduce table10 --data VOCDEVKIT",),
+        ("residual reproduce table10 --data VOCDEVKIT --weights RESNET101",),
         sources=(*BOXES, "detection/testing.py", "reproduction/detections.py"),
     ),
     "table11": Claim(
         "Table 11: detection on VOC 2012, by class",
         "As Table 10, on the later test set.",
-        ("residual reproduce table11 --data VOCDEVKIT",),
+        ("residual reproduce table11 --data VOCDEVKIT --weights RESNET101",),
         sources=(*BOXES, "detection/testing.py"),
     ),
     "table12": Claim(

@@ -284,5 +284,9 @@ def remark(results: Sequence[Result]) -> str:
 
 
 def seen_in_training(result: Result) -> bool:
-    """Whether it is tested on VOC 2012 val after training on that year's trainval."""
-    return benchmark(result) is VOC12_VAL and "12" in result["recipe"]["train_split"].split("+")
+    """Whether it was trained on pictures that it is tested on."""
+    split = result["recipe"]["train_split"].replace("07++", "07+07test+")
+    lists = {f"{term}trainval" if term.isdecimal() else term for term in split.split("+")}
+    tested = {VOC07: {"07test"}, VOC12_VAL: {"12val", "12trainval"}}
+    own = benchmark(result)
+    return own is not None and bool(lists & tested.get(own, set()))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residual.detection.recipe import Recipe, Testing, scaled, to_json
-from residual.detection.running import Data
 from residual.files import read_json, write_json
 from residual.reproduction.detections import Detection
 from residual.reproduction.experiments import Result, slug
@@ -56,7 +55,7 @@ class Made:
 def fitting(wanted: Sequence[Detection], splits: Sequence[str]) -> list[Detection]:
     """What tables ask for, on data of one's own: trained on trainval and tested on test, where the
     data has no years; and scales in proportion to the training's."""
-    found: dict[tuple[str, int, Testing, bool, int], Detection] = {}
+    found: dict[tuple[object, ...], Detection] = {}
     for each in wanted:
         recipe = each.recipe
         if each.before:  # trained on other data first; see `residual detect train --weights`
@@ -66,7 +65,10 @@ def fitting(wanted: Sequence[Detection], splits: Sequence[str]) -> list[Detectio
         testing = each.testing
         if testing.scales:
             testing = replace(testing, scales=scaled(recipe.shorter))
-        key = recipe.network, recipe.seed, testing, recipe.context, each.members
+        key = (
+            *(recipe.network, recipe.seed, recipe.context, testing, each.members),
+            *(recipe.train_split, recipe.test_split),
+        )
         found.setdefault(key, replace(each, recipe=recipe, testing=testing))
     return list(found.values())
 
@@ -84,7 +86,3 @@ def measured(first: Result, judgement: Result) -> Result:
     """The content of a result file: a training's, judged in another way or with others."""
     own = {k: first[k] for k in ("format", "recipe", "versions", "hardware", "setting", "finished")}
     return own | judgement
-
-
-def named(data: Data, wanted: Sequence[Detection]) -> list[Made]:
-    return [Made(each, data.name, data.fingerprint) for each in wanted]

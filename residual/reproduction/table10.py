@@ -92,7 +92,10 @@ def by_class(
     theirs, measure = printed if own is on else {}, own.measure if own else AREA
     classes = paper.VOC if theirs else tuple(results[0][AP][AREA]["classes"])
     ways = WAYS if results else {}
-    reads = [voc(measure), *(voc(measure, LONG.get(each, each)) for each in classes)]
+    reads = [
+        voc(measure),
+        *(voc(measure, LONG.get(each, each) if theirs else each) for each in classes),
+    ]
     reads += ways.values()
     header, columns = ["class"], [("mAP", *classes, *ways)]
     for name, (mean, each) in theirs.items():

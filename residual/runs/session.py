@@ -64,6 +64,8 @@ class Session:
         if self.world.rank == 0:
             folder.rewind_log(self.run, found[1]["step"] if found else 0)
         if found is None:
+            if self.recipe.start:
+                raise ValueError(f"{self.run} lacks the weights that it begins with; begin it anew")
             if self.recipe.average[0]:
                 self.average = averaging.started(self.learner.net)
             own = supply.preprocessing
