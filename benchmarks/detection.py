@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
 from residual.detection import learning, supply, testing, training
-from residual.detection.detector import WIDTH, build
+from residual.detection.detector import WIDTH, build, in_one
 from residual.detection.recipe import VOC07, Testing
 from residual.files import write_json
 from residual.world import Setting, setting
@@ -47,8 +47,8 @@ def made_up(how: Setting) -> tuple[Tensor, Tensor, Tensor]:
 
 def ours(network: str, how: Setting, work: str) -> Iterator[Any]:
     """Steps of the package's loop, or answers of its detector."""
-    recipe = replace(VOC07, network=f"{network}-v1.5", start="noise", pooling="align", steps=2**62)
-    recipe = replace(recipe, drops=(), lr=0.0)
+    recipe = replace(VOC07, network=f"{network}-v1.5", start="noise", pooling="align", smallest=1)
+    recipe = replace(recipe, steps=2**62, drops=(), lr=0.0)
     net = build(recipe, CLASSES)
     tame(net, net.proposing.shift)
     how.place(net)
@@ -59,7 +59,7 @@ def ours(network: str, how: Setting, work: str) -> Iterator[Any]:
         own = learning.Sample(before.normalised(image[None].clone())[0], boxes, labels, (0, 0))
         way = training.Way(how.autocast, how.memory_format)
         return training.train(training.start(net, recipe), itertools.repeat([own]), recipe, way)
-    net.eval()
+    in_one(net).eval()
     return answers(net, image, before, how)
 
 

@@ -18,9 +18,7 @@ from residual.detection.recipe import (
     VOC07,
     Recipe,
 )
-from residual.detection.running import check
 from residual.rivals.networks import build as build_network
-from residual.world import Setting
 
 SMALL = replace(
     SCRATCH,
@@ -262,38 +260,3 @@ def test_ten_steps_equal_a_plain_loop_to_1e_9():
         optimizer.step()
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert (a - b).abs().max() <= 1e-9
-
-
-def test_roi_pooling_is_the_greatest_value_of_each_published_bin():
-    net = made(replace(SMALL, bins=2))
-    maps = torch.randn(1, 4, 5, 6, generator=torch.Generator().manual_seed(1))
-    regions = torch.tensor([[16.0, 16, 64, 80], [0, 0, 96, 80]])  # pixels 16 to 63, 16 to 79
-    found = net.pooled(maps, regions)
-    # Caffe: from round(16/16) to round(63/16) = 4, both inside: 4 columns; rows 1 to 5, 5 of them.
-    rows, columns = [(1, 4), (3, 5)], [(1, 3), (3, 5)]
-    for i, (a, b) in enumerate(rows):
-        for j, (c, d) in enumerate(columns):
-            assert torch.equal(found[0, :, i, j], maps[0, :, a:b, c:d].amax(dim=(1, 2)))
-
-
-def test_group_normalization_replaces_every_batch_normalization():
-    net = made()
-    assert not any(isinstance(each, nn.BatchNorm2d) for each in net.modules())
-    groups = [each for each in net.modules() if isinstance(each, nn.GroupNorm)]
-    assert len(groups) == 20 and {each.num_groups for each in groups} == {32}
-
-
-def test_no_detector_is_made_of_a_network_for_small_pictures():
-    for network in ("resnet20", "nin", "googlenet"):
-        with pytest.raises(
-            ValueError, match=f"no detector is made of {network}; it takes resnet18"
-        ):
-            build(replace(SMALL, network=network), 2)
-
-
-def test_what_has_no_deterministic_kernel_is_refused_where_it_would_be_needed():
-    on_gpu = Setting("cuda", deterministic=True)
-    with pytest.raises(ValueError, match="RoI pooling has no deterministic kernel on cuda"):
-        check(SMALL, on_gpu)
-    check(replace(SMALL, pooling="align"), on_gpu)
-    check(SMALL, Setting("cpu", deterministic=True))

@@ -8,7 +8,7 @@ from typing import Any
 import safetensors
 
 from residual.data.batches import Preprocessing
-from residual.detection.detector import Detector, build
+from residual.detection.detector import Detector, build, in_one
 from residual.detection.recipe import Recipe, from_json
 from residual.files import read_json
 from residual.runs import folder
@@ -31,7 +31,7 @@ class Trained:
 
     def placed(self, how: Setting) -> "Trained":
         """The same, on a device."""
-        how.place(self.net)
+        how.place(in_one(self.net))
         return self
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from residual.detection.detector import Detector
+from residual.detection.detector import Detector, in_one
 from residual.detection.learning import PARTS, Sample, losses
 from residual.detection.recipe import Recipe, learning_rate
 from residual.training.dropout import Dropouts
@@ -37,6 +37,7 @@ class Way:
 
 def start(net: Detector, recipe: Recipe) -> Learner:
     """Weight decay is on weights, not on biases, as for classification."""
+    in_one(net)
     learned = [p for p in net.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": recipe.weight_decay},
