@@ -203,7 +203,7 @@ def test_the_file_that_the_command_writes_is_asked_as_the_run_is(command, tmp_pa
         assert one["score"] == pytest.approx(other["score"], abs=2e-4)
         assert one["box"] == pytest.approx(other["box"], abs=0.05)
     drawn = command("detect", "predict", out, tmp_path / "a.png", "--out", tmp_path / "drawn")
-    assert drawn.status == 0 and (tmp_path / "drawn" / "a.png").exists()
+    assert drawn.status == 0 and (tmp_path / "drawn" / "a-boxes.png").exists()
     checkpoint = next((run / "checkpoints").iterdir())
     again = command("export", checkpoint, "--out", tmp_path / "2.onnx", "--json", "--threads", 1)
     assert again.json["network"] == "resnet18" and len(again.json["parity"]) == 5

@@ -50,6 +50,10 @@ def speed(folder: Path) -> str:
     return markdown(header, rows) if rows else "Not run."
 
 
+def gib(measured: dict[str, Any]) -> str:
+    return f"{measured['peak_memory_bytes'] / 2**30:.2f} GiB"
+
+
 def side(measured: dict[str, Any]) -> str:
     speed, memory = measured["images_per_second"], measured["peak_memory_bytes"]
     return f"{speed:,.0f} images/s, {memory / 2**30:.2f} GiB"
@@ -63,7 +67,7 @@ def photographs(folder: Path) -> str:
         "Reading photographs to the normalised batch, against `ImageFolder`:",
         table(reading(kept(every, "reading"))),
         "Training on images in memory:",
-        table(training(kept(every, "training"))),
+        table(training([f for f in kept(every, "training") if "batch" in f])),
         "Prediction; the ratio is ours to the side's:",
         table(prediction(kept(every, "rows"))),
         "Training and fine-tuning as they grow:",
@@ -71,6 +75,39 @@ def photographs(folder: Path) -> str:
     grown = sorted((folder / "figures").glob("growth-*.png"))
     parts += [f"![cost as it grows](../results/figures/{path.name})" for path in grown]
     return "\n\n".join(parts if grown else [*parts, "Not run."])
+
+
+def detectors(folder: Path) -> str:
+    """Detectors in training and at work beside torchvision's machinery; and normalizations."""
+    every = folder / "benchmarks"
+    speeds = [found for found in kept(every, "training") if found["benchmark"] == "detection"]
+    parts = ["Faster R-CNN, a picture at a time, against torchvision's:", table(detecting(speeds))]
+    norms = kept(every, "norms")
+    rows = [
+        [name, found["data"]["name"], f"{ap['AP50-area']['mean']:.2f}"]
+        for found in norms
+        for name, ap in found["norms"].items()
+    ]
+    if rows:
+        parts += ["From nothing, by what a detector is normalized:"]
+        parts += [markdown(["normalization", "data", "AP50 %, by area"], rows)]
+    return "\n\n".join(parts)
+
+
+def detecting(found: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            each["hardware"],
+            f"{each['network']}, {work}, {each['size'][0]}x{each['size'][1]}, {each['precision']}",
+            name,
+            f"{one['images_per_second']:.2f} pictures/s, {gib(one)}",
+            f"{one['ratio']:.2f}",
+        ]
+        for each in found
+        for work in ("training", "prediction")
+        if work in each
+        for name, one in each[work].items()
+    ]
 
 
 def table(rows: list[list[str]]) -> str:

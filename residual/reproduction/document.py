@@ -70,6 +70,7 @@ def results_page(found: dict[str, list[Page]], folder: Path) -> str:
                 ]
     lines += ["", "## Beside the usual loop", "", beside.errors(folder), "", beside.speed(folder)]
     lines += ["", "## Photographs, beside other libraries", "", beside.photographs(folder)]
+    lines += ["", "## Detectors, beside torchvision's", "", beside.detectors(folder)]
     return "\n".join(lines) + "\n"
 
 
