@@ -94,7 +94,7 @@ def test_refinement_looks_again_where_boxes_are_and_lets_them_vote():
 
 def test_two_neighbouring_scales_are_those_around_an_area_of_224_pixels():
     look = testing.Look.__new__(testing.Look)  # without the maps, which take seconds
-    look.size = (600, 900)
+    look.size, look.net = (600, 900), made(replace(SMALL, shorter=600))
     look.maps = dict.fromkeys([(200, 300), (400, 600), (600, 900), (800, 1200)])
     sides = torch.tensor([10.0, 224, 230, 300, 340, 600])  # at 600; a third of it at 200
     regions = torch.cat([torch.zeros(6, 2), sides[:, None].expand(6, 2)], dim=1)
@@ -110,7 +110,7 @@ def test_several_scales_take_the_greater_of_two_values():
     ]
     with torch.no_grad():
         look = testing.Look(net.eval(), images)
-        regions = torch.tensor([[4.0, 6, 30, 40], [0, 0, 96, 64]])
+        regions = torch.tensor([[4.0, 6, 14, 16], [0, 0, 96, 64]])
         found = look.vectors(regions)
         assert list(look.maps) == [(48, 72), (64, 96), (96, 144)]
         scaled = [regions * (size[0] / 64) for size in look.maps]
@@ -120,7 +120,7 @@ def test_several_scales_take_the_greater_of_two_values():
                 for m, r, s in zip(look.maps.values(), scaled, look.maps, strict=True)
             ]
         )
-    small, large = torch.maximum(each[1, 0], each[2, 0]), torch.maximum(each[1, 1], each[2, 1])
+    small, large = torch.maximum(each[1, 0], each[2, 0]), torch.maximum(each[0, 1], each[1, 1])
     assert torch.allclose(found, torch.stack([small, large]), atol=1e-5)
     assert len(asked(net, asking, *images).scores)
 

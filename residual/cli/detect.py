@@ -50,7 +50,8 @@ def train(
         list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")
     ] = None,
     shorter_side: Annotated[
-        int | None, typer.Option(min=16, help="Pixels of a picture's shorter side: 600.")
+        int | None,
+        typer.Option(min=16, help="Pixels of a picture's shorter side: 600; anchors go with it."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Start, order, mirrors and samples.")] = 0,
     weights: Annotated[
@@ -98,7 +99,7 @@ def train(
         check(chosen, how)
         run = world.first(lambda: new_run(out, chosen.network))
         pictures = load(data, chosen)
-        told(pictures, world.rank)
+        told(pictures, chosen, world.rank)
         where = {"where": str(data.resolve()), "root": str(root.expanduser().resolve())}
 
         def made() -> None:
@@ -150,13 +151,35 @@ def recipe_of(
         if steps is not None:
             recipe = with_steps(recipe, steps)
         changes: dict[str, Any] = dict(map(parsed, assignments))
-        if "shorter" in changes and "longest" not in changes:
-            changes["longest"] = recipe.longest * changes["shorter"] // recipe.shorter
-        return replace(recipe, **{"seed": seed} | changes)
+        return replace(recipe, **{"seed": seed} | in_proportion(recipe, changes) | changes)
 
 
-def told(pictures: "Data", rank: int) -> None:
-    """What was left out of the data."""
+def in_proportion(recipe: "Recipe", changes: dict[str, Any]) -> dict[str, Any]:
+    """What else is measured in pixels, where another shorter side is asked for."""
+    if "shorter" not in changes:
+        return {}
+
+    def scaled(side: int) -> int:
+        return max(1, side * int(changes["shorter"]) // recipe.shorter)
+
+    return {
+        "longest": scaled(recipe.longest),
+        "scales": tuple(map(scaled, recipe.scales)),
+        "smallest": scaled(recipe.smallest),
+    }
+
+
+def told(pictures: "Data", recipe: "Recipe", rank: int) -> None:
+    """What was left out of the data, and what about it does not go with the recipe."""
+    from residual.detection.supply import median_side
+
+    side, least = median_side(pictures.train, recipe), min(recipe.scales)
+    if rank == 0 and side < least / 2:
+        typer.echo(
+            f"residual: half of the objects are less than {side:.0f} pixels wide and high, and the "
+            f"smallest anchors have {least}: say --set scales=... with smaller ones",
+            err=True,
+        )
     for scenes in (pictures.train, pictures.test):
         for sentence in scenes.skipped if rank == 0 else ():
             typer.echo(f"residual: {sentence}; it is left out", err=True)
@@ -172,4 +195,6 @@ def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
     recipe = result["recipe"]
     print(f"{recipe['network']} after {recipe['steps']:,} steps, on {recipe['test_split']}:")
     print(in_words(result))
-    print(f"{run} has it")
+    for sentence in result["damaged"]:
+        typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
+    print(f"{run} has it; see: residual report {run}")

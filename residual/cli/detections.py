@@ -24,18 +24,25 @@ Refine = Annotated[
     bool, typer.Option("--refine", help="Look again where boxes are, and let them vote (Table 9).")
 ]
 Multiscale = Annotated[
-    bool, typer.Option("--multiscale", help="Look at five scales, two for each region (Table 9).")
+    bool,
+    typer.Option(
+        "--multiscale",
+        help="Look at five scales, two for each region (Table 9).",
+    ),
 ]
 
 
 def in_words(result: dict[str, Any]) -> str:
     """Average precision as a person reads it."""
     found, data = result["ap"], result["data"]
-    names = " + ".join(result["networks"])
+    names, asked = " + ".join(result["networks"]), result["testing"]
+    ways = ["with box refinement"] * asked["refinement"]
+    ways += [f"at sides {', '.join(map(str, asked['scales']))}"] if asked["scales"] else []
     heads = list(found["AP50-area"]["classes"])
     lines = [
-        f"{names} on {data['name']}: {found['pictures']:,} pictures, {found['objects']:,} objects, "
-        f"{found['detections']:,} boxes found, {result['pictures_per_second']:.1f} pictures/s",
+        f"{', '.join([names, *ways])} on {data['name']}: {found['pictures']:,} pictures, "
+        f"{found['objects']:,} objects, {found['detections']:,} boxes found, "
+        f"{result['pictures_per_second']:.1f} pictures/s",
         f"average precision, %{'mean':>12}" + "".join(f"{head:>{width(head)}}" for head in heads),
     ]
     rows = {name: found[name] for name in MEASURES}
@@ -163,6 +170,8 @@ def predict(
     finding = exported if onnx else of_run
     find, classes = finding(path, least, (refine, multiscale), how)
     if out is not None:
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"{out} is no folder; name one for the pictures with --out")
         out.mkdir(parents=True, exist_ok=True)
     if said(answers(find, classes, pictures, least, out), as_json, one_picture):
         raise typer.Exit(1)

@@ -121,7 +121,8 @@ def counting(what: str) -> Iterator["Progress"]:
         said[0] = now
         speed = done / max(now - begun, 1e-9)
         left = duration((total - done) / speed)
-        text = f"{what}: {done:,} of {total:,}, {speed:,.0f} per second, {left} left"
+        digits = 0 if speed >= 10 else 1
+        text = f"{what}: {done:,} of {total:,}, {speed:,.{digits}f} per second, {left} left"
         print(
             f"\r\033[K{text}" if console.is_terminal else text,
             end="" if console.is_terminal else "\n",

@@ -154,9 +154,12 @@ def beginning_of(weights: str | None, root: Path) -> "Trained | None":
 
 def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":
     """The data, as the network of a recipe looks at it."""
+    from residual.detection.scenes import has_boxes
     from residual.rivals.networks import specify
     from residual.runs.training import takes_photographs
 
+    if Path(name).is_dir() and has_boxes(Path(name)):
+        raise ValueError(f"{name} holds boxes around objects; detectors: residual detect train")
     size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
     return loaded(name, root, size, workers, whole)
 

@@ -53,7 +53,10 @@ def recipe_for(network: str, name: str, sort: str) -> Recipe:
         name = "coco" if sort == "coco" else "voc07"
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(RECIPES)}")
-    return replace(RECIPES[name], network=specify(network).name)
+    recipe = replace(RECIPES[name], network=specify(network).name)
+    if sort == "coco" and name != "coco":
+        recipe = replace(recipe, train_split="train", test_split="val")
+    return recipe
 
 
 def load(path: Path, recipe: Recipe) -> Data:
@@ -161,6 +164,8 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     """The recipe for a training that begins with these. Raises ValueError where they are another
     network's."""
     network = weights.network if isinstance(weights, Trained) else weights.recipe.network
+    if network != recipe.network:
+        raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
     norm = "frozen" if isinstance(weights, Trained) else weights.recipe.norm
     if norm != recipe.norm and specify(recipe.network).name not in VGGS:
         kinds = {"frozen": "batch", "group": "group"}
@@ -168,8 +173,6 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
             f"the weights are of {kinds[norm]} normalization, and the recipe is of "
             f"{kinds[recipe.norm]} normalization: say --set norm={norm}"
         )
-    if network != recipe.network:
-        raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
     return replace(recipe, start=weights_sha256(weights.net.state_dict()))
 
 

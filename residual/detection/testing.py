@@ -11,9 +11,10 @@ from residual.detection.detector import Detector
 from residual.detection.examples import Found
 from residual.detection.learning import DEVIATIONS
 from residual.detection.proposals import merged, proposals
-from residual.detection.recipe import Testing
+from residual.detection.recipe import VOC07, Testing
 
-AREA = 224**2  # pixels; a region is looked at where its own area is closest to this (SPP-net)
+# Of a region, in pixels; it is looked at where its own area is closest to this square (SPP-net).
+SIDE = 224
 
 
 class Look:
@@ -64,7 +65,9 @@ class Look:
         # at the ends the last two, as in "networks on convolutional feature maps" (NoC).
         area = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1)
         at = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.maps]
-        smaller = torch.stack([each <= AREA for each in at]).sum(dim=0) - 1
+        # In proportion, where the shorter side of training is none of the paper's 600 pixels.
+        side = SIDE * self.net.recipe.shorter / VOC07.shorter
+        smaller = torch.stack([each <= side**2 for each in at]).sum(dim=0) - 1
         return smaller.clamp(0, len(self.maps) - 2)
 
     def judged(self, regions: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,11 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors, on the CPU, and the header. Raises ValueError for a file that is not whole."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+    if path.suffix == ".onnx":
+        raise ValueError(
+            f"{path} is an ONNX model: name the run that it was made of; of a detector, `residual "
+            f"detect predict` takes the model, too"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             strings = file.metadata() or {}
