@@ -49,6 +49,8 @@ def trained(recipe: Recipe, data: running.Data, how: Any) -> dict[str, Any]:
     device, before = torch.device(how.device), supply.imagenet_preprocessing(recipe.shorter)
     feed = supply.Supply(data.train, recipe, before.to(device), device)
     learner = training.start(net, recipe)
+    for module in net.modules():  # statistics that move are no fixed map of a convolution's
+        module.__dict__.pop("forward", None)
     for step, losses in training.train(
         learner, feed.batches(), recipe, training.Way(how.autocast, how.memory_format)
     ):
