@@ -24,7 +24,8 @@ from residual.nets.networks import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
 from residual.runs.training import recipe_for
-from residual.training.recipe import Recipe, to_json, with_steps
+from residual.training.recipe import Recipe, with_steps
+from residual.training.values import to_json
 from residual.world import hardware
 
 

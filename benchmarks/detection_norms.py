@@ -22,8 +22,9 @@ from residual.detection import running, supply, training
 from residual.detection.detector import Detector, build
 from residual.detection.evaluating import Work, judge
 from residual.detection.loading import Trained
-from residual.detection.recipe import SCRATCH, Recipe, Testing, parsed, to_json, with_steps
+from residual.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
 from residual.files import write_json
+from residual.training.values import to_json
 from residual.world import setting
 
 

@@ -11,9 +11,10 @@ from torch import nn
 from residual.detection import supply
 from residual.detection.detector import build
 from residual.detection.loading import Trained
-from residual.detection.recipe import SCRATCH, to_json
+from residual.detection.recipe import SCRATCH
 from residual.runs import folder
 from residual.runs.loading import with_preprocessing
+from residual.training.values import to_json
 
 CLASSES = ("cat", "dog", "bird")
 SMALL = replace(

@@ -4,15 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from residual.detection.recipe import (
-    RECIPES,
-    VOC07,
-    from_json,
-    learning_rate,
-    parsed,
-    to_json,
-    with_steps,
-)
+from residual.detection.recipe import RECIPES, VOC07, from_json, learning_rate, parsed, with_steps
+from residual.training.values import to_json
 
 
 def test_a_recipe_is_read_as_it_was_written():

@@ -11,7 +11,7 @@ import pytest
 from residual import paper
 from residual.detection.precision import COCO as COCO_NAMES
 from residual.detection.precision import MEASURES
-from residual.detection.recipe import MULTISCALE, RECIPES, to_json
+from residual.detection.recipe import MULTISCALE, RECIPES
 from residual.detection.recipe import Testing as Way  # a name that pytest does not collect
 from residual.reproduction import chapters, table7, table8, table9, table10, table11
 from residual.reproduction.detections import (
@@ -25,6 +25,7 @@ from residual.reproduction.detections import (
     budgets,
 )
 from residual.reproduction.document import pages
+from residual.training.values import to_json
 
 TABLES = (table7, table8, table9, table10, table11)
 VOC = tuple(table10.LONG.get(short, short) for short in paper.VOC)

@@ -18,8 +18,8 @@ from residual.deployment.graph import FLOAT, Graph, Value
 from residual.detection.loading import Trained
 from residual.detection.predicting import finder
 from residual.detection.recipe import Testing as Asking
-from residual.detection.recipe import to_json
 from residual.training.checkpoint import weights_sha256
+from residual.training.values import to_json
 from residual.world import Setting
 from tests.made_detectors import CLASSES, detector, picture, run_of
 from tests.test_engine import trained as classifier

@@ -17,7 +17,8 @@ from residual.reproduction.evaluations import ENSEMBLE, MODELS, TOGETHER, ensemb
 from residual.reproduction.experiments import IMAGENET, Experiment, budgets, kept
 from residual.rivals.networks import specify
 from residual.runs.training import recipe_for
-from residual.training.recipe import to_json, with_steps
+from residual.training.recipe import with_steps
+from residual.training.values import to_json
 
 FEW = {"train": 150, "val": 50, "classes": 10}
 

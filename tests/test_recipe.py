@@ -13,9 +13,9 @@ from residual.training.recipe import (
     from_json,
     learning_rate,
     parsed,
-    to_json,
     with_steps,
 )
+from residual.training.values import to_json
 
 
 def test_the_recipe_of_section_4_2_is_the_paper_s():

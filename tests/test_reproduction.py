@@ -26,7 +26,8 @@ from residual.reproduction.document import documents, excerpt, pages, readme
 from residual.reproduction.experiments import Experiment, budgets, kept, recipes, slug
 from residual.reproduction.spread import Spread, markdown
 from residual.runs.training import recipe_for
-from residual.training.recipe import from_json, to_json, with_steps
+from residual.training.recipe import from_json, with_steps
+from residual.training.values import to_json
 
 
 def result(network: str, error: float, seed: int = 0, **changes: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from residual.runs.moments import Moment, Watch
 from residual.runs.tally import Diverged
 from residual.runs.training import advance, begin, check, recipe_for, train
 from residual.training import checkpoint
-from residual.training.recipe import DIGITS, Recipe, to_json
+from residual.training.recipe import DIGITS, Recipe
+from residual.training.values import to_json
 from residual.world import Setting
 
 HOW = Setting(threads=1)
@@ -58,9 +59,8 @@ def test_a_run_says_before_its_first_step_what_can_change_the_answer(tmp_path):
     assert names(tmp_path / "run") == [
         "checkpoints", "classes.json", "environment.json", "recipe.json"
     ]  # fmt: skip
-    assert json.loads((tmp_path / "run" / "recipe.json").read_text()) == {"format": 1} | to_json(
-        SHORT
-    )
+    written = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert written == {"format": 1} | to_json(SHORT)
     assert folder.recipe_of(tmp_path / "run") == SHORT
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == list(data.classes)
     known = json.loads((tmp_path / "run" / "environment.json").read_text())

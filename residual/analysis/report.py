@@ -15,7 +15,7 @@ from residual.analysis.confusion import Judgement, balanced_accuracy, draw_confu
 from residual.analysis.curves import Curve, draw_curves, from_curve, save
 from residual.files import read_json, write_whole
 from residual.runs.folder import read_log, recipe_of
-from residual.training.recipe import to_json
+from residual.training.values import to_json
 
 WEAKEST = 5  # so many classes are pointed out, at most
 

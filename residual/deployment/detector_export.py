@@ -23,10 +23,11 @@ from residual.detection.examples import Found
 from residual.detection.loading import Trained
 from residual.detection.predicting import Finder
 from residual.detection.proposals import apart, best_first
-from residual.detection.recipe import Testing, to_json
+from residual.detection.recipe import Testing
 from residual.detection.testing import chosen
 from residual.files import FORMAT, check_format, write_whole
 from residual.training.checkpoint import weights_sha256
+from residual.training.values import to_json
 from residual.world import Setting
 
 # What is allowed. Of networks of all sizes, with random weights, we saw 1e-4, 3e-4 and 0.01.

@@ -17,8 +17,9 @@ from residual.detection import supply
 from residual.detection.examples import Found, Scenes
 from residual.detection.loading import Trained
 from residual.detection.precision import check_installed, judged
-from residual.detection.recipe import Testing, to_json
+from residual.detection.recipe import Testing
 from residual.detection.testing import Look, detected
+from residual.training.values import to_json
 from residual.world import Setting, World
 
 NOTHING = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))

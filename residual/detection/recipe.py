@@ -1,10 +1,9 @@
 """How a detector is trained and tested: values (Section 4.3, Appendix A and B)."""
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, get_type_hints
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from residual.training.recipe import value_like
+from residual.training.values import assigned, bounded
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises ValueError, in a sentence, for a value that no training can have."""
-        for name, bound in LEAST.items():
-            if not getattr(self, name) >= bound:  # so that nan is refused, too
-                raise ValueError(f"{name} is at least {bound}, not {getattr(self, name)}")
-        for name, words in CHOICES.items():
-            if getattr(self, name) not in words:
-                raise ValueError(f"{name} is {' or '.join(words)}, not {getattr(self, name)!r}")
+        bounded(self, LEAST, CHOICES)
         if not self.scales or min(self.scales) < 1:
             raise ValueError(f"scales are pixels, at least one of them, not {self.scales}")
 
@@ -131,9 +125,7 @@ class Testing:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what is no way to ask."""
-        for name, bound in {"candidates": 1, "proposals": 1, "most": 1, "least": 0}.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"{name} is at least {bound}, not {getattr(self, name)}")
+        bounded(self, {"candidates": 1, "proposals": 1, "most": 1, "least": 0}, {})
         if len(self.scales) == 1:
             raise ValueError("several scales are at least two; leave them out for one")
 
@@ -166,22 +158,7 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 def parsed(assignment: str) -> tuple[str, Any]:
     """`field=value`, as on the command line. Raises ValueError for what is no field or no value."""
-    name, equals, text = assignment.partition("=")
-    settable = [key for key in get_type_hints(Recipe) if key not in ("network", "task", "start")]
-    if not equals or name not in settable:
-        there = ", ".join(settable)
-        raise ValueError(
-            f"{assignment!r} sets no field of a recipe; write field=value with {there}"
-        )
-    default = next(field.default for field in fields(Recipe) if field.name == name)
-    try:
-        return name, value_like(text, default)
-    except ValueError:
-        raise ValueError(f"{name} is like {default}, not {text!r}") from None
-
-
-def to_json(recipe: Recipe | Testing) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(recipe)))  # type: ignore[no-any-return]
+    return assigned(Recipe, assignment, {"network", "task", "start"})
 
 
 def from_json(values: dict[str, Any]) -> Recipe:

@@ -15,7 +15,7 @@ from residual.detection.examples import Scenes
 from residual.detection.loading import Trained as Detecting
 from residual.detection.loading import recipe_of
 from residual.detection.precision import check_installed
-from residual.detection.recipe import RECIPES, Recipe, to_json
+from residual.detection.recipe import RECIPES, Recipe
 from residual.detection.session import BEGUN, Session
 from residual.files import read_json
 from residual.rivals.networks import specify
@@ -26,6 +26,7 @@ from residual.runs.results import versions
 from residual.runs.resuming import exact, same_data
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
+from residual.training.values import to_json
 from residual.world import Setting, hardware, here
 
 Beginning = Trained | Detecting  # a network's weights, or a detector's

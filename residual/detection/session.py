@@ -15,7 +15,7 @@ from residual.detection.evaluating import Work, judge
 from residual.detection.examples import Scenes
 from residual.detection.learning import PARTS, Sample
 from residual.detection.loading import Trained
-from residual.detection.recipe import Recipe, Testing, to_json
+from residual.detection.recipe import Recipe, Testing
 from residual.files import FORMAT, write_json
 from residual.runs import folder
 from residual.runs.loading import preprocessing_of, with_preprocessing
@@ -24,6 +24,7 @@ from residual.runs.results import peak_memory
 from residual.runs.tally import Diverged, Tally
 from residual.training import checkpoint
 from residual.training.loop import Step
+from residual.training.values import to_json
 from residual.world import Setting, here
 
 KNOWN = ("setting", "versions", "hardware")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from residual.data.batches import Preprocessing
@@ -20,6 +19,7 @@ from residual.detection.boxes import mirrored
 from residual.detection.examples import Example, Scenes
 from residual.detection.learning import Sample
 from residual.detection.recipe import Recipe
+from residual.detection.validity import header, seen_size
 from residual.world import World
 
 SOME = 200  # pictures say how large objects are
@@ -37,16 +37,10 @@ def median_side(scenes: Scenes, recipe: Recipe) -> float:
     for example in scenes.examples[:SOME]:
         if not len(example.boxes):
             continue
-        width, height = annotated_size(example)
+        width, height = seen_size(header(example.path))
         size = (example.boxes[:, 2:] - example.boxes[:, :2]).prod(dim=1).sqrt()
         sides.append(size * recipe.shorter / min(width, height))
     return float(torch.cat(sides).median()) if sides else 0.0
-
-
-def annotated_size(example: Example) -> tuple[int, int]:
-    """The (width, height) of a picture, of which only the header is read."""
-    with Image.open(example.path) as image:
-        return image.size
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from residual.detection.recipe import (
     from_json,
     parsed,
     scaled,
-    to_json,
     with_steps,
 )
 from residual.reproduction.experiments import Result
 from residual.reproduction.spread import Spread
+from residual.training.values import to_json
 
 AP = "ap"  # of a result file: the numbers of detection/precision.py
 NETWORKS = ("vgg16", "resnet101")

@@ -15,7 +15,8 @@ from residual.rivals.networks import outline, specify
 from residual.runs.training import begin, recipe_for, takes_photographs
 from residual.training.recipe import CIFAR as CIFAR_RECIPE
 from residual.training.recipe import IMAGENET as IMAGENET_RECIPE
-from residual.training.recipe import Recipe, from_json, to_json, with_steps
+from residual.training.recipe import Recipe, from_json, with_steps
+from residual.training.values import to_json
 from residual.world import Setting
 
 Result = dict[str, Any]

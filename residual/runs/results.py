@@ -14,7 +14,8 @@ import torch
 from residual.data.images import Data
 from residual.evaluation.errors import Count
 from residual.files import FORMAT
-from residual.training.recipe import Recipe, to_json
+from residual.training.recipe import Recipe
+from residual.training.values import to_json
 from residual.world import Setting, hardware
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow")

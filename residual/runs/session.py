@@ -24,7 +24,8 @@ from residual.runs.moments import Moment, Stopped, Watch, log_interval, test_int
 from residual.runs.results import result
 from residual.runs.tally import Diverged, Tally
 from residual.training import averaging, checkpoint, loop, norms
-from residual.training.recipe import Recipe, learning_rate, to_json
+from residual.training.recipe import Recipe, learning_rate
+from residual.training.values import to_json
 from residual.world import Setting, here
 
 

@@ -11,7 +11,7 @@ from residual.runs import supply
 from residual.runs.loading import Trained, with_preprocessing
 from residual.runs.training import check, recipe_for
 from residual.training import checkpoint, norms
-from residual.training.recipe import to_json
+from residual.training.values import to_json
 from residual.world import Setting, here
 
 

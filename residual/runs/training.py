@@ -25,7 +25,8 @@ from residual.runs.resuming import exact, same_data
 from residual.runs.session import Session
 from residual.runs.trial import settled
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import RECIPES, Recipe, to_json, with_steps
+from residual.training.recipe import RECIPES, Recipe, with_steps
+from residual.training.values import to_json
 from residual.world import Setting, here, setting
 
 

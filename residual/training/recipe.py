@@ -1,11 +1,11 @@
 """An experiment is a value: how a network is trained (Sec. 3.4 and 4.2)."""
 
-import json
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, get_type_hints
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
 
 from residual.training.averaging import decay_of_update
 from residual.training.schedule import cosine
+from residual.training.values import assigned, bounded, in_text
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises ValueError, in a sentence, for a value that no training can have."""
-        for name, bound in LEAST.items():
-            if not getattr(self, name) >= bound:  # so that nan is refused, too
-                raise ValueError(f"{name} is at least {bound}, not {getattr(self, name)}")
-        for name, words in CHOICES.items():
-            if getattr(self, name) not in words:
-                raise ValueError(f"{name} is {' or '.join(words)}, not {getattr(self, name)!r}")
+        bounded(self, LEAST, CHOICES)
         if self.seed >= 2**63:
             raise ValueError(f"seed is below 2**63, not {self.seed}")
         if self.batch % self.norm_group:
@@ -87,7 +82,7 @@ class Recipe:
         if not (self.temperature > 0 and min(self.guidance) >= 0):
             raise ValueError(
                 f"a temperature is above 0, and guidance at least 0, not {self.temperature} and "
-                f"{_text(self.guidance)}"
+                f"{in_text(self.guidance)}"
             )
         if self.schedule == "linear" and not self.drops:
             raise ValueError("the schedule linear ends at the first of drops, and there is none")
@@ -249,38 +244,7 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 def parsed(assignment: str) -> tuple[str, Any]:
     """`field=value`, as on the command line. Raises ValueError for what is no field or no value."""
-    name, equals, text = assignment.partition("=")
-    types = get_type_hints(Recipe)
-    settable = types.keys() - {"network", "start", "teacher"}
-    if not equals or name not in settable:
-        there = ", ".join(field for field in types if field in settable)
-        raise ValueError(
-            f"{assignment!r} sets no field of a recipe; write field=value with {there}"
-        )
-    default = next(field.default for field in fields(Recipe) if field.name == name)
-    try:
-        return name, value_like(text, default)
-    except ValueError:
-        raise ValueError(f"{name} is like {_text(default)}, not {text!r}") from None
-
-
-def value_like(text: str, like: Any) -> Any:
-    """The text as a value of the same type as another. Raises ValueError where it is none."""
-    if isinstance(like, bool):
-        return ("false", "true").index(text.lower()) == 1
-    if not isinstance(like, tuple):
-        return type(like)(text)
-    if isinstance(like[-1], float):  # warm-up: so many steps, at this rate
-        return tuple(type(a)(b) for a, b in zip(like, text.split(","), strict=True))
-    return tuple(int(part) for part in text.split(",") if part)
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(recipe)))  # type: ignore[no-any-return]
+    return assigned(Recipe, assignment, {"network", "start", "teacher"})
 
 
 def from_json(values: dict[str, Any]) -> Recipe:

@@ -1,0 +1,50 @@
+"""What all recipes have in common: fields with bounds, read from words and written as JSON."""
+
+import json
+from dataclasses import asdict, fields
+from typing import Any
+
+
+def bounded(recipe: Any, least: dict[str, float], choices: dict[str, tuple[str, ...]]) -> None:
+    """Raises ValueError for a field that is below its bound or none of its words."""
+    for name, bound in least.items():
+        if not getattr(recipe, name) >= bound:  # so that nan is refused, too
+            raise ValueError(f"{name} is at least {bound}, not {getattr(recipe, name)}")
+    for name, words in choices.items():
+        if getattr(recipe, name) not in words:
+            raise ValueError(f"{name} is {' or '.join(words)}, not {getattr(recipe, name)!r}")
+
+
+def assigned(kind: Any, assignment: str, fixed: set[str]) -> tuple[str, Any]:
+    """The same for any kind of recipe, of which some fields are not set like this."""
+    name, equals, text = assignment.partition("=")
+    settable = {field.name: field.default for field in fields(kind) if field.name not in fixed}
+    if not equals or name not in settable:
+        raise ValueError(
+            f"{assignment!r} sets no field of a recipe; write field=value with "
+            f"{', '.join(settable)}"
+        )
+    default = settable[name]
+    try:
+        return name, value_like(text, default)
+    except ValueError:
+        raise ValueError(f"{name} is like {in_text(default)}, not {text!r}") from None
+
+
+def value_like(text: str, like: Any) -> Any:
+    """The text as a value of the same type as another. Raises ValueError where it is none."""
+    if isinstance(like, bool):
+        return ("false", "true").index(text.lower()) == 1
+    if not isinstance(like, tuple):
+        return type(like)(text)
+    if isinstance(like[-1], float):  # warm-up: so many steps, at this rate
+        return tuple(type(a)(b) for a, b in zip(like, text.split(","), strict=True))
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def in_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def to_json(recipe: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(recipe)))  # type: ignore[no-any-return]
