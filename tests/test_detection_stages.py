@@ -69,8 +69,9 @@ def test_the_second_stage_begins_where_the_first_did_and_the_third_proposes_anew
     assert not net.state_dict()["shared.conv1.0.0.weight"].any()
 
 
-@pytest.mark.parametrize("weights", [False, True])
-def test_an_alternating_training_stopped_in_any_stage_ends_as_one_that_was_not(tmp_path, weights):
+@pytest.mark.parametrize(("weights", "stops"), [(False, (5,)), (True, (4, 10))])
+def test_an_alternating_training_that_stopped_ends_as_one_that_did_not(tmp_path, weights, stops):
+    """In the middle of a stage, and where one ends and proposals are made anew."""
     folder = draw_voc(tmp_path / "made", n=3)
     recipe = replace(FOUR, batch=1, regions=8, anchors=16, proposals=30, bins=3)
     begin = None
@@ -87,7 +88,7 @@ def test_an_alternating_training_stopped_in_any_stage_ends_as_one_that_was_not(t
         recipe = running.from_weights(recipe, begin)
     data, how = running.load(folder, recipe), Setting(threads=1)
     ends = []
-    for stop in (0, 4, 5, 10):
+    for stop in (0, *stops):
         run = tmp_path / f"{stop}"
         running.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
         taken: list[int] = []

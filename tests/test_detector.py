@@ -234,7 +234,7 @@ def test_a_picture_of_which_no_region_teaches_has_gradients_all_the_same():
 
 
 def test_ten_steps_equal_a_plain_loop_to_1e_9():
-    recipe = replace(SMALL, steps=10)
+    recipe = replace(SMALL, steps=10, regions=4, bins=3)
     batches = [
         [
             replace(sample(2 * s + i, i), image=picture(2 * s + i, 48, 80 - 16 * i).double())
