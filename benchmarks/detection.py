@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
+from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 from residual.detection import learning, supply, testing, training
 from residual.detection.detector import WIDTH, build, in_one
 from residual.detection.recipe import VOC07, Testing
@@ -170,7 +169,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--precision", default="", help="float32 on a processor, bf16 on a GPU")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=0, help="counted steps of a measurement")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="a file for the result")
@@ -196,10 +195,9 @@ def main() -> None:
     passed += ["--precision", how.precision, "--steps", str(counted)]
     found = {}
     for work in [options.work] if options.work else ["training", "prediction"]:
-        with ExitStack() as stack:
-            words = [*passed, "--work", work]
-            sides = [Side(stack, "benchmarks.detection", name, words) for name in SIDES]
-            found[work] = against(compare(sides, options.rounds), "torchvision")
+        sides = {name: [*passed, "--work", work] for name in SIDES}
+        turns = compare("benchmarks.detection", sides, options.rounds)
+        found[work] = against(turns, "torchvision")
         if len({each["regions"] for each in found[work].values()}) > 1:
             raise SystemExit(f"the sides did not do the same: {found[work]}")
     kept = record(

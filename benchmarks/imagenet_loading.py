@@ -1,6 +1,6 @@
 """Reading photographs to the normalised batch: ours against ImageFolder, in turn, in one run.
 
-    python -m benchmarks.imagenet_loading FOLDER --rounds 5
+    python -m benchmarks.imagenet_loading FOLDER --rounds 6
 
 FOLDER has train/ with one folder for each class. Without workers a side is one thread of one
 process, and its images per second are those of one core. Packed data is measured where the extra
@@ -12,7 +12,6 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import usual_pictures
-from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
+from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 from residual.data.crops import LEFT, SCALE, TOP, ScaleCrop
 from residual.data.decode import fitted, resized
 from residual.data.draws import below
@@ -94,7 +93,7 @@ def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=0, help="processes of each side")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=6, help="counted batches of a measurement")
     parser.add_argument("--draws", type=int, default=DRAWS, help="crops that are compared")
     parser.add_argument("--json", action="store_true")
@@ -105,13 +104,12 @@ def asked() -> argparse.Namespace:
 
 def compared(options: argparse.Namespace) -> dict[str, Any]:
     """All sides in turn, and what their data takes on disk."""
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as scratch:
         there = list(places(options.folder, Path(scratch)))
         passed = ["--workers", str(options.workers), "--steps", str(options.steps)]
-        module = "benchmarks.imagenet_loading"
-        sides = [Side(stack, module, SIDE, [str(options.folder), *passed])]
-        sides += [Side(stack, module, name, [place, *passed]) for name, place, _ in there]
-        turns = compare(sides, options.rounds)
+        sides = {SIDE: [str(options.folder), *passed]}
+        sides |= {name: [place, *passed] for name, place, _ in there}
+        turns = compare("benchmarks.imagenet_loading", sides, options.rounds)
         return {
             "reading": against(turns, SIDE),
             "bytes_on_disk": {name: size for name, _, size in there},

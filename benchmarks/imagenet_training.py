@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
+from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 from residual.files import write_json
 from residual.nets.networks import build
 from residual.runs.training import recipe_for
@@ -88,7 +87,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--precision", default="", help="float32 on a processor, bf16 on a GPU")
     parser.add_argument("--batch", type=int, default=0, help="16 on a processor, 256 on a GPU")
     parser.add_argument("--size", type=int, default=224, help="pixels on a side of an image")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=0, help="counted steps of a measurement")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="a file for the result")
@@ -115,9 +114,8 @@ def main() -> None:
     passed = ["--network", options.network, "--device", how.device, "--threads", str(how.threads)]
     passed += ["--precision", precision, "--batch", str(batch), "--size", str(options.size)]
     passed += ["--steps", str(counted)]
-    with ExitStack() as stack:
-        sides = [Side(stack, "benchmarks.imagenet_training", name, passed) for name in SIDES]
-        turns = compare(sides, options.rounds)
+    sides = dict.fromkeys(SIDES, passed)
+    turns = compare("benchmarks.imagenet_training", sides, options.rounds)
     best = max(SIDES[:2], key=lambda name: against(turns, name)[name]["images_per_second"])
     found = record(
         "imagenet_training",

@@ -1,6 +1,6 @@
 """Prediction on a processor: ours against what a user would take instead, in turn, in one run.
 
-    python -m benchmarks.prediction --rounds 5
+    python -m benchmarks.prediction --rounds 6
 
 Each side is a process of its own that waits for its turn, so that its memory is its own too. All
 take preprocessed images (N, 3, 224, 224) and use as many threads. `onnxruntime` is ONNX Runtime
@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.sides import Measured, Side, against, answer, compare, in_words, record, timed
+from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 
 SIDES = ("ours", "torchvision", "timm", "torchvision compiled", "onnxruntime")
 Answer = Callable[[NDArray[np.float32]], Any]
@@ -115,10 +114,8 @@ def rows(network: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         made = [sys.executable, "-m", module, "--wait", "export", *passed]
         subprocess.run(made, check=True, capture_output=True)
         for batch in options.batches:
-            own = [*passed, "--batches", str(batch)]
-            with ExitStack() as stack:
-                sides = [Side(stack, module, name, own) for name in options.sides]
-                turns = compare(sides, options.rounds)
+            sides = {name: [*passed, "--batches", str(batch)] for name in options.sides}
+            turns = compare(module, sides, options.rounds)
             found = against(turns, "torchvision")
             times = {name: against(turns, name)["ours"]["ratio"] for name in turns}
             yield {"network": network, "batch": batch, "sides": found, "ours_against": times}
@@ -139,7 +136,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="*", default=["resnet50", "resnet152"])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--images", type=int, default=32, help="of one measurement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from statistics import median
@@ -105,12 +105,24 @@ def timed(steps: Iterator[Any], counted: int, images: int, wait: Callable[[], No
     }
 
 
-def compare(sides: Sequence[Side], rounds: int) -> dict[str, list[Measured]]:
-    """All sides in turn, so many rounds, every other round backwards."""
-    turns: dict[str, list[Measured]] = {side.name: [] for side in sides}
+def compare(
+    module: str, sides: Mapping[str, Sequence[str]], rounds: int
+) -> dict[str, list[Measured]]:
+    """All sides in turn, so many rounds: for each its options, for `python -m module --wait NAME`.
+
+    Each round has processes of its own, started in another order, of any two each first in every
+    other round: which of them is started first decides what memory it gets, and that alone made the
+    same network up to a fifth slower than in the process that was started last.
+    """
+    turns: dict[str, list[Measured]] = {name: [] for name in sides}
     for n in range(rounds):
-        for side in sides if n % 2 == 0 else reversed(sides):
-            turns[side.name].append(side.turn())
+        order, by = list(sides), n // 2 % len(sides)
+        order = order[by:] + order[:by]
+        with ExitStack() as stack:
+            named = order if n % 2 == 0 else order[::-1]
+            started = [Side(stack, module, name, sides[name]) for name in named]
+            for side in started:
+                turns[side.name].append(side.turn())
         speeds = ", ".join(f"{k} {v[-1]['images_per_second']:,.1f}" for k, v in turns.items())
         print(f"round {n + 1}: {speeds} images/s", file=sys.stderr, flush=True)
     return turns
