@@ -148,12 +148,13 @@ def finished_one_by_one(
     inputs = on_large_pages(len(ids), how.size, how.size, 3)
     turned = coins(ids, epochs, how.seed).tolist()
     shifts = (colours(ids, epochs, how.seed, how.colour) / line.std).float()
+    rows = shifts.repeat(1, how.size)  # of pixels: three numbers at a time would be slow
     crops = (crop for part in parts for crop in part)  # (H, W, 3) uint8
-    for crop, own, turn, shift in zip(crops, inputs, turned, shifts, strict=True):
+    for crop, own, turn, row in zip(crops, inputs, turned, rows, strict=True):
         own.copy_(crop.flip(1) if turn and how.mirror else crop)
-        own.mul_(line.scale).add_(line.offset)
+        torch.addcmul(line.offset, own, line.scale, out=own)
         if how.colour:
-            own.add_(shift.repeat(how.size, 1))  # a row of it: three at a time would be slow
+            own.view(how.size, -1).add_(row)
     inputs = inputs.permute(0, 3, 1, 2)
     return erased(inputs, ids, epochs, how.seed, how.erasing) if how.erasing else inputs
 

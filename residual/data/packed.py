@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from residual.data.decode import Damaged, Decoded, Picture, seen
+from residual.data.decode import Damaged, Decoded, Picture, in_part
 from residual.data.draws import packing_order
 from residual.data.images import Data
 from residual.data.photographs import Photographs
@@ -71,7 +71,7 @@ class Packed:
         if sample.get("height"):
             return Decoded(sample["picture"], (int(sample["width"]), int(sample["height"])))
         try:
-            return seen(sample["picture"])
+            return in_part(sample["picture"])
         except Damaged as error:
             why = str(error).removeprefix("the picture ")
             raise Damaged(f"{sample['path']} in {self.remote or self.folder} {why}") from error

@@ -7,10 +7,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import Picture, seen
+from residual.data.decode import Picture, in_part
 
 
 class Source(Protocol):
@@ -37,8 +36,8 @@ class Files:
         start = self.ends[i - 1] if i else 0
         return self.letters[start : self.ends[i]].tobytes().decode()
 
-    def image(self, i: int) -> Image.Image:
-        return seen(self.folder / self.name(i))
+    def image(self, i: int) -> Picture:
+        return in_part(self.folder / self.name(i))
 
 
 @dataclass(frozen=True)
