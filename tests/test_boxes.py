@@ -16,7 +16,7 @@ from residual.detection.boxes import (
     voted,
 )
 from residual.detection.matching import BACKGROUND, IGNORED, Limits, matched, sampled
-from residual.detection.proposals import merged, proposals
+from residual.detection.proposals import apart, best_first, merged
 
 
 def some(n: int, seed: int, width: float = 100) -> Tensor:
@@ -172,7 +172,8 @@ def test_proposals_are_large_apart_inside_and_best_first():
     own = some(300, 11, 80).float()
     draw = torch.Generator().manual_seed(12)
     scores, shifts = torch.randn(300, 2, generator=draw), torch.randn(300, 4, generator=draw) / 5
-    boxes, sure = proposals(scores, shifts, own, (70, 90), 200, 40, 8)
+    boxes, ahead = apart(*best_first(scores, shifts, own, (70, 90), 200), 40, 8)
+    sure = ahead.sigmoid()
     assert 10 < len(boxes) <= 40
     assert sure.tolist() == sorted(sure.tolist(), reverse=True)
     assert ((boxes[:, 2:] - boxes[:, :2]) >= 8).all()

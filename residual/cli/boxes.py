@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from residual.cli.data import FEW, remarks
 from residual.cli.options import Json
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from residual.detection.checking import Report
     from residual.detection.prepare import Report as Prepared
 
-FEW = 20  # so many classes, or missing pictures, are listed one by one
 NAMES = {"voc": "PASCAL VOC", "coco": "COCO"}
 Source = Annotated[Path, typer.Argument(help="Where the archives lie.")]
 
@@ -65,27 +65,17 @@ def png(image: "Image") -> bytes:
 
 def told(report: "Report") -> Iterator[str]:
     """A report as a person reads it: what is most urgent comes last, where a terminal stays."""
-    from residual.data.check import few
-
     yield (
         f"{report.folder} ({NAMES[report.form]}): {report.pictures:,} pictures, "
         f"{len(report.damaged):,} damaged; bad boxes: {len(report.boxes):,}"
     )
     yield from sizes(report)
-    if report.converted:
-        yield "\nChanged when they are read:"
-        yield from (f"  {n:>9,}  {change}" for change, n in report.converted.items())
     notes = {
         "pictures of another format than their name says, read as what they are": report.misnamed,
         "pictures without an annotation": report.bare,
         "annotations without a picture": report.lonely,
     }
-    if any(notes.values()):
-        yield "\nNotes:"
-        yield from (f"  {what} {few(list(files))}" for what, files in notes.items() if files)
-    if report.warnings:
-        yield "\nWarnings:"
-        yield from (f"  {warning}" for warning in report.warnings)
+    yield from remarks(report.converted, notes, report.warnings)
     for what, sentences in (
         ("Annotations of another size than their picture's", report.sizes),
         ("Missing or damaged annotations and pictures", report.annotations),

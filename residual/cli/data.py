@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,29 +72,36 @@ def check_classes(folder: Path, workers: int, as_json: bool) -> None:
 
 def told(report: "Report") -> Iterator[str]:
     """A report as a person reads it: what is most urgent comes last, where a terminal stays."""
-    from residual.data.check import few
-
     yield f"{report.folder}: {report.seen:,} pictures, {len(report.damaged):,} damaged"
     yield from sizes(report)
-    if report.converted:
-        yield "\nChanged when they are read:"
-        yield from (f"  {n:>9,}  {change}" for change, n in report.converted.items())
     notes = {
         "pictures of another format than their name says, read as what they are": report.misnamed,
         "files without a picture's ending, left out": report.others,
         "pictures in no class folder, left out": report.outside,
         "folders that are named like pictures": report.folders,
     }
-    if any(notes.values()):
-        yield "\nNotes:"
-        yield from (f"  {what} {few(list(files))}" for what, files in notes.items() if files)
-    if report.warnings:
-        yield "\nWarnings:"
-        yield from (f"  {warning}" for warning in report.warnings)
+    yield from remarks(report.converted, notes, report.warnings)
     if report.damaged:
         yield "\nDamaged:"
         for each in report.damaged:
             yield f"  {each.kind:<12} {each.path} (class {each.label}): {each.reason}"
+
+
+def remarks(
+    converted: Mapping[str, int], notes: Mapping[str, Collection[str]], warnings: Sequence[str]
+) -> Iterator[str]:
+    """What is no damage: what reading changes, what is odd, and what looks like a mistake."""
+    from residual.data.check import few
+
+    if converted:
+        yield "\nChanged when they are read:"
+        yield from (f"  {n:>9,}  {change}" for change, n in converted.items())
+    if any(notes.values()):
+        yield "\nNotes:"
+        yield from (f"  {what} {few(list(files))}" for what, files in notes.items() if files)
+    if warnings:
+        yield "\nWarnings:"
+        yield from (f"  {warning}" for warning in warnings)
 
 
 def sizes(report: "Report") -> Iterator[str]:

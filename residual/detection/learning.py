@@ -11,7 +11,7 @@ from residual.detection.anchors import anchors, inside
 from residual.detection.boxes import encoded
 from residual.detection.detector import Detector
 from residual.detection.matching import BACKGROUND, Limits, matched, sampled
-from residual.detection.proposals import proposals
+from residual.detection.proposals import apart, best_first
 from residual.training.dropout import Dropouts
 
 OBJECT_OR_NOT = Limits(object=0.7, background=(0.0, 0.3), best=True)
@@ -88,8 +88,8 @@ def proposed(net: Detector, sample: Sample, own: Tensor, scores: Tensor, shifts:
     """The network's proposals (R, 4), and the objects themselves."""
     recipe = net.recipe
     height, width = sample.image.shape[1:]
-    limits = recipe.candidates, recipe.proposals, recipe.smallest
-    boxes, _ = proposals(scores, shifts, own, (height, width), *limits)
+    found = best_first(scores, shifts, own, (height, width), recipe.candidates)
+    boxes, _ = apart(*found, recipe.proposals, recipe.smallest)
     return torch.cat([boxes.to(sample.boxes.dtype), sample.boxes])
 
 

@@ -8,27 +8,12 @@ from residual.detection.boxes import clipped, decoded, suppressed
 OVERLAP = 0.7  # above which the worse of two proposals goes
 
 
-def proposals(
-    scores: Tensor,
-    shifts: Tensor,
-    anchors: Tensor,
-    size: tuple[int, int],
-    candidates: int,
-    remaining: int,
-    smallest: int,
-) -> tuple[Tensor, Tensor]:
-    """Scores (A, 2) and shifts (A, 4) of anchors (A, 4) -> boxes (P, 4), the best first, and their
-    probabilities (P,). The size is the picture's height and width."""
-    boxes, ahead = best_first(scores, shifts, anchors, size, candidates)
-    boxes, ahead = apart(boxes, ahead, remaining, smallest)
-    return boxes, ahead.sigmoid()
-
-
 def best_first(
     scores: Tensor, shifts: Tensor, anchors: Tensor, size: tuple[int, int], candidates: int
 ) -> tuple[Tensor, Tensor]:
-    """The boxes (K, 4) of the best anchors, and by how much each scores higher as an object than as
-    background (K,)."""
+    """Scores (A, 2) and shifts (A, 4) of anchors (A, 4), in a picture of this (height, width) ->
+    the boxes (K, 4) of the best anchors, and by how much each scores higher as an object than as
+    background (K,); the logistic function makes a probability of that."""
     # Probabilities would be equal where they round to 1. Of equal ones the first is the better, so
     # that the same scores are the same proposals with every kernel, and elsewhere.
     ahead = scores[:, 1].float() - scores[:, 0].float()
@@ -38,7 +23,7 @@ def best_first(
 
 def apart(boxes: Tensor, ahead: Tensor, remaining: int, smallest: int) -> tuple[Tensor, Tensor]:
     """Of boxes (K, 4) and what they are ahead by (K,), those that are large enough and, of some
-    that overlap, the best."""
+    that overlap, the best: the proposals, the best first."""
     large = ((boxes[:, 2:] - boxes[:, :2]) >= smallest).all(dim=1)
     boxes, ahead = boxes[large], ahead[large]
     stay = suppressed(boxes, ahead, OVERLAP)[:remaining]

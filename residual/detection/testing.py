@@ -10,7 +10,7 @@ from residual.detection.boxes import clipped, decoded, suppressed_by_class, vote
 from residual.detection.detector import Detector
 from residual.detection.examples import Found
 from residual.detection.learning import DEVIATIONS
-from residual.detection.proposals import merged, proposals
+from residual.detection.proposals import apart, best_first, merged
 from residual.detection.recipe import VOC07, Testing
 
 # Of a region, in pixels; it is looked at where its own area is closest to this square (SPP-net).
@@ -37,8 +37,9 @@ class Look:
         scores, shifts = self.net.proposing(maps)
         rows, columns = maps.shape[2:]
         own = anchors(rows, columns, self.net.recipe.scales, maps.device)
-        limits = testing.candidates, testing.proposals, self.net.recipe.smallest
-        return proposals(scores[0], shifts[0], own, self.size, *limits)
+        found = best_first(scores[0], shifts[0], own, self.size, testing.candidates)
+        boxes, ahead = apart(*found, testing.proposals, self.net.recipe.smallest)
+        return boxes, ahead.sigmoid()
 
     def vectors(self, regions: Tensor) -> Tensor:
         """(R, F): of two scales the greater value, where there are several."""
