@@ -1,7 +1,7 @@
 """What ours is measured against does the same work, and what is measured is told truly."""
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import growth, usual_loop, usual_pictures
+from benchmarks import fitting, growth, sides, usual_loop, usual_pictures
 from benchmarks import imagenet_training as training
 from benchmarks.imagenet_loading import apart, ours
 from benchmarks.sides import against
@@ -164,3 +164,37 @@ def test_benchmark_data_refuses_what_it_cannot_measure(command, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:5_000])
     words = ("--seconds", 0.01, "--root", tmp_path, "--batch", 8)
     assert "0.png is damaged" in command("benchmark", "data", tmp_path / "photos", *words).complaint
+
+
+def test_of_any_two_sides_each_is_started_first_in_every_other_round(monkeypatch):
+    started = []
+
+    class Fake:
+        def __init__(self, stack, module, name, options):
+            self.name = name
+            started.append(name)
+
+        def turn(self):
+            return {"images_per_second": float(len(started))}
+
+    monkeypatch.setattr(sides, "Side", Fake)
+    turns = sides.compare("a module", dict.fromkeys("abc", ()), rounds=6)
+    rounds = [started[i : i + 3] for i in range(0, 18, 3)]
+    assert {each: len(found) for each, found in turns.items()} == dict.fromkeys("abc", 6)
+    for a, b in ("ab", "ac", "bc"):
+        assert sum(each.index(a) < each.index(b) for each in rounds) == 3
+
+
+def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_path):
+    draw = np.random.default_rng(0)
+    for n in range(40):
+        (tmp_path / "abc"[n % 3]).mkdir(exist_ok=True)
+        pixels = draw.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "abc"[n % 3] / f"{n:02}.png")
+    images, labels = fitting.pictures(tmp_path, 32)
+    assert images.shape == (32, 3, 32, 32) and torch.bincount(labels).tolist() == [11, 11, 10]
+    recipe = replace(recipe_for("nin", ""), batch=32, norm_group=32, steps=2, drops=())
+    found = fitting.attempt("nin", "he", recipe, images, labels, Setting(threads=2))
+    assert found["steps"] == 2 and found["start"] == "he" and 0 < found["wrong"] <= 32
+    with pytest.raises(SystemExit, match="has 0 pictures in folders of classes, not 32"):
+        fitting.pictures(tmp_path / "a", 32)

@@ -224,6 +224,17 @@ def test_ours_and_the_usual_loop_agree_where_the_means_are_within_one_deviation(
     assert "not within" in beside.agree(Spread([36.0, 37.0]), Spread([40.0, 40.1]))
 
 
+def test_a_network_that_fits_a_few_pictures_is_told_with_all_that_was_tried(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    one = {"start": "own", "seed": 0, "lr": 5e-4, "steps": 400, "wrong": 4}
+    tried = {"nin": [one, one | {"start": "he", "steps": 95, "wrong": 0}], "maxout": [one]}
+    found = {"format": 1, "tried": tried, "precision": "bf16"}
+    (tmp_path / "benchmarks" / "fitting.json").write_text(json.dumps(found))
+    page = beside.fitting(tmp_path)
+    assert cells(page, "nin")[2:5] == ["2", "he start, seed 0, rate 0.0005", "95"]
+    assert cells(page, "maxout")[4] == "not, 4 wrong"
+
+
 def test_figures_are_drawn_from_result_files_alone(tmp_path):
     for network, error in (("plain20", 10.0), ("plain56", 13.0), ("resnet20", 9.0)):
         (tmp_path / f"{network}.json").write_text(json.dumps(result(network, error)))

@@ -59,6 +59,20 @@ def side(measured: dict[str, Any]) -> str:
     return f"{speed:,.0f} images/s, {memory / 2**30:.2f} GiB"
 
 
+def fitting(folder: Path) -> str:
+    """After how many steps a compared network recognised all of a few pictures, and at which of the
+    starts and rates that were tried."""
+    rows = []
+    for found in kept(folder / "benchmarks", "tried"):
+        for network, attempts in found["tried"].items():
+            last = attempts[-1]
+            after = f"{last['steps']:,}" if last["wrong"] == 0 else f"not, {last['wrong']} wrong"
+            how = f"{last['start']} start, seed {last['seed']}, rate {last['lr']:g}"
+            rows.append([network, found["precision"], f"{len(attempts)}", how, after])
+    header = ["network", "precision", "trainings", "the last of them", "none wrong after steps"]
+    return markdown(header, rows) if rows else "Not run."
+
+
 def photographs(folder: Path) -> str:
     """Reading, training and prediction with photographs, each beside what others offer, and how
     the cost grows; what was not measured is named."""
