@@ -32,8 +32,8 @@ from residual.training.recipe import Recipe
 from residual.world import Setting, setting
 
 PICTURES = 32
-# Its own; the same with biases of 1 in the last layer, since NIN ends with a ReLU, behind which some
-# classes may be dead from the first step on; and He's.
+# Its own; the same with biases of 1 in the last layer, since NIN ends with a ReLU, behind which a
+# class may be dead from the first step on; and He's.
 STARTS = ("own", "raised", "he")
 RATES = (5e-4, 1e-4)
 EVERY = 5  # steps from one look at the error to the next
