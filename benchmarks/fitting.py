@@ -13,7 +13,7 @@ import argparse
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,14 @@ def attempt(
 
 
 def attempts(
-    name: str, folder: Path, size: int, steps: int, how: Setting
+    name: str, folder: Path, size: int, steps: int, rates: Sequence[float], how: Setting
 ) -> Iterator[dict[str, Any]]:
     """One rate after another."""
     images, labels = pictures(folder, size or RIVALS[name].pixels)
     images, labels = images.to(how.device), labels.to(how.device)
     images = images.contiguous(memory_format=how.memory_format)
     own = recipe_for(name, "")
-    for seed, lr, start in itertools.product(range(3), RATES, STARTS):
+    for seed, lr, start in itertools.product(range(3), rates, STARTS):
         recipe = Recipe(
             name, batch=PICTURES, norm_group=PICTURES, seed=seed,
             steps=steps, lr=lr, drops=(steps // 3, 2 * steps // 3), factor=0.3,
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(RIVALS), choices=list(RIVALS))
     parser.add_argument("--steps", type=int, default=400, help="of each attempt")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0: as many as it is made for")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
@@ -135,7 +136,9 @@ def main() -> None:
     tried: dict[str, list[dict[str, Any]]] = {}
     for name in options.networks:
         tried[name] = []
-        for found in attempts(name, options.folder, options.size, options.steps, how):
+        for found in attempts(
+            name, options.folder, options.size, options.steps, options.rates, how
+        ):
             tried[name].append(found)
             print(f"{name}: {found}", flush=True)
             if found["wrong"] == 0:
