@@ -35,6 +35,7 @@ from residual.runs.training import recipe_for
 
 BATCH = 64
 DRAWS = 1_000
+WARM_UP = 6
 SIDE = "ImageFolder"
 
 
@@ -48,8 +49,9 @@ def ours(folder: str, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measure(batches: Iterator[tuple[Tensor, Tensor]], workers: int, steps: int) -> Measured:
-    """Images per second, after as many batches as the workers may have ready."""
-    for _ in itertools.islice(batches, 1 + 2 * workers):
+    """Images per second, after as many batches as the workers may have ready, and those in which
+    the memory of a process grows."""
+    for _ in itertools.islice(batches, WARM_UP + 2 * workers):
         pass
     return timed(batches, steps, BATCH, lambda: None)
 
