@@ -110,17 +110,17 @@ def compare(
 ) -> dict[str, list[Measured]]:
     """All sides in turn, so many rounds: for each its options, for `python -m module --wait NAME`.
 
-    Each round has processes of its own, started in another order, of any two each first in every
-    other round: which of them is started first decides what memory it gets, and that alone made the
-    same network up to a fifth slower than in the process that was started last.
+    Each round has processes of its own, of any two each started first in every other round. For the
+    same network was slower in the process that was started first, by up to a fifth.
     """
     turns: dict[str, list[Measured]] = {name: [] for name in sides}
     for n in range(rounds):
         order, by = list(sides), n // 2 % len(sides)
         order = order[by:] + order[:by]
+        if n % 2:
+            order.reverse()
         with ExitStack() as stack:
-            named = order if n % 2 == 0 else order[::-1]
-            started = [Side(stack, module, name, sides[name]) for name in named]
+            started = [Side(stack, module, name, sides[name]) for name in order]
             for side in started:
                 turns[side.name].append(side.turn())
         speeds = ", ".join(f"{k} {v[-1]['images_per_second']:,.1f}" for k, v in turns.items())

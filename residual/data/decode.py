@@ -14,16 +14,17 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 try:
+    from simplejpeg import __version__ as SIMPLEJPEG
     from simplejpeg import decode_jpeg
 except ImportError:  # a system that it is not made for: the same pixels, later
-    decode_jpeg = None
+    decode_jpeg = SIMPLEJPEG = None
 
 # A file is read as what it is, not as what its name says, and as nothing else: Pillow's other
 # readers are seldom exercised, and one of them starts a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LARGEST = 89_478_485  # pixels; where Pillow begins to warn of a decompression bomb
 # Changes with whatever may alter a pixel, so that no stale cache is used.
-VERSION = f"2, Pillow {PIL.__version__}"
+VERSION = f"2, Pillow {PIL.__version__}, simplejpeg {SIMPLEJPEG}"
 
 
 class Damaged(ValueError):
@@ -99,16 +100,17 @@ def in_part(source: Path | bytes) -> Picture:
 
 def at_once(raw: bytes, image: Image.Image) -> Decoded | None:
     """A JPEG in three colours, upright and without a fault: any other is left to Pillow."""
-    # The same pixels by the same libjpeg-turbo, in three quarters of the time: Pillow asks it for
-    # one line after another.
+    # The same pixels by the same libjpeg-turbo, in four fifths of the time (1.37 ms instead of 1.67
+    # for a photograph of ImageNet's): Pillow asks it for one line after another.
     if decode_jpeg is None or (image.format, image.mode) != ("JPEG", "RGB"):
         return None
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
     try:
-        return Decoded(decode_jpeg(raw).reshape(-1), image.size)
+        rows = decode_jpeg(raw)
     except ValueError:  # whatever libjpeg has to remark; Pillow knows which of it is damage
         return None
+    return Decoded(rows.reshape(-1), image.size) if rows.shape[1::-1] == image.size else None
 
 
 def inspected(raw: bytes) -> tuple[str, tuple[str, ...]]:

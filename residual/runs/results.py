@@ -18,7 +18,7 @@ from residual.training.recipe import Recipe
 from residual.training.values import to_json
 from residual.world import Setting, hardware
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from residual.runs import folder
 from residual.runs.results import versions
 from residual.world import Setting, hardware
 
-DECISIVE = ("torch", "pillow")  # the libraries that make the bits
+DECISIVE = ("torch", "pillow", "simplejpeg")  # the libraries that make the bits
 
 
 def known_of(run: Path) -> dict[str, Any]:
