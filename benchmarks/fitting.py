@@ -2,31 +2,35 @@
 
     python -m benchmarks.fitting FOLDER --networks maxout nin --keep results/benchmarks/fitting.json
 
-The pictures are the first of each class of a folder, cut at their centre, without augmentation.
-Each network has its own loss and heads, but RMSProp with one rate for all layers, for the network
-is in question here and not its recipe: no dropout, no weight decay. The pictures are judged as in a
-test. Of a few seeds, rates and starts the first that does it is taken, and all that were tried are
-kept.
+The pictures are the first of each class of a training set, without augmentation, photographs cut at
+their centre. Each network has its own loss and heads, but RMSProp with one rate for all layers, for
+the network is in question here and not its recipe: no dropout, no weight decay. The pictures are
+judged as in a test. Of a few seeds, rates and starts the first that does it is taken, and all that
+were tried are kept.
 """
 
 import argparse
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.sides import record
-from residual.data.decode import decode
+from residual.data.images import Data
+from residual.data.photographs import Photographs
+from residual.data.sources import DEFAULT_ROOT, load
+from residual.data.views import Crops
 from residual.files import write_json
 from residual.rivals.networks import RIVALS, build
 from residual.rivals.parts import drawn
-from residual.runs.training import recipe_for
+from residual.runs.training import recipe_for, takes_photographs
 from residual.training import loop
 from residual.training.recipe import Recipe
 from residual.world import Setting, setting
@@ -39,19 +43,23 @@ RATES = (5e-4, 1e-4)
 EVERY = 5  # steps from one look at the error to the next
 
 
-def pictures(folder: Path, size: int) -> tuple[Tensor, Tensor]:
-    """The first pictures of each class in turn -> images (32, 3, size, size) of mean 0 and
+def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
+    """The first training pictures of each class in turn -> images (32, 3, size, size) of mean 0 and
     deviation 1 in each channel, and labels (32,)."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    rows = itertools.zip_longest(*(sorted(path.iterdir()) for path in classes))
-    found = [(path, n) for row in rows for n, path in enumerate(row) if path][:PICTURES]
-    if len(found) < PICTURES:
-        raise SystemExit(
-            f"{folder} has {len(found)} pictures in folders of classes, not {PICTURES}"
-        )
-    raw = torch.stack([decode(path, (size, size), round(size / 0.875)) for path, _ in found])
+    labels = data.train.labels
+    own = [(labels == label).nonzero()[:, 0].tolist() for label in range(len(data.classes))]
+    turns = itertools.zip_longest(*own)
+    ids = [i for row in turns for i in row if i is not None][:PICTURES]
+    if len(ids) < PICTURES:
+        raise SystemExit(f"{data.name} has {len(ids)} training pictures, not {PICTURES}")
+    if isinstance(data.train, Photographs):
+        cut = Crops((size, size), (round(size / 0.875),))
+        crops = [cut(data.train.image(i), i, 0)[0] for i in ids]
+        raw = torch.from_numpy(np.concatenate(crops)).permute(0, 3, 1, 2)
+    else:
+        raw = data.train.pixels[ids]
     deviation, mean = torch.std_mean(raw.float(), dim=(0, 2, 3), keepdim=True)
-    return (raw - mean) / deviation, torch.tensor([label for _, label in found])
+    return (raw - mean) / deviation, labels[ids]
 
 
 def wrong(net: nn.Module, images: Tensor, labels: Tensor, how: Setting) -> int:
@@ -102,26 +110,26 @@ def attempt(
 
 
 def attempts(
-    name: str, folder: Path, size: int, steps: int, rates: Sequence[float], how: Setting
+    name: str, data: Data, size: int, options: argparse.Namespace, how: Setting
 ) -> Iterator[dict[str, Any]]:
-    """One rate after another."""
-    images, labels = pictures(folder, size or RIVALS[name].pixels)
-    images, labels = images.to(how.device), labels.to(how.device)
+    """Seed by seed, rate by rate, one start after another."""
+    images, labels = (each.to(how.device) for each in pictures(data, size))
     images = images.contiguous(memory_format=how.memory_format)
-    own = recipe_for(name, "")
-    for seed, lr, start in itertools.product(range(3), rates, STARTS):
+    own, steps = recipe_for(name, ""), options.steps
+    for seed, lr, start in itertools.product(range(3), options.rates, STARTS):
         recipe = Recipe(
             name, batch=PICTURES, norm_group=PICTURES, seed=seed,
             steps=steps, lr=lr, drops=(steps // 3, 2 * steps // 3), factor=0.3,
             optimizer="rmsprop", weight_decay=0.0, loss=own.loss,
             auxiliary=0.0 if own.auxiliary_steps else own.auxiliary,  # which DSN drops in time
         )  # fmt: skip
-        yield attempt(name, start, recipe, images, labels, how)
+        yield {"size": size} | attempt(name, start, recipe, images, labels, how)
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="one folder of pictures for each class")
+    parser.add_argument("folder", help="what `residual train --data` takes")
     parser.add_argument("--networks", nargs="+", default=list(RIVALS), choices=list(RIVALS))
     parser.add_argument("--steps", type=int, default=400, help="of each attempt")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0: as many as it is made for")
@@ -130,22 +138,33 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a file for the result")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = asked()
     how = setting(options.device, options.threads, options.precision)
     how.apply()
     tried: dict[str, list[dict[str, Any]]] = {}
     for name in options.networks:
+        size, whole = options.size or RIVALS[name].pixels, takes_photographs(name)
+        data = load(options.folder, DEFAULT_ROOT, size=size, whole=whole)
         tried[name] = []
-        for found in attempts(
-            name, options.folder, options.size, options.steps, options.rates, how
-        ):
+        for found in attempts(name, data, size, options, how):
             tried[name].append(found)
             print(f"{name}: {found}", flush=True)
             if found["wrong"] == 0:
                 break
-        if options.keep:
-            write_json(options.keep, record("fitting", how.device, tried=tried,
-                       pictures=PICTURES, size=options.size, precision=how.precision))  # fmt: skip
+    if options.keep:
+        kept = record(
+            "fitting",
+            how.device,
+            tried=tried,
+            pictures=PICTURES,
+            data={"name": data.name, "fingerprint": data.fingerprint},
+            precision=how.precision,
+        )
+        write_json(options.keep, kept)
 
 
 if __name__ == "__main__":

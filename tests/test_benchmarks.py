@@ -187,14 +187,23 @@ def test_of_any_two_sides_each_is_started_first_in_every_other_round(monkeypatch
 
 def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_path):
     draw = np.random.default_rng(0)
-    for n in range(40):
-        (tmp_path / "abc"[n % 3]).mkdir(exist_ok=True)
-        pixels = draw.integers(0, 256, (40, 36, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "abc"[n % 3] / f"{n:02}.png")
-    images, labels = fitting.pictures(tmp_path, 32)
-    assert images.shape == (32, 3, 32, 32) and torch.bincount(labels).tolist() == [11, 11, 10]
-    recipe = replace(recipe_for("nin", ""), batch=32, norm_group=32, steps=2, drops=())
+    for n in range(50):
+        own = tmp_path / "photos" / ("val" if n < 6 else "train") / "abc"[n % 3]
+        own.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(
+            own / f"{n:02}.png"
+        )
+    for whole in (False, True):
+        data = load(str(tmp_path / "photos"), tmp_path, size=32, whole=whole)
+        images, labels = fitting.pictures(data, 32)
+        assert images.shape == (32, 3, 32, 32) and torch.bincount(labels).tolist() == [11, 11, 10]
+    ever = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+    with torch.no_grad():
+        ever[1].weight.zero_(), ever[1].bias.copy_(torch.tensor([0.0, 0, 1]))
+    assert fitting.wrong(ever, images, labels, Setting(threads=2)) == 22
+    recipe = replace(recipe_for("nin", ""), batch=32, norm_group=32, steps=5, drops=())
     found = fitting.attempt("nin", "he", recipe, images, labels, Setting(threads=2))
-    assert found["steps"] == 2 and found["start"] == "he" and 0 < found["wrong"] <= 32
-    with pytest.raises(SystemExit, match="has 0 pictures in folders of classes, not 32"):
-        fitting.pictures(tmp_path / "a", 32)
+    assert found["start"] == "he" and (found["steps"] == 5 or found["wrong"] == 0)
+    few = replace(data, train=data.train.part(torch.arange(20)))
+    with pytest.raises(SystemExit, match="photos has 20 training pictures, not 32"):
+        fitting.pictures(few, 32)

@@ -226,13 +226,15 @@ def test_ours_and_the_usual_loop_agree_where_the_means_are_within_one_deviation(
 
 def test_a_network_that_fits_a_few_pictures_is_told_with_all_that_was_tried(tmp_path):
     (tmp_path / "benchmarks").mkdir()
-    one = {"start": "own", "seed": 0, "lr": 5e-4, "steps": 400, "wrong": 4}
+    one = {"start": "own", "seed": 0, "lr": 5e-4, "steps": 400, "wrong": 4, "size": 32}
     tried = {"nin": [one, one | {"start": "he", "steps": 95, "wrong": 0}], "maxout": [one]}
-    found = {"format": 1, "tried": tried, "precision": "bf16"}
+    found = {"format": 1, "tried": tried, "precision": "bf16", "pictures": 32}
+    found["data"] = {"name": "CIFAR-10 (JPEG copy)"}
     (tmp_path / "benchmarks" / "fitting.json").write_text(json.dumps(found))
     page = beside.fitting(tmp_path)
-    assert cells(page, "nin")[2:5] == ["2", "he start, seed 0, rate 0.0005", "95"]
-    assert cells(page, "maxout")[4] == "not, 4 wrong"
+    what = ["32 of CIFAR-10 (JPEG copy), 32 px", "bf16", "2", "he start, seed 0, rate 0.0005", "95"]
+    assert cells(page, "nin")[1:6] == what
+    assert cells(page, "maxout")[5] == "not, 4 wrong"
 
 
 def test_figures_are_drawn_from_result_files_alone(tmp_path):

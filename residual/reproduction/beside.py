@@ -68,8 +68,9 @@ def fitting(folder: Path) -> str:
             last = attempts[-1]
             after = f"{last['steps']:,}" if last["wrong"] == 0 else f"not, {last['wrong']} wrong"
             how = f"{last['start']} start, seed {last['seed']}, rate {last['lr']:g}"
-            rows.append([network, found["precision"], f"{len(attempts)}", how, after])
-    header = ["network", "precision", "trainings", "the last of them", "none wrong after steps"]
+            what = f"{found['pictures']} of {found['data']['name']}, {last['size']} px"
+            rows.append([network, what, found["precision"], f"{len(attempts)}", how, after])
+    header = ["network", "pictures", "precision", "trainings", "the last", "none wrong after steps"]
     return markdown(header, rows) if rows else "Not run."
 
 
