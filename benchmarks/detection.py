@@ -1,6 +1,6 @@
 """Faster R-CNN in training and at work: ours against torchvision's machinery, in turn.
 
-    python -m benchmarks.detection --network resnet101 --rounds 5
+    python -m benchmarks.detection --network resnet101 --rounds 6
 
 Both sides have the same layers before and behind the regions (those of v1.5, whose batch
 normalization is frozen), RoI align of 14x14 bins, one picture of 600x800 noise with a dozen boxes,

@@ -1,4 +1,4 @@
-"""Every compared network fits 32 pictures: after how many steps none of them is wrong.
+"""Does each compared network fit 32 pictures, and after how many steps is none of them wrong?
 
     python -m benchmarks.fitting FOLDER --networks maxout nin --keep results/benchmarks/fitting.json
 
@@ -44,8 +44,8 @@ EVERY = 5  # steps from one look at the error to the next
 
 
 def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
-    """The first training pictures of each class in turn -> images (32, 3, size, size) of mean 0 and
-    deviation 1 in each channel, and labels (32,)."""
+    """The first training pictures of each class in turn -> images (32, 3, H, W) of mean 0 and
+    deviation 1 in each channel, and labels (32,). Photographs are cut to this size."""
     labels = data.train.labels
     own = [(labels == label).nonzero()[:, 0].tolist() for label in range(len(data.classes))]
     turns = itertools.zip_longest(*own)
@@ -64,9 +64,12 @@ def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
 
 def wrong(net: nn.Module, images: Tensor, labels: Tensor, how: Setting) -> int:
     """How many are not recognised, as in a test."""
+    before = net.training
     net.eval()
     with torch.no_grad(), how.autocast():
-        return int((net(images).argmax(dim=1) != labels).sum())
+        found = int((net(images).argmax(dim=1) != labels).sum())
+    net.train(before)
+    return found
 
 
 def attempt(
@@ -83,7 +86,7 @@ def attempt(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     how.place(net)
-    begun, losses, errors = time.perf_counter(), [], [PICTURES]
+    begun, errors = time.perf_counter(), None
     steps = loop.train(
         loop.start(net, recipe),
         itertools.repeat((images, labels)),
@@ -92,21 +95,21 @@ def attempt(
     )
     with closing(steps):  # type: ignore[type-var]
         for step in steps:
-            losses.append(float(step.loss))
-            if not math.isfinite(losses[-1]):
+            if not math.isfinite(step.loss):
+                errors = None
                 break
-            if step.number % EVERY == 0:
-                errors.append(wrong(net, images, labels, how))
-            if errors[-1] == 0:
+            if step.number % EVERY == 0 or step.number == recipe.steps:
+                errors = wrong(net, images, labels, how)
+            if errors == 0:
                 break
-    found = {
+    return {
         "start": start,
         "seed": recipe.seed,
         "lr": recipe.lr,
-        "steps": len(losses),
-        "wrong": errors[-1],
+        "steps": step.number,
+        "wrong": errors,  # None where the loss was no longer a number
+        "seconds": round(time.perf_counter() - begun, 1),
     }
-    return found | {"loss": losses[-1], "seconds": round(time.perf_counter() - begun, 1)}
 
 
 def attempts(
@@ -123,7 +126,7 @@ def attempts(
             optimizer="rmsprop", weight_decay=0.0, loss=own.loss,
             auxiliary=0.0 if own.auxiliary_steps else own.auxiliary,  # which DSN drops in time
         )  # fmt: skip
-        yield {"size": size} | attempt(name, start, recipe, images, labels, how)
+        yield {"size": images.shape[-1]} | attempt(name, start, recipe, images, labels, how)
 
 
 def asked() -> argparse.Namespace:
@@ -134,7 +137,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=400, help="of each attempt")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0: as many as it is made for")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--precision", default="bf16", choices=("float32", "bf16"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a file for the result")

@@ -1,6 +1,6 @@
 """Training ResNet-50 on images in memory: ours against torchvision's and timm's, in turn.
 
-    python -m benchmarks.imagenet_training --device cuda --batch 256 --rounds 5
+    python -m benchmarks.imagenet_training --device cuda --batch 256 --rounds 6
 
 All sides train the same architecture (that of v1.5) on the same made-up batch, in the same
 precision, in channels_last, and compiled on a GPU. Ours goes through the package's own loop with
@@ -27,7 +27,7 @@ from residual.training import loop
 from residual.world import Setting, setting
 
 SIDES = ("torchvision", "timm", "ours")
-WARM_UP = 3  # steps of the first turn that are not counted
+WARM_UP = 3  # steps that are not counted
 
 
 def made_up(how: Setting, batch: int, size: int) -> tuple[Tensor, Tensor]:

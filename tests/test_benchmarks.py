@@ -21,7 +21,7 @@ from residual.data.sources import load
 from residual.nets.networks import build
 from residual.runs.measuring import Stage, verdict
 from residual.runs.training import recipe_for
-from residual.training.recipe import with_steps
+from residual.training.recipe import Recipe, with_steps
 from residual.world import Setting
 
 
@@ -185,6 +185,22 @@ def test_of_any_two_sides_each_is_started_first_in_every_other_round(monkeypatch
         assert sum(each.index(a) < each.index(b) for each in rounds) == 3
 
 
+def test_fitting_ends_where_none_is_wrong_or_the_steps_are_over_or_the_loss_is_no_number():
+    labels = torch.arange(32) % 3
+    images = torch.eye(3)[labels][:, :, None, None].expand(-1, -1, 8, 8).contiguous()
+    recipe = Recipe("nin", batch=32, norm_group=32, drops=(), optimizer="rmsprop")
+
+    def tried(lr: float, steps: int) -> dict[str, object]:
+        how = replace(recipe, lr=lr, steps=steps)
+        return fitting.attempt("nin", "raised", how, images, labels, Setting(threads=2))
+
+    learned = tried(5e-4, 50)
+    assert learned["wrong"] == 0 and learned["steps"] in range(5, 50, 5)
+    unmoved = tried(0.0, 6)  # looked at after the last step, too
+    assert unmoved["wrong"] > 0 and unmoved["steps"] == 6
+    assert tried(1e20, 6)["wrong"] is None
+
+
 def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_path):
     draw = np.random.default_rng(0)
     for n in range(50):
@@ -200,10 +216,7 @@ def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_pa
     ever = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
     with torch.no_grad():
         ever[1].weight.zero_(), ever[1].bias.copy_(torch.tensor([0.0, 0, 1]))
-    assert fitting.wrong(ever, images, labels, Setting(threads=2)) == 22
-    recipe = replace(recipe_for("nin", ""), batch=32, norm_group=32, steps=5, drops=())
-    found = fitting.attempt("nin", "he", recipe, images, labels, Setting(threads=2))
-    assert found["start"] == "he" and (found["steps"] == 5 or found["wrong"] == 0)
+    assert fitting.wrong(ever, images, labels, Setting(threads=2)) == 22 and ever.training
     few = replace(data, train=data.train.part(torch.arange(20)))
     with pytest.raises(SystemExit, match="photos has 20 training pictures, not 32"):
         fitting.pictures(few, 32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.data.crops import AspectCrop, ScaleCrop, one_below, one_unit, unit
+from residual.data.crops import NEAR, AspectCrop, ScaleCrop, one_below, one_unit, span, unit
 from residual.data.decode import fitted
 from residual.data.draws import below
 from residual.data.mixing import mirrored
@@ -67,11 +67,9 @@ def test_at_the_papers_size_too():
 
 
 class Shifted(ScaleCrop):
-    def box(self, size, image_id, epoch):
-        left, top, right, bottom = super().box(size, image_id, epoch)
-        return (left + 2, top, right + 2, bottom) if right + 2 <= size[0] else (
-            left - 2, top, right - 2, bottom
-        )  # fmt: skip
+    def place(self, size, image_id, epoch):
+        (width, height), left, top = super().place(size, image_id, epoch)
+        return (width, height), left + (1 if left + self.size < width else -1), top
 
 
 class Flipped(ScaleCrop):
@@ -98,28 +96,29 @@ def test_every_scale_is_drawn_and_every_position_is_reached():
     n = 4_000
     ids = range(n)
     width, height = 500, 375
-    boxes = [PAPER.box((width, height), i, 0) for i in ids]
-    heights = [round((bottom - top) / height * 480) for _, top, _, bottom in boxes]
-    assert min(heights) >= math.floor(224) and max(heights) <= 224 * 480 / 256 + 1
-    scales = {256 + one_below(225, 0, 0, i, 0) for i in ids}
-    assert scales == set(range(256, 481))
-    for (left, top, right, bottom), i in zip(boxes, ids, strict=True):
-        across, down = fitted((width, height), 256 + one_below(225, 0, 0, i, 0))
-        assert (right - left) * across / width == pytest.approx(224)
-        assert (bottom - top) * down / height == pytest.approx(224)
-        assert left * across / width == pytest.approx(round(left * across / width), abs=1e-6)
+    places = [PAPER.place((width, height), i, 0) for i in ids]
+    assert {size for size, _, _ in places} == {(int(s * 4 / 3), s) for s in range(256, 481)}
     narrow = ScaleCrop(32, (40, 40), seed=0)  # of 40 x 40: nine positions on each side
-    places = {tuple(round(v * 40 / 90) for v in narrow.box((90, 90), i, 0)[:2]) for i in ids}
-    assert places == {(x, y) for x in range(9) for y in range(9)}
+    reached = {narrow.place((90, 90), i, 0)[1:] for i in ids}
+    assert reached == {(x, y) for x in range(9) for y in range(9)}
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_boxes_lie_inside_the_picture(size):
-    crops = (PAPER, AspectCrop(176, seed=0))
-    for crop in crops:
-        for i in range(500):
-            left, top, right, bottom = crop.box(size, i, 1)
-            assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+@pytest.mark.parametrize("size", [*SIZES, (1, 700), (640, 3)])
+def test_crops_lie_inside_the_picture_and_so_do_the_pixels_that_they_need(size):
+    for i in range(500):
+        left, top, right, bottom = AspectCrop(176, seed=0).box(size, i, 1)
+        assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+        resized, *starts = PAPER.place(size, i, 1)
+        for own, whole, start in zip(size, resized, starts, strict=True):
+            assert 0 <= start <= whole - 224
+            first, last, before = span(own, whole, start, 224)
+            assert 0 <= first < last <= own and 0 <= before <= start
+            shift = (start - before) * own / whole - first
+            assert 0 <= shift <= NEAR and (shift == 0 or before * own >= whole)
+            reach = max(1, own / whole)
+            assert first == 0 or first + (before + 0.5) * own / whole - reach >= first
+            assert last == own or last >= (start + 224) * own / whole + reach
+    assert PAPER(picture(size), 0, 0)[0].shape == (1, 224, 224, 3)
 
 
 def test_aspect_crops_have_8_to_100_percent_of_the_area_and_aspects_of_three_to_four():
@@ -145,13 +144,19 @@ def test_where_no_aspect_fits_the_middle_is_taken():
 
 @pytest.mark.parametrize("crop", [CROP, AspectCrop(32, seed=3)])
 def test_a_crop_is_a_function_of_seed_epoch_and_image(crop):
-    assert crop.box((90, 70), 5, 2) == crop.box((90, 70), 5, 2)
-    others = {
-        crop.box((90, 70), 6, 2),
-        crop.box((90, 70), 5, 3),
-        replace(crop, seed=9).box((90, 70), 5, 2),
-    }
-    assert crop.box((90, 70), 5, 2) not in others
+    def cut(image_id: int, epoch: int, seed: int = 3) -> bytes:
+        return replace(crop, seed=seed)(PICTURES[0], image_id, epoch)[0].tobytes()
+
+    assert cut(5, 2) == cut(5, 2)
+    assert cut(5, 2) not in {cut(6, 2), cut(5, 3), cut(5, 2, 9)}
+
+
+def test_an_aspect_crop_is_cut_and_then_resized():
+    crop = AspectCrop(32, seed=3)
+    for i, image in enumerate(PICTURES):
+        plain = image.crop(crop.box(image.size, i, 0)).resize((32, 32), Image.Resampling.BILINEAR)
+        (view,) = crop(image, i, 0)
+        assert np.abs(view[0].astype(float) - np.asarray(plain)).max() <= 2
 
 
 def test_draws_of_one_key_equal_those_of_many():

@@ -15,7 +15,10 @@ from residual.data.decode import Damaged
 from residual.data.feeding import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Line,
     Place,
+    finished,
+    finished_one_by_one,
     measured_preprocessing,
     photograph_batches,
     workers_that_fit,
@@ -46,6 +49,19 @@ def jpegs(folder: Path, n: int = PER_CLASS) -> Path:
             image = Image.fromarray(small).resize((size[0] * 10, size[1] * 10))
             image.save(folder / "train" / name / f"{i:02}.jpg")
     return folder
+
+
+@pytest.mark.parametrize("erasing", [0.0, 0.5])
+def test_image_by_image_a_batch_becomes_what_it_does_in_bulk(erasing):
+    draw = torch.Generator().manual_seed(0)
+    crops = torch.randint(0, 256, (7, 33, 33, 3), dtype=torch.uint8, generator=draw)
+    mean, std = torch.rand(3, 33, 33, generator=draw), torch.tensor([0.2, 0.3, 0.4])
+    way = Preprocessing(mean, std.view(3, 1, 1), (33, 33), 36)
+    how = replace(HOW, size=33, batch=7, erasing=erasing)
+    ids, epochs = torch.arange(7) + 5, torch.arange(7) // 3
+    parts = list(crops.split(4))
+    one_by_one = finished_one_by_one(parts, ids, epochs, Line.of(way, 33), how)
+    assert torch.allclose(one_by_one, finished(crops, ids, epochs, way, how), atol=1e-5)
 
 
 def loaded(folder: Path) -> Photographs:

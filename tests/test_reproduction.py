@@ -228,13 +228,15 @@ def test_a_network_that_fits_a_few_pictures_is_told_with_all_that_was_tried(tmp_
     (tmp_path / "benchmarks").mkdir()
     one = {"start": "own", "seed": 0, "lr": 5e-4, "steps": 400, "wrong": 4, "size": 32}
     tried = {"nin": [one, one | {"start": "he", "steps": 95, "wrong": 0}], "maxout": [one]}
-    found = {"format": 1, "tried": tried, "precision": "bf16", "pictures": 32}
+    tried["dsn"] = [one | {"wrong": None}]
+    found = {"format": 1, "tried": tried, "precision": "bf16", "pictures": 32, "hardware": "here"}
     found["data"] = {"name": "CIFAR-10 (JPEG copy)"}
     (tmp_path / "benchmarks" / "fitting.json").write_text(json.dumps(found))
     page = beside.fitting(tmp_path)
-    what = ["32 of CIFAR-10 (JPEG copy), 32 px", "bf16", "2", "he start, seed 0, rate 0.0005", "95"]
-    assert cells(page, "nin")[1:6] == what
+    what = ["32 of CIFAR-10 (JPEG copy), 32 px", "here, bf16", "2", "he start, seed 0, rate 0.0005"]
+    assert cells(page, "nin")[1:6] == [*what, "95"]
     assert cells(page, "maxout")[5] == "not, 4 wrong"
+    assert cells(page, "dsn")[5] == "not, diverged"
 
 
 def test_figures_are_drawn_from_result_files_alone(tmp_path):

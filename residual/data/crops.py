@@ -2,21 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import Picture, fitted
+from residual.data.decode import Decoded, Picture, fitted
 from residual.data.draws import hashed, single
 
 SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also mixing.py
 ATTEMPTS = 10  # of the aspect crop, as published
 REGION = 100  # the first of its draws
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in the picture's own pixels
+NEAR = 1 / 32  # of a pixel, by which a crop may lie too far left and too high
 
 
 class Cut(Protocol):
@@ -26,21 +26,35 @@ class Cut(Protocol):
         """Arrays (views, height, width, 3)."""
 
 
-def array(image: Image.Image) -> NDArray[np.uint8]:
+def array(picture: Picture) -> NDArray[np.uint8]:
     """A picture as one view, (1, H, W, 3)."""
-    return np.asarray(image)[None]
+    return (picture.pixels if isinstance(picture, Decoded) else np.asarray(picture))[None]
 
 
-def region(picture: Picture, size: int, box: Box) -> NDArray[np.uint8]:
-    """A region of a picture, resized to a square, as one view; nothing else of it is resized."""
-    across, down = ((end - start) / size for start, end in zip(box[:2], box[2:], strict=True))
-    far, deep = max(1.0, across) + 1, max(1.0, down) + 1  # how far the filter reaches, and more
-    left, top = max(0, int(box[0] - far)), max(0, int(box[1] - deep))
-    right, bottom = math.ceil(box[2] + far), math.ceil(box[3] + deep)
-    width, height = picture.size
-    part = picture.crop((left, top, min(right, width), min(bottom, height)))
-    own = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
-    return array(part.resize((size, size), Image.Resampling.BILINEAR, box=own))
+def span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
+    """For `size` pixels from `start` on of a line that is resized: the first of its own pixels that
+    are needed and the one after the last, and how many of what they become come before `start`.
+    """
+    # Only from a whole pixel on can a line be resized. So it begins at one which is almost where
+    # a pixel of the resized line begins: close before the crop, or else at the border.
+    margin = math.ceil(max(1, resized / own))  # as far as the filter reaches
+    for before in range(margin, start):
+        first, rest = divmod((start - before) * own, resized)
+        if rest <= NEAR * resized:
+            break
+    else:
+        first, before = 0, start
+    step = own / resized
+    last = math.ceil((start + size) * step + max(1, step)) + 1
+    return first, min(last, own), before
+
+
+def interpolated(pixels: NDArray[np.uint8], **how: Any) -> Tensor:
+    """(H, W, 3) uint8 in another size or by other factors, bilinear with antialiasing, as one view,
+    (1, H, W, 3)."""
+    image = torch.from_numpy(pixels.copy())[None].permute(0, 3, 1, 2)  # which is channels_last
+    found = torch.nn.functional.interpolate(image, mode="bilinear", antialias=True, **how)
+    return found.permute(0, 2, 3, 1)
 
 
 def unit(*key: Tensor | int) -> Tensor:
@@ -68,23 +82,28 @@ class ScaleCrop:
     seed: int
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [region(image, self.size, self.box(image.size, image_id, epoch))]
+        (width, height), left, top = self.place(image.size, image_id, epoch)
+        first, last, before = span(image.size[0], width, left, self.size)
+        high, low, above = span(image.size[1], height, top, self.size)
+        # A little more, or a product that should be a whole number may be rounded down.
+        factors = [
+            (1 + 1e-9) * a / b for a, b in zip((height, width), image.size[::-1], strict=True)
+        ]
+        part = array(image)[0, high:low, first:last]
+        found = interpolated(part, scale_factor=factors, recompute_scale_factor=False)
+        rows, columns = slice(above, above + self.size), slice(before, before + self.size)
+        return [found[:, rows, columns].numpy()]
 
-    def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:
-        """The region of a picture of this (width, height)."""
+    def place(
+        self, size: tuple[int, int], image_id: int, epoch: int
+    ) -> tuple[tuple[int, int], int, int]:
+        """For a picture of a (width, height): the one that it is resized to, and where the crop
+        begins in it, (left, top)."""
         key = (self.seed, epoch, image_id)
         low, high = self.scales
-        shorter = low + one_below(high - low + 1, *key, SCALE)
-        width, height = fitted(size, shorter)
+        width, height = fitted(size, low + one_below(high - low + 1, *key, SCALE))
         left = one_below(width - self.size + 1, *key, LEFT)
-        top = one_below(height - self.size + 1, *key, TOP)
-        across, down = size[0] / width, size[1] / height
-        return (
-            left * across,
-            top * down,
-            min((left + self.size) * across, size[0]),
-            min((top + self.size) * down, size[1]),
-        )
+        return (width, height), left, one_below(height - self.size + 1, *key, TOP)
 
 
 @dataclass(frozen=True)
@@ -99,10 +118,12 @@ class AspectCrop:
     least: float = 0.08
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [region(image, self.size, self.box(image.size, image_id, epoch))]
+        left, top, right, bottom = self.box(image.size, image_id, epoch)
+        part = array(image)[0, top:bottom, left:right]
+        return [interpolated(part, size=(self.size, self.size)).numpy()]
 
-    def box(self, size: tuple[int, int], image_id: int, epoch: int) -> Box:
-        """The region of a picture of this (width, height)."""
+    def box(self, size: tuple[int, int], image_id: int, epoch: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom in a picture of this (width, height)."""
         width, height = size
         for first in range(REGION, REGION + 4 * ATTEMPTS, 4):
             area, aspect, left, top = (

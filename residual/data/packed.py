@@ -69,7 +69,8 @@ class Packed:
     def image(self, i: int) -> Picture:
         sample = self.sample(i)
         if sample.get("height"):
-            return Decoded(sample["picture"], (int(sample["width"]), int(sample["height"])))
+            shape = (int(sample["height"]), int(sample["width"]), 3)
+            return Decoded(np.frombuffer(sample["picture"], np.uint8).reshape(shape))
         try:
             return in_part(sample["picture"])
         except Damaged as error:

@@ -66,11 +66,13 @@ def fitting(folder: Path) -> str:
     for found in kept(folder / "benchmarks", "tried"):
         for network, attempts in found["tried"].items():
             last = attempts[-1]
-            after = f"{last['steps']:,}" if last["wrong"] == 0 else f"not, {last['wrong']} wrong"
+            gone = "diverged" if last["wrong"] is None else f"{last['wrong']} wrong"
+            after = f"{last['steps']:,}" if last["wrong"] == 0 else f"not, {gone}"
             how = f"{last['start']} start, seed {last['seed']}, rate {last['lr']:g}"
             what = f"{found['pictures']} of {found['data']['name']}, {last['size']} px"
-            rows.append([network, what, found["precision"], f"{len(attempts)}", how, after])
-    header = ["network", "pictures", "precision", "trainings", "the last", "none wrong after steps"]
+            where = f"{found['hardware']}, {found['precision']}"
+            rows.append([network, what, where, f"{len(attempts)}", how, after])
+    header = ["network", "pictures", "hardware", "trainings", "the last", "none wrong after steps"]
     return markdown(header, rows) if rows else "Not run."
 
 

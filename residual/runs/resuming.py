@@ -29,10 +29,12 @@ def differences(known: dict[str, Any], how: Setting) -> list[str]:
         for name in now
         if name in before and before[name] != now[name]
     ]
+    # A run may be older than the use of a library.
+    libraries = {name: known["versions"].get(name, "not installed") for name in DECISIVE}
     found += [
-        f"{name} was {known['versions'].get(name)} and is {version}"
+        f"{name} was {libraries[name]} and is {version}"
         for name, version in versions().items()
-        if name in DECISIVE and known["versions"].get(name) != version
+        if name in DECISIVE and libraries[name] != version
     ]
     how.apply()
     if (here := hardware(how.device)) != known["hardware"] and not found:
