@@ -79,11 +79,11 @@ def seen(source: Path | bytes) -> Image.Image:
     return found if isinstance(found, Image.Image) else found.image()
 
 
-def in_part(source: Path | bytes) -> Picture:
+def in_part(source: Path | str | bytes) -> Picture:
     """The same, for who needs a part of it."""
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
-        raw = source if isinstance(source, bytes) else source.read_bytes()
+        raw = source if isinstance(source, bytes) else contents(source)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {name}") from None
     except IsADirectoryError:
@@ -93,6 +93,11 @@ def in_part(source: Path | bytes) -> Picture:
     with naming(name):
         image = opened(raw)
         return at_once(raw, image) or rgb(upright(image))
+
+
+def contents(path: Path | str) -> bytes:
+    with io.FileIO(path) as file:
+        return file.readall()
 
 
 def at_once(raw: bytes, image: Image.Image) -> Decoded | None:

@@ -37,7 +37,7 @@ class Files:
         return self.letters[start : self.ends[i]].tobytes().decode()
 
     def image(self, i: int) -> Picture:
-        return in_part(self.folder / self.name(i))
+        return in_part(f"{self.folder}/{self.name(i)}")  # a Path takes a while to join
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ class Reading(Dataset[Done]):
             self._one(image_id, epoch, damaged)
             for image_id, epoch in zip(task.ids, task.epochs, strict=True)
         ]
-        flat = [np.ravel(part) for own in cuts for part in own]
-        pixels = torch.from_numpy(np.concatenate(flat)) if flat else torch.empty(0).byte()
+        flat = [part for own in cuts for part in own]
+        pixels = torch.from_numpy(np.concatenate(flat, None)) if flat else torch.empty(0).byte()
         return Done(task.ids, pixels, [[part.shape for part in own] for own in cuts], damaged)
 
     def _one(
