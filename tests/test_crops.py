@@ -103,7 +103,7 @@ def test_every_scale_is_drawn_and_every_position_is_reached():
     assert reached == {(x, y) for x in range(9) for y in range(9)}
 
 
-@pytest.mark.parametrize("size", [*SIZES, (1, 700), (640, 3)])
+@pytest.mark.parametrize("size", [*SIZES, (1, 700), (640, 3), (40, 3)])
 def test_crops_lie_inside_the_picture_and_so_do_the_pixels_that_they_need(size):
     for i in range(500):
         left, top, right, bottom = AspectCrop(176, seed=0).box(size, i, 1)
@@ -114,7 +114,8 @@ def test_crops_lie_inside_the_picture_and_so_do_the_pixels_that_they_need(size):
             first, last, before = span(own, whole, start, 224)
             assert 0 <= first < last <= own and 0 <= before <= start
             shift = (start - before) * own / whole - first
-            assert 0 <= shift <= NEAR and (shift == 0 or before * own >= whole)
+            assert abs(shift) <= NEAR and (shift == 0 or before * own >= whole)
+            assert int((last - first) * whole / own + 1e-6) >= before + 224
             reach = max(1, own / whole)
             assert first == 0 or first + (before + 0.5) * own / whole - reach >= first
             assert last == own or last >= (start + 224) * own / whole + reach

@@ -16,7 +16,7 @@ SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also mixing.
 ATTEMPTS = 10  # of the aspect crop, as published
 REGION = 100  # the first of its draws
 
-NEAR = 1 / 32  # of a pixel, by which a crop may lie too far left and too high
+NEAR = 1 / 32  # of a pixel, by which a crop may lie beside its place
 
 
 class Cut(Protocol):
@@ -38,15 +38,17 @@ def span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
     # Only from a whole pixel on can a line be resized. So it begins at one which is almost where
     # a pixel of the resized line begins: close before the crop, or else at the border.
     margin = math.ceil(max(1, resized / own))  # as far as the filter reaches
+    near = NEAR * resized
+    late = near if (resized - start - size) * own >= near else 0  # else the last may be lost
     for before in range(margin, start):
-        first, rest = divmod((start - before) * own, resized)
-        if rest <= NEAR * resized:
+        first, rest = divmod((start - before) * own + late, resized)
+        if rest <= late + near:
             break
     else:
         first, before = 0, start
     step = own / resized
     last = math.ceil((start + size) * step + max(1, step)) + 1
-    return first, min(last, own), before
+    return int(first), min(last, own), before
 
 
 def interpolated(pixels: NDArray[np.uint8], **how: Any) -> Tensor:
