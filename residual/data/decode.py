@@ -150,8 +150,8 @@ def pixels(image: Image.Image) -> Tensor:
 
 def resized(image: Picture, size: tuple[int, int]) -> Image.Image:
     """A picture in another (height, width); untouched where it has that already."""
-    # Choice: bilinear with antialiasing, on 8-bit pixels (Pillow's BILINEAR), for all resizing; the
-    # paper names no filter.
+    # Choice: bilinear with antialiasing, on 8-bit pixels, for all resizing (Pillow's BILINEAR, and
+    # torch's for training crops, which rounds otherwise); the paper names no filter.
     height, width = size
     image = image if isinstance(image, Image.Image) else image.image()
     if image.size == (width, height):

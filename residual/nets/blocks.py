@@ -15,8 +15,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.branch(x)
         if self.shortcut is not None:
-            y = y + self.shortcut(x)
-        return F.relu(y)
+            y += self.shortcut(x)  # in place, as all that follows a normalization: memory is saved
+        return F.relu(y, inplace=True)
 
 
 class Pad(nn.Module):
@@ -42,7 +42,9 @@ def conv_bn(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequentia
 
 def basic(n_in: int, n_out: int, stride: int) -> nn.Sequential:
     """Two 3x3 layers (Fig. 5, left)."""
-    return nn.Sequential(conv_bn(n_in, n_out, 3, stride), nn.ReLU(), conv_bn(n_out, n_out, 3))
+    return nn.Sequential(
+        conv_bn(n_in, n_out, 3, stride), nn.ReLU(inplace=True), conv_bn(n_out, n_out, 3)
+    )
 
 
 def bottleneck(n_in: int, n_out: int, stride: int) -> nn.Sequential:
@@ -60,9 +62,9 @@ def narrowed(n_in: int, n_out: int, first: int, second: int) -> nn.Sequential:
     n_mid = n_out // 4
     return nn.Sequential(
         conv_bn(n_in, n_mid, 1, first),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         conv_bn(n_mid, n_mid, 3, second),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         conv_bn(n_mid, n_out, 1),
     )
 

@@ -62,7 +62,7 @@ def imagenet(spec: Spec, classes: int) -> nn.Module:
     # release starts at pixel 0 and rounds up. Both give 56x56.
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Sequential(conv_bn(3, 64, 7, stride=2), nn.ReLU()),
+            conv1=nn.Sequential(conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True)),
             pool1=nn.MaxPool2d(3, stride=2, padding=1),
             conv2_x=stage(branch, spec.option, 64, 64 * w, n2, stride=1),
             conv3_x=stage(branch, spec.option, 64 * w, 128 * w, n3, stride=2),
@@ -80,7 +80,7 @@ def cifar(spec: Spec, classes: int) -> nn.Module:
     n = (spec.depth - 2) // 6
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Sequential(conv_bn(3, 16, 3), nn.ReLU()),
+            conv1=nn.Sequential(conv_bn(3, 16, 3), nn.ReLU(inplace=True)),
             conv2_x=stage(basic, spec.option, 16, 16, n, stride=1),
             conv3_x=stage(basic, spec.option, 16, 32, n, stride=2),
             conv4_x=stage(basic, spec.option, 32, 64, n, stride=2),
