@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from residual.data import feeding
 from residual.data.batches import Preprocessing, chosen
 from residual.data.feeding import Place, cut_of
+from residual.data.finishing import finishing as finishing_of
 from residual.data.images import Data
 from residual.data.packed import Packed
 from residual.data.photographs import Files, Photographs
@@ -183,7 +183,7 @@ def finishing(
     bench: Bench, crops: Tensor, ids: Tensor, epochs: Tensor, before: Preprocessing
 ) -> Step:
     """From crops to the normalised batch: mirror, colour, mean."""
-    finish = feeding.finishing(before, supply.drawing(bench.recipe), bench.device)
+    finish = finishing_of(before, supply.drawing(bench.recipe), bench.device)
 
     def step() -> int:
         finish([crops], ids, epochs)

@@ -1,0 +1,33 @@
+"""What finishing.py claims: in bulk or image by image, a batch is the same."""
+
+import pytest
+import torch
+
+from residual.data.batches import Drawing, Preprocessing
+from residual.data.finishing import Line, Pages, finished, finished_one_by_one
+
+
+@pytest.mark.parametrize(("erasing", "per_channel"), [(0.0, False), (0.5, True)])
+def test_image_by_image_a_batch_becomes_what_it_does_in_bulk(erasing, per_channel):
+    draw = torch.Generator().manual_seed(0)
+    crops = torch.randint(0, 256, (7, 33, 33, 3), dtype=torch.uint8, generator=draw)
+    mean, std = torch.rand(3, 33, 33, generator=draw), torch.tensor([0.2, 0.3, 0.4])
+    mean = mean.mean(dim=(1, 2), keepdim=True) if per_channel else mean
+    way = Preprocessing(mean, std.view(3, 1, 1), (33, 33), 36)
+    how = Drawing(batch=7, seed=1, crop="scale", size=33, colour=0.1, erasing=erasing)
+    ids, epochs = torch.arange(7) + 5, torch.arange(7) // 3
+    parts = list(crops.split(4))
+    one_by_one = finished_one_by_one(parts, ids, epochs, Line.of(way, 33), how, Pages())
+    assert torch.allclose(one_by_one, finished(crops, ids, epochs, way, how), atol=1e-5)
+
+
+def test_the_memory_of_a_batch_is_taken_again_once_nobody_holds_it():
+    pages = Pages()
+    first = pages.batch(4, 8)
+    view, where = first.t()[2:], first.data_ptr()
+    del first
+    second = pages.batch(4, 8)  # the first is held by a view
+    assert second.data_ptr() != where
+    assert pages.batch(2, 8).data_ptr() not in (where, second.data_ptr())
+    del view
+    assert pages.batch(4, 8).data_ptr() == where
