@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from residual.runs import trial
-from residual.training.recipe import DIGITS
+from residual.training.recipe import DIGITS, RECIPES
 from residual.world import Setting
 
 AUTO = Setting(threads=1, precision="auto")
@@ -52,6 +52,12 @@ def test_another_setting_is_taken_only_where_it_is_a_tenth_faster(tmp_path, monk
         trial, "seconds_per_step", lambda how, *_: 0.95 if how.precision == "bf16" else 1.0
     )
     assert settled(AUTO, tmp_path / "trials.json").precision == "float32"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_tried(name):
+    own = replace(RECIPES[name], network="resnet8", batch=8, norm_group=2, size=32)
+    assert trial.seconds_per_step(Setting(threads=1), own, 10) > 0
 
 
 def test_no_trial_leaves_it_to_chance_which_start_the_network_gets():

@@ -72,7 +72,7 @@ def seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
     first one that is not counted."""
     with torch.random.fork_rng(devices=[]):
         net = how.place(build(recipe.network, classes))
-    short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS)
+    short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS, repeats=1)
     seconds, begun = [], time.perf_counter()
     batches = made_up(recipe, recipe.norm_group, how)
     for step in loop.train(loop.start(net, short), batches, short, loop.Pass(how.autocast)):
