@@ -66,6 +66,15 @@ def test_at_the_papers_size_too():
         assert np.abs(view[0] - expected).mean() < 0.25
 
 
+@pytest.mark.parametrize("shorter", [374, 375, 376, 377, 380])
+def test_a_picture_of_almost_its_own_size_is_resized_too(shorter):
+    crop = ScaleCrop(224, (shorter, shorter), seed=0)
+    image = picture((500, 375))
+    for i in range(8):
+        expected = plainly(crop, image, i, 0).astype(float)
+        assert np.abs(crop(image, i, 0)[0][0] - expected).mean() < 0.5
+
+
 class Shifted(ScaleCrop):
     def place(self, size, image_id, epoch):
         (width, height), left, top = super().place(size, image_id, epoch)
@@ -115,7 +124,8 @@ def test_crops_lie_inside_the_picture_and_so_do_the_pixels_that_they_need(size):
             assert 0 <= first < last <= own and 0 <= before <= start
             shift = (start - before) * own / whole - first
             assert abs(shift) <= NEAR and (shift == 0 or before * own >= whole)
-            assert int((last - first) * whole / own + 1e-6) >= before + 224
+            made = int((last - first) * whole / own + 1e-6)
+            assert made >= before + 224 and (made != last - first or own == whole)
             reach = max(1, own / whole)
             assert first == 0 or first + (before + 0.5) * own / whole - reach >= first
             assert last == own or last >= (start + 224) * own / whole + reach

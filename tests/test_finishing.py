@@ -1,5 +1,7 @@
 """What finishing.py claims: in bulk or image by image, a batch is the same."""
 
+import mmap
+
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ def test_image_by_image_a_batch_becomes_what_it_does_in_bulk(erasing, per_channe
     assert torch.allclose(one_by_one, finished(crops, ids, epochs, way, how), atol=1e-5)
 
 
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="memory is the library's there")
 def test_the_memory_of_a_batch_is_taken_again_once_nobody_holds_it():
     pages = Pages()
     first = pages.batch(4, 8)

@@ -47,8 +47,10 @@ def span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
     else:
         first, before = 0, start
     step = own / resized
-    last = math.ceil((start + size) * step + max(1, step)) + 1
-    return int(first), min(last, own), before
+    last = min(own, math.ceil((start + size) * step + max(1, step)) + 1)
+    if (last - first) * resized // own == last - first and own != resized:
+        return 0, own, start  # torch copies what keeps its length, whatever the factor
+    return int(first), last, before
 
 
 def interpolated(pixels: NDArray[np.uint8], **how: Any) -> Tensor:

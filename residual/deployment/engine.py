@@ -68,8 +68,10 @@ def by_onnxruntime(trained: Trained, threads: int) -> Engine:
 
     content, weights = at_hand(trained)
     kept = session_of(content, weights, threads), weights  # which the session does not own
-    with suppress(AttributeError, OSError, TypeError):  # a third of ResNet-152's, with glibc
-        ctypes.CDLL(None).malloc_trim(0)  # gives back what was needed on the way
+    with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # what was needed on the way, with ResNet-152 a third of all
 
     def answer(inputs: Tensor) -> Tensor:
         (found,) = kept[0].run(None, {INPUT: inputs.contiguous().numpy()})

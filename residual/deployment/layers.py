@@ -33,7 +33,7 @@ def network(graph: Graph, net: nn.Module, images: Value) -> Value:
             case "call_module":
                 layer = alone.get_submodule(node.target)
                 values[node] = of_layer(graph, layer, node.target, given[0])
-            case "call_function" if node.target in (operator.add, operator.iadd):
+            case "call_function" if node.target is operator.add:
                 values[node] = given[0] + given[-1]
             case "call_function" if node.target is F.relu:
                 values[node] = graph("Relu", given[0])

@@ -5,7 +5,11 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """y = relu(F(x) + shortcut(x)), Eq. 1 and 2. Without a shortcut, a plain stack of layers."""
+    """y = relu(F(x) + shortcut(x)), Eq. 1 and 2. Without a shortcut, a plain stack of layers.
+
+    What the branch returns is overwritten, so it must be memory of its own that its gradient does
+    not need; a normalization's is.
+    """
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module | None) -> None:
         super().__init__()
@@ -15,7 +19,7 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.branch(x)
         if self.shortcut is not None:
-            y += self.shortcut(x)  # in place, as all that follows a normalization: memory is saved
+            y += self.shortcut(x)
         return F.relu(y, inplace=True)
 
 

@@ -62,7 +62,9 @@ def normalised(norm: nn.BatchNorm2d, group: int, now: Now, x: Tensor) -> Tensor:
     means, variances = x.new_zeros((2, groups, x.shape[1]), dtype=norm.weight.dtype)
     parts = [
         F.batch_norm(part, means[g], variances[g], norm.weight, norm.bias, True, 1.0, norm.eps)
-        for g, part in enumerate(x.chunk(groups) if groups > 1 else [x])  # gradients are copied
+        for g, part in enumerate(
+            x.chunk(groups) if groups > 1 else [x]
+        )  # a chunk's gradient is copied
     ]
     now[norm] = means, variances
     return parts[0] if groups == 1 else torch.cat(parts)
