@@ -60,11 +60,10 @@ def normalised(norm: nn.BatchNorm2d, group: int, now: Now, x: Tensor) -> Tensor:
         )
     groups = len(x) // group
     means, variances = x.new_zeros((2, groups, x.shape[1]), dtype=norm.weight.dtype)
+    given = x.chunk(groups) if groups > 1 else [x]  # a chunk's gradient is copied
     parts = [
         F.batch_norm(part, means[g], variances[g], norm.weight, norm.bias, True, 1.0, norm.eps)
-        for g, part in enumerate(
-            x.chunk(groups) if groups > 1 else [x]
-        )  # a chunk's gradient is copied
+        for g, part in enumerate(given)
     ]
     now[norm] = means, variances
     return parts[0] if groups == 1 else torch.cat(parts)
