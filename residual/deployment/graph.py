@@ -127,9 +127,9 @@ class Graph:
 
 
 def only_named(name: str, array: NDArray[Any]) -> TensorProto:
-    """A constant whose numbers are not in the model."""
+    """A constant whose numbers are not in the model, but in a file of its name."""
     kind = helper.np_dtype_to_tensor_dtype(array.dtype)
     proto = TensorProto(name=name, data_type=kind, dims=array.shape)
     proto.data_location = TensorProto.EXTERNAL
-    proto.external_data.add(key="location", value="memory")
+    proto.external_data.add(key="location", value=name)
     return proto
