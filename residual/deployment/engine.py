@@ -68,7 +68,7 @@ def by_onnxruntime(trained: Trained, threads: int) -> Engine:
     from residual.deployment.model import INPUT, at_hand
 
     session = session_of(*at_hand(trained), threads)
-    # What was needed on the way is given back to the system: with ResNet-152, half of all memory.
+    # What was needed on the way is given back to the system.
     with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
