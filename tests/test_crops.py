@@ -127,7 +127,7 @@ def test_crops_lie_inside_the_picture_and_so_do_the_pixels_that_they_need(size):
             made = int((last - first) * whole / own + 1e-6)
             assert made >= before + 224 and (made != last - first or own == whole)
             reach = max(1, own / whole)
-            assert first == 0 or first + (before + 0.5) * own / whole - reach >= first
+            assert first == 0 or (before + 0.5) * own / whole >= reach
             assert last == own or last >= (start + 224) * own / whole + reach
     assert PAPER(picture(size), 0, 0)[0].shape == (1, 224, 224, 3)
 
