@@ -26,7 +26,8 @@ from residual.data.crops import LEFT, SCALE, TOP, ScaleCrop
 from residual.data.decode import fitted, resized
 from residual.data.draws import below
 from residual.data.feeding import Place
-from residual.data.packing import How, pack
+from residual.data.packable import How
+from residual.data.packing import pack
 from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import write_json

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from residual.data.packable import How
 from residual.data.packed import is_packed, open_packed
-from residual.data.packing import How, pack
+from residual.data.packing import pack
 
 
 def test_without_the_extra_it_is_named(tmp_path, pictures, monkeypatch):

@@ -1,6 +1,7 @@
 """The command `data pack`."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,8 @@ import typer
 from residual.cli.options import Json, Workers
 
 if TYPE_CHECKING:
-    from residual.data.packing import How, Summary
+    from residual.data.packable import How
+    from residual.data.packing import Summary
 
 
 def pack(
@@ -43,7 +45,7 @@ def pack(
     Example: residual data pack photos packed --shorter-side 480
     """
     from residual.cli.progress import counting
-    from residual.data.packing import How
+    from residual.data.packable import How
     from residual.data.packing import pack as packed
 
     for word, words in ((form, ("jpeg", "raw")), (bad_images, ("error", "skip"))):
@@ -61,19 +63,27 @@ def pack(
 
 def in_words(summary: "Summary", to: str, how: "How") -> str:
     """A packing as a person reads it."""
-    from residual.data.packing import encoding
+    from residual.data.packable import encoding
 
     if how.form == "raw":
         done = "all decoded"
     else:
         jpeg = encoding(how)
         done = (
-            f"{summary.kept:,} as they were, the others encoded as JPEG of quality "
-            f"{jpeg['quality']}, colours {jpeg['subsampling']}"
+            f"{summary.kept:,} with the same pixels, the others encoded as JPEG of quality "
+            f"{jpeg['quality']}, colours {jpeg['subsampling']}; {summary.in_part:,} with restart "
+            "markers, so that only what is needed of them is decoded"
         )
     text = (
         f"{to}: {summary.pictures:,} pictures, {done}; {summary.resized:,} made smaller, to a "
         f"shorter side of {how.shorter}; {summary.bytes_before / 1e6:,.1f} MB before, "
         f"{summary.bytes_after / 1e6:,.1f} MB after"
     )
-    return f"{text}; {len(summary.damaged):,} damaged" if summary.damaged else text
+    if summary.damaged:
+        text += f"; {len(summary.damaged):,} damaged"
+    if how.form == "jpeg" and not how.quality and not shutil.which("jpegtran"):
+        text += (
+            "\nWith jpegtran installed (a part of libjpeg-turbo), those with the same pixels get "
+            "restart markers, too, and are read faster."
+        )
+    return text

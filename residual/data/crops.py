@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from residual.data.decode import Decoded, Picture, fitted
+from residual.data.decode import Picture, as_pixels, fitted
 from residual.data.draws import hashed, single
 
 SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also mixing.py
@@ -28,7 +28,7 @@ class Cut(Protocol):
 
 def array(picture: Picture) -> NDArray[np.uint8]:
     """A picture as one view, (1, H, W, 3)."""
-    return (picture.pixels if isinstance(picture, Decoded) else np.asarray(picture))[None]
+    return as_pixels(picture).pixels[None]
 
 
 def span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
@@ -94,7 +94,7 @@ class ScaleCrop:
         factors = [
             (1 + 1e-9) * a / b for a, b in zip((height, width), image.size[::-1], strict=True)
         ]
-        part = array(image)[0, high:low, first:last]
+        part = as_pixels(image).part(first, high, last, low)
         found = interpolated(part, scale_factor=factors, recompute_scale_factor=False)
         rows, columns = slice(above, above + self.size), slice(before, before + self.size)
         return [found[:, rows, columns].numpy()]
@@ -124,7 +124,7 @@ class AspectCrop:
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         left, top, right, bottom = self.box(image.size, image_id, epoch)
-        part = array(image)[0, top:bottom, left:right]
+        part = as_pixels(image).part(left, top, right, bottom)
         return [interpolated(part, size=(self.size, self.size)).numpy()]
 
     def box(self, size: tuple[int, int], image_id: int, epoch: int) -> tuple[int, int, int, int]:

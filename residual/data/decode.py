@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -31,23 +32,44 @@ class Damaged(ValueError):
     """A picture that cannot be read; the message names it and says why."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """Pixels of which only a part may ever become an image."""
-
-    pixels: NDArray[np.uint8]  # (H, W, 3)
+class Pixels(Protocol):
+    """A picture of which only a part may ever be needed."""
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height), as an image has it."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3)."""
+
+    def part(self, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        """Those between these borders."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """All pixels of a picture, (H, W, 3)."""
+
+    pixels: NDArray[np.uint8]
+
+    @property
+    def size(self) -> tuple[int, int]:
         return self.pixels.shape[1], self.pixels.shape[0]
 
+    def part(self, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        return self.pixels[top:bottom, left:right]
 
-Picture = Image.Image | Decoded
+
+Picture = Image.Image | Pixels
 
 
 def as_image(picture: Picture) -> Image.Image:
-    return Image.fromarray(picture.pixels) if isinstance(picture, Decoded) else picture
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture.pixels)
+
+
+def as_pixels(picture: Picture) -> Pixels:
+    return Decoded(np.asarray(picture)) if isinstance(picture, Image.Image) else picture
 
 
 class Unknown(Damaged):
@@ -112,6 +134,14 @@ def at_once(raw: bytes, image: Image.Image) -> Decoded | None:
         return Decoded(decode_jpeg(raw))
     except ValueError:  # whatever libjpeg has to remark; Pillow knows which of it is damage
         return None
+
+
+def jpeg_pixels(raw: bytes) -> NDArray[np.uint8]:
+    """Of a JPEG in three colours, (H, W, 3). Raises ValueError or OSError for a fault."""
+    if decode_jpeg is None:
+        return np.asarray(Image.open(io.BytesIO(raw), formats=("JPEG",)))
+    found: NDArray[np.uint8] = decode_jpeg(raw)
+    return found
 
 
 def inspected(raw: bytes) -> tuple[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from residual.data.decode import Damaged, Decoded, Picture, in_part
 from residual.data.draws import packing_order
 from residual.data.images import Data
 from residual.data.photographs import Photographs
+from residual.data.restarts import Restarting
 from residual.files import check_format, read_json
 
 CONTENTS = "packed.json"  # what lies there, written last: without it nothing is packed
@@ -71,14 +72,16 @@ class Packed:
         if sample.get("height"):
             shape = (int(sample["height"]), int(sample["width"]), 3)
             return Decoded(np.frombuffer(sample["picture"], np.uint8).reshape(shape))
+        name = f"{sample['path']} in {self.remote or self.folder}"
+        if sample.get("interval"):
+            return Restarting(sample["picture"], int(sample["interval"]), name)
         try:
             return in_part(sample["picture"])
         except Damaged as error:
-            why = str(error).removeprefix("the picture ")
-            raise Damaged(f"{sample['path']} in {self.remote or self.folder} {why}") from error
+            raise Damaged(f"{name} {str(error).removeprefix('the picture ')}") from error
 
     def sample(self, i: int) -> dict[str, Any]:
-        """What was packed: path, label, picture, and of decoded pictures height and width."""
+        """What was packed: the columns that packable.py names."""
         shard = int(np.searchsorted(self.ends, i, side="right"))
         if shard not in self.there:
             self.bring(shard)

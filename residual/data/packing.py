@@ -1,7 +1,5 @@
 """A folder of pictures packed into shards, by mosaicml-streaming."""
 
-import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -13,44 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from residual.data.decode import (
-    Damaged,
-    conversions,
-    fitted,
-    inspected,
-    naming,
-    opened,
-    resized,
-    seen,
-)
+from residual.data.decode import Damaged
 from residual.data.draws import packing_order
 from residual.data.folder import KNOWN, QUICK_ABOVE
 from residual.data.images import Split, fingerprint
 from residual.data.listing import SETS, Listing, Picture, listing
+from residual.data.packable import How, Ready, columns, encoding, prepare
 from residual.data.packed import CONTENTS, fetch, is_remote, need_streaming
 from residual.data.progress import Progress, unhurried
 from residual.files import FORMAT, write_json
 
 AHEAD = 16  # pictures of each worker that may wait to be written
-COLUMNS = {"path": "str", "label": "int", "picture": "bytes"}
-RAW_COLUMNS = COLUMNS | {"height": "uint32", "width": "uint32"}
-# Choice: what has to be encoded anew becomes JPEG of quality 95 with colours at full resolution:
-# on photographs of ImageNet 1.2 grey levels off on average, against 1.6 with colours at half, for a
-# quarter more bytes.
-QUALITY = {"quality": 95, "subsampling": "4:4:4"}
-
-
-@dataclass(frozen=True)
-class How:
-    """How pictures are packed."""
-
-    shorter: int = 480  # pixels of the shorter side, where it is longer
-    form: str = "jpeg"  # or raw: decoded
-    quality: int = 0  # at which each is encoded anew as JPEG; 0: those that can be are kept
-    skip: bool = False  # damaged pictures are packed as they are, and are damaged there, too
-    workers: int = 1
 
 
 @dataclass
@@ -58,23 +29,13 @@ class Summary:
     """What was packed."""
 
     pictures: int = 0
-    kept: int = 0  # whose bytes are their files'
+    kept: int = 0  # whose pixels are their files', to the bit
+    in_part: int = 0  # of which a part can be decoded alone
     resized: int = 0
     damaged: list[str] = field(default_factory=list)  # sentences
     bytes_before: int = 0
     bytes_after: int = 0
     fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A picture to be written."""
-
-    sample: dict[str, Any]
-    digest: str
-    kept: bool = False
-    resized: bool = False
-    damage: str = ""
 
 
 def pack(source: Path, to: str, how: How, progress: Progress | None = None) -> Summary:
@@ -171,7 +132,7 @@ class Packing:
         mixed = [pictures[i] for i in packing_order(len(pictures)).tolist()]
         with writing(remote or folder):
             writer = MDSWriter(
-                columns=RAW_COLUMNS if self.how.form == "raw" else COLUMNS,
+                columns=columns(self.how),
                 out=(str(folder), remote) if remote else str(folder),
                 hashes=["xxh3_64"],
             )
@@ -215,6 +176,7 @@ class Packing:
         summary = self.summary
         summary.pictures += 1
         summary.kept += ready.kept
+        summary.in_part += ready.sample.get("interval", 0) > 0
         summary.resized += ready.resized
         summary.damaged += [ready.damage] if ready.damage else []
         self.progress(len(self.entries), self.total)
@@ -233,56 +195,8 @@ class Packing:
             "shorter_side": self.how.shorter,
             "pictures": self.summary.pictures,
             "kept": self.summary.kept,
+            "in_part": self.summary.in_part,
             "resized": self.summary.resized,
             "damaged": sorted(self.summary.damaged),
             "sets": sets,
         }
-
-
-def prepare(source: Path, picture: Picture, how: How, hashed: bool) -> Ready:
-    """Read a picture, and make of it what is written. Raises OSError."""
-    raw = (source / picture.path).read_bytes()
-    digest = hashlib.sha256(raw).hexdigest() if hashed else ""
-    sample: dict[str, Any] = {"path": picture.path, "label": picture.label, "picture": raw}
-    try:
-        if how.form == "jpeg" and not how.quality and stays(raw, how.shorter):
-            return Ready(sample, digest, kept=True)
-        image = seen(raw)
-    except Damaged as error:
-        why = str(error).removeprefix("the picture ")
-        unknown = {"height": 0, "width": 0} if how.form == "raw" else {}
-        return Ready(sample | unknown, digest, damage=f"{source / picture.path} {why}")
-    small = image
-    if min(image.size) > how.shorter:
-        small = resized(image, fitted(image.size, how.shorter)[::-1])
-    if how.form == "raw":
-        sample |= {"picture": small.tobytes(), "height": small.height, "width": small.width}
-    else:
-        sample["picture"] = encoded(small, how)
-    return Ready(sample, digest, resized=small is not image)
-
-
-def stays(raw: bytes, shorter: int) -> bool:
-    """Whether a file is kept: a JPEG that is neither turned nor made smaller. Raises Damaged."""
-    if not raw:
-        return False
-    with naming("the picture"):
-        image = opened(raw)
-        if image.format != "JPEG" or min(image.size) > shorter:
-            return False
-        if {*conversions(image)} - {"grey to RGB"}:
-            return False
-    inspected(raw)
-    return True
-
-
-def encoding(how: How) -> dict[str, Any]:
-    """How a picture becomes JPEG; where a quality is asked for, with colours at half resolution."""
-    return {"quality": how.quality, "subsampling": "4:2:0"} if how.quality else QUALITY
-
-
-def encoded(image: Image.Image, how: How) -> bytes:
-    """A picture as JPEG."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", **encoding(how))
-    return file.getvalue()

@@ -1,14 +1,13 @@
 """What packed.py and packing.py claim, on shards in a folder and in an S3 server of our own."""
 
-import io
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from made_photographs import photographed
 
 pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-cloud")
 pytest.importorskip("moto", reason="needs moto[server]: make test-cloud")
@@ -16,11 +15,12 @@ pytest.importorskip("moto", reason="needs moto[server]: make test-cloud")
 from residual.data import packed as packed_
 from residual.data.batches import ALONE, Drawing, Preprocessing
 from residual.data.crops import array
-from residual.data.decode import Damaged, fitted, resized, seen
+from residual.data.decode import Damaged
 from residual.data.feeding import Place, photograph_batches
 from residual.data.folder import photographs
+from residual.data.packable import How
 from residual.data.packed import CONTENTS, is_packed, open_packed
-from residual.data.packing import How, pack
+from residual.data.packing import pack
 from residual.world import World
 
 HOW = Drawing(batch=6, seed=3, norm_group=2, crop="scale", size=24, scales=(28, 40), block=5)
@@ -51,29 +51,9 @@ def store():
     server.stop()
 
 
-def drawn(size: tuple[int, int], seed: int) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize(size)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Photographs of two classes: JPEG files, one large, one turned, one grey, and a PNG."""
-    path = tmp_path_factory.mktemp("photographs") / "pets"
-    for place, n in (("train", 9), ("val", 4)):
-        for light, label in enumerate(("cat", "dog")):
-            (path / place / label).mkdir(parents=True)
-            for i in range(n):
-                image = drawn((44 + i, 36), 100 * light + i)
-                image.save(path / place / label / f"{i}.jpg")
-    cats = path / "train" / "cat"
-    drawn((90, 120), 1).save(cats / "large.jpg")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    drawn((40, 30), 2).save(cats / "turned.jpg", exif=exif)
-    drawn((40, 30), 3).convert("L").save(cats / "grey.jpg")
-    drawn((40, 30), 4).save(cats / "lossless.png")
-    return path
+    return photographed(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.fixture(scope="module")
@@ -92,51 +72,7 @@ def test_a_packed_copy_has_its_sources_name_fingerprint_and_numbers(folder, pack
         assert [a.name(i) for i in range(len(a))] == [b.name(i) for i in range(len(b))]
 
 
-def test_pictures_that_need_no_change_are_kept_byte_for_byte(folder, packed, tmp_path):
-    train = open_packed(str(packed), tmp_path).train
-    changed = []
-    for i in range(len(train)):
-        raw = train.source.sample(int(train.places[i]))["picture"]
-        if raw != (folder / train.name(i)).read_bytes():
-            changed.append(Path(train.name(i)).name)
-        else:
-            assert (array(train.image(i)) == array(seen(folder / train.name(i)))).all()
-    assert sorted(changed) == ["large.jpg", "lossless.png", "turned.jpg"]
-
-
-def test_a_large_picture_is_made_smaller_and_all_stand_upright(folder, packed, tmp_path):
-    copy = open_packed(str(packed), tmp_path)
-    sizes = {copy.train.name(i): copy.train.image(i).size for i in range(len(copy.train))}
-    assert sizes["train/cat/large.jpg"] == (60, 80)
-    assert sizes["train/cat/turned.jpg"] == (30, 40)
-    assert "1 of 30 pictures were made smaller" in copy.notices[0]
-
-
-def test_a_quality_encodes_each_picture_anew(folder, tmp_path):
-    how = How(quality=90)
-    assert pack(folder, str(tmp_path / "small"), how).kept == 0
-    train = open_packed(str(tmp_path / "small"), tmp_path).train
-    for i in range(len(train)):
-        own = train.source.sample(int(train.places[i]))["picture"]
-        file = io.BytesIO()
-        seen(folder / train.name(i)).save(file, "JPEG", quality=90, subsampling="4:2:0")
-        assert own == file.getvalue()
-
-
-def test_raw_pictures_are_exactly_what_the_decoder_and_the_resize_give(folder, tmp_path):
-    pack(folder, str(tmp_path / "raw"), How(shorter=32, form="raw"))
-    train = open_packed(str(tmp_path / "raw"), tmp_path).train
-    for i in range(len(train)):
-        image = seen(folder / train.name(i))
-        expected = image
-        if min(image.size) > 32:
-            expected = resized(image, fitted(image.size, 32)[::-1])  # (height, width)
-        assert (array(train.image(i)) == array(expected)).all()
-
-
 def test_a_damaged_picture_is_named_and_nothing_is_left(folder, tmp_path):
-    import shutil
-
     bad = Path(shutil.copytree(folder, tmp_path / "bad"))
     cut = bad / "val" / "dog" / "2.jpg"
     cut.write_bytes(cut.read_bytes()[:300])
@@ -163,8 +99,6 @@ def test_what_lies_at_the_place_is_refused_and_a_killed_packing_begins_anew(fold
 
 
 def test_a_shard_that_was_cut_off_is_named(packed, tmp_path):
-    import shutil
-
     copy = Path(shutil.copytree(packed, tmp_path / "copy"))
     shard = copy / "train" / "shard.00000.mds"
     shard.write_bytes(shard.read_bytes()[:-1])

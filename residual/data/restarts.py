@@ -1,0 +1,147 @@
+"""JPEGs with restart markers: of a large picture, only the part that is needed is decoded.
+
+Between two restart markers lie the same number of MCUs, the blocks of a few pixels that a JPEG is
+made of, and their data depends on nothing before (ITU-T T.81, E.1.4). So the data of a part, under
+the header of a smaller picture, is a JPEG too, and its pixels are those of the whole.
+"""
+
+import math
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from residual.data.decode import jpeg_pixels, naming
+
+SEQUENTIAL = (0xC0, 0xC1)  # frames that are coded in one go, by Huffman
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+SCAN = 0xDA
+LEAST = 4  # MCUs between two markers: with fewer, the markers themselves take room and time
+REACH = 2  # pixels beyond a part that its colours are interpolated from, where those are at half
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a JPEG's header says."""
+
+    kind: int
+    at: int  # where its size stands
+    width: int
+    height: int
+    mcu: tuple[int, int]  # pixels, across and down
+    data: int  # where the first scan's begins
+
+    @property
+    def across(self) -> int:
+        """MCUs in a row of them."""
+        return math.ceil(self.width / self.mcu[0])
+
+    @property
+    def down(self) -> int:
+        return math.ceil(self.height / self.mcu[1])
+
+
+def frame(raw: bytes) -> Frame:
+    """Of a JPEG in three colours. Raises ValueError for another, and IndexError for half a one."""
+    at, own = 2, 0
+    while raw[at + 1] != SCAN:
+        if raw[at + 1] in FRAMES:
+            own = at
+        at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+    if not own or raw[own + 9] != 3 or raw[at + 4] != 3:
+        raise ValueError("it is not in three colours, or not all three lie in one scan")
+    factors = [raw[own + each] for each in (11, 14, 17)]  # across in the upper half of each byte
+    return Frame(
+        kind=raw[own + 1],
+        at=own + 5,
+        width=int.from_bytes(raw[own + 7 : own + 9], "big"),
+        height=int.from_bytes(raw[own + 5 : own + 7], "big"),
+        mcu=(8 * max(each >> 4 for each in factors), 8 * max(each & 15 for each in factors)),
+        data=at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big"),
+    )
+
+
+def spaced(across: int) -> int:
+    """How many MCUs lie between two markers: a part of a row that all rows can be divided into."""
+    return min(each for each in range(min(LEAST, across), across + 1) if across % each == 0)
+
+
+def marks(data: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Where restart markers stand in coded data."""
+    full = np.flatnonzero(data[:-1] == 0xFF)
+    found: NDArray[np.intp] = full[data[full + 1] & 0xF8 == 0xD0]
+    return found
+
+
+class Restarting:
+    """A picture in a JPEG with so many MCUs between restart markers, decoded as it is needed."""
+
+    def __init__(self, raw: bytes, interval: int, name: str = "the picture") -> None:
+        """Raises Damaged where the markers do not stand as they should."""
+        with naming(name):
+            self.raw, self.interval, self.name, self.frame = raw, interval, name, frame(raw)
+            own = self.frame
+            self.size = own.width, own.height
+            self.coded = np.frombuffer(raw, np.uint8)[own.data : -2]
+            found = marks(self.coded)
+            if own.kind not in SEQUENTIAL or (len(found) + 1) * interval != own.across * own.down:
+                raise ValueError("it has not the restart markers that it was packed with")
+            self.starts = np.concatenate([[0], found + 2])
+            self.ends = np.concatenate([found, [len(self.coded)]])
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3). Raises Damaged."""
+        with naming(self.name):
+            return jpeg_pixels(self.raw)
+
+    def part(self, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        """The same pixels between these borders, without the others. Raises Damaged."""
+        own, (width, height) = self.frame, self.frame.mcu
+        wide, columns = width * self.interval, own.across // self.interval
+        first, last = max(0, left - REACH) // wide, min(columns, -(-(right + REACH) // wide))
+        high, low = max(0, top - REACH) // height, min(own.down, -(-(bottom + REACH) // height))
+        rows = np.arange(high, low) * columns
+        lines = zip(self.starts[rows + first], self.ends[rows + last - 1], strict=True)
+        coded = b"\xff\xd0".join([self.coded[start:end].tobytes() for start, end in lines])
+        sides = min(own.height, low * height) - high * height, min(own.width, last * wide)
+        made = self.smaller(sides[0], sides[1] - first * wide, coded)
+        with naming(self.name):
+            found = jpeg_pixels(made)
+        y, x = top - high * height, left - first * wide
+        return found[y : y + bottom - top, x : x + right - left]
+
+    def smaller(self, height: int, width: int, coded: bytes) -> bytes:
+        """A JPEG of its own, of coded data with markers that are not yet counted from zero."""
+        data = np.frombuffer(bytearray(coded), np.uint8)
+        found = marks(data)
+        data[found + 1] = 0xD0 + np.arange(len(found)) % 8
+        own, size = self.frame, height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        header = self.raw[: own.at] + size + self.raw[own.at + 4 : own.data]
+        return b"".join([header, data.tobytes(), b"\xff\xd9"])
+
+
+def restarting(raw: bytes) -> tuple[bytes, int]:
+    """A JPEG of the same pixels with restart markers, and how many MCUs lie between them; where
+    jpegtran, a part of every libjpeg, is not here or cannot make one, the same file and 0."""
+    tool = shutil.which("jpegtran")
+    if tool is not None:
+        with suppress(ValueError, IndexError, OSError):
+            interval = spaced(frame(raw).across)
+            asked = [tool, "-copy", "none", "-optimize", "-restart", f"{interval}B"]
+            made = subprocess.run(asked, input=raw, capture_output=True, check=False)
+            if not made.returncode and equal(raw, made.stdout, interval):
+                return made.stdout, interval
+    return raw, 0
+
+
+def equal(raw: bytes, made: bytes, interval: int) -> bool:
+    """Whether a JPEG that was made of another has its pixels, whole and in part."""
+    before, after = jpeg_pixels(raw), Restarting(made, interval)
+    width, height = after.size
+    box = width // 3, height // 3, max(width // 2, 1), max(height // 2, 1)
+    part = before[box[1] : box[3], box[0] : box[2]]
+    return np.array_equal(before, after.pixels) and np.array_equal(part, after.part(*box))

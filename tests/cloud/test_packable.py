@@ -1,0 +1,97 @@
+"""What becomes of a picture that is packed."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from made_photographs import photographed
+
+pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-cloud")
+
+from residual.data.crops import array
+from residual.data.decode import fitted, resized, seen
+from residual.data.packable import How
+from residual.data.packed import CONTENTS, open_packed
+from residual.data.packing import pack
+from residual.data.restarts import Restarting
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return photographed(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory) -> Path:
+    to = tmp_path_factory.mktemp("packed") / "jpeg"
+    pack(folder, str(to), How(shorter=60, workers=2))
+    return to
+
+
+def test_pictures_that_need_no_change_keep_their_pixels(folder, packed, tmp_path):
+    train = open_packed(str(packed), tmp_path).train
+    changed = []
+    for i in range(len(train)):
+        before, after = array(seen(folder / train.name(i))), array(train.image(i))
+        if before.shape != after.shape or (before != after).any():
+            changed.append(Path(train.name(i)).name)
+    assert sorted(changed) == ["large.jpg", "lossless.png", "turned.jpg"]
+
+
+def test_only_a_part_of_a_jpeg_is_decoded_where_it_has_restart_markers(folder, packed, tmp_path):
+    train = open_packed(str(packed), tmp_path).train
+    whole = {Path(train.name(i)).name for i in range(len(train))
+             if not isinstance(train.image(i), Restarting)}  # fmt: skip
+    if shutil.which("jpegtran"):
+        assert whole == {"grey.jpg"}
+    else:
+        assert whole == {Path(train.name(i)).name for i in range(len(train))} - {
+            "large.jpg", "lossless.png", "turned.jpg"}  # fmt: skip
+    found = json.loads((packed / CONTENTS).read_text())
+    assert found["in_part"] == found["pictures"] - (1 if shutil.which("jpegtran") else 27)
+
+
+def test_without_jpegtran_files_are_kept_byte_for_byte(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert pack(folder, str(tmp_path / "to"), How()).kept == 28
+    train = open_packed(str(tmp_path / "to"), tmp_path).train
+    kept = [
+        train.source.sample(int(train.places[i]))["picture"]
+        == (folder / train.name(i)).read_bytes()
+        for i in range(len(train))
+    ]
+    assert len(train) - sum(kept) == 2  # the one that was turned, and the one that is no JPEG
+
+
+def test_a_large_picture_is_made_smaller_and_all_stand_upright(folder, packed, tmp_path):
+    copy = open_packed(str(packed), tmp_path)
+    sizes = {copy.train.name(i): copy.train.image(i).size for i in range(len(copy.train))}
+    assert sizes["train/cat/large.jpg"] == (60, 80)
+    assert sizes["train/cat/turned.jpg"] == (30, 40)
+    assert "1 of 30 pictures were made smaller" in copy.notices[0]
+
+
+def test_a_quality_encodes_each_picture_anew(folder, tmp_path):
+    how = How(quality=90)
+    assert pack(folder, str(tmp_path / "small"), how).kept == 0
+    train = open_packed(str(tmp_path / "small"), tmp_path).train
+    for i in range(len(train)):
+        own = train.source.sample(int(train.places[i]))["picture"]
+        file, between = io.BytesIO(), train.image(i).interval
+        seen(folder / train.name(i)).save(
+            file, "JPEG", quality=90, subsampling="4:2:0", restart_marker_blocks=between
+        )
+        assert own == file.getvalue()
+
+
+def test_raw_pictures_are_exactly_what_the_decoder_and_the_resize_give(folder, tmp_path):
+    pack(folder, str(tmp_path / "raw"), How(shorter=32, form="raw"))
+    train = open_packed(str(tmp_path / "raw"), tmp_path).train
+    for i in range(len(train)):
+        image = seen(folder / train.name(i))
+        expected = image
+        if min(image.size) > 32:
+            expected = resized(image, fitted(image.size, 32)[::-1])  # (height, width)
+        assert (array(train.image(i)) == array(expected)).all()
