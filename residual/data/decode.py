@@ -136,7 +136,7 @@ def at_once(raw: bytes, image: Image.Image) -> Decoded | None:
         return None
 
 
-def jpeg_pixels(raw: bytes) -> NDArray[np.uint8]:
+def jpeg_pixels(raw: bytes | bytearray) -> NDArray[np.uint8]:
     """Of a JPEG in three colours, (H, W, 3). Raises ValueError or OSError for a fault."""
     if decode_jpeg is None:
         return np.asarray(Image.open(io.BytesIO(raw), formats=("JPEG",)))

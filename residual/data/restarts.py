@@ -85,12 +85,11 @@ class Restarting:
             self.raw, self.interval, self.name, self.frame = raw, interval, name, frame(raw)
             own = self.frame
             self.size = own.width, own.height
-            self.coded = np.frombuffer(raw, np.uint8)[own.data : -2]
-            found = marks(self.coded)
+            found = own.data + marks(np.frombuffer(raw, np.uint8)[own.data : -2])
             if own.kind not in SEQUENTIAL or (len(found) + 1) * interval != own.across * own.down:
                 raise ValueError("it has not the restart markers that it was packed with")
-            self.starts = np.concatenate([[0], found + 2])
-            self.ends = np.concatenate([found, [len(self.coded)]])
+            self.starts = np.concatenate([[own.data], found + 2])
+            self.ends = np.concatenate([found, [len(raw) - 2]])
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -104,24 +103,28 @@ class Restarting:
         wide, columns = width * self.interval, own.across // self.interval
         first, last = max(0, left - REACH) // wide, min(columns, -(-(right + REACH) // wide))
         high, low = max(0, top - REACH) // height, min(own.down, -(-(bottom + REACH) // height))
-        rows = np.arange(high, low) * columns
-        lines = zip(self.starts[rows + first], self.ends[rows + last - 1], strict=True)
-        coded = b"\xff\xd0".join([self.coded[start:end].tobytes() for start, end in lines])
-        sides = min(own.height, low * height) - high * height, min(own.width, last * wide)
-        made = self.smaller(sides[0], sides[1] - first * wide, coded)
+        sides = (
+            min(own.height, low * height) - high * height,
+            min(own.width, last * wide) - first * wide,
+        )
+        each = np.arange(high, low)[:, None] * columns + np.arange(first, last)
         with naming(self.name):
-            found = jpeg_pixels(made)
+            found = jpeg_pixels(self.smaller(sides, each))
         y, x = top - high * height, left - first * wide
         return found[y : y + bottom - top, x : x + right - left]
 
-    def smaller(self, height: int, width: int, coded: bytes) -> bytes:
-        """A JPEG of its own, of coded data with markers that are not yet counted from zero."""
-        data = np.frombuffer(bytearray(coded), np.uint8)
-        found = marks(data)
-        data[found + 1] = 0xD0 + np.arange(len(found)) % 8
-        own, size = self.frame, height.to_bytes(2, "big") + width.to_bytes(2, "big")
-        header = self.raw[: own.at] + size + self.raw[own.at + 4 : own.data]
-        return b"".join([header, data.tobytes(), b"\xff\xd9"])
+    def smaller(self, sides: tuple[int, int], intervals: NDArray[np.intp]) -> bytearray:
+        """A JPEG of its own of some intervals, (rows, columns), with its height and width."""
+        own, size = self.frame, b"".join(side.to_bytes(2, "big") for side in sides)
+        starts, ends = self.starts[intervals], self.ends[intervals]
+        rows = zip(starts[:, 0].tolist(), ends[:, -1].tolist(), strict=True)
+        coded = b"\xff\xd0".join([self.raw[start:end] for start, end in rows])
+        parts = self.raw[: own.at], size, self.raw[own.at + 4 : own.data], coded, b"\xff\xd9"
+        made = bytearray().join(parts)
+        # Markers are counted modulo 8, from the first one on.
+        markers = own.data + np.cumsum(ends - starts + 2)[:-1] - 1
+        np.frombuffer(made, np.uint8)[markers] = 0xD0 + np.arange(len(markers)) % 8
+        return made
 
 
 def restarting(raw: bytes) -> tuple[bytes, int]:
