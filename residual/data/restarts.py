@@ -20,7 +20,7 @@ SEQUENTIAL = (0xC0, 0xC1)  # frames that are coded in one go, by Huffman
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SCAN = 0xDA
 LEAST = 4  # MCUs between two markers: with fewer, the markers themselves take room and time
-REACH = 2  # pixels beyond a part that its colours are interpolated from, where those are at half
+REACH = 1  # pixel beyond a part that its colours are interpolated from, where those are at half
 
 
 @dataclass(frozen=True)
