@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import fitting, growth, sides, usual_loop, usual_pictures
@@ -16,10 +17,11 @@ from benchmarks.sides import against
 from residual.data.batches import crop_and_mirror, per_pixel_mean
 from residual.data.crops import ScaleCrop
 from residual.data.digits import digits
-from residual.data.images import Images
+from residual.data.images import Data, Images
+from residual.data.photographs import Photographs
 from residual.data.sources import load
 from residual.nets.networks import build
-from residual.runs.measuring import Stage, verdict
+from residual.runs.measuring import Bench, Stage, decoding, verdict
 from residual.runs.training import recipe_for
 from residual.training.recipe import Recipe, with_steps
 from residual.world import Setting
@@ -220,3 +222,34 @@ def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_pa
     few = replace(data, train=data.train.part(torch.arange(20)))
     with pytest.raises(SystemExit, match="photos has 20 training pictures, not 32"):
         fitting.pictures(few, 32)
+
+
+class Watched:
+    """A source of photographs of which parts are asked for."""
+
+    size, pixels = (400, 300), np.zeros((300, 400, 3), np.uint8)
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int, int]] = []
+
+    def name(self, i: int) -> str:
+        return f"{i}.jpg"
+
+    def image(self, i: int) -> "Watched":
+        return self
+
+    def part(self, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        self.asked.append((left, top, right, bottom))
+        return self.pixels[top:bottom, left:right]
+
+
+def test_only_the_part_that_is_cut_counts_as_decoded(tmp_path):
+    source = Watched()
+    pictures = Photographs(source, torch.arange(4), torch.tensor([0, 0, 1, 1]))
+    data = Data("pets", "", ("cat", "dog"), pictures)
+    recipe = replace(recipe_for("resnet18", "pets"), batch=2, norm_group=2, scales=(300, 400))
+    step = decoding(Bench(data, recipe, Setting(), workers=0, seconds=0.0))
+    source.asked.clear()
+    assert step() == 1
+    ((left, top, right, bottom),) = source.asked
+    assert 150 < right - left < 300 and 150 < bottom - top < 300

@@ -156,6 +156,7 @@ def test_groups_that_cannot_be_shared_are_one_sentence(tmp_path):
     for answer in answers:
         assert answer.status == 1
         assert answer.complaint == f"residual: {sentence}"
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_of_the_first_process_ends_all_of_them(two, tmp_path):

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from residual.data.batches import Preprocessing, chosen
+from residual.data.decode import Decoded, Pixels, as_pixels
 from residual.data.feeding import Place, cut_of
 from residual.data.finishing import finishing as finishing_of
 from residual.data.images import Data
@@ -136,15 +139,39 @@ def reading(bench: Bench) -> Step:
     return step
 
 
+@dataclass
+class Noted:
+    """A picture that remembers which part of it was asked for."""
+
+    picture: Pixels
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.picture.size
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        return self.picture.pixels
+
+    def part(self, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        self.box = left, top, right, bottom
+        return self.picture.part(*self.box)
+
+
 def decoding(bench: Bench) -> Step:
-    """From the files' bytes, which the system has in memory by now, to pixels."""
-    every = [i for i, _ in itertools.islice(visits(bench), HELD)]
-    for i in every:
-        bench.photographs.image(i)
-    coming = itertools.cycle(every)
+    """From the files' bytes, which the system has in memory by now, to the pixels that the draws of
+    the recipe need."""
+    cut, needed = cut_of(supply.drawing(bench.recipe)), []
+    for i, _ in itertools.islice(visits(bench), HELD):
+        noted = Noted(as_pixels(bench.photographs.image(i)))
+        cut(noted, i, 0)
+        needed.append((i, noted.box))
+    coming = itertools.cycle(needed)
 
     def step() -> int:
-        bench.photographs.image(next(coming))
+        i, box = next(coming)
+        as_pixels(bench.photographs.image(i)).part(*box)
         return 1
 
     return step
@@ -152,7 +179,8 @@ def decoding(bench: Bench) -> Step:
 
 def cutting(bench: Bench) -> Step:
     """From pixels to the crop, by the draws of the recipe."""
-    images = [bench.photographs.image(i) for i, _ in itertools.islice(visits(bench), HELD)]
+    few = itertools.islice(visits(bench), HELD)
+    images = [Decoded(as_pixels(bench.photographs.image(i)).pixels) for i, _ in few]
     cut, count = cut_of(supply.drawing(bench.recipe)), itertools.count()
 
     def step() -> int:

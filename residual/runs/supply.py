@@ -44,10 +44,7 @@ def preprocessing(
             return per_pixel_mean(data.train)
         return of_contrast(data.train, recipe.contrast == "whitened")
     size = specify(recipe.network).input_size
-    kind = recipe.mean
-    if kind == "pixel" and crop_size(recipe) != size:
-        raise ValueError(f"a mean image has one size; choose mean=channel, or size={size}")
-    return measured_preprocessing(data.train, kind, size, recipe.shorter, workers, progress)
+    return measured_preprocessing(data.train, recipe.mean, size, recipe.shorter, workers, progress)
 
 
 def batches(

@@ -23,6 +23,7 @@ from residual.runs.moments import Moment, Watch
 from residual.runs.results import environment
 from residual.runs.resuming import exact, same_data
 from residual.runs.session import Session
+from residual.runs.supply import crop_size
 from residual.runs.trial import settled
 from residual.training.checkpoint import weights_sha256
 from residual.training.recipe import RECIPES, Recipe, with_steps
@@ -58,14 +59,17 @@ def check(recipe: Recipe, data: Data) -> None:
     """Raises ValueError where this recipe cannot be trained on this data."""
     if len(data.classes) < 2:
         raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
+    size = specify(recipe.network).input_size
     if takes_photographs(recipe.network) != isinstance(data.train, Photographs):
-        size = specify(recipe.network).input_size
         raise ValueError(
             f"{recipe.network} takes pictures of {size}x{size} pixels; {data.name} has others"
         )
     if takes_photographs(recipe.network) == (recipe.crop == "pad"):
         fits = "scale or aspect" if recipe.crop == "pad" else "pad"
         raise ValueError(f"{recipe.network} is trained with crop={fits}, not crop={recipe.crop}")
+    whole = recipe.mean == "pixel" and not recipe.start and takes_photographs(recipe.network)
+    if whole and crop_size(recipe) != size:
+        raise ValueError(f"a mean image has one size; choose mean=channel, or size={size}")
     if recipe.frozen and not recipe.start:
         raise ValueError(
             "frozen statistics are those of weights to begin with; name them with --weights, or "
@@ -100,6 +104,7 @@ def begin(
 ) -> None:
     """Make a run's folder. `where` says how the data is found again: its name and its root."""
     check(recipe, data)
+    here().share_of(recipe.batch, recipe.norm_group)
     how = settled(how, recipe, len(data.classes), Path(where["root"]).expanduser() / "trials.json")
     path = Path(where["where"])
     own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
