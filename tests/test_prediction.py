@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 import residual
 from residual.data.decode import decode
 from residual.data.digits import digits
+from residual.deployment.engine import by_onnxruntime
 from residual.deployment.prediction import answers
 from residual.runs.loading import load
 
@@ -143,6 +146,14 @@ def test_answers_come_before_the_list_has_ended(finished, photos):
 
     found = answers(load(finished), endless(), top=1, together=2)
     assert [next(found)["image"] for _ in range(5)] == [str(photos[0])] * 5
+
+
+def test_the_network_is_let_go_once_an_engine_has_its_weights(finished, photos):
+    loaded = [load(finished)]
+    network = weakref.ref(loaded[0].net)
+    found = answers(loaded.pop(), photos, top=1, engine_of=partial(by_onnxruntime, threads=1))
+    next(found)
+    assert network() is None
 
 
 def test_engines_that_do_not_fit_the_command_line_are_wrong_usage(command, finished, photos):

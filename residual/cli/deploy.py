@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from glob import glob
 from itertools import chain
 from pathlib import Path
@@ -50,10 +51,11 @@ def predict(
     how = setting_of(device, threads, precision, False)
     how.apply()
     pictures = named(images)
-    net = opened(path).placed(how)
-    answering = engine_of(net, engine if precision == "float32" else "torch", how.threads)
+    name = engine if precision == "float32" else "torch"
+    chosen = partial(engine_of, name=name, threads=how.threads)
     with how.autocast():
-        failed = said(answers(net, pictures, top, answering), as_json, in_words)
+        found = answers(opened(path).placed(how), pictures, top, chosen)
+        failed = said(found, as_json, in_words)
     if failed:
         raise typer.Exit(1)
 

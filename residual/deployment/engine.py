@@ -1,8 +1,10 @@
 """What answers: ONNX Runtime where it is installed, else torch, with batch normalization folded."""
 
 import ctypes
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -67,12 +69,15 @@ def by_onnxruntime(trained: Trained, threads: int) -> Engine:
     """The graph is made in memory, in milliseconds."""
     from residual.deployment.model import INPUT, at_hand
 
-    session = session_of(*at_hand(trained), threads)
-    # What was needed on the way is given back to the system.
-    with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    session, calls = session_of(*at_hand(trained), threads), count()
 
     def answer(inputs: Tensor) -> Tensor:
+        if next(calls) == 0:
+            # What was needed on the way goes back to the system; so does the network that was
+            # loaded, where nobody holds it any more.
+            gc.collect()
+            with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
+                ctypes.CDLL(None).malloc_trim(0)
         (found,) = session.run(None, {INPUT: inputs.contiguous().numpy()})
         return torch.from_numpy(found)
 

@@ -1,14 +1,15 @@
 """The verb `predict`: labels and probabilities of pictures."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from residual.data.batches import Preprocessing
 from residual.data.decode import Damaged, decode
@@ -25,20 +26,23 @@ def predict(
 
     Each is `{"image", "labels": [{"label", "probability"}, ...]}` or `{"image", "error"}`.
     """
-    net = trained if isinstance(trained, Trained) else load(trained)
-    return list(answers(net, [Path(image) for image in images], top))
+    paths = [Path(image) for image in images]
+    if isinstance(trained, Trained):
+        return list(answers(trained, paths, top))
+    return list(answers(load(trained), paths, top))  # nobody else holds the network
 
 
 def answers(
     trained: Trained,
     images: Iterable[Path],
     top: int,
-    answering: Engine | None = None,
+    engine_of: Callable[[Trained], Engine] = engine,
     together: int = TOGETHER,
 ) -> Iterator[dict[str, Any]]:
     """One answer at a time, so that a damaged picture costs no other its answer. The next pictures
     are decoded while the network looks at these."""
-    answering = answering or engine(trained)
+    answering = engine_of(trained)
+    trained = replace(trained, net=nn.Identity())  # the engine has what it needs of the weights
     look = partial(looked_at, before=trained.preprocessing)
     left = iter(images)
     with ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
