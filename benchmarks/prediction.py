@@ -4,7 +4,8 @@
 
 Each side is a process of its own that waits for its turn, so that its memory is its own too. All
 take preprocessed images (N, 3, 224, 224) and use as many threads. `onnxruntime` is ONNX Runtime
-alone on torch's own export of torchvision's network, in a process without torch.
+alone on torch's own export of torchvision's network, in a process without torch. `matrix product`
+is torch's product of two matrices in as many multiply-adds: what the processor's arithmetic allows.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from numpy.typing import NDArray
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 
-SIDES = ("ours", "torchvision", "timm", "torchvision compiled", "onnxruntime")
+SIDES = ("ours", "torchvision", "timm", "torchvision compiled", "onnxruntime", "matrix product")
+COLUMNS = 2048  # of the matrices
 Answer = Callable[[NDArray[np.float32]], Any]
 
 
@@ -62,6 +65,23 @@ def library(side: str, network: str) -> Answer:
     return answer
 
 
+def product(network: str) -> Answer:
+    """A matrix product with the multiply-adds of a network, for each image."""
+    import torch
+
+    from residual.nets.cost import cost
+    from residual.nets.networks import build
+
+    _, multiply_adds = cost(build(f"{network}-v1.5"), 224)
+    rows, square = round(multiply_adds / COLUMNS**2), torch.randn(COLUMNS, COLUMNS)
+
+    @cache
+    def stacked(images: int) -> torch.Tensor:
+        return torch.randn(images * rows, COLUMNS)
+
+    return lambda x: stacked(len(x)) @ square
+
+
 def bare(file: Path, threads: int) -> Answer:
     """ONNX Runtime as it comes."""
     import onnxruntime
@@ -93,9 +113,16 @@ def wait(side: str, options: argparse.Namespace) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        answering = ours(network, threads) if side == "ours" else library(side, network)
+        match side:
+            case "ours":
+                answering = ours(network, threads)
+            case "matrix product":
+                answering = product(network)
+            case _:
+                answering = library(side, network)
     (batch,) = options.batches
     x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32)
+    answering(x)  # what is needed to begin is not counted: neither time nor memory
 
     def turn() -> Measured:
         answering(x)

@@ -4,7 +4,7 @@ import ctypes
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import count
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,16 +69,20 @@ def by_onnxruntime(trained: Trained, threads: int) -> Engine:
     """The graph is made in memory, in milliseconds."""
     from residual.deployment.model import INPUT, at_hand
 
-    session, calls = session_of(*at_hand(trained), threads), count()
+    made = [at_hand(trained)]
+
+    @cache
+    def session() -> Any:
+        # At the first picture: by then the network may go, where nobody else holds it.
+        gc.collect()
+        ready = session_of(*made.pop(), threads)
+        # What was needed on the way goes back to the system.
+        with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
+        return ready
 
     def answer(inputs: Tensor) -> Tensor:
-        if next(calls) == 0:
-            # What was needed on the way goes back to the system; so does the network that was
-            # loaded, where nobody holds it any more.
-            gc.collect()
-            with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
-                ctypes.CDLL(None).malloc_trim(0)
-        (found,) = session.run(None, {INPUT: inputs.contiguous().numpy()})
+        (found,) = session().run(None, {INPUT: inputs.contiguous().numpy()})
         return torch.from_numpy(found)
 
     return answer
