@@ -40,6 +40,10 @@ def pack(
 ) -> None:
     """Pack a folder of pictures into shards, for speed or for an object store.
 
+    A JPEG that needs no change keeps its pixels, without loss. It gets restart markers, by which
+    training decodes only the part that it needs, where jpegtran is installed, a part of
+    libjpeg-turbo.
+
     An S3 store other than Amazon's is named by the variable S3_ENDPOINT_URL.
 
     Example: residual data pack photos packed --shorter-side 480
