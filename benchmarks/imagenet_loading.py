@@ -75,20 +75,21 @@ def apart(photographs: Photographs, cut: ScaleCrop, draws: int) -> float:
     return total / draws
 
 
-def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int]]:
-    """Where ours reads from: a name, a place and its bytes."""
+def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int, int]]:
+    """Where ours reads from: a name, a place, its bytes, and how many of the pictures (of all sets)
+    can be decoded in part."""
     files = sum(path.stat().st_size for path in (folder / "train").rglob("*") if path.is_file())
-    yield "files", str(folder), files
+    yield "files", str(folder), files, 0
     forms = {"packed jpeg": How(), "packed jpeg 90": How(quality=90), "packed raw": How(form="raw")}
     for name, how in forms.items():
         to = scratch / name.replace(" ", "-")
         try:
-            pack(folder, str(to), how)
+            in_part = pack(folder, str(to), how).in_part
         except ValueError as error:
             print(f"{name}: not measured: {error}")
             continue
         own = sum(path.stat().st_size for path in (to / "train").rglob("*") if path.is_file())
-        yield name, str(to), own
+        yield name, str(to), own, in_part
 
 
 def asked() -> argparse.Namespace:
@@ -111,11 +112,12 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
         there = list(places(options.folder, Path(scratch)))
         passed = ["--workers", str(options.workers), "--steps", str(options.steps)]
         sides = {SIDE: [str(options.folder), *passed]}
-        sides |= {name: [place, *passed] for name, place, _ in there}
+        sides |= {name: [place, *passed] for name, place, *_ in there}
         turns = compare("benchmarks.imagenet_loading", sides, options.rounds)
         return {
             "reading": against(turns, SIDE),
-            "bytes_on_disk": {name: size for name, _, size in there},
+            "bytes_on_disk": {name: size for name, _, size, _ in there},
+            "read_in_part": {name: in_part for name, _, _, in_part in there},
         }
 
 
