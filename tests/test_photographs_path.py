@@ -85,12 +85,17 @@ def test_every_kind_of_picture_is_checked_trained_on_evaluated_and_predicted(
     assert {each["label"] for each in whole["labels"]} == {"cat", "dog"} and damaged["error"]
 
 
-def test_a_damaged_training_picture_ends_the_training_or_is_skipped(command, zoo, tmp_path):
+@pytest.mark.parametrize("kind", ["torn", "link to nothing"])
+def test_a_damaged_training_picture_ends_the_training_or_is_skipped(command, zoo, tmp_path, kind):
     import shutil
 
     root, run = tmp_path / "zoo", tmp_path / "run"
     shutil.copytree(zoo, root)
-    (root / "train" / "dog" / "torn.jpg").write_bytes(b"torn")
+    torn = root / "train" / "dog" / "torn.jpg"
+    if kind == "torn":
+        torn.write_bytes(b"torn")
+    else:
+        torn.symlink_to("nothing.jpg")
     words = ("--data", root, "--root", tmp_path, "--steps", 12, *SMALL, *EXACT)
     stopped = command("train", "resnet18", *words, "--out", tmp_path / "stopped")
     assert stopped.status == 1 and "torn.jpg" in stopped.err.splitlines()[-1]

@@ -85,7 +85,10 @@ def marked(
     hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE
 
     def digest(picture: Picture) -> str:
-        return hashlib.sha256((path / picture.path).read_bytes()).hexdigest() if hashed else ""
+        with suppress(OSError):  # what cannot be read is damaged, and told of where it is needed
+            if hashed:
+                return hashlib.sha256((path / picture.path).read_bytes()).hexdigest()
+        return ""
 
     entries = []
     with ThreadPoolExecutor(max(workers, 1)) as pool:

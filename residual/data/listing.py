@@ -106,14 +106,20 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 def in_classes(path: Path, folder: Path, classes: tuple[str, ...]) -> list[Picture]:
     """The pictures in the class folders of a folder, with paths below `path`."""
     return [
-        Picture(
-            Path(entry.path).relative_to(path).as_posix(), label, stat.st_size, stat.st_mtime_ns
-        )
+        Picture(Path(entry.path).relative_to(path).as_posix(), label, *size_and_time(entry))
         for label, name in enumerate(classes)
         if (folder / name).is_dir()
         for entry in sorted(visible(folder / name), key=lambda entry: entry.path)
-        for stat in [entry.stat()]
     ]
+
+
+def size_and_time(entry: "os.DirEntry[str]") -> tuple[int, int]:
+    """Of a file; zeros of a link to nothing, which is as damaged as a picture can be."""
+    try:
+        found = entry.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def visible(folder: str | Path) -> Iterator["os.DirEntry[str]"]:

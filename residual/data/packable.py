@@ -11,6 +11,7 @@ from PIL import Image
 
 from residual.data.decode import (
     Damaged,
+    contents,
     conversions,
     fitted,
     inspected,
@@ -59,17 +60,21 @@ def columns(how: How) -> dict[str, str]:
 
 
 def prepare(source: Path, picture: Picture, how: How, hashed: bool) -> Ready:
-    """Read a picture, and make of it what is written. Raises OSError."""
-    raw = (source / picture.path).read_bytes()
-    digest = hashlib.sha256(raw).hexdigest() if hashed else ""
-    sample: dict[str, Any] = {"path": picture.path, "label": picture.label, "picture": raw}
+    """Read a picture, and make of it what is written."""
+    sample: dict[str, Any] = {"path": picture.path, "label": picture.label, "picture": b""}
+    digest = ""
     try:
+        raw = contents(source / picture.path)
+        sample["picture"] = raw
+        digest = hashlib.sha256(raw).hexdigest() if hashed else ""
         if how.form == "jpeg" and not how.quality and stays(raw, how.shorter):
             made, interval = restarting(raw)
             return Ready(sample | {"picture": made, "interval": interval}, digest, kept=True)
         image = seen(raw)
-    except Damaged as error:
+    except (Damaged, OSError) as error:
         why = str(error).removeprefix("the picture ")
+        if isinstance(error, OSError):
+            why = f"is damaged: {error.strerror or error}"
         unknown = dict.fromkeys(RAW_COLUMNS if how.form == "raw" else JPEG_COLUMNS, 0)
         return Ready(sample | unknown, digest, damage=f"{source / picture.path} {why}")
     small = image

@@ -77,7 +77,10 @@ def in_order(
 
 
 def read_one(file: Path, size: int, hashed: bool) -> Read:
-    raw = file.read_bytes()
+    try:
+        raw = file.read_bytes()
+    except OSError:  # a link to nothing, or one that may not be read
+        return Read(None, "", resized=False)
     digest = hashlib.sha256(raw).hexdigest() if hashed else ""
     try:
         image = seen(raw)

@@ -76,16 +76,21 @@ def test_a_damaged_picture_is_named_and_nothing_is_left(folder, tmp_path):
     bad = Path(shutil.copytree(folder, tmp_path / "bad"))
     cut = bad / "val" / "dog" / "2.jpg"
     cut.write_bytes(cut.read_bytes()[:300])
+    lost = bad / "val" / "dog" / "1.jpg"
     with pytest.raises(Damaged, match=r"val/dog/2\.jpg is damaged"):
         pack(bad, str(tmp_path / "to"), How())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]
+    lost.unlink()
+    lost.symlink_to("nothing.jpg")
     for form in ("jpeg", "raw"):
         summary = pack(bad, str(tmp_path / form), How(form=form, skip=True))
-        assert len(summary.damaged) == 1
+        assert len(summary.damaged) == 2
         val = open_packed(str(tmp_path / form), tmp_path).val
         with pytest.raises(Damaged, match=r"val/dog/2\.jpg in .* is damaged"):
             val.image(6)
         assert val.name(6) == "val/dog/2.jpg"
+        with pytest.raises(Damaged, match=r"val/dog/1\.jpg in .* is damaged"):
+            val.image(5)
 
 
 def test_what_lies_at_the_place_is_refused_and_a_killed_packing_begins_anew(folder, tmp_path):
