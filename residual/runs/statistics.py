@@ -18,8 +18,8 @@ from residual.world import Setting, here
 def measured(
     trained: Trained, data: Data, images: int, how: Setting, workers: int, out: Path
 ) -> int:
-    """Write the weights with statistics that are averages over so many training images, drawn and
-    altered as the recipe has it -> how many were looked at.
+    """Write the weights with statistics that are averages over so many training images, or all that
+    there are, drawn and altered as the recipe has it -> how many were looked at.
 
     Raises ValueError where the data is none that the network can be trained on.
     """
@@ -30,7 +30,7 @@ def measured(
     net = how.place(trained.net)
     gathering = norms.Norms(net, recipe.norm_group)
     batches = supply.batches(recipe, data, trained.preprocessing, Place(device, workers, world))
-    steps = -(-images // recipe.batch)
+    steps = -(-min(images, len(data.train)) // recipe.batch)
     norms.measure(net, gathering, batches, steps, how.autocast, world)
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     header = {
