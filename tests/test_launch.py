@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Answer, spoken
+from conftest import EXACT, Answer, spoken
 from test_processes import TRAIN, place_of, side_by_side, started
 
 from residual.launch import first_machine, launcher
@@ -71,6 +71,19 @@ def test_a_training_goes_on_after_a_worker_was_killed(tmp_path):
     )
     assert whole[0].status == 0, whole[0].err
     assert found["weights_sha256"] == whole[0].json["weights_sha256"]
+
+
+def test_what_torchrun_starts_again_goes_on_with_its_own_run(command, tmp_path):
+    words = ("train", "resnet8", "--seed", "1", *EXACT, "--root", str(tmp_path), "--json")
+    first = command(*words, "--steps", 3, cwd=tmp_path)
+    other = command(*words, "--steps", 2, cwd=tmp_path)
+    assert (first.json["run"], other.json["run"]) == ("runs/resnet8-1", "runs/resnet8-2")
+    again = subprocess.run(
+        [sys.executable, "-m", "residual", *words, "--steps", "3"], cwd=tmp_path, check=True,
+        env={**os.environ, "TORCHELASTIC_RESTART_COUNT": "1"}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert json.loads(again.stdout) == first.json
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def run_ip(*words: str) -> bool:

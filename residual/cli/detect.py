@@ -97,7 +97,7 @@ def train(
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
         check(chosen, how)
-        run = world.first(lambda: new_run(out, chosen.network))
+        run = world.first(lambda: new_run(out, chosen))
         pictures = load(data, chosen)
         told(pictures, chosen, world.rank)
         where = {"where": str(data.resolve()), "root": str(root.expanduser().resolve())}

@@ -30,6 +30,7 @@ from residual.files import read_json
 
 if TYPE_CHECKING:
     from residual.data.images import Data
+    from residual.detection import recipe as detection
     from residual.runs.loading import Trained
     from residual.training.recipe import Recipe
     from residual.world import Setting
@@ -112,7 +113,7 @@ def train(
         expert = world.first(lambda: teacher_in(teacher) if teacher else None)
         chosen = with_teacher(chosen, expert)
         how = setting_of(device, threads, precision, deterministic)
-        run = world.first(lambda: new_run(out, chosen.network))
+        run = world.first(lambda: new_run(out, chosen))
         pictures = pictures_for(chosen, name, root, workers)
         where = found_again(name, root)
         if teacher and expert:
@@ -123,13 +124,16 @@ def train(
         carry_on(run, chosen.steps, of_classes(run, pictures), care)
 
 
-def new_run(out: Path | None, network: str) -> Path:
+def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path:
     """A folder for a run. One that is there already is gone on with only where torchrun starts the
     same command again after a failure."""
     from residual.runs import folder
+    from residual.training.values import to_json
 
-    run = out or folder.named(network, Path("runs"))
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    runs = Path("runs")
+    begun = folder.latest(to_json(recipe), runs) if again and not out else None
+    run = out or begun or folder.named(recipe.network, runs)
     if (run / "recipe.json").exists() and not again:
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
     return run
@@ -264,7 +268,7 @@ def statistics(
     out: Annotated[Path, typer.Option(help="The file of weights to write.")],
     data: Data_ = None,
     images: Annotated[
-        int, typer.Option(min=1, help="So many training images, in whole batches.")
+        int, typer.Option(min=1, help="So many training images, or all, in whole batches.")
     ] = 50_000,
     root: Root = CACHE,
     device: Device = "auto",

@@ -24,6 +24,13 @@ def named(network: str, parent: Path) -> Path:
     return parent / f"{network}-{n}"
 
 
+def latest(recipe: dict[str, Any], parent: Path) -> Path | None:
+    """The run of this recipe that was begun last."""
+    made = sorted(parent.glob("*/recipe.json"), key=lambda file: file.stat().st_mtime_ns)
+    own = json.loads(json.dumps({"format": FORMAT, **recipe}))  # where tuples are lists
+    return next((file.parent for file in reversed(made) if read_json(file) == own), None)
+
+
 def create(
     run: Path,
     recipe: dict[str, Any],
