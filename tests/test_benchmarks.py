@@ -243,7 +243,7 @@ class Watched:
         return self.pixels[top:bottom, left:right]
 
 
-def test_only_the_part_that_is_cut_counts_as_decoded(tmp_path):
+def test_only_the_part_that_is_cut_counts_as_decoded():
     source = Watched()
     pictures = Photographs(source, torch.arange(4), torch.tensor([0, 0, 1, 1]))
     data = Data("pets", "", ("cat", "dog"), pictures)

@@ -1,13 +1,15 @@
 """What deployment/engine.py claims: whatever computes, the probabilities are the network's."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
 from torch import nn
 
 from residual.data.batches import Preprocessing
-from residual.deployment.engine import engine
+from residual.deployment.engine import by_onnxruntime, engine
 from residual.deployment.folding import folded
 from residual.nets.networks import build
 from residual.runs.loading import Trained
@@ -96,3 +98,32 @@ def test_without_the_extra_torch_answers_and_the_other_is_refused(monkeypatch, i
         engine(kind, "onnxruntime")
     with pytest.raises(ValueError, match="no engine 'tensorrt'"):
         engine(kind, "tensorrt")
+
+
+def test_threads_may_share_an_engine_from_the_first_picture_on(inputs):
+    pytest.importorskip("onnxruntime", reason="needs the extra deploy")
+    kind = KINDS[0]
+    height, width = kind.preprocessing.size
+    inputs = inputs[:, :, :height, :width]
+    answering, together = by_onnxruntime(kind, 1), Barrier(4)
+
+    def asked(_: int) -> torch.Tensor:
+        together.wait()
+        return answering(inputs)
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(asked, range(4))
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_an_engine_that_could_not_begin_says_why_each_time(inputs, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs the extra deploy")
+
+    def none(*given: object) -> None:
+        raise MemoryError("no room for the weights")
+
+    monkeypatch.setattr("residual.deployment.engine.session_of", none)
+    answering = by_onnxruntime(KINDS[0], 1)
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="no room"):
+            answering(inputs)

@@ -23,6 +23,7 @@ from residual.runs.moments import Watch
 from residual.runs.training import advance, begin, from_weights
 from residual.runs.weights import write
 from residual.training import checkpoint
+from residual.training.recipe import RECIPES
 from residual.world import Setting
 
 CLASSES = ("ant", "bee", "cat")
@@ -171,6 +172,16 @@ def test_weights_of_another_network_are_refused(command, insects, thousand, tmp_
     assert answer.status == 1
     assert "are those of resnet18, not of resnet34" in answer.complaint
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_with_a_mean_image_of_another_size_are_refused(insects, thousand, tmp_path):
+    weights = load(thousand)
+    image = replace(weights.preprocessing, mean=torch.zeros(3, 224, 224))
+    data, out = photographs(insects, tmp_path), tmp_path / "run"
+    recipe = from_weights(replace(RECIPES["finetune"], network="resnet18", size=32), weights)
+    with pytest.raises(ValueError, match=r"mean image of 224x224 .* with size=224, not 32"):
+        begin(out, recipe, data, {}, Setting(), False, replace(weights, preprocessing=image))
+    assert not out.exists()
 
 
 def test_finetuning_without_weights_is_refused(command, insects, tmp_path):

@@ -1,5 +1,6 @@
 """What prediction.py and `residual predict` claim: a bad picture costs no other its answer."""
 
+import gc
 import subprocess
 import sys
 import weakref
@@ -14,6 +15,7 @@ from PIL import Image
 import residual
 from residual.data.decode import decode
 from residual.data.digits import digits
+from residual.deployment import model
 from residual.deployment.engine import by_onnxruntime
 from residual.deployment.prediction import answers
 from residual.runs.loading import load
@@ -148,12 +150,26 @@ def test_answers_come_before_the_list_has_ended(finished, photos):
     assert [next(found)["image"] for _ in range(5)] == [str(photos[0])] * 5
 
 
-def test_the_network_is_let_go_once_an_engine_has_its_weights(finished, photos):
+def test_the_network_is_let_go_once_an_engine_has_its_weights(finished, photos, monkeypatch):
+    handed: list[weakref.ref] = []
+
+    plain = model.at_hand
+    monkeypatch.setattr(model, "at_hand", lambda trained: noted(*plain(trained)))
+
+    def noted(content, large):
+        handed.extend(map(weakref.ref, large.values()))
+        return content, large
+
     loaded = [load(finished)]
     network = weakref.ref(loaded[0].net)
     found = answers(loaded.pop(), photos, top=1, engine_of=partial(by_onnxruntime, threads=1))
-    next(found)
-    assert network() is None
+    gc.disable()
+    try:
+        next(found)
+        assert network() is None
+        assert handed and not any(each() is not None for each in handed)
+    finally:
+        gc.enable()
 
 
 def test_engines_that_do_not_fit_the_command_line_are_wrong_usage(command, finished, photos):

@@ -3,7 +3,6 @@
 import io
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +10,16 @@ from PIL import Image
 
 from residual.data import decode as decoder
 from residual.data.crops import AspectCrop, ScaleCrop
-from residual.data.decode import Damaged, as_image, as_pixels, jpeg_pixels
-from residual.data.restarts import Restarting, frame, restarting, spaced
+from residual.data.decode import Damaged, Oversized, as_image, as_pixels, jpeg_pixels
+from residual.data.restarts import Restarting, restarting, spaced
+from residual.data.views import Wholes
 
 MCU = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16)}
 
 
-def coloured(width: int, height: int, seed: int = 0) -> Image.Image:
+def coloured(width: int, height: int) -> Image.Image:
     """Of which no two parts are alike, in each of its colours."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     noise = draw.integers(0, 256, (height // 2 + 1, width // 2 + 1, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -91,14 +91,41 @@ def test_a_picture_without_its_markers_is_damaged_and_named():
         (saved(coloured(64, 48), progressive=True, restart_marker_blocks=4), 4),
         (saved(coloured(64, 48).convert("L"), restart_marker_blocks=4), 4),
         (picture.raw[:40], picture.interval),
+        (picture.raw.replace(b"\xff\xc0", b"\xff\xc2", 1), picture.interval),
+        (saved(coloured(160, 80), subsampling="4:4:4", restart_marker_blocks=8), 8),  # of 20
         (b"", 4),
     ):
         with pytest.raises(Damaged, match=r"cat\.jpg is damaged"):
             Restarting(raw, interval, "cat.jpg")
+
+
+@pytest.mark.skipif(decoder.decode_jpeg is None, reason="Pillow is silent about spoilt data")
+@pytest.mark.parametrize("asked", [lambda x: x.pixels, lambda x: x.part(0, 0, 8, 8)])
+def test_a_picture_whose_data_is_spoilt_is_damaged_and_named(asked):
+    picture = marked(64, 48)
     spoilt = bytearray(picture.raw)
-    spoilt[frame(picture.raw).data + 5 :: 7] = bytes(len(spoilt[frame(picture.raw).data + 5 :: 7]))
+    spoilt[picture.starts[0] + 5 : picture.ends[0]] = bytes(picture.ends[0] - picture.starts[0] - 5)
+    torn = Restarting(bytes(spoilt), picture.interval, "cat.jpg")
     with pytest.raises(Damaged, match=r"cat\.jpg is damaged"):
-        Restarting(bytes(spoilt), picture.interval, "cat.jpg").part(0, 0, 64, 48)
+        asked(torn)
+
+
+def test_a_header_that_promises_too_many_pixels_is_not_believed():
+    picture = marked(64, 48)
+    raw, at = bytearray(picture.raw), picture.frame.at
+    raw[at : at + 4] = (16_000).to_bytes(2, "big") * 2
+    with pytest.raises(Oversized, match="16000x16000"):
+        Restarting(bytes(raw), picture.interval)
+
+
+def test_a_picture_that_is_asked_for_twice_is_decoded_once(monkeypatch):
+    picture, decoded = marked(64, 48), []
+    monkeypatch.setattr(
+        "residual.data.restarts.jpeg_pixels",
+        lambda raw: decoded.append(raw) or jpeg_pixels(raw),
+    )
+    Wholes((32, 48))(picture, 0, 0)
+    assert len(decoded) == 1
 
 
 @pytest.mark.skipif(not shutil.which("jpegtran"), reason="jpegtran is not installed")
@@ -111,22 +138,30 @@ def test_markers_change_no_pixel(options, subsampling):
     assert np.array_equal(Restarting(made, interval).pixels, jpeg_pixels(raw))
 
 
-def tool(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A jpegtran of our own, before any other."""
-    file = folder / "jpegtran"
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
+SCRIPTS = {
+    "unchanged": "#!/bin/sh\ncat",
+    "fails": "#!/bin/sh\nexit 1",
+    "no picture": '#!/bin/sh\ncat >/dev/null; cat "$0"',
+    "another picture": "#!/bin/sh\ncat other.jpg",
+    "other intervals": "#!/bin/sh\ncat five.jpg",  # as many of them
+    "no program": "no program",
+}
 
 
-@pytest.mark.parametrize("script", ["cat", "exit 1", 'cat >/dev/null; cat "$0"', "cat other.jpg"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_file_stays_where_no_equal_one_can_be_made(script, tmp_path, monkeypatch):
-    raw = saved(coloured(64, 48))
-    (tmp_path / "other.jpg").write_bytes(
-        saved(coloured(64, 48, seed=1), restart_marker_blocks=4, subsampling="4:2:0")
-    )
+    how = {"subsampling": "4:4:4", "restart_marker_blocks": 4}
+    raw = saved(coloured(96, 8), subsampling="4:4:4")
+    other = np.array(coloured(96, 8))
+    other[:, :8] = 0  # of which the middle is the same
+    (tmp_path / "other.jpg").write_bytes(saved(Image.fromarray(other), **how))
+    five = saved(coloured(96, 8), **how | {"restart_marker_blocks": 5})
+    (tmp_path / "five.jpg").write_bytes(five)
+    assert np.array_equal(Restarting(five, 4).pixels, jpeg_pixels(raw))
+    (tmp_path / "jpegtran").write_text(SCRIPTS[script])
+    (tmp_path / "jpegtran").chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    tool(tmp_path, monkeypatch, script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert restarting(raw) == (raw, 0)
 
 

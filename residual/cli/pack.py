@@ -40,9 +40,9 @@ def pack(
 ) -> None:
     """Pack a folder of pictures into shards, for speed or for an object store.
 
-    A JPEG that needs no change keeps its pixels, without loss. It gets restart markers, by which
-    training decodes only the part that it needs, where jpegtran is installed, a part of
-    libjpeg-turbo.
+    A JPEG that needs no change keeps its pixels, without loss. Where jpegtran is installed, a part
+    of libjpeg-turbo, it gets restart markers, by which training decodes only the part that it
+    needs; what is no pixel, such as EXIF data, is left out then.
 
     An S3 store other than Amazon's is named by the variable S3_ENDPOINT_URL.
 
@@ -85,7 +85,7 @@ def in_words(summary: "Summary", to: str, how: "How") -> str:
     )
     if summary.damaged:
         text += f"; {len(summary.damaged):,} damaged"
-    if how.form == "jpeg" and not how.quality and not shutil.which("jpegtran"):
+    if how.form == "jpeg" and summary.kept and not shutil.which("jpegtran"):
         text += (
             "\nWith jpegtran installed (a part of libjpeg-turbo), those with the same pixels get "
             "restart markers, too, and are read faster."

@@ -212,11 +212,14 @@ def centre(image: Image.Image, size: tuple[int, int], shorter: int) -> Image.Ima
 def opened(raw: bytes) -> ImageFile.ImageFile:
     """A picture of which only the header has been read."""
     image = Image.open(io.BytesIO(raw), formats=FORMATS)
-    if image.width * image.height > LARGEST:
-        raise Image.DecompressionBombError(
-            f"it has {image.width}x{image.height} pixels, more than {LARGEST:,}"
-        )
+    refuse_bomb(*image.size)
     return image
+
+
+def refuse_bomb(width: int, height: int) -> None:
+    """Raises DecompressionBombError, which becomes Oversized."""
+    if width * height > LARGEST:
+        raise Image.DecompressionBombError(f"it has {width}x{height} pixels, more than {LARGEST:,}")
 
 
 def conversions(image: ImageFile.ImageFile) -> tuple[str, ...]:

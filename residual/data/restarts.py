@@ -10,15 +10,19 @@ import shutil
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from residual.data.decode import jpeg_pixels, naming
+from residual.data.decode import jpeg_pixels, naming, refuse_bomb
 
 SEQUENTIAL = (0xC0, 0xC1)  # frames that are coded in one go, by Huffman
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SCAN = 0xDA
+# Samples of luminance for one of each colour, across and down, that every reader knows.
+SAMPLED = (0x11, 0x21, 0x12, 0x22, 0x41, 0x14)
 LEAST = 4  # MCUs between two markers: with fewer, the markers themselves take room and time
 REACH = 1  # pixel beyond a part that its colours are interpolated from, where those are at half
 
@@ -45,23 +49,26 @@ class Frame:
 
 
 def frame(raw: bytes) -> Frame:
-    """Of a JPEG in three colours. Raises ValueError for another, and IndexError for half a one."""
+    """Of a JPEG in three colours, sampled in a usual way. Raises ValueError for another."""
     at, own = 2, 0
-    while raw[at + 1] != SCAN:
-        if raw[at + 1] in FRAMES:
-            own = at
-        at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
-    if not own or raw[own + 9] != 3 or raw[at + 4] != 3:
-        raise ValueError("it is not in three colours, or not all three lie in one scan")
-    factors = [raw[own + each] for each in (11, 14, 17)]  # across in the upper half of each byte
-    return Frame(
-        kind=raw[own + 1],
-        at=own + 5,
-        width=int.from_bytes(raw[own + 7 : own + 9], "big"),
-        height=int.from_bytes(raw[own + 5 : own + 7], "big"),
-        mcu=(8 * max(each >> 4 for each in factors), 8 * max(each & 15 for each in factors)),
-        data=at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big"),
-    )
+    try:
+        while raw[at + 1] != SCAN:
+            if raw[at + 1] in FRAMES:
+                own = at
+            at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+        colours, scanned = raw[own + 9], raw[at + 4]
+        luminance, *others = (raw[own + each] for each in (11, 14, 17))
+    except IndexError:
+        raise ValueError("its header is damaged") from None
+    height, width = (int.from_bytes(raw[own + each : own + each + 2], "big") for each in (5, 7))
+    if (own and colours, scanned) != (3, 3) or luminance not in SAMPLED or others != [0x11, 0x11]:
+        raise ValueError("it is not in three colours, sampled in a usual way, in one scan")
+    if not width or not height:
+        raise ValueError("its header is damaged")
+    refuse_bomb(width, height)
+    data = at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+    mcu = 8 * (luminance >> 4), 8 * (luminance & 15)
+    return Frame(raw[own + 1], own + 5, width, height, mcu, data)
 
 
 def spaced(across: int) -> int:
@@ -86,12 +93,14 @@ class Restarting:
             own = self.frame
             self.size = own.width, own.height
             found = own.data + marks(np.frombuffer(raw, np.uint8)[own.data : -2])
-            if own.kind not in SEQUENTIAL or (len(found) + 1) * interval != own.across * own.down:
+            marked = own.across % interval == 0
+            marked &= (len(found) + 1) * interval == own.across * own.down
+            if own.kind not in SEQUENTIAL or not marked:
                 raise ValueError("it has not the restart markers that it was packed with")
             self.starts = np.concatenate([[own.data], found + 2])
             self.ends = np.concatenate([found, [len(raw) - 2]])
 
-    @property
+    @cached_property
     def pixels(self) -> NDArray[np.uint8]:
         """(H, W, 3). Raises Damaged."""
         with naming(self.name):
@@ -132,11 +141,11 @@ def restarting(raw: bytes) -> tuple[bytes, int]:
     jpegtran, a part of every libjpeg, is not here or cannot make one, the same file and 0."""
     tool = shutil.which("jpegtran")
     if tool is not None:
-        with suppress(ValueError, IndexError, OSError):
+        with suppress(ValueError, OSError, Image.DecompressionBombError):
             interval = spaced(frame(raw).across)
             asked = [tool, "-copy", "none", "-optimize", "-restart", f"{interval}B"]
             made = subprocess.run(asked, input=raw, capture_output=True, check=False)
-            if not made.returncode and equal(raw, made.stdout, interval):
+            if equal(raw, made.stdout, interval):
                 return made.stdout, interval
     return raw, 0
 

@@ -4,7 +4,7 @@ import ctypes
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -69,17 +69,20 @@ def by_onnxruntime(trained: Trained, threads: int) -> Engine:
     """The graph is made in memory, in milliseconds."""
     from residual.deployment.model import INPUT, at_hand
 
-    made = [at_hand(trained)]
+    made, making = [at_hand(trained)], Lock()
+    ready: list[Any] = []
 
-    @cache
     def session() -> Any:
         # At the first picture: by then the network may go, where nobody else holds it.
-        gc.collect()
-        ready = session_of(*made.pop(), threads)
-        # What was needed on the way goes back to the system.
-        with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
-            ctypes.CDLL(None).malloc_trim(0)
-        return ready
+        with making:
+            if not ready:
+                gc.collect()
+                ready.append(session_of(*made[0], threads))
+                made.clear()
+                # What was needed on the way goes back to the system.
+                with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
+                    ctypes.CDLL(None).malloc_trim(0)
+        return ready[0]
 
     def answer(inputs: Tensor) -> Tensor:
         (found,) = session().run(None, {INPUT: inputs.contiguous().numpy()})

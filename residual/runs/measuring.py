@@ -163,9 +163,9 @@ def decoding(bench: Bench) -> Step:
     """From the files' bytes, which the system has in memory by now, to the pixels that the draws of
     the recipe need."""
     cut, needed = cut_of(supply.drawing(bench.recipe)), []
-    for i, _ in itertools.islice(visits(bench), HELD):
+    for i, epoch in itertools.islice(visits(bench), HELD):
         noted = Noted(as_pixels(bench.photographs.image(i)))
-        cut(noted, i, 0)
+        cut(noted, i, epoch)
         needed.append((i, noted.box))
     coming = itertools.cycle(needed)
 

@@ -67,8 +67,8 @@ def check(recipe: Recipe, data: Data) -> None:
     if takes_photographs(recipe.network) == (recipe.crop == "pad"):
         fits = "scale or aspect" if recipe.crop == "pad" else "pad"
         raise ValueError(f"{recipe.network} is trained with crop={fits}, not crop={recipe.crop}")
-    whole = recipe.mean == "pixel" and not recipe.start and takes_photographs(recipe.network)
-    if whole and crop_size(recipe) != size:
+    own = recipe.mean == "pixel" and not recipe.start
+    if own and takes_photographs(recipe.network) and crop_size(recipe) != size:
         raise ValueError(f"a mean image has one size; choose mean=channel, or size={size}")
     if recipe.frozen and not recipe.start:
         raise ValueError(
@@ -104,6 +104,11 @@ def begin(
 ) -> None:
     """Make a run's folder. `where` says how the data is found again: its name and its root."""
     check(recipe, data)
+    if weights is not None and takes_photographs(recipe.network):
+        mean, size = weights.preprocessing.mean.shape[1:], crop_size(recipe)
+        if mean not in ((1, 1), (size, size)):
+            raise ValueError(f"the weights come with a mean image of {mean[0]}x{mean[1]} pixels: "
+                             f"they are trained on with size={mean[0]}, not {size}")  # fmt: skip
     here().share_of(recipe.batch, recipe.norm_group)
     how = settled(how, recipe, len(data.classes), Path(where["root"]).expanduser() / "trials.json")
     path = Path(where["where"])
