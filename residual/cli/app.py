@@ -99,8 +99,8 @@ for command in (detect.train, detections.evaluate, detections.predict):
     of_boxes.command()(one_sentence(command))
 app.add_typer(of_boxes, name="detect")
 measure = group("What this machine does, stage by stage, and what holds it back.")
-measure.callback()(lambda: None)  # so that its only command is called by its name
-measure.command()(one_sentence(benchmark.data))
+for of_speed in (benchmark.train, benchmark.predict, benchmark.data):
+    measure.command()(one_sentence(of_speed))
 app.add_typer(measure, name="benchmark")
 
 

@@ -1,9 +1,9 @@
-"""The command `benchmark data`."""
+"""The commands `benchmark train`, `benchmark predict` and `benchmark data`."""
 
 import json
 import os
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,97 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
+
+if TYPE_CHECKING:
+    from residual.world import Setting
+
+Network = Annotated[str, typer.Argument(help="The network's name: see `residual networks`.")]
+
+
+def train(
+    network: Network = "resnet20",
+    recipe: Annotated[str, typer.Option(help="As for `residual train`.")] = "auto",
+    device: Device = "auto",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a network in training, in each precision and memory format worth a trial.
+
+    It learns from noise in memory, one norm group at a time. The last line says which setting
+    `residual train` takes, and how long the recipe would take.
+
+    Example: residual benchmark train resnet50
+    """
+    from residual.rivals.networks import specify
+    from residual.runs.supply import crop_size
+    from residual.runs.training import recipe_for
+    from residual.runs.trial import candidates, paying, seconds_per_step
+
+    how = setting_of(device, threads, "auto", False)
+    with wrong_usage():
+        chosen = recipe_for(network, "cifar10", recipe)
+    how.apply()
+    timed, rows = {}, []
+    for each in candidates(how, chosen.steps):
+        timed[each] = seconds_per_step(each, chosen, specify(network).classes)
+        speed = chosen.norm_group / timed[each]
+        same = {key: asdict(each)[key] for key in ("precision", "channels_last", "compile")}
+        rows.append({**same, "images_per_second": speed})
+        if not as_json:
+            print(f"{in_words(each):<25} {speed:>10,.1f} images/s", flush=True)
+    taken = paying(timed)
+    days = chosen.steps * chosen.batch / chosen.norm_group * timed[taken] / 86_400
+    if as_json:
+        said = {"network": network, "images": chosen.norm_group, "size": crop_size(chosen)}
+        print(json.dumps({**said, "settings": rows, "taken": in_words(taken), "days": days}))
+        return
+    side = crop_size(chosen)
+    print(
+        f"residual train takes {in_words(taken)} here: {chosen.steps:,} steps of {chosen.batch:,} "
+        f"images of {side}x{side} in {duration(days)}, if the data comes as fast."
+    )
+
+
+def in_words(how: "Setting") -> str:
+    parts = {"channels_last": how.channels_last, "compiled": how.compile}
+    return ", ".join([how.precision, *(name for name, so in parts.items() if so)])
+
+
+def duration(days: float) -> str:
+    """As a person says it."""
+    if days >= 2:
+        return f"{days:,.0f} days"
+    return f"{24 * days:.1f} hours" if days >= 2 / 24 else f"{24 * 60 * days:.1f} minutes"
+
+
+def predict(
+    network: Network = "resnet50",
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images at a time.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="For each measurement.")] = 3.0,
+    device: Device = "auto",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a network answers, by each engine that is here; by default for 1 image at a
+    time, and for 16.
+
+    Example: residual benchmark predict resnet50
+    """
+    from residual.deployment.speeds import speeds
+
+    how = setting_of(device, threads, "float32", False)
+    how.apply()
+    found = []
+    for each in speeds(network, how, batch or (1, 16), seconds):
+        found.append(each)
+        if not as_json:
+            speed = each.images_per_second
+            own = f"{each.engine}, batch {each.batch}"
+            print(f"{own:<25} {speed:>10,.1f} images/s  ({1000 / speed:.1f} ms each)", flush=True)
+    if as_json:
+        print(json.dumps({"network": network, "speeds": list(map(asdict, found))}))
+    else:
+        print(f"residual predict takes {found[0].engine} here.")
 
 
 def data(
