@@ -1,5 +1,6 @@
 """What feeding.py claims: a batch is a function of its number, whoever reads the pictures."""
 
+import os
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -274,3 +275,9 @@ def test_a_folder_is_read_as_photographs(insects, tmp_path):
             assert data.classes[part.labels[i]] == part.name(i).split("/")[1]
     again = photographs(tmp_path / "data", tmp_path / "root", workers=2)
     assert again.fingerprint == data.fingerprint
+
+
+def test_more_workers_than_cores_are_taken_as_they_are_asked_for(insects, recwarn):
+    place = Place(torch.device("cpu"), workers=1 + (os.cpu_count() or 1))
+    next(photograph_batches(loaded(insects), MEAN, HOW, place, 3))
+    assert not [each for each in recwarn if "worker" in str(each.message)]

@@ -1,6 +1,7 @@
 """Photographs decoded and cut by worker processes, in an order that they do not change."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,15 +93,17 @@ def read(
     replaced: bool = False,
 ) -> Iterator[Done]:
     """Each task in its turn, whoever did it; with no workers, in this process."""
-    loader = DataLoader(
-        Reading(photographs, cut, replaced),
-        batch_size=None,
-        sampler=tasks,
-        num_workers=workers,
-        collate_fn=as_it_is,
-        prefetch_factor=4 if workers else None,
-    )
-    yield from loader
+    with warnings.catch_warnings(action="ignore"):  # that there are fewer cores than workers
+        loader = DataLoader(
+            Reading(photographs, cut, replaced),
+            batch_size=None,
+            sampler=tasks,
+            num_workers=workers,
+            collate_fn=as_it_is,
+            prefetch_factor=4 if workers else None,
+        )
+        coming = iter(loader)
+    yield from coming
 
 
 def tasks_of(ids: Sequence[int], epochs: Sequence[int], size: int = TASK) -> Iterator[Task]:
