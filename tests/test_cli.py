@@ -1,6 +1,7 @@
 """What the commands claim, as processes: their exit status, and one sentence for what is wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,18 @@ def test_a_damaged_test_picture_counts_as_wrong(command, finished, tmp_path):
     answer = command("evaluate", finished, *words, "--json")
     assert answer.status == 0
     assert (answer.json["seen"], answer.json["damaged"]) == (4, 1)
+
+
+def test_a_network_is_judged_on_a_test_set_alone(command, finished, tmp_path):
+    data = draw_pictures(tmp_path / "signs", 3, ("3", "8"))
+    words = ("--root", tmp_path / "root", "--threads", 1, "--json")
+    both = command("evaluate", finished, "--data", data, *words).json
+    shutil.rmtree(data / "train")
+    alone = command("evaluate", finished, "--data", data, *words).json
+    for key in ("seen", "wrong_top1"):
+        assert alone[key] == both[key]
+    refused = command("train", *TINY, "--data", data, "--out", tmp_path / "run")
+    assert refused.status == 1 and "has no train" in refused.complaint
 
 
 def test_the_networks_are_listed_as_others_rely_on(command):

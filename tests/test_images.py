@@ -1,9 +1,11 @@
 """What images.py claims: sets, their parts, and the mark that tells one set from another."""
 
 import hashlib
+import shutil
 
 import pytest
 import torch
+from conftest import draw_pictures
 
 from residual.data.images import (
     Data,
@@ -13,6 +15,8 @@ from residual.data.images import (
     fingerprint_in_memory,
     held_out,
 )
+from residual.data.sources import load
+from residual.runs.training import check, recipe_for
 
 
 def some(n: int, classes: int = 10) -> Images:
@@ -83,3 +87,17 @@ def test_a_fingerprint_in_memory_takes_each_image_for_a_file():
     raw = [bytes(image.flatten().tolist()) for image in images.pixels]
     files = [(f"train/0000{i}", "xy"[i], 12, hashlib.sha256(raw[i]).hexdigest()) for i in (0, 1)]
     assert fingerprint_in_memory(("x", "y"), train=images) == fingerprint(files)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_folder_without_train_is_good_to_be_judged_on_alone(tmp_path, whole):
+    path = draw_pictures(tmp_path / "signs", 3, ("3", "8"))
+    shutil.rmtree(path / "train")
+    for _ in range(2):  # read, and recalled
+        data = load(str(path), tmp_path, size=32, whole=whole)
+    assert (len(data.train), len(data.test), data.classes) == (0, 6, ("3", "8"))
+    with pytest.raises(ValueError, match="signs has no train set; it has test"):
+        data.split("train")
+    recipe = recipe_for("resnet18" if whole else "resnet8", "signs")
+    with pytest.raises(ValueError, match="signs has no train/ to learn from"):
+        check(recipe, data)

@@ -29,7 +29,8 @@ def key(path: Path, listed: Listing, size: int) -> str:
 
 def keep(data: Data, file: Path) -> None:
     """Write decoded data whole, or not at all. Raises OSError where that cannot be done."""
-    sets = {name: small(data.split(name)) for name in SETS if getattr(data, name) is not None}
+    there = {name: getattr(data, name) for name in SETS}
+    sets = {name: small(images) for name, images in there.items() if images is not None}
     tensors = {f"{name}.pixels": images.pixels.contiguous() for name, images in sets.items()}
     tensors |= {f"{name}.labels": images.labels for name, images in sets.items()}
     header = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from residual.data.decode import Damaged, Oversized, Unknown, inspected
-from residual.data.listing import ENDINGS, SETS, listing, subfolders
+from residual.data.listing import ENDINGS, SETS, listing, refuse_untaught, subfolders
 from residual.data.progress import Progress, unhurried
 
 CHUNK = 16  # files that a thread takes at a time
@@ -234,7 +234,7 @@ def counts(path: Path, report: Report) -> dict[str, dict[str, int]]:
 def refused(path: Path) -> Iterator[str]:
     """Why training would not take the folder as it is."""
     try:
-        listing(path)
+        refuse_untaught(path, listing(path))
     except ValueError as error:
         yield f"training refuses this folder: {error}"
     except OSError as error:

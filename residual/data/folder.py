@@ -116,7 +116,7 @@ def decoded(path: Path, listed: Listing, size: int, workers: int, progress: Prog
         sets[name], digests, resized = read(path, own, size, workers, hashed, report)
         hashes += digests
         others += resized
-    if not len(sets["train"]):
+    if listed.sets["train"] and not len(sets["train"]):
         raise ValueError(f"{path} has no picture to learn from that can be read")
     mark = fingerprint(
         (picture.path, listed.classes[picture.label], picture.bytes, digest)

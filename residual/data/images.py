@@ -51,8 +51,8 @@ class Data:
     def split(self, name: Split) -> Set:
         """One of its sets. Raises ValueError where the data has no such set."""
         chosen: Set | None = getattr(self, name)
-        if chosen is None:
-            there = [s for s in ("train", "val", "test") if getattr(self, s) is not None]
+        if not chosen:
+            there = [s for s in ("train", "val", "test") if getattr(self, s)]
             raise ValueError(f"{self.name} has no {name} set; it has {', '.join(there)}")
         return chosen
 

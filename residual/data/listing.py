@@ -35,7 +35,8 @@ class Listing:
 
 
 def listing(path: Path) -> Listing:
-    """A folder with train/ and val/ or test/, or a plain folder of classes, split once.
+    """A folder with train/ and val/ or test/, or a plain folder of classes, split once. Without
+    train/, a folder is good to be judged on.
 
     Raises FileNotFoundError where there is none, and ValueError where it is not such a folder.
     """
@@ -43,32 +44,38 @@ def listing(path: Path) -> Listing:
         raise FileNotFoundError(f"there is no folder {path}")
     there = [name for name in SETS if (path / name).is_dir()]
     with_classes = [name for name in there if subfolders(path / name)]
-    if "train" in there and (len(there) > 1 or with_classes):
+    if with_classes or ("train" in there and len(there) > 1):
         return with_sets(path, there)
-    if with_classes:
-        raise ValueError(f"{path} has {with_classes[0]}/ but no train/ to learn from")
     classes = class_folders(path)
     return Listing(classes, split_once(path, in_classes(path, path, classes)), divided=True)
 
 
 def with_sets(path: Path, there: list[Split]) -> Listing:
-    """The sets that the folder brings; their classes are those of train/, by name."""
+    """The sets that the folder brings; their classes are those of the first of them, by name."""
     if there == ["train"]:
         raise ValueError(f"{path} has train/ but neither test/ nor val/ to be judged on")
-    classes = class_folders(path / "train")
-    sets: dict[Split, list[Picture]] = {}
+    first = there[0]
+    classes = class_folders(path / first)
+    sets: dict[Split, list[Picture]] = {"train": []}
     for name in there:
         odd = [folder for folder in subfolders(path / name) if folder not in classes]
         if odd:
             raise ValueError(
-                f"{path / name} has a class {odd[0]!r} that train/ lacks; "
+                f"{path / name} has a class {odd[0]!r} that {first}/ lacks; "
                 f"the classes are {', '.join(classes)}"
             )
         sets[name] = in_classes(path, path / name, classes)
         if not sets[name]:
             raise ValueError(f"{path / name} has no pictures")
-    refuse_empty(path / "train", classes, sets["train"])
+    refuse_empty(path / first, classes, sets[first])
     return Listing(classes, sets, divided=False)
+
+
+def refuse_untaught(path: Path, listed: Listing) -> None:
+    """Raises ValueError where there is nothing to learn from."""
+    if not listed.sets["train"]:
+        there = ", ".join(f"{name}/" for name, own in listed.sets.items() if own)
+        raise ValueError(f"{path} has {there} but no train/ to learn from")
 
 
 def split_once(path: Path, pictures: list[Picture]) -> dict[Split, list[Picture]]:

@@ -15,7 +15,7 @@ from residual.data.decode import Damaged
 from residual.data.draws import packing_order
 from residual.data.folder import KNOWN, QUICK_ABOVE
 from residual.data.images import Split, fingerprint
-from residual.data.listing import SETS, Listing, Picture, listing
+from residual.data.listing import SETS, Listing, Picture, listing, refuse_untaught
 from residual.data.packable import How, Ready, columns, encoding, prepare
 from residual.data.packed import CONTENTS, fetch, is_remote, need_streaming
 from residual.data.progress import Progress, unhurried
@@ -46,6 +46,7 @@ def pack(source: Path, to: str, how: How, progress: Progress | None = None) -> S
     """
     need_streaming()
     listed = listing(source)
+    refuse_untaught(source, listed)
     refuse_full(to)
     remote = to.rstrip("/") if is_remote(to) else ""
     with emptied(to) as folder:

@@ -57,6 +57,8 @@ def takes_photographs(network: str) -> bool:
 
 def check(recipe: Recipe, data: Data) -> None:
     """Raises ValueError where this recipe cannot be trained on this data."""
+    if not len(data.train) and not data.train.damaged:
+        raise ValueError(f"{data.name} has no train/ to learn from; it is good to be judged on")
     if len(data.classes) < 2:
         raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
     size = specify(recipe.network).input_size
