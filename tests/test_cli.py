@@ -230,6 +230,20 @@ def test_a_network_is_judged_on_a_test_set_alone(command, finished, tmp_path):
     assert refused.status == 1 and "has no train" in refused.complaint
 
 
+def test_a_run_that_is_not_finished_says_so_wherever_it_is_used(command, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "result.json").unlink()
+    answer = command("evaluate", run, "--json", *EXACT)
+    assert answer.status == 0 and f"{run} is not finished: 60 of 60 steps" in answer.err
+    assert "not finished" not in command("evaluate", finished, "--json", *EXACT).err
+
+
+def test_packed_data_is_checked_when_it_is_packed(command, tmp_path):
+    (tmp_path / "packed.json").write_text("{}")
+    assert "was checked when it was packed" in command("data", "check", tmp_path).complaint
+
+
 def test_the_networks_are_listed_as_others_rely_on(command):
     rows = command("networks", "--json").json
     assert {"resnet20", "resnet50", "plain34", "resnet1202"} <= {row["name"] for row in rows}

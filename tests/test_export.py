@@ -19,6 +19,7 @@ from residual.deployment.model import model
 from residual.deployment.pixels import prepared
 from residual.nets.foreign import convert
 from residual.nets.networks import build
+from residual.runs.loading import load
 from residual.training.checkpoint import weights_sha256
 from tests.test_engine import KINDS, NAMES, trained
 
@@ -112,6 +113,25 @@ def test_weights_under_our_names_load_into_a_fresh_network(tmp_path):
     net.load_state_dict(load_file(tmp_path / "net.safetensors"))
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(net(x), kind.net(x))
+
+
+@pytest.mark.parametrize("pixel", [True, False])
+def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_path, pixel):
+    kind, file = trained("resnet8-B", pixel=pixel), tmp_path / "net.safetensors"
+    export.to_safetensors(kind, file)
+    back = load(file)
+    assert (back.network, back.classes) == (kind.network, kind.classes)
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(back.preprocessing(pictures), kind.preprocessing(pictures))
+    assert back.preprocessing.size == kind.preprocessing.size
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(back.net(x), kind.net(x))
+    lost = replace(
+        kind, preprocessing=replace(kind.preprocessing, whitening=torch.eye(3 * 32 * 32))
+    )
+    export.to_safetensors(lost, file)
+    with pytest.raises(ValueError, match="lacks the whitening"):
+        load(file)
 
 
 @pytest.mark.parametrize("network", ["resnet18-A", "plain18", "resnet20"])

@@ -104,6 +104,11 @@ def test_a_file_of_weights_predicts_as_its_run_does(finished, photos):
         assert residual.predict(file, photos[:1]) == residual.predict(finished, photos[:1])
 
 
+def test_one_picture_need_not_be_in_a_list(finished, photos):
+    assert residual.predict(finished, photos[0]) == residual.predict(finished, [photos[0]])
+    assert residual.predict(finished, str(photos[0])) == residual.predict(finished, [photos[0]])
+
+
 def test_both_engines_answer_many_pictures_alike(command, finished, tmp_path):
     draw = np.random.default_rng(0)
     for i in range(19):

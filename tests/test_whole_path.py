@@ -6,6 +6,7 @@ import pytest
 from conftest import EXACT
 
 from residual.nets.networks import build
+from residual.runs.training import train
 
 SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)
 
@@ -123,3 +124,11 @@ def test_every_key_is_printed_when_weights_are_not_all_there(command, tmp_path):
     counted = sum(key.endswith("num_batches_tracked") for key in gone)
     assert answer.out.count("missing: conv5_x.1.") == len(gone) - counted
     assert "conv1.weight -> conv1.0.0.weight" in answer.out
+
+
+def test_a_field_that_a_recipe_lacks_and_a_folder_that_cannot_be_made_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no field 'step' in a recipe; it has network"):
+        next(train("resnet8", step=3, out=str(tmp_path / "run")))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot make the folder .*file: Not a directory"):
+        next(train("resnet8", steps=3, out=str(tmp_path / "file")))

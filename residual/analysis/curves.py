@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from residual.files import write_whole
 
@@ -127,6 +127,7 @@ def draw_curves(
     axes.yaxis.set_major_locator(MultipleLocator(5 if axes.get_ylim()[1] <= 20 else 10))
     axes.set_xlabel("iterations (1e4)" if unit > 1 else "iterations")
     if unit == 1:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
     name_ends(axes, curves, colours)
     explain_lines(axes, curves, split)

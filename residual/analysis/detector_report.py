@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from residual.analysis.curves import OTHERS, bare, save
 from residual.analysis.report import document, facts, inline, log_of, optional, section
@@ -95,6 +96,7 @@ def draw_losses(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
         heights = [sum(line[key] for line in each) / len(each) for each in bins]
         axes.plot(steps, heights, color=colour, linewidth=1.3, label=name)
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend(frameon=False, fontsize=9, loc="upper right")

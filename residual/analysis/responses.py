@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from residual.analysis.curves import bare, palette, save
@@ -128,6 +129,7 @@ def draw_responses(original: Axes, ordered: Axes, series: Sequence[Series]) -> N
         longest = max((len(one.values) for one in series), default=1)
         axes.set(xlabel=name, ylabel="standard deviation", xlim=(0, longest + 1))
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend = original.legend(frameon=False, ncols=2, fontsize=9, loc="upper right")
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -41,7 +41,11 @@ def check(
     Example: residual data check photos
     """
     from residual.cli import boxes
+    from residual.data.packed import is_packed
     from residual.detection.scenes import has_boxes
+
+    if is_packed(str(folder)):
+        raise ValueError(f"{folder} holds packed data, which was checked when it was packed")
 
     workers = workers or os.cpu_count() or 1
     if has_boxes(folder):

@@ -62,6 +62,11 @@ def opened(path: Path) -> "Trained":
     trained = load(path)
     for notice in trained.notices:
         typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
+    if (path / "recipe.json").exists() and not (path / "result.json").exists():
+        steps = trained.recipe.steps if trained.recipe else 0
+        typer.echo(
+            f"residual: {path} is not finished: {trained.step:,} of {steps:,} steps", err=True
+        )
     return trained
 
 

@@ -71,7 +71,11 @@ def train(
         str | None, typer.Option(help="none, sampler or weights: what to do for rare classes.")
     ] = None,
     bad_images: Annotated[
-        str | None, typer.Option("--bad-images", help="error or skip: damaged pictures.")
+        str | None,
+        typer.Option(
+            "--bad-images",
+            help="error, or skip: of photographs, up to 0.1 % that are damaged are replaced.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")

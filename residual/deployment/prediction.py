@@ -20,13 +20,14 @@ TOGETHER = 16  # pictures that are answered at once, so that memory stays bounde
 
 
 def predict(
-    trained: Trained | Path | str, images: Sequence[Path | str], top: int = 5
+    trained: Trained | Path | str, images: Sequence[Path | str] | Path | str, top: int = 5
 ) -> list[dict[str, Any]]:
-    """For each picture its labels, best first, or the error that kept it from an answer.
+    """For each picture, or one, its labels, best first, or the error that kept it from an answer.
 
     Each is `{"image", "labels": [{"label", "probability"}, ...]}` or `{"image", "error"}`.
     """
-    paths = [Path(image) for image in images]
+    given = [images] if isinstance(images, str | Path) else images
+    paths = [Path(image) for image in given]
     if isinstance(trained, Trained):
         return list(answers(trained, paths, top))
     return list(answers(load(trained), paths, top))  # nobody else holds the network

@@ -44,7 +44,10 @@ def create(
     """
     if (run / "recipe.json").exists():
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {run}: {error.strerror}") from error
     write_json(run / "classes.json", list(classes))
     if split:  # of a plain folder of classes
         write_json(run / "split.json", split)

@@ -88,5 +88,6 @@ def copied(run: Path, out: Path) -> Path:
     """A copy of a run, to go on in. Raises ValueError where the folder holds something."""
     if out.exists():
         raise ValueError(f"{out} exists already; choose a new folder for the copy of {run}")
-    shutil.copytree(run, out, ignore=shutil.ignore_patterns("*.partial"))
+    # Its report is of what it was when that was asked for.
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("*.partial", "report"))
     return out

@@ -158,7 +158,7 @@ def train(
     data: str = "digits",
     *,
     recipe: Recipe | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     how: Setting | None = None,
     weights: Path | str | None = None,
     **changes: Any,
@@ -173,13 +173,17 @@ def train(
     recipe = recipe or recipe_for(network, data)
     if "steps" in changes:
         recipe = with_steps(recipe, changes.pop("steps"))
+    if unknown := sorted(changes.keys() - to_json(recipe).keys()):
+        raise ValueError(
+            f"no field {unknown[0]!r} in a recipe; it has {', '.join(to_json(recipe))}"
+        )
     recipe = replace(recipe, **changes)
     beginning = None if weights is None else loaded_weights(weights)
     if beginning:
         recipe = from_weights(recipe, beginning)
     size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
     loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
-    run = out or folder.named(recipe.network, Path("runs"))
+    run = Path(out) if out else folder.named(recipe.network, Path("runs"))
     where = found_again(data, DEFAULT_ROOT)
     begin(run, recipe, loaded, where, how or setting(), False, beginning)
     yield from advance(run, loaded, Watch())

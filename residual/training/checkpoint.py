@@ -54,7 +54,8 @@ def save(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors, on the CPU, and the header. Raises ValueError for a file that is not whole."""
+    """The tensors, on the CPU, and the header; also of a network that `residual export` wrote as
+    safetensors. Raises ValueError for a file that is not whole."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".onnx":
@@ -71,12 +72,32 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"{path} is damaged or is no safetensors file: {error}; "
             f"weights of other programs come in by `residual convert`"
         ) from error
+    if json.loads(strings.get("weights_sha256", '""')) == weights_sha256(tensors):
+        return _taken_back(path, tensors, strings)
     if "checksum" not in strings:
         raise ValueError(f"{path} was not written by residual; bring it in by `residual convert`")
     if strings["checksum"] != _checksum(tensors, strings):
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
     check_format(path, json.loads(strings["format"]))
     return tensors, {k: json.loads(v) for k, v in strings.items() if k != "checksum"}
+
+
+def _taken_back(
+    path: Path, tensors: Tensors, strings: dict[str, str]
+) -> tuple[Tensors, dict[str, Any]]:
+    """Exported weights and their preprocessing, as a checkpoint has them."""
+    said = {key: json.loads(value) for key, value in strings.items()}
+    check_format(path, said["format"])
+    before = said["preprocessing"]
+    if before["whitening"]:
+        raise ValueError(f"{path} lacks the whitening of its pictures; take the run that it is of")
+    ours = {f"net.{name}": tensor for name, tensor in tensors.items()}
+    mean = torch.tensor(before["mean_image"] or before["mean"])
+    ours["preprocessing.mean"] = mean.view(3, *(mean.shape[1:] or (1, 1)))
+    ours["preprocessing.std"] = torch.tensor(before["std"]).view(3, 1, 1)
+    header = {key: before[key] for key in ("size", "shorter", "contrast")}
+    same = {key: said[key] for key in ("network", "source")}
+    return ours, {**header, **same, "classes": said["labels"]}
 
 
 # Of each parameter, by the name's beginning in a checkpoint: what an optimizer calls it.
