@@ -5,8 +5,14 @@ import json
 import pytest
 from conftest import EXACT
 
+from residual.data.decode import Damaged
+from residual.data.digits import digits
+from residual.files import read_json
 from residual.nets.networks import build
-from residual.runs.training import train
+from residual.runs.moments import Watch
+from residual.runs.session import Session
+from residual.runs.training import begin, recipe_for, train
+from residual.world import Setting, World
 
 SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)
 
@@ -132,3 +138,22 @@ def test_a_field_that_a_recipe_lacks_and_a_folder_that_cannot_be_made_are_named(
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot make the folder .*file: Not a directory"):
         next(train("resnet8", steps=3, out=str(tmp_path / "file")))
+
+
+def test_damaged_pictures_that_all_processes_skipped_count_together(tmp_path):
+    class Others(World):
+        def gathered(self, own):
+            return [*own, "b.jpg", "c.jpg"]
+
+    data, run = digits(), tmp_path / "run"
+    recipe = recipe_for("resnet8", "digits")
+    where = {"where": "digits", "root": str(tmp_path)}
+    begin(run, recipe, data, where, Setting(threads=1, precision="float32"), False)
+    session = Session(run, recipe, data, read_json(run / "environment.json"), Watch())
+    session.skipped = {"b.jpg": "torn"}
+    session._save()
+    session.world = Others()
+    session._save()
+    session.skipped = {"a.jpg": "torn"}
+    with pytest.raises(Damaged, match="3 of 1,437 training pictures are damaged, more than the 2"):
+        session._save()

@@ -103,6 +103,16 @@ def mixed_in_groups(
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
+def refuse_more(lost: int, size: int, last: str) -> None:
+    """Raises Damaged where more pictures of a training set were skipped than may be."""
+    budget = math.ceil(BUDGET * size)
+    if lost > budget:
+        raise Damaged(
+            f"{lost} of {size:,} training pictures are damaged, more than the {budget} that may be "
+            f"skipped; the last is {last}"
+        )
+
+
 class Skipping:
     """What becomes of damaged pictures: the first ends the training, or they are counted."""
 
@@ -121,12 +131,7 @@ class Skipping:
                 continue
             self.paths.add(path)
             self.heard(path, why)
-            budget = math.ceil(BUDGET * self.size)
-            if len(self.paths) > budget:
-                raise Damaged(
-                    f"{len(self.paths)} of {self.size:,} training pictures are damaged, more than "
-                    f"the {budget} that may be skipped; the last is {path}"
-                )
+            refuse_more(len(self.paths), self.size, path)
         if any(not own for own in done.shapes):
             raise Damaged(f"no whole picture was found in the class of {done.damaged[-1][0]}")
 

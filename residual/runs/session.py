@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residual.data.balance import class_weights
 from residual.data.batches import Preprocessing, chosen
-from residual.data.feeding import Place, workers_that_fit
+from residual.data.feeding import Place, refuse_more, workers_that_fit
 from residual.data.images import Data, Set
 from residual.evaluation.errors import Count
 from residual.files import write_json
@@ -219,7 +219,10 @@ class Session:
         return self.judged[1]
 
     def _save(self) -> None:
-        """Write a checkpoint; the file's header says all that is not a tensor."""
+        """Write a checkpoint; the file's header says all that is not a tensor. Raises Damaged where
+        all processes together skipped too many pictures."""
+        lost = sorted(set(self.world.gathered(list(self.skipped))))
+        refuse_more(len(lost), len(self.data.train), lost[-1] if lost else "")
         tensors = checkpoint.of_run(self.learner)
         for prefix, state in (("average.", self.average), ("best.", self.looks.best)):
             tensors |= {f"{prefix}{name}": tensor for name, tensor in state.items()}
