@@ -72,9 +72,9 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"{path} is damaged or is no safetensors file: {error}; "
             f"weights of other programs come in by `residual convert`"
         ) from error
-    if json.loads(strings.get("weights_sha256", '""')) == weights_sha256(tensors):
-        return _taken_back(path, tensors, strings)
     if "checksum" not in strings:
+        if json.loads(strings.get("weights_sha256", "null")) == weights_sha256(tensors):
+            return _taken_back(path, tensors, strings)
         raise ValueError(f"{path} was not written by residual; bring it in by `residual convert`")
     if strings["checksum"] != _checksum(tensors, strings):
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
