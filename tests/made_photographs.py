@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from residual.data.packable import How
+from residual.data.packing import pack
 
 
 def drawn(size: tuple[int, int], seed: int) -> Image.Image:
@@ -28,3 +32,15 @@ def photographed(where: Path) -> Path:
     drawn((40, 30), 3).convert("L").save(cats / "grey.jpg")
     drawn((40, 30), 4).save(cats / "lossless.png")
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return photographed(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory) -> Path:
+    to = tmp_path_factory.mktemp("packed") / "jpeg"
+    pack(folder, str(to), How(shorter=60, workers=2))
+    return to

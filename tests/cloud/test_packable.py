@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_photographs import photographed
 
 pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-cloud")
 
@@ -17,17 +16,7 @@ from residual.data.packed import CONTENTS, open_packed
 from residual.data.packing import pack
 from residual.data.restarts import Restarting
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return photographed(tmp_path_factory.mktemp("photographs"))
-
-
-@pytest.fixture(scope="module")
-def packed(folder, tmp_path_factory) -> Path:
-    to = tmp_path_factory.mktemp("packed") / "jpeg"
-    pack(folder, str(to), How(shorter=60, workers=2))
-    return to
+pytest_plugins = "made_photographs"  # folder, packed
 
 
 def test_pictures_that_need_no_change_keep_their_pixels(folder, packed, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_photographs import photographed
 
 pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-cloud")
 pytest.importorskip("moto", reason="needs moto[server]: make test-cloud")
@@ -25,6 +24,8 @@ from residual.world import World
 
 HOW = Drawing(batch=6, seed=3, norm_group=2, crop="scale", size=24, scales=(28, 40), block=5)
 MEAN = Preprocessing(torch.full((3, 1, 1), 0.5), torch.ones(3, 1, 1), (24, 24))
+
+pytest_plugins = "made_photographs"  # folder, packed
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +50,6 @@ def store():
         client.create_bucket(Bucket="pictures")
         yield client
     server.stop()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return photographed(tmp_path_factory.mktemp("photographs"))
-
-
-@pytest.fixture(scope="module")
-def packed(folder, tmp_path_factory) -> Path:
-    to = tmp_path_factory.mktemp("packed") / "jpeg"
-    pack(folder, str(to), How(shorter=60, workers=2))
-    return to
 
 
 def test_a_packed_copy_has_its_sources_name_fingerprint_and_numbers(folder, packed, tmp_path):
