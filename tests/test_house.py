@@ -36,7 +36,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def breaches(root: Path, longest: int = 300) -> Iterator[str]:
+def breaches(root: Path, longest: int = 400) -> Iterator[str]:
     """Each import that points sideways or up, and each file that is too long."""
     for file in sorted(root.rglob("*.py")):
         own, text = file.relative_to(root).with_suffix("").parts[0], file.read_text()
@@ -65,9 +65,9 @@ def test_an_import_that_points_up_is_caught(tmp_path, line):
     assert list(breaches(tmp_path))
 
 
-def test_a_file_of_301_lines_is_caught(tmp_path):
-    (tmp_path / "long.py").write_text("\n" * 301)
-    assert list(breaches(tmp_path)) == ["long.py has more than 300 lines"]
+def test_a_file_of_401_lines_is_caught(tmp_path):
+    (tmp_path / "long.py").write_text("\n" * 401)
+    assert list(breaches(tmp_path)) == ["long.py has more than 400 lines"]
 
 
 def test_tests_and_benchmarks_are_no_longer_than_the_package_may_be():
