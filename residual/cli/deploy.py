@@ -97,11 +97,11 @@ def named(words: list[str]) -> Iterator[Path]:
 
 def fitting(word: str) -> list[Path]:
     """The pictures that one word names. A file that is not there is a picture of that name."""
-    from residual.data.listing import ENDINGS
+    from residual.data.filenames import is_picture
 
     path = Path(word)
     if path.is_dir():
-        files = (each for each in path.rglob("*") if each.suffix.lower() in ENDINGS)
+        files = (each for each in path.rglob("*") if is_picture(each.name))
         inside = sorted(each for each in files if each.is_file())
         if not inside:
             raise FileNotFoundError(f"{path} holds no pictures")

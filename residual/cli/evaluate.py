@@ -26,7 +26,8 @@ from residual.cli.watching import together
 from residual.files import read_json
 
 if TYPE_CHECKING:
-    from residual.data.images import Data, Split
+    from residual.data.filenames import Split
+    from residual.data.images import Data
     from residual.runs.evaluating import Judgement
     from residual.runs.loading import Trained
 

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from residual.data.decode import VERSION
+from residual.data.filenames import SETS
 from residual.data.images import Data, Images, small
-from residual.data.listing import SETS, Listing
+from residual.data.listing import Listing
 
 
 def key(path: Path, listed: Listing, size: int) -> str:

@@ -11,19 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from residual.data.decode import Damaged, Oversized, Unknown, inspected
-from residual.data.listing import ENDINGS, SETS, listing, refuse_untaught, subfolders
+from residual.data.filenames import EVERY_SUFFIX, SETS, fits, is_hidden, is_picture
+from residual.data.listing import listing, refuse_untaught, subfolders
 from residual.data.progress import Progress, unhurried
 
 CHUNK = 16  # files that a thread takes at a time
 PLAIN = "all"  # the one set of a folder that has no sets of its own
 # Choice: what is still called equal. Of ImageNet's classes the largest is 1.8 times the smallest.
 UNEQUAL = 5
-ENDING_OF = {  # a picture of this format may be called so
-    "JPEG": (".jpg", ".jpeg"),
-    "MPO": (".jpg", ".jpeg"),  # a JPEG with more pictures behind it, as telephones write
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm"),
-}
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 
@@ -93,7 +88,7 @@ def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Rep
             if (other := first.setdefault(look.digest, file)) != file:
                 copies.setdefault(other, [other]).append(file)
             changes.update(look.changes)
-            if not file.lower().endswith(ENDING_OF.get(look.form, f".{look.form.lower()}")):
+            if not fits(file, look.form):
                 report.misnamed[file] = look.form
         tell(done, len(pictures))
     report.damaged.sort(key=lambda problem: problem.path)
@@ -131,7 +126,7 @@ def in_place(path: Path, place: Path, report: Report) -> Iterator[tuple[str, str
     report.outside += [
         entry.relative_to(path).as_posix()
         for entry in sorted(place.iterdir())
-        if entry.name[0] != "." and entry.suffix.lower() in ENDINGS and not entry.is_dir()
+        if is_picture(entry.name) and not entry.is_dir()
     ]
     for label in subfolders(place):
         for root, folders, files in os.walk(place / label, onerror=refuse, followlinks=True):
@@ -142,12 +137,12 @@ def in_place(path: Path, place: Path, report: Report) -> Iterator[tuple[str, str
             report.folders += [
                 (below / folder).relative_to(path).as_posix()
                 for folder in sorted(folders)
-                if folder.lower().endswith(ENDINGS)
+                if folder.lower().endswith(EVERY_SUFFIX)
             ]
-            folders[:] = sorted(folder for folder in folders if folder[0] != ".")
-            for file in sorted(file for file in files if file[0] != "."):
+            folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
+            for file in sorted(file for file in files if not is_hidden(file)):
                 name = (below / file).relative_to(path).as_posix()
-                if file.lower().endswith(ENDINGS):
+                if is_picture(file):
                     yield label, name
                 else:
                     report.others.append(name)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from residual.data.cache import keep, key, recall
-from residual.data.images import Data, Split, fingerprint
+from residual.data.filenames import Split
+from residual.data.images import Data, fingerprint
 from residual.data.listing import Listing, Picture, listing
 from residual.data.photographs import Files, Photographs
 from residual.data.progress import Progress, unhurried

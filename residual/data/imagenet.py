@@ -16,7 +16,8 @@ from typing import Any, cast
 from torchvision.datasets.imagenet import ARCHIVE_META
 
 from residual.data.devkit import SOLUTION, Known, told_by
-from residual.data.listing import ENDINGS, subfolders
+from residual.data.filenames import is_picture
+from residual.data.listing import subfolders
 from residual.data.prepare import Counting, Item, Part, opened_archive, prepare, silent, verified
 from residual.files import write_json
 
@@ -203,10 +204,6 @@ def val_folder(folder: Path, known: Known) -> Iterator[Item]:
             yield Item(f"val/{known.val[file.name]}/{file.name}", file.stat().st_size, file)
     for wnid in wnids(folder) if folder.name == "val" else ():
         yield from class_folder(folder / wnid, f"val/{wnid}")
-
-
-def is_picture(name: str) -> bool:
-    return name[0] != "." and name.lower().endswith(ENDINGS)
 
 
 # ---- what is there then -------------------------------------------------------------------------

@@ -3,14 +3,12 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from residual.data.filenames import Split
 from residual.data.photographs import Photographs
-
-Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from residual.data.draws import order
-from residual.data.images import Split
-
-SETS: tuple[Split, ...] = ("train", "val", "test")
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+from residual.data.filenames import SETS, Split, is_hidden, is_picture
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def split_once(path: Path, pictures: list[Picture]) -> dict[Split, list[Picture]
 
 def subfolders(folder: Path) -> tuple[str, ...]:
     """The folders in a folder by name, but for hidden ones."""
-    return tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."))
+    return tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name)))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -132,11 +129,11 @@ def size_and_time(entry: "os.DirEntry[str]") -> tuple[int, int]:
 def visible(folder: str | Path) -> Iterator["os.DirEntry[str]"]:
     """The pictures in a folder and in those below it, but for hidden ones."""
     for entry in os.scandir(folder):
-        if entry.name.startswith("."):
+        if is_hidden(entry.name):
             continue
         if entry.is_dir():
             yield from visible(entry.path)
-        elif entry.name.lower().endswith(ENDINGS):
+        elif is_picture(entry.name):
             yield entry
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from residual.data.decode import Damaged
 from residual.data.draws import packing_order
+from residual.data.filenames import SETS, Split
 from residual.data.folder import KNOWN, QUICK_ABOVE
-from residual.data.images import Split, fingerprint
-from residual.data.listing import SETS, Listing, Picture, listing, refuse_untaught
+from residual.data.images import fingerprint
+from residual.data.listing import Listing, Picture, listing, refuse_untaught
 from residual.data.packable import How, Ready, columns, encoding, prepare
 from residual.data.packed import CONTENTS, fetch, is_remote, need_streaming
 from residual.data.progress import Progress, unhurried

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from residual.data.listing import ENDINGS
+from residual.data.filenames import is_picture
 from residual.data.progress import Progress
 from residual.files import read_json, write_json
 
@@ -106,11 +106,7 @@ def copy(item: Item, file: Path) -> None:
 
 def pictures_in(folder: Path) -> int:
     """How many pictures lie in a folder and in those below it."""
-    return sum(
-        file[0] != "." and file.lower().endswith(ENDINGS)
-        for *_, files in os.walk(folder)
-        for file in files
-    )
+    return sum(is_picture(file) for *_, files in os.walk(folder) for file in files)
 
 
 def marks(target: Path) -> dict[str, dict[str, Any]]:

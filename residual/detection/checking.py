@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from residual.data.check import ENDING_OF, Look, few, in_turn
+from residual.data.check import Look, few, in_turn
 from residual.data.decode import Damaged, seen
 from residual.data.draws import order
+from residual.data.filenames import fits
 from residual.data.progress import Progress, unhurried
 from residual.detection import coco, voc
 from residual.detection.drawing import BAD, drawn, sheet, titled
@@ -114,7 +115,7 @@ def judge(report: Report, path: str, one: Annotated, look: Look) -> None:
     if look.kind:
         report.damaged.append(Problem(path, look.kind, look.reason))
         return
-    if not path.lower().endswith(ENDING_OF.get(look.form, f".{look.form.lower()}")):
+    if not fits(path, look.form):
         report.misnamed[path] = look.form
     assert one.picture is not None
     image = header(one.picture)

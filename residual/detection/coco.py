@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from residual.data.listing import ENDINGS
+from residual.data.filenames import is_picture
 from residual.detection.examples import Scenes
 from residual.detection.validity import ERROR, Annotated, Box, scenes
 
@@ -192,6 +192,4 @@ def unplaced(file: str, boxes: dict[Any, list[Box]], images: set[Any]) -> Iterat
 def bare(known: Collection[Path]) -> list[Path]:
     """Pictures that lie where those of splits lie, and are in no split."""
     beside = (file for place in {path.parent for path in known} for file in place.iterdir())
-    return sorted(
-        file for file in beside if file.name.lower().endswith(ENDINGS) and file not in known
-    )
+    return sorted(file for file in beside if is_picture(file.name) and file not in known)

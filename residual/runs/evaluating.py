@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.data.images import Data, Set, Split, held_out
+from residual.data.filenames import Split
+from residual.data.images import Data, Set, held_out
 from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
