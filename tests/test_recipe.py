@@ -5,14 +5,17 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
+from residual.rivals.recipes import RECIPES as RIVALS
 from residual.training.recipe import (
     CIFAR,
     CIFAR_DEEP,
     RECIPES,
     Recipe,
+    check_average,
     from_json,
     learning_rate,
     parsed,
+    weight_of_start,
     with_steps,
 )
 from residual.training.values import to_json
@@ -55,8 +58,59 @@ def test_another_budget_keeps_the_proportions(recipe, steps):
     ):
         assert abs(after / steps - before / recipe.steps) < 1 / steps
     assert scaled.warmup[1] == recipe.warmup[1]
-    rest = {"steps": recipe.steps, "drops": recipe.drops, "warmup": recipe.warmup}
+    rest = {key: getattr(recipe, key) for key in ("steps", "drops", "warmup", "average")}
     assert replace(scaled, **rest) == recipe
+
+
+def weight_by_hand(recipe: Recipe) -> float:
+    """What is left in the average of the weights it began with: 1, and each update's share of it;
+    it begins anew in the warm-up."""
+    (every, decay), left = recipe.average, 1.0
+    for step in range(1, recipe.steps + 1):
+        if step % every == 0:
+            left = 1.0 if step <= recipe.warmup[0] else left * decay
+    return left
+
+
+AVERAGED = {"modern": RECIPES["modern"], "googlenet": RIVALS["googlenet"]}
+
+
+@pytest.mark.parametrize("steps", [10, 100, 2_000, 7_506])
+@pytest.mark.parametrize("recipe", AVERAGED.values(), ids=AVERAGED)
+def test_a_smaller_budget_leaves_no_more_of_the_start_in_the_averaged_weights(recipe, steps):
+    scaled = with_steps(recipe, steps)
+    assert weight_by_hand(scaled) == pytest.approx(weight_of_start(scaled), rel=1e-9)
+    # About as little as in the full budget; but few updates are whole ones.
+    assert weight_by_hand(scaled) < 1e-8
+    check_average(scaled)
+
+
+@pytest.mark.parametrize("recipe", AVERAGED.values(), ids=AVERAGED)
+def test_the_full_budget_averages_as_published_to_the_last_bit(recipe):
+    assert with_steps(recipe, recipe.steps) == recipe
+    assert weight_of_start(recipe) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"steps": 2_000, "average": (10, 0.9999)}, "98 % of the averaged weights would be those"),
+        ({"steps": 20, "average": (32, 0.5)}, "100 % of the averaged weights"),
+        ({"steps": 20, "warmup": (20, 0.1), "average": (1, 0.5)}, "100 % of the averaged weights"),
+        ({"steps": 20, "average": (1, 1.5)}, "the decay of an average is between 0 and 1, not 1.5"),
+        ({"steps": 20, "average": (1, float("nan"))}, "decay of an average .* not nan"),
+    ],
+)
+def test_an_average_that_would_be_mostly_the_start_is_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_average(replace(CIFAR, **change))
+
+
+def test_half_of_the_start_is_the_most_that_an_average_may_be():
+    check_average(replace(CIFAR, steps=20, average=(20, 0.5)))
+    check_average(replace(CIFAR, steps=20, average=(0, 0.9999)))
+    with pytest.raises(ValueError, match="51 %"):
+        check_average(replace(CIFAR, steps=20, average=(20, 0.51)))
 
 
 def test_the_budget_of_the_recipe_itself_changes_nothing():

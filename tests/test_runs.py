@@ -298,3 +298,16 @@ def test_a_copy_of_a_run_leaves_it_as_it_is(tmp_path):
     assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(ValueError, match="copy exists already; choose a new folder"):
         resuming.copied(tmp_path / "run", copy)
+
+
+def test_weights_that_would_be_mostly_the_start_are_refused_before_a_folder_is_made(tmp_path):
+    recipe = replace(SHORT, average=(1, 0.99))
+    with pytest.raises(
+        ValueError, match="94 % of the averaged weights would be those at the start"
+    ):
+        begun(tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
+    begun(tmp_path / "run")  # as an older version made one
+    written = {"format": 1} | to_json(recipe)
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(written))
+    assert list(advance(tmp_path / "run", few(), ALWAYS))[-1].result["steps_taken"] == 6

@@ -53,7 +53,7 @@ def train(
     ] = "auto",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Another budget; drops and warm-up keep their proportions."),
+        typer.Option(min=1, help="Another budget; drops, warm-up and average in proportion."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")
@@ -177,13 +177,15 @@ def recipe_of(
 ) -> "Recipe":
     """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
     from residual.runs.training import recipe_for
-    from residual.training.recipe import parsed, with_steps
+    from residual.training.recipe import check_average, parsed, with_steps
 
     with wrong_usage():
         recipe = recipe_for(network, data, name)
         if steps is not None:
             recipe = with_steps(recipe, steps)
-        return replace(recipe, **{"seed": seed} | dict(map(parsed, assignments)))
+        recipe = replace(recipe, **{"seed": seed} | dict(map(parsed, assignments)))
+        check_average(recipe)
+        return recipe
 
 
 def resume(

@@ -26,7 +26,7 @@ from residual.runs.session import Session
 from residual.runs.supply import crop_size
 from residual.runs.trial import settled
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import RECIPES, Recipe, with_steps
+from residual.training.recipe import RECIPES, Recipe, check_average, with_steps
 from residual.training.values import to_json
 from residual.world import Setting, here, setting
 
@@ -105,6 +105,7 @@ def begin(
     weights: Trained | None = None,
 ) -> None:
     """Make a run's folder. `where` says how the data is found again: its name and its root."""
+    check_average(recipe)  # not where an old run goes on
     check(recipe, data)
     if weights is not None and takes_photographs(recipe.network):
         mean, size = weights.preprocessing.mean.shape[1:], crop_size(recipe)
@@ -166,7 +167,7 @@ def train(
     """Train a network; `for moment in train("resnet20"): ...` takes the steps one at a time.
 
     Without a recipe it goes by the one of network and data, with `changes` to its fields: `seed=1`,
-    or `steps=800`, for which drops and warm-up keep their proportions.
+    or `steps=800`, for which drops, warm-up and average keep their proportions.
     The run is kept in `out`, by default runs/<network>-<n>. Raises ValueError and OSError, in a
     sentence, for a network, a field or data that there is not.
     """

@@ -226,20 +226,49 @@ def guidance(recipe: Recipe, step: int) -> float:
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe for another budget: drops and warm-up keep their proportions."""
+    """The recipe for another budget: drops, warm-up and average keep their proportions."""
 
     def scaled(count: int) -> int:
         return -(-count * steps // recipe.steps)  # upwards: no drop before a step
 
+    # Choice: the average reaches over the same part of a training of any length: its interval is
+    # scaled like the drops, and its decay so that as little of the first weights is left.
+    (every, decay), part = recipe.average, steps / recipe.steps
+    interval = scaled(every)
+    average = (interval, decay ** (interval / every / part)) if every else recipe.average
     warmup_steps, warmup_rate = recipe.warmup
     return replace(
         recipe,
         steps=steps,
+        average=average,
         drops=tuple(map(scaled, recipe.drops)),
         warmup=(scaled(warmup_steps), warmup_rate),
         momentum_rise=(scaled(recipe.momentum_rise[0]), recipe.momentum_rise[1]),
         auxiliary_steps=scaled(recipe.auxiliary_steps),
     )
+
+
+def weight_of_start(recipe: Recipe) -> float:
+    """What the weights at the end of the warm-up, or the first ones where there is none, count in
+    the average at the end: between 0 and 1, and 0 without an average."""
+    every, decay = recipe.average
+    if not every:
+        return 0.0
+    updates = recipe.steps // every - min(recipe.steps, recipe.warmup[0]) // every
+    return float(decay**updates)
+
+
+def check_average(recipe: Recipe) -> None:
+    """Raises ValueError where the average of the weights would mostly be what they began with."""
+    every, decay = recipe.average
+    if every and not 0 <= decay <= 1:
+        raise ValueError(f"the decay of an average is between 0 and 1, not {decay:g}")
+    if (share := weight_of_start(recipe)) > 0.5:
+        raise ValueError(
+            f"with average={in_text(recipe.average)}, {100 * share:.0f} % of the averaged weights "
+            f"would be those at the start of {recipe.steps:,} steps; choose a smaller decay or "
+            f"interval, or average=0,0 for none"
+        )
 
 
 def parsed(assignment: str) -> tuple[str, Any]:
