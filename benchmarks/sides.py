@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -42,11 +43,20 @@ def cpu_seconds(process: psutil.Process) -> float:
 class Side:
     """A process that waits for its turn."""
 
-    def __init__(self, stack: ExitStack, module: str, name: str, options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        module: str,
+        name: str,
+        options: Sequence[str],
+        environment: Mapping[str, str] | None = None,  # besides that of this process
+    ) -> None:
         command = [sys.executable, "-m", module, "--wait", name, *options]
-        pipe = subprocess.PIPE
+        pipe, own = subprocess.PIPE, os.environ | dict(environment or {})
         self.process = stack.enter_context(
-            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+            subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=own
+            )
         )
         stack.callback(self.process.kill)
         self.name, self.peak = name, 0
@@ -60,14 +70,18 @@ class Side:
             raise SystemExit(f"{self.name} ended with status {self.process.wait()}")
         return line
 
+    def begin(self) -> None:
+        """Let it measure; nobody waits for it."""
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+
     def turn(self) -> Measured:
         """What it measures now, with the peak memory of its process tree until now."""
-        assert self.process.stdin is not None
         over = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(over,))
         watcher.start()
         try:
-            print(file=self.process.stdin, flush=True)
+            self.begin()
             found: Measured = json.loads(self.said())
         finally:
             over.set()

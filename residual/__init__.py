@@ -1,6 +1,7 @@
 """Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015)."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,12 @@ if TYPE_CHECKING:
     from residual.runs.evaluating import evaluate as evaluate
     from residual.runs.loading import load as load
     from residual.runs.training import train as train
+
+# GNU OpenMP reads these when torch is loaded. By default its threads spin for 300,000 turns while
+# they wait for one another, and beside other work that takes most of a training's speed
+# (benchmarks/shared_machine.py). What the user has set stays.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 __version__ = "0.1.0"
 __all__ = ["build", "evaluate", "load", "predict", "train"]

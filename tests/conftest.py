@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import residual  # noqa: F401 - before torch, as in a user's process
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for each test, and for what it starts
 
 # A forked server imports what is slow to import, once; each child is a process of its own, with

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import fitting, growth, sides, usual_loop, usual_pictures
+from benchmarks import fitting, growth, shared_machine, sides, usual_loop, usual_pictures
 from benchmarks import imagenet_training as training
 from benchmarks.imagenet_loading import apart, ours
 from benchmarks.sides import against
@@ -98,6 +98,24 @@ def test_a_comparison_is_the_median_of_the_ratios_round_by_round():
     assert found["ours"]["ratios"] == [1, 4, 1.5]
     assert found["ours"]["ratio"] == found["ours"]["ratio_per_cpu_second"] == 1.5
     assert found["usual"]["ratio"] == 1
+
+
+def test_a_side_keeps_the_share_of_its_own_speed_round_by_round():
+    def speeds(alone: list[float], busy: list[float]) -> dict[str, list[float]]:
+        return dict(zip(shared_machine.NEIGHBOURS, (alone, busy, alone), strict=True))
+
+    measured = {"ours": speeds([99, 50, 100], [49.5, 40, 10])}
+    measured["ours, spinning"] = speeds([100, 100, 100], [10, 20, 30])
+    found = shared_machine.summary(measured)
+    assert found["ours"]["kept"] == {"beside a busy loop": 0.5, "beside another training": 1}
+    assert found["ours"]["alone_ratio"] == 0.99
+    assert found["ours"]["images_per_second"]["alone"] == 99
+
+
+@pytest.mark.parametrize("side", shared_machine.SIDES)
+def test_each_side_beside_other_work_trains(side):
+    first, second = (next(shared_machine.steps_of(side, 1)) for _ in range(2))
+    assert first and second
 
 
 def test_both_ways_of_training_take_steps():

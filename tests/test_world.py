@@ -1,6 +1,8 @@
 """What world.py claims: where and how the arithmetic is done is a value."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,3 +75,23 @@ def test_the_hardware_is_named_with_its_threads():
     Setting(threads=1).apply()
     assert hardware("cpu").endswith(", 1 threads")
     assert len(hardware("cpu")) > len(", 1 threads")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU OpenMP on Linux alone")
+@pytest.mark.parametrize("package", ["residual", "residual.cli.app"])
+@pytest.mark.parametrize(
+    ("own", "spins"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),  # what the user has set stays
+        ({"OMP_WAIT_POLICY": "passive"}, "0"),
+    ],
+)
+def test_waiting_threads_of_torch_leave_the_processor_to_others(package, own, spins):
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import {package}, torch"],
+        env=clean | own | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in loaded.stderr

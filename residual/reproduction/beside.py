@@ -50,6 +50,24 @@ def speed(folder: Path) -> str:
     return markdown(header, rows) if rows else "Not run."
 
 
+def shared(folder: Path) -> str:
+    """The share of its speed that a training keeps beside other work on the machine."""
+    rows = [
+        [
+            found["hardware"],
+            found["network"],
+            name,
+            f"{each['images_per_second']['alone']:,.0f} images/s",
+            *(f"{share:.2f}" for share in each["kept"].values()),
+        ]
+        for found in kept(folder / "benchmarks", "sides")
+        for name, each in found["sides"].items()
+    ]
+    kinds = ("beside a busy loop", "beside another training")
+    header = ["hardware", "network", "side", "alone", *(f"share kept {kind}" for kind in kinds)]
+    return markdown(header, rows) if rows else "Not run."
+
+
 def gib(measured: dict[str, Any]) -> str:
     return f"{measured['peak_memory_bytes'] / 2**30:.2f} GiB"
 

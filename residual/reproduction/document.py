@@ -69,6 +69,7 @@ def results_page(found: dict[str, list[Page]], folder: Path) -> str:
                     f"![{title}, {page.title}](../results/figures/{page.figures[0].name})",
                 ]
     lines += ["", "## Beside the usual loop", "", beside.errors(folder), "", beside.speed(folder)]
+    lines += ["", "## Training beside other work", "", beside.shared(folder)]
     lines += ["", "## Compared networks fit a few pictures", "", beside.fitting(folder)]
     lines += ["", "## Photographs, beside other libraries", "", beside.photographs(folder)]
     lines += ["", "## Detectors, beside torchvision's", "", beside.detectors(folder)]
