@@ -18,7 +18,7 @@ from residual.training.values import to_json
 
 CLASSES = ("cat", "dog", "bird")
 SMALL = replace(
-    SCRATCH, network="resnet18", shorter=64, longest=110, bins=2, scales=(16, 32), smallest=4
+    SCRATCH, network="resnet18", shorter=64, longest=110, bins=2, scales=(16, 32), smallest=1
 )
 
 

@@ -172,11 +172,11 @@ def test_proposals_are_large_apart_inside_and_best_first():
     own = some(300, 11, 80).float()
     draw = torch.Generator().manual_seed(12)
     scores, shifts = torch.randn(300, 2, generator=draw), torch.randn(300, 4, generator=draw) / 5
-    boxes, ahead = apart(*best_first(scores, shifts, own, (70, 90), 200), 40, 8)
+    boxes, ahead = apart(*best_first(scores, shifts, own, (70, 90), 200), 40, (8, 12))
     sure = ahead.sigmoid()
     assert 10 < len(boxes) <= 40
     assert sure.tolist() == sorted(sure.tolist(), reverse=True)
-    assert ((boxes[:, 2:] - boxes[:, :2]) >= 8).all()
+    assert ((boxes[:, 2:] - boxes[:, :2]) >= torch.tensor([8, 12])).all()
     assert (boxes >= 0).all() and (boxes[:, 2] <= 90).all() and (boxes[:, 3] <= 70).all()
     assert overlaps(boxes, boxes).fill_diagonal_(0).max() <= 0.7
     least = scores.softmax(dim=1)[:, 1].sort(descending=True).values[199]

@@ -41,6 +41,7 @@ def test_boxes_are_resized_and_mirrored_with_their_picture(tmp_path):
         assert (found - one.boxes[0]).abs().max() <= 2.5
         example = data.examples[one.key[1]]
         plain = example.boxes[0] * (one.boxes[0, 3] / example.boxes[0, 3])
+        assert one.factors[1] == pytest.approx(float(one.boxes[0, 3] / example.boxes[0, 3]))
         mirrored.add(bool((plain - one.boxes[0]).abs().max() > 1))
     assert mirrored == {True, False}
 

@@ -30,6 +30,18 @@ def wild(recipe: Recipe = SMALL) -> Detector:
     return net
 
 
+def test_the_smallest_proposal_is_measured_in_the_picture_before_it_is_resized():
+    net = wild(replace(SMALL, smallest=8))
+    with torch.no_grad():
+        own, resized = (
+            testing.Look(net.eval(), [picture()], torch.tensor(factors)).proposed(Asking())[0]
+            for factors in ([1.0, 1, 1, 1], [2.0, 3, 2, 3])
+        )
+    narrow, wide = (boxes[:, 2:] - boxes[:, :2] for boxes in (own, resized))
+    assert len(wide) and wide[:, 0].min() >= 16 and wide[:, 1].min() >= 24
+    assert narrow.min() >= 8 and ((narrow[:, 0] < 16) | (narrow[:, 1] < 24)).any()
+
+
 def test_what_is_found_agrees_with_its_definition():
     net, asking = wild(), Asking(least=0.2, most=20)
     found = asked(net, asking, picture())

@@ -63,6 +63,16 @@ def test_the_model_says_what_its_user_must_know(tmp_path):
     assert [each.name for each in session.get_outputs()] == ["boxes", "scores", "labels"]
 
 
+def test_an_exported_detector_leaves_out_what_is_small_in_the_picture_before_it_is_resized(
+    tmp_path,
+):
+    every = exporting.to_onnx(detector(smallest=0), tmp_path / "every.onnx", QUICK)
+    large = exporting.to_onnx(detector(smallest=20), tmp_path / "large.onnx", QUICK)
+    fewer = [one.regions < other.regions for one, other in zip(large, every, strict=True)]
+    assert fewer[0] and large[0].regions  # 64x48 pixels, enlarged by 4/3
+    assert fewer[3] and not large[3].regions  # 9x7 pixels, of which no box has 20
+
+
 @pytest.mark.parametrize("kind", [{}, {"context": True}, {"pooling": "align"}], ids=str)
 def test_a_picture_on_which_no_proposal_remains_is_answered_with_nothing(kind, tmp_path):
     found = exporting.to_onnx(detector(**kind, smallest=1000), tmp_path / "net.onnx")
@@ -158,7 +168,7 @@ def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_
     again = exporting.read(out, 1)
     assert again.classes == CLASSES and again.testing == Asking()
     asked = finder([own], Asking(), Setting())
-    for i, size in enumerate([(90, 60), (50, 200), (64, 64), (1, 1)]):
+    for i, size in enumerate([(90, 60), (50, 200), (64, 64), (4, 3)]):
         file = tmp_path / f"{i}.png"
         turned = Image.Exif()
         turned[0x0112] = 6  # a quarter turn: what is seen is as high as the file is wide

@@ -155,7 +155,7 @@ def recipe_of(
 
 
 def in_proportion(recipe: "Recipe", changes: dict[str, Any]) -> dict[str, Any]:
-    """What else is measured in pixels, where another shorter side is asked for."""
+    """What else is measured in resized pixels, where another shorter side is asked for."""
     if "shorter" not in changes:
         return {}
 
@@ -165,7 +165,6 @@ def in_proportion(recipe: "Recipe", changes: dict[str, Any]) -> dict[str, Any]:
     return {
         "longest": scaled(recipe.longest),
         "scales": tuple(map(scaled, recipe.scales)),
-        "smallest": scaled(recipe.smallest),
     }
 
 

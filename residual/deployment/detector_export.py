@@ -22,7 +22,7 @@ from residual.detection.evaluating import found_on, looked
 from residual.detection.examples import Found
 from residual.detection.loading import Trained
 from residual.detection.predicting import Finder
-from residual.detection.proposals import apart, best_first
+from residual.detection.proposals import apart, best_first, least_sides
 from residual.detection.recipe import Testing
 from residual.detection.testing import chosen
 from residual.files import FORMAT, check_format, write_whole
@@ -155,7 +155,8 @@ def compared(
     told = own["objectness"], own["anchor_shifts"]
     around = anchors(maps.shape[2], maps.shape[3], recipe.scales, maps.device)
     candidates, ahead = best_first(*told, around, look.size, testing.candidates)
-    regions, _ = apart(own["candidates"], own["ahead"], testing.proposals, recipe.smallest)
+    least = least_sides(recipe.smallest, seen.factors)
+    regions, _ = apart(own["candidates"], own["ahead"], testing.proposals, least)
     probabilities, boxes = look.judged(own["regions"])
     found = in_order(of_each_class(own["probabilities"], own["class_boxes"], testing))
     theirs = in_order(Found(own["boxes"] * seen.factors, own["scores"], own["labels"]))

@@ -76,13 +76,15 @@ def grown(trained: Trained, testing: Testing) -> Graph:
     told = proposing(graph, net, maps)
     boxes, ahead = best_first(graph, told, anchors(graph, maps, recipe), testing.candidates)
     candidates = clipped(graph, boxes, border)
-    regions = apart(graph, candidates, ahead, testing.proposals, recipe.smallest)
+    sides = graph("Gather", image.shape(1, 3), [1, 0, 1, 0])
+    factors = (limits.to(DOUBLE) / sides.to(DOUBLE)).to(FLOAT)
+    least = factors[:2,] * np.float32(recipe.smallest)
+    regions = apart(graph, candidates, ahead, testing.proposals, least)
     probabilities, boxes = judged(graph, net, maps, regions, border)
-    factors = limits.to(DOUBLE) / graph("Gather", image.shape(1, 3), [1, 0, 1, 0]).to(DOUBLE)
     own, scores, labels = chosen(graph, probabilities, boxes, testing)
     steps = *told, candidates, ahead, regions, probabilities, boxes
     named = dict(zip(STEPS, steps, strict=True))
-    named |= {"boxes": own / factors.to(FLOAT), "scores": scores, "labels": labels}
+    named |= {"boxes": own / factors, "scores": scores, "labels": labels}
     for name, value in named.items():
         graph("Identity", value)
         graph.nodes[-1].output[0] = name
@@ -158,10 +160,11 @@ def best_first(graph: Graph, told: tuple[Value, Value], around: Value, most: int
     return [decoded(graph, moved, before), best]
 
 
-def apart(graph: Graph, boxes: Value, ahead: Value, most: int, smallest: int) -> Value:
-    """Of boxes (K, 4) and what they are ahead by (K,), the regions (P, 4)."""
-    least = graph("ReduceMin", boxes[:, 2:] - boxes[:, :2], [1], keepdims=0)
-    large = graph("GreaterOrEqual", least, np.float32(smallest))
+def apart(graph: Graph, boxes: Value, ahead: Value, most: int, least: Value) -> Value:
+    """Of boxes (K, 4) and what they are ahead by (K,), the regions (P, 4) of at least these sides
+    (2,)."""
+    beyond = boxes[:, 2:] - boxes[:, :2] - least
+    large = graph("GreaterOrEqual", graph("ReduceMin", beyond, [1], keepdims=0), np.float32(0))
     boxes, ahead = (graph("Compress", each, large, axis=0) for each in (boxes, ahead))
     one, scored = graph("Unsqueeze", boxes, [0]), graph("Unsqueeze", ahead, [0, 1])
     stay = graph("NonMaxSuppression", one, scored, [most], floats(OVERLAP))

@@ -56,7 +56,7 @@ def looked(nets: Sequence[Trained], pictures: Sequence[supply.Seen], how: Settin
     for net in nets:
         before = net.preprocessing.to(device)
         images = [supply.input_of(each, before, device) for each in pictures]
-        looks.append(Look(net.net, images))
+        looks.append(Look(net.net, images, pictures[0].factors))
     return looks
 
 

@@ -11,7 +11,7 @@ from residual.detection.anchors import anchors, inside
 from residual.detection.boxes import encoded
 from residual.detection.detector import Detector
 from residual.detection.matching import BACKGROUND, Limits, matched, sampled
-from residual.detection.proposals import apart, best_first
+from residual.detection.proposals import UNRESIZED, apart, best_first, least_sides
 from residual.training.dropout import Dropouts
 
 OBJECT_OR_NOT = Limits(object=0.7, background=(0.0, 0.3), best=True)
@@ -30,6 +30,7 @@ class Sample:
     key: tuple[int, int]  # the epoch, and the picture's place among all
     place: int = 0  # in the batch, over all processes
     regions: Tensor | None = None  # (R, 4) in place of proposals of the network's own
+    factors: Tensor = UNRESIZED  # (4,), on the CPU: by which the picture was resized
 
 
 def losses(
@@ -89,7 +90,7 @@ def proposed(net: Detector, sample: Sample, own: Tensor, scores: Tensor, shifts:
     recipe = net.recipe
     height, width = sample.image.shape[1:]
     found = best_first(scores, shifts, own, (height, width), recipe.candidates)
-    boxes, _ = apart(*found, recipe.proposals, recipe.smallest)
+    boxes, _ = apart(*found, recipe.proposals, least_sides(recipe.smallest, sample.factors))
     return torch.cat([boxes.to(sample.boxes.dtype), sample.boxes])
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from residual.detection.boxes import clipped, decoded, suppressed
 
 OVERLAP = 0.7  # above which the worse of two proposals goes
+UNRESIZED = torch.ones(4)  # the factors of a picture in its own size
 
 
 def best_first(
@@ -21,13 +22,26 @@ def best_first(
     return clipped(decoded(shifts[which].float(), anchors[which].float()), *size), best
 
 
-def apart(boxes: Tensor, ahead: Tensor, remaining: int, smallest: int) -> tuple[Tensor, Tensor]:
-    """Of boxes (K, 4) and what they are ahead by (K,), those that are large enough and, of some
-    that overlap, the best: the proposals, the best first."""
-    large = ((boxes[:, 2:] - boxes[:, :2]) >= smallest).all(dim=1)
+def apart(
+    boxes: Tensor, ahead: Tensor, remaining: int, least: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Of boxes (K, 4) and what they are ahead by (K,), those of at least this size and, of
+    some that overlap, the best: the proposals, the best first."""
+    # Deviation: the best anchors are chosen before small boxes are left out, so that fewer remain;
+    # the published code (py-faster-rcnn) leaves them out first. It matters only where there are
+    # more anchors than candidates.
+    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
+    large = (width >= least[0]) & (height >= least[1])
     boxes, ahead = boxes[large], ahead[large]
     stay = suppressed(boxes, ahead, OVERLAP)[:remaining]
     return boxes[stay], ahead[stay]
+
+
+def least_sides(smallest: int, factors: Tensor) -> tuple[float, float]:
+    """The least width and height of a proposal in a picture that was resized by factors (4,): of
+    so many pixels of the picture itself, as `RPN_MIN_SIZE` of the published code is."""
+    width, height = (factors[:2] * smallest).tolist()
+    return width, height
 
 
 def merged(found: list[tuple[Tensor, Tensor]], remaining: int) -> Tensor:

@@ -33,7 +33,7 @@ class Recipe:
     anchors: int = 256  # of a picture, that learn in a step
     candidates: int = 12_000  # the best anchors, before suppression; so many of them
     proposals: int = 2_000  # remain
-    smallest: int = 16  # pixels of a side of a proposal
+    smallest: int = 16  # pixels of a side of a proposal, in the picture before it is resized
     regions: int = 128  # of a picture, that learn in a step
     background: float = 0.0  # the least overlap of a region that is background
     pooling: str = "pool"  # RoI pooling as published; or align

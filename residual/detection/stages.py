@@ -97,10 +97,11 @@ def proposed(net: Detector, scenes: Scenes, feed: supply.Supply, world: World) -
     paths = [scenes.examples[i].path for i in mine]
     for i, picture in zip(mine, read_ahead(paths, sides, feed.workers), strict=True):
         try:
-            image = supply.input_of(picture()[0], feed.before, feed.device)
+            (seen,) = picture()
         except (Damaged, FileNotFoundError):
             continue
-        boxes, _ = Look(net, [image]).proposed(asking)
+        image = supply.input_of(seen, feed.before, feed.device)
+        boxes, _ = Look(net, [image], seen.factors).proposed(asking)
         found.append((i, boxes.cpu()))
     return dict(world.gathered(found))
 

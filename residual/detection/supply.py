@@ -158,7 +158,8 @@ class Supply:
             regions = None if regions is None else mirrored(regions, picture.size[1])
         labels = objects.labels.to(self.device)
         regions = None if regions is None else regions.to(self.device)
-        return Sample(image, boxes.to(self.device), labels, (epoch, asked), place, regions)
+        key = epoch, asked
+        return Sample(image, boxes.to(self.device), labels, key, place, regions, picture.factors)
 
 
 def learned(example: Example) -> Example:

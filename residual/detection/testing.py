@@ -10,7 +10,7 @@ from residual.detection.boxes import clipped, decoded, suppressed_by_class, vote
 from residual.detection.detector import Detector
 from residual.detection.examples import Found
 from residual.detection.learning import DEVIATIONS
-from residual.detection.proposals import apart, best_first, merged
+from residual.detection.proposals import UNRESIZED, apart, best_first, least_sides, merged
 from residual.detection.recipe import VOC07, Testing
 
 # Of a region, in pixels; it is looked at where its own area is closest to this square (SPP-net).
@@ -23,9 +23,13 @@ class Look:
     Regions and boxes are in pixels of the first image.
     """
 
-    def __init__(self, net: Detector, images: Sequence[Tensor]) -> None:
-        """Of images (3, H, W), normalised, of which the first is of the scale of training."""
+    def __init__(
+        self, net: Detector, images: Sequence[Tensor], factors: Tensor = UNRESIZED
+    ) -> None:
+        """Of images (3, H, W), normalised, of which the first is of the scale of training, to
+        which the picture was resized by factors (4,)."""
         self.net = net
+        self.factors = factors
         self.size = images[0].shape[1], images[0].shape[2]
         self.first = net.maps(images[0][None])
         more = {(image.shape[1], image.shape[2]): net.maps(image[None]) for image in images[1:]}
@@ -38,7 +42,8 @@ class Look:
         rows, columns = maps.shape[2:]
         own = anchors(rows, columns, self.net.recipe.scales, maps.device)
         found = best_first(scores[0], shifts[0], own, self.size, testing.candidates)
-        boxes, ahead = apart(*found, testing.proposals, self.net.recipe.smallest)
+        least = least_sides(self.net.recipe.smallest, self.factors)
+        boxes, ahead = apart(*found, testing.proposals, least)
         return boxes, ahead.sigmoid()
 
     def vectors(self, regions: Tensor) -> Tensor:
