@@ -43,6 +43,19 @@ def test_a_rival_s_graph_gives_its_scores(name):
         assert np.allclose(answered(made, input=images.numpy()), expected, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "bn-inception"])
+def test_a_rival_s_graph_takes_sizes_whose_maps_are_odd(name):
+    torch.manual_seed(0)
+    net = drawn(build(name, 5), "he").eval()
+    made = exported(net, [3, "height", "width"])
+    for size in ((224, 224), (232, 265)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            expected = net(images)
+        scale = float(expected.abs().max())
+        assert np.allclose(answered(made, input=images.numpy()), expected, atol=1e-5 * scale)
+
+
 def test_prelus_and_a_pyramid_in_a_window_are_exported():
     head = torch.nn.Sequential(
         SpatialPyramid((7, 3, 2, 1)), torch.nn.Linear(4 * 63, 6), torch.nn.PReLU(6, 0.25)

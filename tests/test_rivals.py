@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residual.nets.cost import cost, layers
+from residual.nets.cost import ShapesOnly, cost, layers
 from residual.nets.networks import build as build_residual
 from residual.rivals.googlenet import auxiliary, normalised
 from residual.rivals.networks import RIVALS, build, classifiers, outline, outputs, specify
@@ -65,7 +65,7 @@ def test_a_rival_has_the_multiply_adds_of_its_publication(name):
         ("vgg16", "pool5", (512, 7, 7)),
         ("googlenet", "inception3b.1x1.0", (128, 28, 28)),
         ("googlenet", "inception5b.pool.1.0", (128, 7, 7)),
-        ("bn-inception", "inception3c.pool", (320, 14, 14)),
+        ("bn-inception", "inception3c.pool.1", (320, 14, 14)),
         ("bn-inception", "inception4e.3x3.1.0", (192, 7, 7)),
         ("prelu-net-C", "conv4_6.0", (896, 14, 14)),
         ("maxout", "h0", (192, 33, 33)),
@@ -213,6 +213,42 @@ def test_googlenet_is_its_plain_definition():
         assert torch.allclose(net.eval()(images), plain, atol=1e-9)
         assert [tuple(each.shape) for each in net.train()(images)] == [(2, 5)] * 3
     assert auxiliary(512, 5)(torch.randn(2, 512, 14, 14)).shape == (2, 5)
+
+
+LARGE = ("resnet18", "resnet50-v1.5", "resnet34-A", "vgg16", "googlenet", "bn-inception")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [*LARGE, "prelu-net-A"])
+def test_a_network_for_photographs_takes_every_size_from_224_up(name, training):
+    net = outline(name, 7).train(training)
+    with torch.no_grad(), ShapesOnly():
+        for size in (*range(224, 330), 481, 640):
+            scores = net(torch.empty(2, 3, size, size + 1, device="meta"))
+            assert (scores[0] if isinstance(scores, tuple) else scores).shape == (2, 7)
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 7, 14, 15, 28, 29])
+def test_bn_inception_pools_as_caffe_does_and_a_last_odd_place_by_itself(side):
+    pool = build("bn-inception", 2).get_submodule("inception3c.pool")
+    x = torch.randn(1, 3, side, side).relu()
+    expected = torch.stack(
+        [
+            torch.stack([x[:, :, y : y + 3, z : z + 3].amax((2, 3)) for z in range(0, side, 2)], 2)
+            for y in range(0, side, 2)
+        ],
+        dim=2,
+    )
+    assert torch.equal(pool(x), expected)
+    if side % 2 == 0:
+        assert torch.equal(pool(x), F.max_pool2d(x, 3, 2, ceil_mode=True))
+
+
+def test_googlenet_s_heads_average_larger_maps_to_what_they_take():
+    head, x = auxiliary(512, 5).eval(), torch.randn(2, 512, 14, 14)
+    plain = F.avg_pool2d(x, 5, 3)
+    assert torch.equal(head.get_submodule("pool")(x), plain)  # as published
+    assert head(torch.randn(2, 512, 20, 18)).shape == (2, 5)
 
 
 @pytest.mark.parametrize(

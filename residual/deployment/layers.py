@@ -58,10 +58,11 @@ def of_layer(graph: Graph, layer: nn.Module, name: str, x: Value) -> Value:
                 return graph("Gemm", x, *there, transB=1)
             pads = [int(side) for side in layer.padding] * 2
             return graph("Conv", x, *there, strides=list(layer.stride), pads=pads)
-        case nn.MaxPool2d() | nn.AvgPool2d():
+        case nn.MaxPool2d() | nn.AvgPool2d() | nn.AdaptiveAvgPool2d(output_size=1):
             return pooled(graph, layer, x)
-        case nn.AdaptiveAvgPool2d(output_size=1):
-            return graph("GlobalAveragePool", x)
+        case nn.ZeroPad2d():
+            left, right, top, bottom = layer.padding
+            return graph("Pad", x, [0, 0, top, left, 0, 0, bottom, right])
     return special(graph, layer, name, x)
 
 
@@ -111,7 +112,11 @@ def weight(graph: Graph, layer: nn.Module, name: str, which: str) -> Value | Non
     return None if tensor is None else graph.value(tensor.detach().cpu().numpy(), f"{name}.{which}")
 
 
-def pooled(graph: Graph, layer: nn.MaxPool2d | nn.AvgPool2d, x: Value) -> Value:
+def pooled(
+    graph: Graph, layer: nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d, x: Value
+) -> Value:
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return graph("GlobalAveragePool", x)
     size, stride, padding = layer.kernel_size, layer.stride, layer.padding
     how: dict[str, Any] = {"kernel_shape": [size] * 2, "strides": [stride] * 2}
     how |= {"pads": [padding] * 4, "ceil_mode": int(layer.ceil_mode)}

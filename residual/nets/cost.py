@@ -21,6 +21,7 @@ KINDS = {
     nn.AdaptiveAvgPool2d: "average pool",
     nn.Identity: "identity",
     Pad: "zero pad",
+    nn.ZeroPad2d: "zero pad",
 }
 NO_LAYER = (nn.ReLU, nn.Flatten, nn.Dropout)  # no parameters, no cost, and not counted as layers
 NO_NEW_SHAPE = (F.batch_norm, F.relu, Tensor.normal_, Tensor.uniform_, nn.init.kaiming_uniform_)

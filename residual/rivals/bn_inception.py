@@ -31,7 +31,7 @@ def unit(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
 def inception(
     n: int, one: int, r3: int, three: int, double: int, twice: int, kind: str, proj: int
 ) -> nn.Module:
-    """Four branches over one map; without a 1x1 branch three, which halve the map."""
+    """Four branches over one map; without a 1x1 branch three, which halve the map, rounding up."""
     stride = 1 if one else 2
     branches: dict[str, nn.Module] = {"1x1": unit(n, one, 1)} if one else {}
     branches["3x3"] = nn.Sequential(unit(n, r3, 1), unit(r3, three, 3, stride))
@@ -39,7 +39,9 @@ def inception(
         unit(n, double, 1), unit(double, twice, 3), unit(twice, twice, 3, stride)
     )
     if not one:
-        branches["pool"] = pool(3, 2)
+        # As the 3x3 convolutions of stride 2, a window for each second place, also where the last
+        # one has nothing beside it. No value is below the zeros: they come from ReLU.
+        branches["pool"] = nn.Sequential(nn.ZeroPad2d((0, 2, 0, 2)), nn.MaxPool2d(3, 2))
     elif kind == "max":
         branches["pool"] = nn.Sequential(nn.MaxPool2d(3, 1, 1), unit(n, proj, 1))
     else:

@@ -35,9 +35,11 @@ def normalised() -> nn.Module:
 
 
 def auxiliary(n_in: int, classes: int) -> nn.Module:
-    """The classifier beside the main one, on a map of 14x14."""
+    """The classifier beside the main one: on a map of 14x14, or larger."""
+    # Choice: GoogLeNet's heads average the pooled map of a larger image than 224x224 to the 4x4
+    # that their first layer takes.
     return stack(
-        pool=nn.AvgPool2d(5, 3),
+        pool=nn.Sequential(nn.AvgPool2d(5, 3), nn.AdaptiveAvgPool2d(4)),
         conv=conv(n_in, 128, 1),
         flat=nn.Flatten(),
         fc1=nn.Linear(128 * 4 * 4, 1024),
