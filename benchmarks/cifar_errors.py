@@ -26,7 +26,7 @@ from residual.runs.results import versions
 from residual.runs.training import recipe_for
 from residual.training.recipe import Recipe, with_steps
 from residual.training.values import to_json
-from residual.world import hardware
+from residual.world import Setting, hardware
 
 
 def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
         data,
         usual_loop.wrong(net, test.pixels, test.labels, mean, device),
         seconds,
-        hardware(str(device)),
+        hardware(Setting(str(device), torch.get_num_threads())),
     )
 
 

@@ -159,15 +159,17 @@ def against(turns: dict[str, list[Measured]], side: str) -> dict[str, dict[str, 
 def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
     """The content of a result file: what was found, where, with what, and when."""
     # Here and not above: a side without torch does not pay for its memory.
+    import torch
+
     from residual.files import FORMAT
     from residual.runs.results import versions
-    from residual.world import hardware
+    from residual.world import Setting, hardware
 
     return {
         "format": FORMAT,
         "benchmark": benchmark,
         **found,
-        "hardware": hardware(device),
+        "hardware": hardware(Setting(device, torch.get_num_threads())),
         "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

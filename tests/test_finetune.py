@@ -16,6 +16,7 @@ from residual.data.images import held_out
 from residual.evaluation.errors import Count
 from residual.nets import foreign
 from residual.runs import folder
+from residual.runs.answering import Judged, Work
 from residual.runs.judging import judged
 from residual.runs.loading import load
 from residual.runs.looks import Looks
@@ -268,5 +269,5 @@ def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, t
     kept = load(early)
     choices = held_out(data, recipe.split).choices
     assert choices is not None
-    seen, _, _ = judged(kept.net, choices, kept.preprocessing, 3, torch.device("cpu"), 0)
+    seen, _, _ = judged(Judged(kept.net, kept.preprocessing), choices, 3, Work(Setting()))
     assert seen.wrong_top1 == wrong[best]

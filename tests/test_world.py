@@ -3,21 +3,20 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from residual.world import Setting, hardware, setting
+from residual.world import Setting, hardware, setting, switches
 
 
 @pytest.fixture(autouse=True)
-def switches():
+def restored():
     """Torch's switches as they were before."""
-    threads = torch.get_num_threads()
+    before = switches()
     yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = False
+    before.set()
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x", ""])
@@ -47,12 +46,68 @@ def test_equal_settings_are_equal_values():
 
 
 def test_a_setting_sets_the_threads_and_the_determinism_of_torch():
-    Setting(threads=2, deterministic=True).apply()
-    assert torch.get_num_threads() == 2
-    assert torch.are_deterministic_algorithms_enabled()
-    Setting(threads=1).apply()
-    assert torch.get_num_threads() == 1
-    assert not torch.are_deterministic_algorithms_enabled()
+    with Setting(threads=2, deterministic=True).applied():
+        assert torch.get_num_threads() == 2
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+        with Setting(threads=1).applied():
+            assert torch.get_num_threads() == 1
+            assert not torch.are_deterministic_algorithms_enabled()
+
+
+def old_switches() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+
+
+def new_switches() -> None:
+    """Which torch's older ones cannot read."""
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"
+
+
+def others() -> None:
+    torch.set_num_threads(3)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = True
+
+
+@pytest.mark.parametrize("before", [old_switches, new_switches, others, lambda: None])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_float32_is_float32_whatever_the_process_allows_and_all_switches_are_put_back(
+    before, precision
+):
+    before()
+    as_it_was = switches()
+    with pytest.raises(ZeroDivisionError), Setting(precision=precision, threads=2).applied():
+        assert torch.backends.cudnn.allow_tf32 == (precision == "bf16")
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.conv.fp32_precision == "ieee"
+        assert torch.get_num_threads() == 2
+        raise ZeroDivisionError
+    assert switches() == as_it_was
+
+
+def counted(n: int) -> Iterator[int]:
+    """The threads of the process, at each step and when it is closed."""
+    for _ in range(n):
+        yield torch.get_num_threads()
+
+
+def test_between_two_steps_the_switches_are_those_of_whoever_takes_them():
+    torch.set_num_threads(1)
+    one, other = (Setting(threads=n).within(counted(3)) for n in (2, 3))
+    for found in zip(one, other, strict=True):
+        assert found == (2, 3) and torch.get_num_threads() == 1
+    torch.set_num_threads(4)
+    half = Setting(threads=2).within(counted(3))
+    assert next(half) == 2
+    half.close()
+    assert torch.get_num_threads() == 4
+    assert next(half, None) is None
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -72,9 +127,8 @@ def test_a_forward_pass_has_the_precision_of_the_setting(precision, dtype):
 
 
 def test_the_hardware_is_named_with_its_threads():
-    Setting(threads=1).apply()
-    assert hardware("cpu").endswith(", 1 threads")
-    assert len(hardware("cpu")) > len(", 1 threads")
+    assert hardware(Setting(threads=1)).endswith(", 1 threads")
+    assert len(hardware(Setting(threads=1))) > len(", 1 threads")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU OpenMP on Linux alone")

@@ -144,8 +144,9 @@ def measured(trained: Trained, data: Data, how: Setting) -> list[float]:
             f"responses are measured on small pictures, and {trained.network} takes photographs"
         )
     check_size(trained, images, data.name)
-    images = images.to(device)
-    return responses(trained.net, evaluation_batches(images, trained.preprocessing.to(device)))
+    batches = evaluation_batches(images.to(device), trained.preprocessing.to(device))
+    with how.applied(), how.autocast():
+        return responses(trained.net, batches)
 
 
 def draw_figure(values: dict[str, list[float]], stem: Path) -> list[Path]:

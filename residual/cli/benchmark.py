@@ -48,7 +48,6 @@ def train(
     how = setting_of(device, threads, "auto", False)
     with wrong_usage():
         chosen = recipe_for(network, "cifar10", recipe)
-    how.apply()
     timed, rows = {}, []
     for each in candidates(how, chosen.steps):
         timed[each] = seconds_per_step(each, chosen, specify(network).classes)
@@ -98,9 +97,8 @@ def predict(
     from residual.deployment.speeds import speeds
 
     how = setting_of(device, threads, "float32", False)
-    how.apply()
     found = []
-    for each in speeds(network, how, batch or (1, 16), seconds):
+    for each in how.within(speeds(network, how, batch or (1, 16), seconds)):
         found.append(each)
         if not as_json:
             speed = each.images_per_second
@@ -149,9 +147,8 @@ def data(
         how = next(candidates(how, 0))
     pictures = loaded(folder, root, 224, workers, whole=True)
     check(small, pictures)
-    how.apply()
     found = []
-    for stage in stages(Bench(pictures, small, how, workers, seconds)):
+    for stage in how.within(stages(Bench(pictures, small, how, workers, seconds))):
         found.append(stage)
         if not as_json:
             print(f"{stage.name:<25} {stage.images_per_second:>10,.1f} images/s  ({stage.by})")

@@ -49,11 +49,10 @@ def predict(
     if engine == "onnxruntime" and precision != "float32":
         raise typer.BadParameter("the engine onnxruntime computes in float32")
     how = setting_of(device, threads, precision, False)
-    how.apply()
     pictures = named(images)
     name = engine if precision == "float32" else "torch"
     chosen = partial(engine_of, name=name, threads=how.threads)
-    with how.autocast():
+    with how.applied(), how.autocast():
         found = answers(opened(path).placed(how), pictures, top, chosen)
         failed = said(found, as_json, in_words)
     if failed:
@@ -136,17 +135,19 @@ def export(
     from residual.detection.loading import is_detection
 
     check_usage(form, preprocessing, out)
-    setting_of("cpu", threads, "float32", False).apply()
+    how = setting_of("cpu", threads, "float32", False)
     if is_detection(path):
-        export_detector(path, out, form, preprocessing, as_json)
+        with how.applied():
+            export_detector(path, out, form, preprocessing, as_json)
         return
     trained, found = opened(path), []
-    if form == "onnx":
-        found = exporting.to_onnx(trained, out, preprocessing == "inside")
-    elif form == "torchvision":
-        exporting.to_torchvision(trained, out)
-    else:
-        exporting.to_safetensors(trained, out)
+    with how.applied():
+        if form == "onnx":
+            found = exporting.to_onnx(trained, out, preprocessing == "inside")
+        elif form == "torchvision":
+            exporting.to_torchvision(trained, out)
+        else:
+            exporting.to_safetensors(trained, out)
     if as_json:
         rows = [asdict(row) for row in found]
         said = {"file": str(out), "format": form, "network": trained.network, "parity": rows}

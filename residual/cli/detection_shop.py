@@ -124,8 +124,7 @@ def judge(made: "Made", runs: list[Path], data: Any, place: Place) -> None:
     from residual.reproduction.detectors import measured
     from residual.world import here
 
-    how = replace(place.how, precision="float32")
-    how.apply()
+    how = place.how.exact()
     with counting(f"judging {made.wanted.system.words}") as progress:
         work = Work(how, place.workers, progress if here().rank == 0 else None, here())
         found = judged([load(run) for run in runs], data.test, made.wanted.testing, work)

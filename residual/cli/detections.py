@@ -113,7 +113,6 @@ def evaluate(
 
     with together() as world:
         how = setting_of(device, threads, precision, deterministic)
-        how.apply()
         nets = opened(paths)
         recipe = nets[0].recipe
         where = data or data_of(paths[0])
@@ -165,7 +164,6 @@ def predict(
 
     onnx = path.suffix == ".onnx"
     how = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
-    how.apply()
     pictures = named(images)
     finding = exported if onnx else of_run
     find, classes = finding(path, least, (refine, multiscale), how)

@@ -98,7 +98,7 @@ class Workshop:
 
         if key == "error_top1":
             return
-        how = replace(self.place.how, precision="float32")
+        how = self.place.how.exact()
         if key == figure7.KEY:
             found = figure7.measured_on(runs[0], self.data, how)
         else:

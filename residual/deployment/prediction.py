@@ -1,6 +1,6 @@
 """The verb `predict`: labels and probabilities of pictures."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from residual.data.batches import Preprocessing
 from residual.data.decode import Damaged, decode
 from residual.deployment.engine import Engine, engine
 from residual.runs.loading import Trained, load
+from residual.world import Setting
 
 TOGETHER = 16  # pictures that are answered at once, so that memory stays bounded
 
@@ -28,9 +29,12 @@ def predict(
     """
     given = [images] if isinstance(images, str | Path) else images
     paths = [Path(image) for image in given]
+    threads = torch.get_num_threads()
     if isinstance(trained, Trained):
-        return list(answers(trained, paths, top))
-    return list(answers(load(trained), paths, top))  # nobody else holds the network
+        device = str(next(trained.net.parameters()).device)
+        return list(Setting(device, threads).within(answers(trained, paths, top)))
+    # Nobody else holds the network.
+    return list(Setting(threads=threads).within(answers(load(trained), paths, top)))
 
 
 def answers(
@@ -39,7 +43,7 @@ def answers(
     top: int,
     engine_of: Callable[[Trained], Engine] = engine,
     together: int = TOGETHER,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """One answer at a time, so that a damaged picture costs no other its answer. The next pictures
     are decoded while the network looks at these."""
     answering = engine_of(trained)

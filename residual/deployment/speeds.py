@@ -1,7 +1,7 @@
 """How fast a network answers here, by each engine and in batches of several sizes."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class Speed:
     images_per_second: float
 
 
-def speeds(network: str, how: Setting, batches: Sequence[int], seconds: float) -> Iterator[Speed]:
+def speeds(network: str, how: Setting, batches: Sequence[int], seconds: float) -> Generator[Speed]:
     """A fresh network on noise, for so many seconds each, after a first answer that is not counted.
 
     Raises ValueError for a network that there is not.

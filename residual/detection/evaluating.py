@@ -72,7 +72,7 @@ def found_on(
     nets: Sequence[Trained], pictures: Sequence[supply.Seen], testing: Testing, how: Setting
 ) -> Found:
     """What is found on a picture that was read at every scale, in its own pixels."""
-    with how.autocast():
+    with how.applied(), how.autocast():
         looks = looked(nets, pictures, how)
         found = detected(looks, testing)
     boxes = found.boxes.cpu().float() / pictures[0].factors

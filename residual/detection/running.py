@@ -1,6 +1,6 @@
 """The verbs `train` and `resume` of detection: a recipe and pictures with boxes become a run."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,12 +111,11 @@ def begin(
 ) -> None:  # fmt: skip
     """Make a run's folder. `where` says how the data is found again."""
     how = replace(how, precision="float32") if how.precision == "auto" else how
-    how.apply()
     known = {
         "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
         "setting": asdict(how),
         "versions": versions(),
-        "hardware": hardware(how.device),
+        "hardware": hardware(how),
     }
     if isinstance(weights, Detecting):
         known["before"] = weights.sort
@@ -180,14 +179,22 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
 def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
     """Take the steps that remain of a run: all of a new one, none of a finished one.
 
-    Raises Stopped and Diverged, after saving or before; ValueError for data of another kind.
+    Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
+    saving or before; ValueError for data of another kind.
     """
     recipe, known, result = here().first(lambda: contents(run))
     if result is not None:
         yield Moment(recipe.steps, result=result)
         return
     same_data(run, known, data)
-    exact(run, known, Setting(**known["setting"]))
+    how = Setting(**known["setting"])
+    exact(run, known, how)
+    yield from how.within(_advance(run, recipe, data, known, watch))
+
+
+def _advance(
+    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
+) -> Generator[Moment]:
     session = Session(run, recipe, data.train, known, watch)
     yield from session.said()
     yield from session.steps()

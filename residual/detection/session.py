@@ -40,7 +40,6 @@ class Session:
     ) -> None:
         self.run, self.recipe, self.data, self.known, self.watch = run, recipe, train, known, watch
         self.world, self.how = here(), Setting(**known["setting"] | {"processes": here().size})
-        self.how.apply()
         self.device = torch.device(self.how.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -193,9 +192,7 @@ class Session:
         """Open the test set, once, and write the result."""
         net = self.learner.net.eval()
         trained = Trained(net, self.recipe, self.data.classes, self.before, self.learner.step)
-        exact = replace(self.how, precision="float32")
-        exact.apply()
-        work = Work(exact, self.watch.workers, None, self.world)
+        work = Work(self.how.exact(), self.watch.workers, None, self.world)
         judgement = judge([trained], test, Testing(), work)
         skipped = sorted(set(self.world.gathered(list(self.supply.damaged))))
 

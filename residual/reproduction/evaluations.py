@@ -72,7 +72,7 @@ def judged(runs: Sequence[Path], data: Data, key: str, work: Work) -> Result:
         key: judge([load(run) for run in runs], data, None, protocol, work).record,
         "pictures": pictures(data),
         "versions": versions(),
-        "hardware": hardware(work.how.device),
+        "hardware": hardware(work.how),
     }
     if key == ENSEMBLE:
         found["weights_sha256"] = [each["weights_sha256"] for each in known]

@@ -67,13 +67,15 @@ def answers(nets: Sequence[Judged], images: Set, protocol: Protocol, work: Work)
     """The five best classes (N, 5) of each image, best first.
 
     Where there are fewer classes, and for a picture that cannot be read, NO_ANSWER stands. Every
-    process looks at its share of the images, and every one gets all answers.
+    process looks at its share of the images, and every one gets all answers. The arithmetic is that
+    of the work's setting, whatever the process is set to.
     """
     n, own = len(images), work.world.share(len(images))
     # Zero wherever nothing was written, so that the shares of all processes add up to the whole.
     table = torch.zeros((n, KEPT + 1), dtype=torch.int64, device=work.device)
     done = 0
-    with judging([each.net for each in nets]):
+    how = work.how
+    with how.applied(), how.autocast(), judging([each.net for each in nets]):
         rounds = (
             of_photographs(nets, images, own, protocol, work)
             if isinstance(images, Photographs)

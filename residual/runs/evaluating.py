@@ -59,7 +59,6 @@ def judge(
 ) -> Judgement:
     """Each image once, in float32 unless the setting says otherwise. Raises ValueError where
     networks, classes, sizes or the protocol do not go together."""
-    work.how.apply()
     if nets[0].recipe is not None:
         data = held_out(data, nets[0].recipe.split)
     split = split or data.headline
@@ -71,8 +70,7 @@ def judge(
     check_protocol(nets[0], images, protocol)
     judged = [in_order(net.placed(work.how), nets[0]) for net in nets]
     begun = time.perf_counter()
-    with work.how.autocast():
-        found = answers(judged, images, protocol, work)
+    found = answers(judged, images, protocol, work)
     seconds = time.perf_counter() - begun
     damaged = [path for path, _ in images.damaged]
     counted = count(found, images.labels.cpu(), damaged=len(damaged))

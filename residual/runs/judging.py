@@ -1,29 +1,19 @@
 """A network in training, looked at by the single view of each image (Sec. 3.4, 4.2)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from residual.data.batches import Preprocessing
 from residual.data.images import Set
 from residual.data.photographs import Photographs
 from residual.evaluation.errors import Count, confusion, count
 from residual.evaluation.protocols import PROTOCOLS
 from residual.runs.answering import Judged, Work, answers, unread
-from residual.world import Setting
 
 
-def judged(
-    net: nn.Module,
-    images: Set,
-    preprocessing: Preprocessing,
-    classes: int,
-    device: torch.device,
-    workers: int,
-) -> tuple[Count, Tensor, list[str]]:
+def judged(net: Judged, images: Set, classes: int, work: Work) -> tuple[Count, Tensor, list[str]]:
     """The error on a set, the confusion matrix behind it, and the pictures that are damaged, on any
     number of processes."""
-    work, labels = Work(Setting(device=str(device)), workers), images.labels.cpu()
-    found = answers([Judged(net, preprocessing)], images, PROTOCOLS["1crop"], work)
+    found, labels = answers([net], images, PROTOCOLS["1crop"], work), images.labels.cpu()
     damaged, lost = [path for path, _ in images.damaged], unread(found)
     total = count(found, labels, damaged=len(damaged))
     if isinstance(images, Photographs):

@@ -4,7 +4,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -62,7 +62,7 @@ class Bench:
         return torch.device(self.how.device)
 
 
-def stages(bench: Bench) -> Iterator[Stage]:
+def stages(bench: Bench) -> Generator[Stage]:
     """Each stage in its turn. Raises Damaged, naming the picture, and OSError."""
     one, device = "one core", bench.how.device
     crowd = f"{bench.workers} workers" if bench.workers else "no worker besides this process"

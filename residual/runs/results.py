@@ -36,12 +36,11 @@ def environment(
     data: Data, where: dict[str, str], how: Setting, test_curve: bool
 ) -> dict[str, Any]:
     """What a run remembers of its surroundings."""
-    how.apply()
     return {
         "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
         "setting": asdict(how),
         "versions": versions(),
-        "hardware": hardware(how.device),
+        "hardware": hardware(how),
         "test_curve": test_curve,
     }
 

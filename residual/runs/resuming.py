@@ -36,8 +36,7 @@ def differences(known: dict[str, Any], how: Setting) -> list[str]:
         for name, version in versions().items()
         if name in DECISIVE and libraries[name] != version
     ]
-    how.apply()
-    if (here := hardware(how.device)) != known["hardware"] and not found:
+    if (here := hardware(how)) != known["hardware"] and not found:
         found.append(f"the machine was {known['hardware']} and is {here}")
     return found
 
@@ -73,12 +72,11 @@ def same_data(run: Path, known: dict[str, Any], data: Named) -> None:
 
 def move(run: Path, known: dict[str, Any], where: dict[str, str], how: Setting) -> None:
     """Write down where the data lies now, and how the rest is computed."""
-    how.apply()
     now = known | {
         "data": known["data"] | where,
         "setting": asdict(how),
         "versions": versions(),
-        "hardware": hardware(how.device),
+        "hardware": hardware(how),
     }
     if now != known:
         write_json(run / "environment.json", now)

@@ -17,6 +17,7 @@ from residual.evaluation.errors import Count
 from residual.files import write_json
 from residual.rivals.networks import build
 from residual.runs import folder, supply, teaching
+from residual.runs.answering import Judged, Work
 from residual.runs.judging import judged
 from residual.runs.loading import preprocessing_of, with_preprocessing
 from residual.runs.looks import Looks
@@ -37,7 +38,6 @@ class Session:
     ) -> None:
         self.run, self.recipe, self.data, self.known, self.watch = run, recipe, data, known, watch
         self.world, self.how = here(), Setting(**known["setting"] | {"processes": here().size})
-        self.how.apply()
         self.device = torch.device(self.how.device)
         self.world.share_of(recipe.batch, recipe.norm_group)
         with torch.random.fork_rng(devices=[]):
@@ -208,8 +208,9 @@ class Session:
         return looked("val", seen)
 
     def _on(self, images: Set) -> tuple[Count, Tensor, list[str]]:
-        net, classes = self.learner.net, len(self.data.classes)
-        return judged(net, images, self.preprocessing, classes, self.device, self.watch.workers)
+        looked_at = Judged(self.learner.net, self.preprocessing)
+        work = Work(self.how.exact(), self.watch.workers)
+        return judged(looked_at, images, len(self.data.classes), work)
 
     def _judge(self) -> tuple[Count, Tensor, list[str]]:
         """On the headline's set, once for a step."""

@@ -25,13 +25,13 @@ def measured(
     """
     recipe = trained.recipe or recipe_for(trained.network, data.name)
     check(replace(recipe, frozen=False), data)
-    how.apply()
     world, device = here(), torch.device(how.device)
     net = how.place(trained.net)
     gathering = norms.Norms(net, recipe.norm_group)
     batches = supply.batches(recipe, data, trained.preprocessing, Place(device, workers, world))
     steps = -(-min(images, len(data.train)) // recipe.batch)
-    norms.measure(net, gathering, batches, steps, how.autocast, world)
+    with how.applied():
+        norms.measure(net, gathering, batches, steps, how.autocast, world)
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     header = {
         "network": trained.network,

@@ -1,6 +1,6 @@
 """The verb `train`: a recipe and data become a run."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,14 +193,22 @@ def train(
 def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
     """Take the steps that remain of a run: all of a new one, none of a finished one.
 
-    Raises Stopped and Diverged, after saving or before; ValueError for data of another kind.
+    Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
+    saving or before; ValueError for data of another kind.
     """
     recipe, known, result = here().first(lambda: contents(run))
     if result is not None:
         yield Moment(recipe.steps, result=result)
         return
     same_data(run, known, data)
-    exact(run, known, Setting(**known["setting"]))
+    how = Setting(**known["setting"])
+    exact(run, known, how)
+    yield from how.within(_advance(run, recipe, data, known, watch))
+
+
+def _advance(
+    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
+) -> Generator[Moment]:
     session = Session(run, recipe, held_out(data, recipe.split), known, watch)
     yield from session.said()
     yield from session.steps()

@@ -45,10 +45,9 @@ def settled(how: Setting, recipe: Recipe, classes: int, cache: Path) -> Setting:
     usual, *others = candidates(how, recipe.steps)
     if recipe.steps < SHORTEST:
         return usual
-    how.apply()
     key = " ".join(
         [
-            hardware(how.device), versions()["torch"], recipe.network,
+            hardware(how), versions()["torch"], recipe.network,
             f"{recipe.batch}/{recipe.norm_group}", f"{crop_size(recipe)}px",
             *("compiled" for _ in range(recipe.steps >= COMPILED)),
         ]
@@ -75,6 +74,11 @@ def paying(timed: dict[Setting, float]) -> Setting:
 def seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
     """The median over a few steps of a fresh network on one norm group of made-up images, after a
     first one that is not counted."""
+    with how.applied():
+        return _seconds_per_step(how, recipe, classes)
+
+
+def _seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
     with torch.random.fork_rng(devices=[]):
         net = how.place(build(recipe.network, classes))
     short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS, repeats=1)
