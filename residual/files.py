@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,33 @@ def write_whole(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
+def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """JSON as every program reads it: whatever is written or printed as JSON is made here.
+
+    Raises ValueError, naming the place, for a number that is not finite, which JSON does not have.
+    """
+    try:
+        return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+    except ValueError as error:
+        for place, number in _numbers(value, ""):
+            if not math.isfinite(number):
+                raise ValueError(f"{place or 'a number'} is {number}, which is no JSON") from error
+        raise
+
+
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """All numbers in lists and dictionaries, each with its place, like curve.3.loss."""
+    if isinstance(value, float):
+        yield place, value
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, dict) else ():
+        yield from _numbers(part, f"{place}.{key}" if place else str(key))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that a person can read, whole or not at all."""
-    write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    write_whole(path, (json_text(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -63,6 +63,12 @@ class World:
             raise told[1]
         return told[0]  # type: ignore[no-any-return]
 
+    def raise_together(self, error: Exception | None) -> None:
+        """Raise, in every process, the error that one of them has met: nobody waits for it."""
+        for met in self.gathered([error]):
+            if met is not None:
+                raise met
+
     def gathered(self, own: Sequence[T]) -> list[T]:
         """Everything that any process has, by their order."""
         if self.size == 1:

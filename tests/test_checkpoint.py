@@ -26,7 +26,7 @@ TENSORS = {
     "net.d": torch.ones(3, dtype=torch.bfloat16),
     "net.e": torch.tensor([True, False]),
     "net.f": torch.empty(0),
-    "net.g": torch.tensor([float("nan"), float("inf"), -0.0]),
+    "net.g": torch.tensor([3.4e38, 1e-45, -0.0]),
 }
 HEADER = {"network": "resnet8", "classes": ["Käfer", "b"], "size": [8, 8], "step": 3, "none": None}
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "residual"
 
 LAYERS = [
-    {"files", "pickled", "world"},
+    {"files", "finite", "pickled", "world"},
     {"launch"},
     {"nets", "data", "training", "evaluation"},
     {"rivals"},

@@ -275,6 +275,9 @@ def test_an_image_that_is_judged_twice_is_noticed(photographs):
         def summed(self, tensor: Tensor) -> Tensor:
             return tensor * 2
 
+        def raise_together(self, error: Exception | None) -> None:
+            assert error is None
+
     with pytest.raises(RuntimeError, match="judged twice or not at all"):
         answers([judged(0)], photographs, ASKED[0], replace(WORK, world=Twice(0, 2)))
 

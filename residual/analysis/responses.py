@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from residual.analysis.curves import bare, palette, save
 from residual.data.batches import evaluation_batches
 from residual.data.images import Data
 from residual.data.photographs import Photographs
+from residual.finite import WORDS, NotFinite
 from residual.rivals.networks import specify
 from residual.runs.evaluating import check_size
 from residual.runs.loading import Trained
@@ -146,7 +147,11 @@ def measured(trained: Trained, data: Data, how: Setting) -> list[float]:
     check_size(trained, images, data.name)
     batches = evaluation_batches(images.to(device), trained.preprocessing.to(device))
     with how.applied(), how.autocast():
-        return responses(trained.net, batches)
+        found = responses(trained.net, batches)
+    if not all(map(isfinite, found)):
+        layer = next(n for n, value in enumerate(found, start=1) if not isfinite(value))
+        raise NotFinite(f"{trained.network} has {WORDS} in its responses, first of layer {layer}")
+    return found
 
 
 def draw_figure(values: dict[str, list[float]], stem: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """The commands `benchmark train`, `benchmark predict` and `benchmark data`."""
 
-import json
 import os
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from residual.world import Setting
@@ -60,7 +60,7 @@ def train(
     days = chosen.steps * chosen.batch / chosen.norm_group * timed[taken] / 86_400
     if as_json:
         said = {"network": network, "images": chosen.norm_group, "size": crop_size(chosen)}
-        print(json.dumps({**said, "settings": rows, "taken": in_words(taken), "days": days}))
+        print(json_text({**said, "settings": rows, "taken": in_words(taken), "days": days}))
         return
     side = crop_size(chosen)
     print(
@@ -105,7 +105,7 @@ def predict(
             own = f"{each.engine}, batch {each.batch}"
             print(f"{own:<25} {speed:>10,.1f} images/s  ({1000 / speed:.1f} ms each)", flush=True)
     if as_json:
-        print(json.dumps({"network": network, "speeds": list(map(asdict, found))}))
+        print(json_text({"network": network, "speeds": list(map(asdict, found))}))
     else:
         print(f"residual predict takes {found[0].engine} here.")
 
@@ -155,4 +155,4 @@ def data(
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     told = verdict(found, workers, cores)
-    print(json.dumps({"stages": list(map(asdict, found)), "bottleneck": told}) if as_json else told)
+    print(json_text({"stages": list(map(asdict, found)), "bottleneck": told}) if as_json else told)

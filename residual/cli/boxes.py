@@ -1,7 +1,6 @@
 """What `data check` and `data prepare` do with pictures that have boxes."""
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from residual.cli.data import FEW, remarks
 from residual.cli.options import Json
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +30,7 @@ def check(folder: Path, workers: int, as_json: bool, draw: int, out: Path) -> No
     from residual.cli.progress import counting
     from residual.detection.checking import check as checked
     from residual.detection.checking import contact, everything
-    from residual.files import write_whole
+    from residual.files import json_text, write_whole
 
     if draw and not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent} for --out {out}")
@@ -38,7 +38,7 @@ def check(folder: Path, workers: int, as_json: bool, draw: int, out: Path) -> No
     with counting("checking pictures") as progress:
         report = checked(folder, workers, progress, said)
     if as_json:
-        print(json.dumps(asdict(report) | {"bad": report.bad}))
+        print(json_text(asdict(report) | {"bad": report.bad}))
     else:
         for line in told(report):
             print(line.encode(errors="backslashreplace").decode())  # a file's name may be anything
@@ -159,7 +159,7 @@ def coco(
 def finish(report: "Prepared", name: str, as_json: bool) -> None:
     """Tell what was prepared, by the exit status, too."""
     if as_json:
-        print(json.dumps(asdict(report) | {"complete": report.complete}))
+        print(json_text(asdict(report) | {"complete": report.complete}))
     else:
         for line in judgement(report):
             print(line)

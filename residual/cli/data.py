@@ -1,6 +1,5 @@
 """The commands about folders of pictures: `data check` and `data prepare imagenet`."""
 
-import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.options import Json
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from residual.data.check import Report
@@ -64,7 +64,7 @@ def check_classes(folder: Path, workers: int, as_json: bool) -> None:
     with counting("checking pictures") as progress:
         report = checked(folder, workers, progress)
     if as_json:
-        print(json.dumps(asdict(report) | {"seen": report.seen}))
+        print(json_text(asdict(report) | {"seen": report.seen}))
     else:
         for line in told(report):
             print(line.encode(errors="backslashreplace").decode())  # a file's name may be anything
@@ -147,7 +147,7 @@ def imagenet(
 
     report = prepared(source, to, counting=counting)
     if as_json:
-        print(json.dumps(asdict(report) | {"complete": report.complete}))
+        print(json_text(asdict(report) | {"complete": report.complete}))
     else:
         for line in judgement(report):
             print(line)

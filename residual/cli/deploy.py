@@ -1,6 +1,5 @@
 """The commands that put a trained network to use: `predict` and `export`."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import typer
 
 from residual.cli.networks import show
 from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from residual.deployment import detector_export
@@ -73,7 +73,7 @@ def said(
         if as_json:
             found.append(answer)
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
     return failed
 
 
@@ -151,7 +151,7 @@ def export(
     if as_json:
         rows = [asdict(row) for row in found]
         said = {"file": str(out), "format": form, "network": trained.network, "parity": rows}
-        print(json.dumps(said))
+        print(json_text(said))
         return
     if found:
         show_parity(found)
@@ -171,7 +171,7 @@ def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_jso
     found, network = to_onnx(trained, out), trained.recipe.network
     if as_json:
         rows = [asdict(row) for row in found]
-        print(json.dumps({"file": str(out), "format": form, "network": network, "parity": rows}))
+        print(json_text({"file": str(out), "format": form, "network": network, "parity": rows}))
         return
     show_detector_parity(found)
     print(f"{out}: a detector on {network} as {form}, with its classes and its preprocessing")

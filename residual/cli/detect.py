@@ -1,6 +1,5 @@
 """The commands of `residual detect`: boxes around objects (Section 4.3)."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from residual.cli.options import (
 )
 from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run
 from residual.cli.watching import Advance, Care, carry_on, together
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from residual.detection.recipe import Recipe
@@ -189,7 +189,7 @@ def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         keys = ("seen", "ap", "weights_sha256")
         told = {"run": str(run), "step": result["recipe"]["steps"]}
-        print(json.dumps(told | {key: result[key] for key in keys}))
+        print(json_text(told | {key: result[key] for key in keys}))
         return
     recipe = result["recipe"]
     print(f"{recipe['network']} after {recipe['steps']:,} steps, on {recipe['test_split']}:")

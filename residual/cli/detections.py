@@ -1,6 +1,5 @@
 """The commands that put detectors to use: `detect evaluate` and `detect predict`."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ import typer
 
 from residual.cli.options import Deterministic, Device, Exact, Json, Threads, Workers, setting_of
 from residual.cli.watching import together
-from residual.files import read_json
+from residual.files import json_text, read_json
 
 if TYPE_CHECKING:
     from residual.detection.loading import Trained
@@ -125,7 +124,7 @@ def evaluate(
         if world.rank == 0:
             for sentence in result["damaged"]:
                 typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
-            print(json.dumps(result) if as_json else in_words(result))
+            print(json_text(result) if as_json else in_words(result))
 
 
 def data_of(path: Path) -> Path:

@@ -1,6 +1,5 @@
 """The commands that look at a trained network: `evaluate`, `predict`, `report`, `responses`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -23,7 +22,7 @@ from residual.cli.options import (
     wrong_usage,
 )
 from residual.cli.watching import together
-from residual.files import read_json
+from residual.files import json_text, read_json
 
 if TYPE_CHECKING:
     from residual.data.filenames import Split
@@ -115,7 +114,7 @@ def say(judgement: "Judgement", as_json: bool) -> None:
     """An evaluation on stdout, and the pictures that could not be read on stderr."""
     for path in judgement.damaged:
         typer.echo(f"residual: {path} is damaged and counts as wrong", err=True)
-    print(json.dumps(judgement.record) if as_json else in_words(judgement.record))
+    print(json_text(judgement.record) if as_json else in_words(judgement.record))
 
 
 def in_words(record: dict[str, Any]) -> str:
@@ -197,7 +196,7 @@ def responses(
     pictures = pictures_of(run, data, root, net, workers)
     values = measured(net, pictures, how)
     if as_json:
-        print(json.dumps({"network": net.network, "responses": values}))
+        print(json_text({"network": net.network, "responses": values}))
         return
     for layer, value in enumerate(values, start=1):
         print(f"{layer:>4}  {value:.4f}")

@@ -1,6 +1,5 @@
 """The commands about networks: which there are, and what they cost."""
 
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from residual import paper
 from residual.cli.options import Json, wrong_usage
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from residual.nets.cost import Layer
@@ -27,7 +27,7 @@ def networks(as_json: Json = False) -> None:
 
     facts = [listed(name) for name in NETWORKS]
     if as_json:
-        print(json.dumps(facts))
+        print(json_text(facts))
         return
     show(
         ["name", "input", "classes", "parameters", "multiply-adds", "the paper prints"],
@@ -70,7 +70,7 @@ def describe(
     in_training = sum(parameter.numel() for parameter in net.parameters())
     if as_json:
         more = {"parameters_in_training": in_training, "readings": said}
-        print(json.dumps(listed(spec.name) | more | {"layers": [asdict(row) for row in rows]}))
+        print(json_text(listed(spec.name) | more | {"layers": [asdict(row) for row in rows]}))
         return
     show(["name", "kind", "output", "parameters", "multiply-adds"], [cells(row) for row in rows])
     heads = f" ({in_training:,} in training)" if in_training > parameters else ""
@@ -182,7 +182,7 @@ def show_difference(network: str, library: str, pairs: "list[Pair]", as_json: bo
     differing = sum(pair.differs for pair in pairs)
     if as_json:
         rows = [asdict(pair) | {"differs": pair.differs} for pair in pairs]
-        print(json.dumps({"network": network, "library": library, "layers": rows}))
+        print(json_text({"network": network, "library": library, "layers": rows}))
         return
     heads = ["kind", "output", "parameters", "multiply-adds"]
     show(

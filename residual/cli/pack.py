@@ -1,6 +1,5 @@
 """The command `data pack`."""
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.options import Json, Workers
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from residual.data.packable import How
@@ -62,7 +62,7 @@ def pack(
         summary = packed(source, to, how, progress)
     for damage in summary.damaged:
         typer.echo(f"residual: {damage}", err=True)
-    print(json.dumps(asdict(summary) | {"to": to}) if as_json else in_words(summary, to, how))
+    print(json_text(asdict(summary) | {"to": to}) if as_json else in_words(summary, to, how))
 
 
 def in_words(summary: "Summary", to: str, how: "How") -> str:

@@ -1,6 +1,5 @@
 """A training as a person sees it: progress, signals, and how it ended."""
 
-import json
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from residual.cli.progress import Display
+from residual.files import json_text
 
 if TYPE_CHECKING:
     from residual.data.images import Data
@@ -143,7 +143,7 @@ def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
     steps = result.get("steps_taken", result["recipe"]["steps"])
     if as_json:
         keys = ("seen", "wrong_top1", "error_top1", "weights_sha256")
-        print(json.dumps({"run": str(run), "step": steps} | {key: result[key] for key in keys}))
+        print(json_text({"run": str(run), "step": steps} | {key: result[key] for key in keys}))
         return
     print(
         f"{result['recipe']['network']} after {steps:,} steps on {result['data']['name']}: "

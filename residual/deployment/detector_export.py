@@ -25,7 +25,8 @@ from residual.detection.predicting import Finder
 from residual.detection.proposals import apart, best_first, least_sides
 from residual.detection.recipe import Testing
 from residual.detection.testing import chosen
-from residual.files import FORMAT, check_format, write_whole
+from residual.files import FORMAT, check_format, json_text, write_whole
+from residual.finite import check_finite
 from residual.training.checkpoint import weights_sha256
 from residual.training.values import to_json
 from residual.world import Setting
@@ -76,7 +77,7 @@ def described(trained: Trained, testing: Testing) -> dict[str, str]:
         },
         "testing": to_json(testing),
     }
-    return {key: json.dumps(value) for key, value in said.items()}
+    return {key: json_text(value) for key, value in said.items()}
 
 
 def to_onnx(trained: Trained, out: Path, testing: Testing | None = None) -> list[Parity]:
@@ -90,6 +91,7 @@ def to_onnx(trained: Trained, out: Path, testing: Testing | None = None) -> list
         raise ValueError("an ONNX model looks once, at one scale: no refinement and no multi-scale")
     if not installed():
         raise ValueError(f"ONNX {MISSING}")
+    check_finite(trained.net.state_dict(), "nothing is written")
     from onnx import helper
 
     from residual.deployment.detector_model import model
@@ -272,8 +274,9 @@ def read(path: Path, threads: int) -> Exported:
         raise ValueError(f"{path} is the model of a classifier, {network}, and finds no objects")
     values = json.loads(known["testing"])
 
-    def find(path: Path) -> Found:
-        found = answered(session, np.asarray(seen_picture(path))[None])
+    def find(picture: Path) -> Found:
+        found = answered(session, np.asarray(seen_picture(picture))[None])
+        check_finite(found, f"what {path} finds on {picture}")
         return Found(found["boxes"], found["scores"], found["labels"])
 
     return Exported(find, tuple(json.loads(known["labels"])), Testing(**values | {"scales": ()}))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from residual.deployment.folding import folded
+from residual.finite import is_finite, refuse_answers
 from residual.runs.loading import Trained
 
 ENGINES = ("auto", "onnxruntime", "torch")
@@ -52,7 +53,8 @@ def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
 
 
 def by_torch(trained: Trained) -> Engine:
-    """Batch normalization folded, and memory as channels_last."""
+    """Batch normalization folded, and memory as channels_last. Raises NotFinite, with the layer,
+    where a score is not finite."""
     net = folded(trained.net).to(memory_format=torch.channels_last)
     device = next(net.parameters()).device
 
@@ -60,6 +62,8 @@ def by_torch(trained: Trained) -> Engine:
         with torch.inference_mode():
             placed = inputs.to(device).contiguous(memory_format=torch.channels_last)
             scores: Tensor = net(placed)
+            if not is_finite(scores):
+                refuse_answers(trained.network, net, lambda: net(placed))
             return scores.float().softmax(dim=1).cpu()
 
     return answer

@@ -1,6 +1,5 @@
 """A trained network for elsewhere, checked before it is written."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from residual.data.decode import centre, pixels, resized
 from residual.deployment.engine import MISSING, installed, session_of
-from residual.files import FORMAT, write_whole
+from residual.files import FORMAT, json_text, write_whole
+from residual.finite import check_finite
 from residual.nets.blocks import bottleneck
 from residual.nets.layouts import LAYOUTS
 from residual.nets.networks import ROWS, specify
@@ -65,7 +65,7 @@ def described(trained: Trained, inside: bool = False) -> dict[str, str]:
             "std": short(before.std.mean(dim=(1, 2))),
         },
     }
-    return {key: json.dumps(value) for key, value in said.items()}
+    return {key: json_text(value) for key, value in said.items()}
 
 
 def short(tensor: Tensor) -> Any:
@@ -76,9 +76,10 @@ def short(tensor: Tensor) -> Any:
 def to_onnx(trained: Trained, out: Path, inside: bool) -> list[Parity]:
     """Write an ONNX model of dynamic batch and size, with labels and preprocessing in its metadata.
 
-    Raises ValueError, and writes nothing, where its probabilities are not the network's, or where
-    ONNX and ONNX Runtime are not installed.
+    Raises ValueError, and writes nothing, where its probabilities are not the network's, where a
+    weight is not finite, or where ONNX and ONNX Runtime are not installed.
     """
+    sound(trained)
     if not installed():
         raise ValueError(f"ONNX {MISSING}")
     from onnx import helper
@@ -91,6 +92,11 @@ def to_onnx(trained: Trained, out: Path, inside: bool) -> list[Parity]:
     found = list(parity(trained, content, inside))
     write_whole(out, content)
     return found
+
+
+def sound(trained: Trained) -> None:
+    """Raises NotFinite where a weight is not finite."""
+    check_finite(trained.net.state_dict(), "nothing is written")
 
 
 def parity(trained: Trained, content: bytes, inside: bool) -> Iterator[Parity]:
@@ -169,6 +175,7 @@ def to_torchvision(trained: Trained, out: Path) -> None:
     """
     from torchvision.models import get_model
 
+    sound(trained)
     spec, (theirs, *_) = specify(trained.network), LAYOUTS
     stride_in_1x1 = spec.variant == "v1" and spec.family == "imagenet"
     if stride_in_1x1 and spec.option == "B" and ROWS[spec.depth][0] is bottleneck:
@@ -194,6 +201,7 @@ def to_torchvision(trained: Trained, out: Path) -> None:
 
 def to_safetensors(trained: Trained, out: Path) -> None:
     """Write the weights under our names, with labels and preprocessing in the metadata."""
+    sound(trained)
     write_weights({k: t.contiguous() for k, t in trained.net.state_dict().items()}, trained, out)
 
 

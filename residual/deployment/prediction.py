@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from residual.data.batches import Preprocessing
 from residual.data.decode import Damaged, decode
 from residual.deployment.engine import Engine, engine
+from residual.evaluation.panel import best as best_of
+from residual.finite import WORDS, NotFinite, is_finite
 from residual.runs.loading import Trained, load
 from residual.world import Setting
 
@@ -58,7 +60,7 @@ def answers(
             following = next(coming, None)
             group, inputs = current[0], list(current[1])
             whole = [each for each in inputs if isinstance(each, Tensor)]
-            found = iter(answering(torch.stack(whole)) if whole else ())
+            found = iter(finite(trained, answering(torch.stack(whole))) if whole else ())
             for image, each in zip(group, inputs, strict=True):
                 if isinstance(each, Tensor):
                     yield {"image": str(image), "labels": best(trained, next(found), top)}
@@ -78,9 +80,15 @@ def looked_at(image: Path, before: Preprocessing) -> Tensor | str:
 
 def best(trained: Trained, probabilities: Tensor, top: int) -> list[dict[str, Any]]:
     """The best classes by name, best first, of probabilities (classes,)."""
-    found = probabilities.topk(min(top, len(probabilities)))
     names = trained.classes or [str(i) for i in range(len(probabilities))]
     return [
-        {"label": names[place], "probability": probability}
-        for probability, place in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        {"label": names[place], "probability": float(probabilities[place])}
+        for place in best_of(probabilities[None], top)[0].tolist()
     ]
+
+
+def finite(trained: Trained, probabilities: Tensor) -> Tensor:
+    """The same. Raises NotFinite where a probability is not finite."""
+    if not is_finite(probabilities):
+        raise NotFinite(f"{trained.network} answers with {WORDS}")
+    return probabilities

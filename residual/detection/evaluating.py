@@ -19,6 +19,7 @@ from residual.detection.loading import Trained
 from residual.detection.precision import check_installed, judged
 from residual.detection.recipe import Testing
 from residual.detection.testing import Look, detected
+from residual.finite import NotFinite
 from residual.training.values import to_json
 from residual.world import Setting, World
 
@@ -107,14 +108,19 @@ def detections(
     mine = list(work.world.share(n))
     own: list[tuple[int, tuple[Tensor, Tensor, Tensor] | None, str]] = []
     paths = [scenes.examples[i].path for i in mine]
+    trouble: NotFinite | None = None
     for i, picture in zip(mine, read_ahead(paths, sides, work.workers), strict=True):
         try:
             found = found_on(nets, picture(), testing, work.how)
             own.append((i, (found.boxes, found.scores, found.labels), ""))
         except (Damaged, FileNotFoundError) as error:
             own.append((i, None, str(error)))
+        except NotFinite as error:
+            trouble = error
+            break
         if work.progress:
             work.progress(min(len(own) * work.world.size, n), n)
+    work.world.raise_together(trouble)
     every = sorted(work.world.gathered(own), key=lambda each: each[0])
     found_all = [Found(*parts) if parts else NOTHING for _, parts, _ in every]
     return found_all, [why for *_, why in every if why]

@@ -18,6 +18,7 @@ from residual.detection.precision import check_installed
 from residual.detection.recipe import RECIPES, Recipe
 from residual.detection.session import BEGUN, Session
 from residual.files import read_json
+from residual.finite import check_finite
 from residual.rivals.networks import specify
 from residual.runs import folder
 from residual.runs.loading import Trained, with_preprocessing
@@ -162,7 +163,7 @@ def begins_with(weights: Beginning, net: Detector) -> dict[str, Tensor]:
 
 def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     """The recipe for a training that begins with these. Raises ValueError where they are another
-    network's."""
+    network's, and NotFinite."""
     network = weights.network if isinstance(weights, Trained) else weights.recipe.network
     if network != recipe.network:
         raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
@@ -173,7 +174,9 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
             f"the weights are of {kinds[norm]} normalization, and the recipe is of "
             f"{kinds[recipe.norm]} normalization: say --set norm={norm}"
         )
-    return replace(recipe, start=weights_sha256(weights.net.state_dict()))
+    state = weights.net.state_dict()
+    check_finite(state, "these weights are none to begin with")
+    return replace(recipe, start=weights_sha256(state))
 
 
 def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:

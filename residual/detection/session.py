@@ -17,6 +17,7 @@ from residual.detection.learning import PARTS, Sample
 from residual.detection.loading import Trained
 from residual.detection.recipe import Recipe, Testing
 from residual.files import FORMAT, write_json
+from residual.finite import NotFinite
 from residual.runs import folder
 from residual.runs.loading import preprocessing_of, with_preprocessing
 from residual.runs.moments import Moment, Stopped, Watch, log_interval
@@ -79,9 +80,12 @@ class Session:
         """The steps that remain. Raises Stopped, and Diverged with the images of the bad step."""
         try:
             yield from self._steps()
-        except Diverged as error:
-            ids = [i for *_, i in self.supply.places(error.step - 1)]
-            raise Diverged(error.loss, error.step, error.lr, ids) from None
+        except (Diverged, NotFinite) as error:
+            step, what = self.learner.step, f"after step {self.learner.step}: {error}"
+            if isinstance(error, Diverged):
+                step, what = error.step, str(error)
+            ids = [i for *_, i in self.supply.places(step - 1)]
+            raise Diverged(what, step, stages.rate(self.recipe, step - 1), ids) from None
 
     def _steps(self) -> Iterator[Moment]:
         """Each step is logged and saved where it is due."""

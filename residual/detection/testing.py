@@ -12,6 +12,7 @@ from residual.detection.examples import Found
 from residual.detection.learning import DEVIATIONS
 from residual.detection.proposals import UNRESIZED, apart, best_first, least_sides, merged
 from residual.detection.recipe import VOC07, Testing
+from residual.finite import refuse_answers
 
 # Of a region, in pixels; it is looked at where its own area is closest to this square (SPP-net).
 SIDE = 224
@@ -28,8 +29,8 @@ class Look:
     ) -> None:
         """Of images (3, H, W), normalised, of which the first is of the scale of training, to
         which the picture was resized by factors (4,)."""
-        self.net = net
-        self.factors = factors
+        self.net, self.images, self.factors = net, images, factors
+        self.finite: list[Tensor] = []  # of everything that the network has said
         self.size = images[0].shape[1], images[0].shape[2]
         self.first = net.maps(images[0][None])
         more = {(image.shape[1], image.shape[2]): net.maps(image[None]) for image in images[1:]}
@@ -39,6 +40,7 @@ class Look:
         """Boxes (P, 4) and probabilities (P,), from the first scale alone (App. B)."""
         maps = self.first
         scores, shifts = self.net.proposing(maps)
+        self.finite += [scores.isfinite().all(), shifts.isfinite().all()]
         rows, columns = maps.shape[2:]
         own = anchors(rows, columns, self.net.recipe.scales, maps.device)
         found = best_first(scores[0], shifts[0], own, self.size, testing.candidates)
@@ -79,10 +81,23 @@ class Look:
     def judged(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (R, classes + 1), and a box for each class (R, classes, 4)."""
         scores, shifts = self.net.answers(self.vectors(regions))
+        self.finite += [scores.isfinite().all(), shifts.isfinite().all()]
         dtype = torch.promote_types(scores.dtype, torch.float32)
         moved = shifts.to(dtype) * torch.tensor(DEVIATIONS, device=shifts.device, dtype=dtype)
         boxes = clipped(decoded(moved, regions.to(dtype)[:, None]), *self.size)
         return scores.to(dtype).softmax(dim=1), boxes
+
+    def check(self, testing: Testing) -> None:
+        """Raises NotFinite, with the layer, where the network has said numbers that are not finite.
+        A box of such is none, so that no picture could show it."""
+        if bool(torch.stack(self.finite).all()):
+            return
+
+        def again() -> None:
+            look = Look(self.net, self.images, self.factors)
+            look.judged(look.proposed(testing)[0])
+
+        refuse_answers(self.net.recipe.network, self.net, again)
 
 
 def together(looks: Sequence[Look], regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +110,8 @@ def together(looks: Sequence[Look], regions: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def detected(looks: Sequence[Look], testing: Testing) -> Found:
-    """What one detector finds, or several as an ensemble: in pixels of the first image."""
+    """What one detector finds, or several as an ensemble: in pixels of the first image. Raises
+    NotFinite, with the layer, where a detector's numbers are not finite."""
     regions = merged([look.proposed(testing) for look in looks], testing.proposals * len(looks))
     probabilities, boxes = together(looks, regions)
     if testing.refinement and len(regions):
@@ -105,6 +121,8 @@ def detected(looks: Sequence[Look], testing: Testing) -> Found:
         more = together(looks, again)
         probabilities = torch.cat([probabilities, more[0]])
         boxes = torch.cat([boxes, more[1]])
+    for look in looks:
+        look.check(testing)
     return chosen(probabilities, boxes, testing)
 
 

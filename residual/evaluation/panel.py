@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from residual.evaluation.protocols import Average
+from residual.finite import WORDS, NotFinite, is_finite, refuse_answers
 
 NO_ANSWER = -1  # of a picture that could not be read
 
@@ -20,10 +21,19 @@ class Member:
     net: nn.Module
     preprocessing: Callable[[Tensor], Tensor]  # pixels (N, 3, H, W) uint8 -> input
     order: Tensor | None = None  # (C,) where each class of the first network stands in this one
+    name: str = "the network"
 
     def scores(self, pixels: Tensor) -> Tensor:
         """(N, C), in the order of the first network's classes."""
-        scores: Tensor = self.net(self.preprocessing(pixels))
+        return self._in_order(self.net(self.preprocessing(pixels)))
+
+    def check(self, pixels: Tensor) -> None:
+        """Raises NotFinite where a score is not finite, with the layer that it comes from."""
+        inputs = self.preprocessing(pixels)
+        if not is_finite(self.net(inputs)):
+            refuse_answers(self.name, self.net, lambda: self.net.forward(inputs))
+
+    def _in_order(self, scores: Tensor) -> Tensor:
         if scores.dtype != torch.float64:
             scores = scores.float()
         return scores if self.order is None else scores[:, self.order]
@@ -38,12 +48,14 @@ class Panel:
     mirror: bool
     device: torch.device
     limit: int  # pixels of a micro-batch, which holds at least one view
+    finite: list[Tensor] = field(default_factory=list)  # of each micro-batch since the last call
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Views (N, 3, H, W) uint8 -> (N, C), summed over the members and the mirrored views.
 
         Where memory is short, the micro-batch is halved for good. Raises RuntimeError where there
-        is too little for a single view.
+        is too little for a single view, and NotFinite, with the network and its layer, where a
+        score is not finite.
         """
         sums: list[Tensor] = []
         area, done = pixels.shape[2] * pixels.shape[3], 0
@@ -62,7 +74,20 @@ class Panel:
                 continue
             sums.append(found)
             done += len(part)
+        if not bool(torch.stack(self.finite).all()):
+            self._refuse(pixels)
+        self.finite.clear()
         return torch.cat(sums)
+
+    def _refuse(self, pixels: Tensor) -> None:
+        """Raises NotFinite: some score of these views is not finite."""
+        for part in torch.split(pixels, max(1, self.limit // (pixels.shape[2] * pixels.shape[3]))):
+            for views in self._views(part.to(self.device)):
+                for member in self.members:
+                    member.check(views)
+        raise NotFinite(
+            f"the answers of {', '.join(each.name for each in self.members)} hold {WORDS}"
+        )
 
     def _within_memory(self, part: Tensor) -> Tensor | None:
         try:
@@ -70,10 +95,14 @@ class Panel:
         except torch.OutOfMemoryError:
             return None
 
-    def _said(self, pixels: Tensor) -> Tensor:
+    def _views(self, pixels: Tensor) -> list[Tensor]:
         """The mirror is on the pixels, before a per-pixel mean is subtracted."""
-        views = [pixels, pixels.flip(-1)] if self.mirror else [pixels]
+        return [pixels, pixels.flip(-1)] if self.mirror else [pixels]
+
+    def _said(self, pixels: Tensor) -> Tensor:
+        views = self._views(pixels)
         said = [member.scores(view) for member in self.members for view in views]
+        self.finite.append(torch.stack([scores.isfinite().all() for scores in said]).all())
         if self.average == "probabilities":
             said = [scores.softmax(dim=1) for scores in said]
         exact = torch.float32 if self.device.type == "mps" else torch.float64
@@ -129,6 +158,10 @@ def gathered(arrays: Sequence[Tensor], device: torch.device) -> Tensor:
     return torch.cat(list(arrays), out=together)
 
 
-def best(sums: Tensor, k: int = 5) -> Tensor:
-    """The k best classes (N, k), best first, of sums (N, C); fewer where there are fewer."""
-    return sums.topk(min(k, sums.shape[1])).indices
+def best(scores: Tensor, k: int = 5) -> Tensor:
+    """The k best classes (N, k), best first, of scores (N, C); fewer where there are fewer.
+
+    Of equal scores the class of the lower number is the better one, on every device: topk promises
+    no order.
+    """
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]

@@ -14,6 +14,7 @@ from residual.data.views import Crops, Each, Grid, Squares, Views, Wholes
 from residual.data.workers import TASK, read, tasks_of
 from residual.evaluation.panel import NO_ANSWER, Member, Panel, best, judging, summed
 from residual.evaluation.protocols import Protocol
+from residual.finite import NotFinite
 from residual.world import Setting, World, here
 
 KEPT = 5  # answers of each image
@@ -44,6 +45,7 @@ class Judged:
     net: nn.Module
     preprocessing: Preprocessing
     order: Tensor | None = None  # (C,) where each class of the first network stands in this one
+    name: str = "the network"
 
     def member(self, device: torch.device) -> Member:
         """In the network's own precision."""
@@ -51,7 +53,7 @@ class Judged:
         if precision == torch.float64:
             before = before.exact()
         order = None if self.order is None else self.order.to(device)
-        return Member(self.net, before, order)
+        return Member(self.net, before, order, self.name)
 
 
 @dataclass(frozen=True)
@@ -68,32 +70,41 @@ def answers(nets: Sequence[Judged], images: Set, protocol: Protocol, work: Work)
 
     Where there are fewer classes, and for a picture that cannot be read, NO_ANSWER stands. Every
     process looks at its share of the images, and every one gets all answers. The arithmetic is that
-    of the work's setting, whatever the process is set to.
+    of the work's setting, whatever the process is set to. Raises NotFinite, in every process, where
+    a score is not finite.
     """
     n, own = len(images), work.world.share(len(images))
     # Zero wherever nothing was written, so that the shares of all processes add up to the whole.
     table = torch.zeros((n, KEPT + 1), dtype=torch.int64, device=work.device)
-    done = 0
-    how = work.how
-    with how.applied(), how.autocast(), judging([each.net for each in nets]):
-        rounds = (
-            of_photographs(nets, images, own, protocol, work)
-            if isinstance(images, Photographs)
-            else of_images(nets, images, own, protocol, work)
-        )
-        for each in rounds:
-            ids = torch.tensor(each.ids)
-            table[ids.to(work.device), KEPT] += 1
-            if len(each.read):
-                found = best(each.sums, KEPT)
-                table[ids[each.read].to(work.device), : found.shape[1]] = found + 1
-            done += len(each.ids)
-            if work.progress is not None:
-                work.progress(done, len(own))
+    trouble: NotFinite | None = None
+    how, progress, done = work.how, work.progress, 0
+    try:
+        with how.applied(), how.autocast(), judging([each.net for each in nets]):
+            for each in rounds(nets, images, own, protocol, work):
+                ids = torch.tensor(each.ids)
+                table[ids.to(work.device), KEPT] += 1
+                if len(each.read):
+                    found = best(each.sums, KEPT)
+                    table[ids[each.read].to(work.device), : found.shape[1]] = found + 1
+                done += len(each.ids)
+                if progress is not None:
+                    progress(done, len(own))
+    except NotFinite as error:
+        trouble = error
+    work.world.raise_together(trouble)
     whole = work.world.summed(table.cpu())
     if not bool((whole[:, KEPT] == 1).all()):
         raise RuntimeError("some images were judged twice or not at all; this is a fault of ours")
     return whole[:, :KEPT] - 1
+
+
+def rounds(
+    nets: Sequence[Judged], images: Set, own: range, protocol: Protocol, work: Work
+) -> Iterator[Round]:
+    """This process's share of the images."""
+    if isinstance(images, Photographs):
+        return of_photographs(nets, images, own, protocol, work)
+    return of_images(nets, images, own, protocol, work)
 
 
 def of_images(

@@ -113,9 +113,10 @@ def described(protocol: Protocol, nets: Sequence[Judged], images: Set) -> dict[s
 def in_order(net: Trained, first: Trained) -> Judged:
     """A network whose scores come in the order of the first one's classes."""
     if net.classes is None or first.classes is None or net.classes == first.classes:
-        return Judged(net.net, net.preprocessing)
+        return Judged(net.net, net.preprocessing, name=net.network)
     place = {name: i for i, name in enumerate(net.classes)}
-    return Judged(net.net, net.preprocessing, torch.tensor([place[n] for n in first.classes]))
+    order = torch.tensor([place[n] for n in first.classes])
+    return Judged(net.net, net.preprocessing, order, net.network)
 
 
 def relabelled(net: Trained, data: Data, labels: Tensor) -> Tensor:

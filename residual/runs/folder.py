@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from residual.files import FORMAT, Newer, read_json, write_json, write_whole
+from residual.files import FORMAT, Newer, json_text, read_json, write_json, write_whole
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
 
@@ -121,9 +121,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def rewind_log(run: Path, step: int) -> None:
     """Forget what was logged after a step: it will be done, and logged, again."""
-    kept = [line for line in read_log(run / "log.jsonl") if line["step"] <= step]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    write_whole(run / "log.jsonl", text.encode())
+    path = run / "log.jsonl"
+    lines = read_log(path)
+    texts = path.read_bytes().splitlines() if lines else []
+    # As they were written: an older version's may hold NaN.
+    kept = [text for text, line in zip(texts, lines, strict=False) if line["step"] <= step]
+    write_whole(path, b"".join(text + b"\n" for text in kept))
 
 
 def append_log(run: Path, line: dict[str, Any]) -> None:
@@ -131,6 +134,6 @@ def append_log(run: Path, line: dict[str, Any]) -> None:
     path = run / "log.jsonl"
     try:
         with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json_text(line) + "\n")
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror}") from error

@@ -15,6 +15,7 @@ from residual.data.feeding import Place, refuse_more, workers_that_fit
 from residual.data.images import Data, Set
 from residual.evaluation.errors import Count
 from residual.files import write_json
+from residual.finite import NotFinite
 from residual.rivals.networks import build
 from residual.runs import folder, supply, teaching
 from residual.runs.answering import Judged, Work
@@ -95,15 +96,19 @@ class Session:
         }
 
     def steps(self) -> Iterator[Moment]:
-        """The steps that remain. Raises Stopped, and Diverged with the images of the bad step."""
+        """The steps that remain. Raises Stopped, and Diverged with the images of the bad step: its
+        loss is not finite, or what it has made of the weights."""
         try:
             if not self.over and not self.looks.ended:
                 yield from self._steps()
-        except Diverged as error:
+        except (Diverged, NotFinite) as error:
+            step, what = self.learner.step, f"after step {self.learner.step}: {error}"
+            if isinstance(error, Diverged):
+                step, what = error.step, str(error)
             how, labels = supply.drawing(self.recipe), self.data.train.labels
-            ids, _ = chosen(labels, how, error.step - 1)
-            rate = learning_rate(self.recipe, error.step - 1, self.learner.plateaus)
-            raise Diverged(error.loss, error.step, rate, ids.tolist()) from None
+            ids, _ = chosen(labels, how, step - 1)
+            rate = learning_rate(self.recipe, step - 1, self.learner.plateaus)
+            raise Diverged(what, step, rate, ids.tolist()) from None
 
     def _steps(self) -> Iterator[Moment]:
         """Each step is logged, saved and looked at where it is due."""
@@ -208,7 +213,7 @@ class Session:
         return looked("val", seen)
 
     def _on(self, images: Set) -> tuple[Count, Tensor, list[str]]:
-        looked_at = Judged(self.learner.net, self.preprocessing)
+        looked_at = Judged(self.learner.net, self.preprocessing, name=self.recipe.network)
         work = Work(self.how.exact(), self.watch.workers)
         return judged(looked_at, images, len(self.data.classes), work)
 

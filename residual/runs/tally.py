@@ -13,12 +13,12 @@ from residual.training.loop import Step
 
 
 class Diverged(ArithmeticError):
-    """The loss is no number any more."""
+    """The loss is no number any more, or a weight."""
 
-    def __init__(self, loss: float, step: int, lr: float, images: Sequence[int] = ()) -> None:
-        of = f", of the images {', '.join(map(str, images))}" if images else ""
-        super().__init__(f"the loss of step {step} is {loss}, at rate {lr:g}{of}")
-        self.loss, self.step, self.lr = loss, step, lr
+    def __init__(self, what: str, step: int, lr: float = 0.0, images: Sequence[int] = ()) -> None:
+        of = f", at rate {lr:g}, of the images {', '.join(map(str, images))}" if images else ""
+        super().__init__(what + of)
+        self.step = step
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Tally:
         """Raises Diverged, with the first step whose loss is not finite."""
         if not math.isfinite(float(self.loss)):
             bad = step.number - self.steps + 1 + int(self.finite)
-            raise Diverged(float(self.loss), bad, step.lr)
+            raise Diverged(f"the loss of step {bad} is {float(self.loss)}", bad)
 
     def to_json(self) -> dict[str, float]:
         """For a checkpoint between two lines of the log."""

@@ -13,6 +13,7 @@ from residual.data.packed import is_packed
 from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import read_json
+from residual.finite import check_finite
 from residual.rivals import recipes
 from residual.rivals.networks import build, classifiers, specify
 from residual.rivals.recipes import recipe_of
@@ -148,10 +149,12 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
 
 def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
     """The recipe for a training that begins with these. Raises ValueError where they are another
-    network's."""
+    network's, and NotFinite."""
     if weights.network != recipe.network:
         raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
-    return replace(recipe, start=weights_sha256(weights.net.state_dict()))
+    state = weights.net.state_dict()
+    check_finite(state, "these weights are none to begin with")
+    return replace(recipe, start=weights_sha256(state))
 
 
 def train(

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from residual.files import FORMAT, check_format, write_whole
+from residual.files import FORMAT, check_format, json_text, write_whole
+from residual.finite import check_finite
 
 Tensors = dict[str, Tensor]
 
@@ -46,9 +47,11 @@ def _checksum(tensors: Tensors, header: dict[str, str]) -> str:
 
 
 def save(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all. Raises OSError where the disk is full."""
+    """Write a checkpoint, whole or not at all. Raises OSError where the disk is full, and NotFinite
+    where a tensor holds a number that is not finite; what was there before is then whole."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    strings = {key: json.dumps(value) for key, value in {**header, "format": FORMAT}.items()}
+    check_finite(tensors, f"{path} is not written")
+    strings = {key: json_text(value) for key, value in {**header, "format": FORMAT}.items()}
     strings["checksum"] = _checksum(tensors, strings)
     write_whole(path, safetensors.torch.save(tensors, strings))
 

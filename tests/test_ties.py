@@ -1,0 +1,89 @@
+"""Of equal scores the lowest class is the better one: in every count, answer and engine."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from residual.data.digits import digits
+from residual.data.images import Images
+from residual.deployment.engine import engine, installed
+from residual.deployment.prediction import answers as predictions
+from residual.evaluation.panel import best
+from residual.evaluation.protocols import PROTOCOLS
+from residual.runs.answering import Judged, Work, answers
+from residual.runs.evaluating import judge
+from residual.runs.judging import judged
+from residual.runs.loading import Trained, load
+from residual.world import Setting
+
+WORK = Work(Setting())
+
+
+def slowly(scores: torch.Tensor, k: int) -> list[list[int]]:
+    """One picture after another, one class after another."""
+    rows = []
+    for row in scores.tolist():
+        left, found = list(range(len(row))), []
+        for _ in range(min(k, len(row))):
+            first = left[0]
+            for place in left:
+                if row[place] > row[first]:
+                    first = place
+            found.append(first)
+            left.remove(first)
+        rows.append(found)
+    return rows
+
+
+@pytest.mark.parametrize("classes", [1, 3, 10, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_best_are_those_that_a_slow_look_finds(classes, dtype, k):
+    draw = torch.Generator().manual_seed(classes)
+    scores = torch.randint(0, 4, (40, classes), generator=draw).to(dtype) / 3
+    assert best(scores, k).tolist() == slowly(scores, k)
+
+
+@pytest.fixture
+def undecided(finished) -> Trained:
+    """A network to which all classes look alike."""
+    trained = load(finished)
+    with torch.no_grad():
+        trained.net.fc.weight.zero_()
+        trained.net.fc.bias.zero_()
+    return trained
+
+
+def test_counts_confusion_and_ensembles_take_the_lowest_class(undecided):
+    data, own = digits(), Judged(undecided.net, undecided.preprocessing)
+    labels = data.test.labels
+    for nets in ([own], [own, own]):
+        found = answers(nets, data.test, PROTOCOLS["1crop"], WORK)
+        assert (found == torch.arange(5)).all()
+    record = judge([undecided, undecided], data, None, PROTOCOLS["1crop"], WORK).record
+    assert record["wrong_top1"] == int((labels != 0).sum())
+    assert record["wrong_top5"] == int((labels > 4).sum())
+    total, matrix, _ = judged(own, data.test, 10, WORK)
+    assert total.wrong_top1 == record["wrong_top1"]
+    assert int(matrix[:, 0].sum()) == len(labels)
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_predictions_take_the_lowest_class_too(undecided, tmp_path: Path, name):
+    if name == "onnxruntime" and not installed():
+        pytest.skip("ONNX Runtime is not installed")
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / "a.png")
+    images = Images(torch.full((1, 3, 8, 8), 99, dtype=torch.uint8), torch.zeros(1).long())
+    told = list(predictions(undecided, [tmp_path / "a.png"], 5, lambda net: engine(net, name)))
+    counted = answers(
+        [Judged(undecided.net, undecided.preprocessing)],
+        replace(images),
+        PROTOCOLS["1crop"],
+        WORK,
+    )
+    labels = [label["label"] for label in told[0]["labels"]]
+    assert labels == [undecided.classes[i] for i in counted[0].tolist()] == list("01234")
