@@ -110,7 +110,7 @@ def naive(net: Judged, image: Image.Image, asked: Protocol) -> Tensor:
     said, mean = [], net.preprocessing.mean
     average = mean.double().mean(dim=(1, 2), keepdim=True)
     for view in cut(image, asked, net.preprocessing.shorter):
-        own = mean.double() if view.shape[1:] == mean.shape[1:] else average
+        own = average if asked.whole else mean.double()
         x = (view.double() / 255 - own) / net.preprocessing.std.double()
         scores = net.net.eval()(x[None].to(net.net.fc.weight.dtype))[0]
         said.append(scores if asked.average == "scores" else scores.softmax(dim=0))

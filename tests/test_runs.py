@@ -285,6 +285,13 @@ def test_what_makes_going_on_inexact_is_named(tmp_path):
     ]
     older = known | {"versions": known["versions"] | {"torch": "2.0"}}
     assert resuming.differences(older, HOW) == [f"torch was 2.0 and is {version('torch')}"]
+    for name in ("torchvision", "scikit-learn", "scipy"):
+        other = known | {"versions": known["versions"] | {name: "0.1"}}
+        assert resuming.differences(other, HOW) == [f"{name} was 0.1 and is {version(name)}"]
+    numpy = known | {"versions": known["versions"] | {"numpy": "0.1"}}
+    assert resuming.differences(numpy, HOW) == []
+    old = {k: v for k, v in known["versions"].items() if k not in ("scikit-learn", "scipy")}
+    assert resuming.differences(known | {"versions": old}, HOW) == []  # it does not tell
     elsewhere = known | {"hardware": "an abacus"}
     assert "the machine was an abacus" in resuming.differences(elsewhere, HOW)[0]
 

@@ -54,6 +54,11 @@ class Preprocessing:
             mean = mean.mean(dim=(1, 2), keepdim=True)
         return values.sub_(mean).div_(self.std)
 
+    def of_any_size(self) -> "Preprocessing":
+        """For whole pictures, in fully convolutional use: a mean image becomes its average over
+        each channel, whatever size a picture happens to have."""
+        return replace(self, mean=self.mean.mean(dim=(1, 2), keepdim=True))
+
     def to(self, device: torch.device) -> "Preprocessing":
         return self._each(lambda tensor: tensor.to(device))
 

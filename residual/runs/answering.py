@@ -47,11 +47,12 @@ class Judged:
     order: Tensor | None = None  # (C,) where each class of the first network stands in this one
     name: str = "the network"
 
-    def member(self, device: torch.device) -> Member:
-        """In the network's own precision."""
+    def member(self, device: torch.device, whole: bool = False) -> Member:
+        """In the network's own precision; for crops, or for whole pictures."""
         precision, before = next(self.net.parameters()).dtype, self.preprocessing.to(device)
         if precision == torch.float64:
             before = before.exact()
+        before = before.of_any_size() if whole else before
         order = None if self.order is None else self.order.to(device)
         return Member(self.net, before, order, self.name)
 
@@ -131,7 +132,8 @@ def of_photographs(
     limit = (work.micro_batch or usual) * height * width
     groups: dict[tuple[int, ...], list[Member]] = {}
     for each in nets:
-        groups.setdefault(sides(each, protocol), []).append(each.member(work.device))
+        member = each.member(work.device, protocol.whole)
+        groups.setdefault(sides(each, protocol), []).append(member)
     panels = [
         Panel(members, protocol.average, protocol.mirror, work.device, limit)
         for members in groups.values()

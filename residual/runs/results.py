@@ -18,7 +18,7 @@ from residual.training.recipe import Recipe
 from residual.training.values import to_json
 from residual.world import Setting, hardware
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,10 @@ from residual.runs import folder
 from residual.runs.results import versions
 from residual.world import Setting, hardware
 
-DECISIVE = ("torch", "pillow", "simplejpeg")  # the libraries that make the bits
+# The libraries that make the bits: scikit-learn divides what is held out, scipy draws the shares of
+# mixup, and torchvision augments, pools regions and suppresses boxes. Of numpy, only arithmetic is
+# used that has the same bits everywhere.
+DECISIVE = ("torch", "torchvision", "scikit-learn", "scipy", "pillow", "simplejpeg")
 
 
 def known_of(run: Path) -> dict[str, Any]:
@@ -29,12 +32,13 @@ def differences(known: dict[str, Any], how: Setting) -> list[str]:
         for name in now
         if name in before and before[name] != now[name]
     ]
-    # A run may be older than the use of a library.
-    libraries = {name: known["versions"].get(name, "not installed") for name in DECISIVE}
+    # A run may be older than the use of simplejpeg; what else it does not tell, it may have had.
+    libraries = versions()
+    had = libraries | {"simplejpeg": "not installed"} | known["versions"]
     found += [
-        f"{name} was {libraries[name]} and is {version}"
-        for name, version in versions().items()
-        if name in DECISIVE and libraries[name] != version
+        f"{name} was {had[name]} and is {libraries[name]}"
+        for name in DECISIVE
+        if had[name] != libraries[name]
     ]
     if (here := hardware(how)) != known["hardware"] and not found:
         found.append(f"the machine was {known['hardware']} and is {here}")

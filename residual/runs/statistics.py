@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from residual.data.feeding import Place
-from residual.data.images import Data
+from residual.data.images import Data, held_out
 from residual.runs import supply
 from residual.runs.loading import Trained, with_preprocessing
 from residual.runs.training import check, recipe_for
@@ -19,12 +19,14 @@ def measured(
     trained: Trained, data: Data, images: int, how: Setting, workers: int, out: Path
 ) -> int:
     """Write the weights with statistics that are averages over so many training images, or all that
-    there are, drawn and altered as the recipe has it -> how many were looked at.
+    there are, drawn and altered as the recipe has it -> how many were looked at. Images that the
+    recipe's split holds out are none of them.
 
     Raises ValueError where the data is none that the network can be trained on.
     """
     recipe = trained.recipe or recipe_for(trained.network, data.name)
     check(replace(recipe, frozen=False), data)
+    data = held_out(data, recipe.split)
     world, device = here(), torch.device(how.device)
     net = how.place(trained.net)
     gathering = norms.Norms(net, recipe.norm_group)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from residual.world import World
 
-# Of each normalization, the means and variances (groups, C) of the groups that passed last.
-Now = dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]
+# Of each normalization, the means and variances (groups, C) of the groups that passed last, and how
+# many numbers of a channel a group has. The variances are torch's: of a sample, n / (n - 1) of that
+# by which the group is normalised.
+Now = dict[nn.BatchNorm2d, tuple[Tensor, Tensor, int]]
 
 
 class Norms:
@@ -43,7 +45,8 @@ class Norms:
     def gather(self, share: float) -> None:
         """Some groups have passed; `share` is one group's part of the process's images."""
         for i, total in enumerate(self.gathered):
-            total += self.now[self.modules[i // 2]][i % 2].sum(dim=0) * share
+            means, variances, _ = self.now[self.modules[i // 2]]
+            total += (variances if i % 2 else means).sum(dim=0) * share
 
     def move(self) -> None:
         """The running statistics move by the library's tenth."""
@@ -65,7 +68,7 @@ def normalised(norm: nn.BatchNorm2d, group: int, now: Now, x: Tensor) -> Tensor:
         F.batch_norm(part, means[g], variances[g], norm.weight, norm.bias, True, 1.0, norm.eps)
         for g, part in enumerate(given)
     ]
-    now[norm] = means, variances
+    now[norm] = means, variances, given[0].numel() // x.shape[1]
     return parts[0] if groups == 1 else torch.cat(parts)
 
 
@@ -80,8 +83,9 @@ def measure(
     """True batch-norm statistics over so many training batches (the authors' release: "computed by
     average (not moving average) on a sufficiently large training batch after the training").
 
-    The mean is that of all groups' means, the variance that of all images together: the mean of
-    the groups' variances and the variance of their means.
+    They are those of all images together, each group normalised by itself on the way (precise batch
+    norm, Wu and Johnson 2021). The mean is that of the groups' means; the variance is the mean of
+    the groups' own, divided by n and not by n - 1, and the variance of their means.
     """
     exact = {each: torch.zeros(3, each.num_features, dtype=torch.float64) for each in norms.modules}
     net.train()
@@ -93,9 +97,9 @@ def measure(
                 with precision():
                     net(part)
                 groups += 1
-                for each, (means, variances) in norms.now.items():
-                    mean, variance = means[0].double().cpu(), variances[0].double().cpu()
-                    exact[each] += torch.stack([mean, variance, mean**2])
+                for each, (means, variances, n) in norms.now.items():
+                    mean, sample = means[0].double().cpu(), variances[0].double().cpu()
+                    exact[each] += torch.stack([mean, sample * (n - 1) / n, mean**2])
     for each, total in exact.items():
         mean, variance, square = world.summed(total) / (groups * world.size)
         each.running_mean.copy_(mean)  # type: ignore[union-attr]
