@@ -6,7 +6,9 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from residual.locks import flocked, same_file
 
 FORMAT = 1  # of runs, checkpoints and results
 
@@ -19,13 +21,18 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole, or leave what was there. Raises OSError, naming the file."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with _emptied(partial) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                if os.name != "posix":  # elsewhere an open file keeps its name
+                    file.close()
+                partial.replace(path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
-        partial.unlink(missing_ok=True)
         reason = error.strerror or "the write failed"
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: no folder {path.parent}") from error
@@ -60,6 +67,18 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
         value = dict(enumerate(value))
     for key, part in value.items() if isinstance(value, dict) else ():
         yield from _numbers(part, f"{place}.{key}" if place else str(key))
+
+
+def _emptied(partial: Path) -> BinaryIO:
+    """A temporary file, open and empty, that no other process writes to before it is closed."""
+    while True:
+        file = partial.open("ab")
+        flocked(file.fileno(), wait=True)
+        if same_file(file.fileno(), partial):  # and nobody has renamed it since it was opened
+            if os.fstat(file.fileno()).st_size:
+                file.truncate(0)
+            return file
+        file.close()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "residual"
 
 LAYERS = [
+    {"locks"},
     {"files", "finite", "pickled", "world"},
     {"launch"},
     {"nets", "data", "training", "evaluation"},
