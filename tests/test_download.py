@@ -2,11 +2,13 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from conftest import FORK
 
 from residual.data.download import fetch
 
@@ -17,6 +19,8 @@ class Server:
 
     content: bytes
     ranges: bool = True
+    shift: int = 0  # so many bytes later than asked for
+    slow: threading.Event | None = None  # the second half waits for it
     breaks_after: int | None = None  # bytes, once
     asked: list[int] = field(default_factory=list)
     url: str = ""
@@ -24,17 +28,23 @@ class Server:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         start = int(handler.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
         self.asked.append(start)
-        start = start if self.ranges else 0
+        start = start + self.shift if self.ranges and start else 0
         if start >= len(self.content):
             handler.send_error(416)
             return
         handler.send_response(206 if start else 200)
         handler.send_header("Content-Length", str(len(self.content) - start))
+        if start:
+            last, size = len(self.content) - 1, len(self.content)
+            handler.send_header("Content-Range", f"bytes {start}-{last}/{size}")
         handler.end_headers()
         body = self.content[start:]
         if self.breaks_after is not None:
             body, self.breaks_after = body[: self.breaks_after], None
-        handler.wfile.write(body)
+        handler.wfile.write(body[: len(body) // 2])
+        if self.slow:
+            self.slow.wait(60)
+        handler.wfile.write(body[len(body) // 2 :])
 
 
 @pytest.fixture
@@ -125,3 +135,49 @@ def test_a_server_that_has_no_such_file_is_named(tmp_path, serve):
         OSError, match=r"file could not be fetched \(127\.0\.0\.1:\d+: .*\); .*put it at"
     ):
         fetch([serve(b"").url], tmp_path / "file", MD5)
+
+
+def test_other_bytes_than_those_that_are_missing_are_not_appended(tmp_path, serve):
+    server = serve(CONTENT, shift=10)
+    (tmp_path / "file.partial").write_bytes(CONTENT[:1_000])
+    fetch([server.url], tmp_path / "file", MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.asked == [1_000, 0]
+
+
+def test_of_several_processes_one_fetches_and_the_others_wait(tmp_path, serve):
+    server = serve(CONTENT, slow=threading.Event())
+    target = tmp_path / "file"
+    words = ([server.url], target, MD5)
+    processes = [FORK.Process(target=fetch, args=words) for _ in range(3)]
+    for process in processes:
+        process.start()
+    while not server.asked:
+        time.sleep(0.01)
+    processes[0].join(2)  # time for the others to come
+    assert all(process.is_alive() for process in processes)
+    server.slow.set()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert target.read_bytes() == CONTENT
+    assert server.asked == [0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_where_the_one_that_fetches_is_killed_another_goes_on(tmp_path, serve):
+    server = serve(CONTENT, slow=threading.Event())
+    target, partial = tmp_path / "file", tmp_path / "file.partial"
+    words = ([server.url], target, MD5)
+    first, second = (FORK.Process(target=fetch, args=words) for _ in range(2))
+    first.start()
+    while not (partial.exists() and partial.stat().st_size):
+        time.sleep(0.01)
+    second.start()
+    first.kill()
+    first.join()
+    server.slow.set()
+    second.join(60)
+    assert second.exitcode == 0
+    assert target.read_bytes() == CONTENT
+    assert server.asked[0] == 0 and 0 < server.asked[1] < len(CONTENT)

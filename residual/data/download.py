@@ -1,5 +1,6 @@
 """A file fetched whole, from wherever it can be had, or not at all."""
 
+import math
 import os
 from collections.abc import Sequence
 from http.client import HTTPException
@@ -10,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from residual.data.progress import Progress, unhurried
 from residual.files import digest
+from residual.locks import locked
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 60.0
@@ -24,10 +26,24 @@ def fetch(
 ) -> None:
     """Fetch the file whose checksum begins so from the first mirror that gives it.
 
-    What has come stays in `<target>.partial`, and the next attempt goes on from there. Raises
-    OSError, saying why each mirror failed and where to put the file by hand.
+    What has come stays in `<target>.partial`, and the next attempt goes on from there. Of several
+    processes one fetches, and the others wait for it. Raises OSError, saying why each mirror failed
+    and where to put the file by hand.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_name(f"{target.name}.lock"), str(target), math.inf):
+        if not (target.exists() and digest(target, algorithm).startswith(checksum)):
+            _fetch(mirrors, target, checksum, progress, algorithm)
+
+
+def _fetch(
+    mirrors: Sequence[str],
+    target: Path,
+    checksum: str,
+    progress: Progress | None,
+    algorithm: str,
+) -> None:
+    """The same, where no other process does."""
     partial = target.with_name(f"{target.name}.partial")
 
     def right() -> bool:
@@ -67,7 +83,11 @@ def receive(url: str, partial: Path, progress: Progress | None) -> bool:
         raise
     report = unhurried(progress)
     with answer:
-        resumed: bool = answer.status == 206  # a server may ignore the range and send everything
+        resumed = start > 0 and answer.status == 206  # or everything comes, whatever was asked for
+        begins = answer.headers.get("Content-Range", "").removeprefix("bytes").partition("-")[0]
+        if resumed and begins.strip() != str(start):  # other bytes than those that are missing
+            partial.unlink()
+            return receive(url, partial, progress)
         done = start if resumed else 0
         total = done + int(answer.headers.get("Content-Length", 0))
         with partial.open("ab" if resumed else "wb") as file:

@@ -21,6 +21,7 @@ from residual.data.packable import How, Ready, columns, encoding, prepare
 from residual.data.packed import CONTENTS, fetch, is_remote, need_streaming
 from residual.data.progress import Progress, unhurried
 from residual.files import FORMAT, write_json
+from residual.locks import locked
 
 AHEAD = 16  # pictures of each worker that may wait to be written
 
@@ -80,7 +81,15 @@ def emptied(to: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as passing:
             yield Path(passing)
         return
-    partial = Path(f"{to.rstrip('/')}.partial")
+    place = Path(to.rstrip("/"))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with locked(place.with_name(f"{place.name}.lock"), to):
+        yield from _emptied(place)
+
+
+def _emptied(place: Path) -> Iterator[Path]:
+    """The same, where no other process packs."""
+    partial = place.with_name(f"{place.name}.partial")
     if partial.exists():  # a packing was killed; it is begun again
         if {entry.name for entry in partial.iterdir()} - {*SETS, CONTENTS}:
             raise FileExistsError(f"{partial} is in the way, and none of our making; remove it")
@@ -88,7 +97,7 @@ def emptied(to: str) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        partial.replace(to)
+        partial.replace(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

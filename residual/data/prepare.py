@@ -13,6 +13,7 @@ from typing import IO, Any
 from residual.data.filenames import is_picture
 from residual.data.progress import Progress
 from residual.files import read_json, write_json
+from residual.locks import locked
 
 MARKS = ".prepared.json"  # in the target: which parts are whole, which archives were checked
 MEGABYTE = 1 << 20
@@ -43,6 +44,17 @@ class Part:
     items: Callable[[], Iterable[Item]]
 
 
+@contextmanager
+def filling(target: Path) -> Iterator[None]:
+    """While this process alone puts pictures into a folder. Raises Held and OSError."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {target}: {error.strerror}") from error
+    with locked(target / ".lock", str(target)):
+        yield
+
+
 def prepare(parts: Iterable[Part], target: Path, progress: Progress, total: int) -> None:
     """Put every picture of every part where it belongs. What is whole is not done again.
 
@@ -53,11 +65,12 @@ def prepare(parts: Iterable[Part], target: Path, progress: Progress, total: int)
         n = marks(target)["whole"].get(part.name)
         if n is None or n != pictures_in(target / part.name):
             n = 0
-            for item in part.items():
-                put(item, target)
-                n += 1
-                progress(done + n, max(total, done + n))
-            mark(target, "whole", part.name, n)
+            with filling(target):
+                for item in part.items():
+                    put(item, target)
+                    n += 1
+                    progress(done + n, max(total, done + n))
+                mark(target, "whole", part.name, n)
         done += n
         progress(done, max(total, done))
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from residual.data.prepare import Counting, Item, opened_archive, put, silent, verified
+from residual.data.prepare import Counting, Item, filling, opened_archive, put, silent, verified
 from residual.detection import coco as of_coco
 from residual.detection import voc as of_voc
 
@@ -128,7 +128,11 @@ def unpack(
 ) -> None:
     """Put what is wanted of each archive in its place. What is there, whole, is not done again."""
     for archive in archives:
-        with counting(f"unpacking {archive.name}") as progress, opened(archive, wanted) as items:
+        with (
+            filling(target),
+            counting(f"unpacking {archive.name}") as progress,
+            opened(archive, wanted) as items,
+        ):
             for done, item in enumerate(items, start=1):
                 put(item, target)
                 progress(done, len(items))
