@@ -97,16 +97,17 @@ def train(
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
         check(chosen, how)
-        run = world.first(lambda: new_run(out, chosen))
+        own = world.first(lambda: new_run(out, chosen))
         pictures = load(data, chosen)
         told(pictures, chosen, world.rank)
         where = {"where": str(data.resolve()), "root": str(root.expanduser().resolve())}
 
-        def made() -> None:
-            if not (run / "recipe.json").exists():
-                begin(run, chosen, pictures, where, how, beginning)
+        def made() -> Path:
+            if own and (own / "recipe.json").exists():
+                return own
+            return begin(own, chosen, pictures, where, how, beginning)
 
-        world.first(made)
+        run = world.first(made)
         care = Care(checkpoint_minutes, workers, tensorboard, as_json)
         carry_on(run, chosen.steps, of_detector(run, pictures), care, finished)
 

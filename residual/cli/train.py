@@ -117,38 +117,40 @@ def train(
         expert = world.first(lambda: teacher_in(teacher) if teacher else None)
         chosen = with_teacher(chosen, expert)
         how = setting_of(device, threads, precision, deterministic)
-        run = world.first(lambda: new_run(out, chosen))
+        own = world.first(lambda: new_run(out, chosen))
         pictures = pictures_for(chosen, name, root, workers)
         where = found_again(name, root)
         if teacher and expert:
             check(expert, chosen, pictures.classes)
             where["teacher"] = str(teacher.resolve())
-        world.first(lambda: begun(run, chosen, pictures, where, how, test_curve, beginning))
+        rest = (chosen, pictures, where, how, test_curve, beginning)
+        run = world.first(lambda: begun(own, *rest))
         care = Care(checkpoint_minutes, workers, tensorboard, as_json)
         carry_on(run, chosen.steps, of_classes(run, pictures), care)
 
 
-def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path:
-    """A folder for a run. One that is there already is gone on with only where torchrun starts the
-    same command again after a failure."""
+def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | None:
+    """The folder for a run; None for the first free name. A run that is there already is gone on
+    with only where torchrun starts the same command again after a failure."""
     from residual.runs import folder
     from residual.training.values import to_json
 
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    runs = Path("runs")
-    begun = folder.latest(to_json(recipe), runs) if again and not out else None
-    run = out or begun or folder.named(recipe.network, runs)
-    if (run / "recipe.json").exists() and not again:
-        raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
-    return run
+    if again:
+        return out or folder.latest(to_json(recipe), folder.RUNS)
+    if out:
+        folder.refuse_held(out)
+        folder.refuse_taken(out)
+    return out
 
 
-def begun(run: Path, recipe: "Recipe", data: "Data", where: dict[str, str], *rest: Any) -> None:
+def begun(run: Path | None, *rest: Any) -> Path:
     """Make the run, unless a first attempt has made it."""
     from residual.runs.training import begin
 
-    if not (run / "recipe.json").exists():
-        begin(run, recipe, data, where, *rest)
+    if run and (run / "recipe.json").exists():
+        return run
+    return begin(run, *rest)
 
 
 def beginning_of(weights: str | None, root: Path) -> "Trained | None":
@@ -212,6 +214,7 @@ def resume(
     """
     from residual.cli import detect
     from residual.detection.loading import is_detection
+    from residual.runs import folder
     from residual.runs.resuming import copied, exact, known_of, move, same_data
     from residual.runs.training import found_again
 
@@ -223,6 +226,9 @@ def resume(
             typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
             tell(run, result, as_json)
             return
+        if not out:
+            with folder.writing(run):
+                pass  # said before the data is read, where another process works on it
         how = setting_again(known, device, threads, precision)
         if not inexact:
             exact(run, known, how)
@@ -231,7 +237,8 @@ def resume(
         steps, pictures, advance = again(run, where, workers)
         same_data(run, known, pictures)
         run = world.first(lambda: copied(run, out)) if out else run
-        world.first(lambda: move(run, known, where, how))
+        with folder.writing(run):
+            world.first(lambda: move(run, known, where, how))
         care = Care(checkpoint_minutes, workers, tensorboard, as_json)
         carry_on(run, steps, advance(run), care, tell)
 

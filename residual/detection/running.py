@@ -107,10 +107,11 @@ def check(recipe: Recipe, how: Setting) -> None:
 
 
 def begin(
-    run: Path, recipe: Recipe, data: Data, where: dict[str, str], how: Setting,
+    run: Path | None, recipe: Recipe, data: Data, where: dict[str, str], how: Setting,
     weights: Beginning | None = None,
-) -> None:  # fmt: skip
-    """Make a run's folder. `where` says how the data is found again."""
+) -> Path:  # fmt: skip
+    """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
+    again."""
     how = replace(how, precision="float32") if how.precision == "auto" else how
     known = {
         "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
@@ -120,9 +121,12 @@ def begin(
     }
     if isinstance(weights, Detecting):
         known["before"] = weights.sort
-    folder.create(run, to_json(recipe), data.train.classes, known, {})
-    if weights is not None:
-        begun_with(run, recipe, data, weights)
+
+    def fill(own: Path) -> None:
+        if weights is not None:
+            begun_with(own, recipe, data, weights)
+
+    return folder.create(run, to_json(recipe), data.train.classes, known, {}, fill)
 
 
 def begun_with(run: Path, recipe: Recipe, data: Data, weights: Beginning) -> None:
@@ -183,16 +187,18 @@ def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
     """Take the steps that remain of a run: all of a new one, none of a finished one.
 
     Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
-    saving or before; ValueError for data of another kind.
+    saving or before; ValueError for data of another kind, and where another process works on the
+    run.
     """
-    recipe, known, result = here().first(lambda: contents(run))
-    if result is not None:
-        yield Moment(recipe.steps, result=result)
-        return
-    same_data(run, known, data)
-    how = Setting(**known["setting"])
-    exact(run, known, how)
-    yield from how.within(_advance(run, recipe, data, known, watch))
+    with folder.writing(run):
+        recipe, known, result = here().first(lambda: contents(run))
+        if result is not None:
+            yield Moment(recipe.steps, result=result)
+            return
+        same_data(run, known, data)
+        how = Setting(**known["setting"])
+        exact(run, known, how)
+        yield from how.within(_advance(run, recipe, data, known, watch))
 
 
 def _advance(

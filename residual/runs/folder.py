@@ -1,66 +1,128 @@
 """A run is a folder: its recipe, its log, its newest checkpoints, and in the end its result."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from residual.files import FORMAT, Newer, json_text, read_json, write_json, write_whole
+from residual.locks import Held, locked
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
+from residual.world import here
 
 KEPT = 3  # checkpoints
+RUNS = Path("runs")  # where a run lies that nobody gave a folder
+LOCK = "lock"  # lies in a run while processes write to it
 
 
 class NoRun(ValueError):
     """A folder that holds no run."""
 
 
-def named(network: str, parent: Path) -> Path:
-    """The first free name for a run, `<network>-<n>`."""
+def claimed(network: str, parent: Path) -> Path:
+    """A new folder of the first free name for a run, `<network>-<n>`."""
     n = 1
-    while (parent / f"{network}-{n}").exists():
-        n += 1
-    return parent / f"{network}-{n}"
+    while True:
+        run = parent / f"{network}-{n}"
+        try:
+            run.mkdir(parents=True)  # of several processes one makes it
+        except FileExistsError:
+            n += 1
+        else:
+            return run
 
 
 def latest(recipe: dict[str, Any], parent: Path) -> Path | None:
-    """The run of this recipe that was begun last."""
+    """The run of this recipe that was begun last and that no process works on; one that is not
+    finished comes first."""
     made = sorted(parent.glob("*/recipe.json"), key=lambda file: file.stat().st_mtime_ns)
     own = json.loads(json.dumps({"format": FORMAT, **recipe}))  # where tuples are lists
-    return next((file.parent for file in reversed(made) if read_json(file) == own), None)
+    runs = [file.parent for file in reversed(made) if read_json(file) == own]
+    for run in sorted(runs, key=lambda run: (run / "result.json").exists()):
+        with suppress(Held):
+            refuse_held(run)
+            return run
+    return None
 
 
 def create(
-    run: Path,
+    run: Path | None,
     recipe: dict[str, Any],
     classes: tuple[str, ...],
     environment: dict[str, Any],
     split: Mapping[Any, list[str]],
-) -> None:
-    """Make the folder and write down, before the first step, what can change the answer.
+    fill: Callable[[Path], None] = lambda _: None,
+) -> Path:
+    """Make the folder and write down, before the first step, what can change the answer; `fill`
+    writes what else belongs to it.
 
-    Raises ValueError where the folder holds a run already, OSError where it cannot be made.
+    Without a folder it is the first free one of runs/<network>-<n>. Raises ValueError where the
+    folder holds a run already, OSError where it cannot be made.
     """
-    if (run / "recipe.json").exists():
-        raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
+    if run is not None:
+        refuse_held(run)
+        refuse_taken(run)
     try:
+        run = run or claimed(recipe["network"], RUNS)
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot make the folder {run}: {error.strerror}") from error
-    write_json(run / "classes.json", list(classes))
-    if split:  # of a plain folder of classes
-        write_json(run / "split.json", split)
-    write_json(run / "environment.json", {"format": FORMAT, **environment})
-    write_json(run / "recipe.json", {"format": FORMAT, **recipe})  # last: now it is a run
+        raise OSError(f"cannot make the folder {run or RUNS}: {error.strerror}") from error
+    with locked(run / LOCK, str(run)):
+        refuse_taken(run)
+        if checkpoints(run):
+            raise ValueError(f"{run} has checkpoints, and no recipe.json; choose another folder")
+        write_json(run / "classes.json", list(classes))
+        if split:  # of a plain folder of classes
+            write_json(run / "split.json", split)
+        write_json(run / "environment.json", {"format": FORMAT, **environment})
+        fill(run)
+        write_json(run / "recipe.json", {"format": FORMAT, **recipe})  # last: now it is a run
+    return run
 
 
-def recipe_of(run: Path) -> Recipe:
-    """Raises NoRun where the folder holds none."""
+def refuse_taken(run: Path) -> None:
+    """Raises ValueError where a folder holds a run."""
+    if (run / "recipe.json").exists():
+        raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
+
+
+def refuse_held(run: Path) -> None:
+    """Raises Held where a process writes to a run."""
+    if (run / LOCK).exists():
+        with suppress(OSError), locked(run / LOCK, str(run)):  # a disk to read from is enough
+            pass
+
+
+@contextmanager
+def writing(run: Path) -> Iterator[None]:
+    """While the processes of one job write to a run; to a finished one nothing is left to write.
+
+    Raises NoRun, and Held where processes of another job do.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            check_run(run)
+            if not (run / "result.json").exists():
+                stack.enter_context(locked(run / LOCK, str(run)))
+
+        here().first(take)
+        yield
+
+
+def check_run(run: Path) -> None:
+    """Raises NoRun where a folder holds none."""
     if not run.is_dir():
         raise NoRun(f"no folder {run}")
     if not (run / "recipe.json").exists():
         raise NoRun(f"{run} holds no run: it has no recipe.json")
+
+
+def recipe_of(run: Path) -> Recipe:
+    """Raises NoRun where the folder holds none."""
+    check_run(run)
     values = read_json(run / "recipe.json")
     if values.get("task") == "detection":
         raise NoRun(f"{run} is the run of a detector; see: residual detect --help")

@@ -87,9 +87,16 @@ def move(run: Path, known: dict[str, Any], where: dict[str, str], how: Setting) 
 
 
 def copied(run: Path, out: Path) -> Path:
-    """A copy of a run, to go on in. Raises ValueError where the folder holds something."""
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose a new folder for the copy of {run}")
+    """A copy of a run, to go on in. Raises ValueError where the folder holds something, or where a
+    process writes to the run."""
+    folder.refuse_held(run)
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise ValueError(
+            f"{out} exists already; choose a new folder for the copy of {run}"
+        ) from None
     # Its report is of what it was when that was asked for.
-    shutil.copytree(run, out, ignore=shutil.ignore_patterns("*.partial", "report"))
+    left_out = shutil.ignore_patterns("*.partial", "report", folder.LOCK)
+    shutil.copytree(run, out, ignore=left_out, dirs_exist_ok=True)
     return out

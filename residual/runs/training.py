@@ -97,15 +97,16 @@ def found_again(name: str, root: Path) -> dict[str, str]:
 
 
 def begin(
-    run: Path,
+    run: Path | None,
     recipe: Recipe,
     data: Data,
     where: dict[str, str],
     how: Setting,
     test_curve: bool,
     weights: Trained | None = None,
-) -> None:
-    """Make a run's folder. `where` says how the data is found again: its name and its root."""
+) -> Path:
+    """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
+    again: its name and its root."""
     check_average(recipe)  # not where an old run goes on
     check(recipe, data)
     if weights is not None and takes_photographs(recipe.network):
@@ -119,9 +120,12 @@ def begin(
     own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
     split = plain_split(path) if own else {}
     known = environment(data, where, how, test_curve)
-    folder.create(run, to_json(recipe), data.classes, known, split)
-    if weights is not None:
-        begun_with(run, recipe, data, weights)
+
+    def fill(own: Path) -> None:
+        if weights is not None:
+            begun_with(own, recipe, data, weights)
+
+    return folder.create(run, to_json(recipe), data.classes, known, split, fill)
 
 
 def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
@@ -187,9 +191,9 @@ def train(
         recipe = from_weights(recipe, beginning)
     size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
     loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
-    run = Path(out) if out else folder.named(recipe.network, Path("runs"))
     where = found_again(data, DEFAULT_ROOT)
-    begin(run, recipe, loaded, where, how or setting(), False, beginning)
+    own = Path(out) if out else None
+    run = begin(own, recipe, loaded, where, how or setting(), False, beginning)
     yield from advance(run, loaded, Watch())
 
 
@@ -197,16 +201,18 @@ def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
     """Take the steps that remain of a run: all of a new one, none of a finished one.
 
     Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
-    saving or before; ValueError for data of another kind.
+    saving or before; ValueError for data of another kind, and where another process works on the
+    run.
     """
-    recipe, known, result = here().first(lambda: contents(run))
-    if result is not None:
-        yield Moment(recipe.steps, result=result)
-        return
-    same_data(run, known, data)
-    how = Setting(**known["setting"])
-    exact(run, known, how)
-    yield from how.within(_advance(run, recipe, data, known, watch))
+    with folder.writing(run):
+        recipe, known, result = here().first(lambda: contents(run))
+        if result is not None:
+            yield Moment(recipe.steps, result=result)
+            return
+        same_data(run, known, data)
+        how = Setting(**known["setting"])
+        exact(run, known, how)
+        yield from how.within(_advance(run, recipe, data, known, watch))
 
 
 def _advance(

@@ -1,0 +1,118 @@
+"""What the commands claim of a run's folder: one training claims it, and one writes to it."""
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import EXACT
+from test_runs import SHORT, begun
+
+from residual.runs import folder
+from residual.runs.moments import Watch
+from residual.runs.training import advance, train
+from residual.training.values import to_json
+
+TRAIN = ("train", "resnet8", "--steps", 3, *EXACT, "--json")
+
+
+def at_once(command, *commands, cwd):
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return [*pool.map(lambda words: command(*words, cwd=cwd), commands)]
+
+
+def test_trainings_started_together_each_take_a_folder(command, tmp_path):
+    words = [(*TRAIN, "--seed", seed) for seed in range(3)]
+    answers = at_once(command, *words, cwd=tmp_path)
+    assert [answer.status for answer in answers] == [0, 0, 0], answers
+    runs = [answer.json["run"] for answer in answers]
+    assert sorted(runs) == [f"runs/resnet8-{n}" for n in (1, 2, 3)]
+    for seed, run in enumerate(runs):
+        assert json.loads((tmp_path / run / "recipe.json").read_text())["seed"] == seed
+        assert json.loads((tmp_path / run / "result.json").read_text())["recipe"]["seed"] == seed
+
+
+def test_of_two_trainings_into_one_folder_one_is_refused(command, tmp_path):
+    words = [(*TRAIN, "--out", "run", "--seed", seed) for seed in (0, 1)]
+    answers = at_once(command, *words, cwd=tmp_path)
+    assert sorted(answer.status for answer in answers) == [0, 1]
+    (refused,) = [answer for answer in answers if answer.status]
+    assert "run holds a run already" in refused.complaint or "run is in use by" in refused.complaint
+    seed = answers.index(next(answer for answer in answers if not answer.status))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["recipe"]["seed"] == seed
+
+
+@pytest.fixture
+def unfinished(tmp_path, finished) -> Path:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "result.json").unlink()
+    return run
+
+
+def test_a_run_that_a_process_works_on_is_refused_to_another(command, unfinished, tmp_path):
+    before = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
+    commands = [
+        ("resume", unfinished),
+        ("resume", unfinished, "--out", tmp_path / "copy"),
+        ("train", "resnet8", "--out", unfinished),
+    ]
+    with folder.writing(unfinished):
+        for words in commands:
+            answer = command(*words)
+            assert answer.status == 1
+            assert f"{unfinished} is in use by process {os.getpid()} on " in answer.complaint
+        assert command("evaluate", unfinished, *EXACT[:2]).status == 0  # which writes nothing
+        assert command("report", unfinished).status == 0  # nor this, where a training does
+    after = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before} == before
+    assert not (tmp_path / "copy").exists()
+    assert command("resume", unfinished).status == 0
+    assert not (unfinished / "lock").exists()
+
+
+def test_a_finished_run_is_not_locked(finished):
+    before = sorted(finished.iterdir())
+    with folder.writing(finished), folder.writing(finished):
+        assert sorted(finished.iterdir()) == before
+
+
+def test_a_run_belongs_to_the_iterator_that_takes_its_steps(tmp_path):
+    run, data = tmp_path / "run", begun(tmp_path / "run")
+    first = advance(run, data, Watch())
+    next(first)
+    with pytest.raises(ValueError, match=f"{run} is in use by process {os.getpid()}"):
+        next(advance(run, data, Watch()))
+    first.close()
+    *_, last = advance(run, data, Watch())
+    assert last.result
+
+
+def test_a_folder_with_the_checkpoints_of_something_else_is_refused(tmp_path):
+    run, data = tmp_path / "run", begun(tmp_path / "run")
+    next(advance(run, data, Watch(checkpoint_minutes=0)))
+    (run / "recipe.json").unlink()
+    with pytest.raises(ValueError, match="has checkpoints, and no recipe.json"):
+        begun(run)
+
+
+def test_what_starts_again_takes_its_own_run_and_none_that_is_worked_on(tmp_path):
+    runs = tmp_path / "runs"
+    for name in ("finished", "own", "other"):
+        begun(runs / name)
+    (runs / "finished" / "result.json").write_text("{}")
+    os.utime(runs / "finished" / "recipe.json", (2e9, 2e9))  # begun last
+    recipe = to_json(SHORT)
+    with folder.writing(runs / "other"):
+        assert folder.latest(recipe, runs) == runs / "own"
+        with folder.writing(runs / "own"):
+            assert folder.latest(recipe, runs) == runs / "finished"
+
+
+def test_the_library_takes_the_next_folder_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for n in (1, 2):
+        *_, last = train("resnet8", steps=1, batch=8, norm_group=8)
+        assert last.result
+        assert (tmp_path / "runs" / f"resnet8-{n}" / "result.json").exists()
