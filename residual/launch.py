@@ -15,10 +15,16 @@ PATIENCE = timedelta(minutes=10)
 # What each launcher calls: (rank, size, rank on this machine, processes on this machine).
 LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "SLURM": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    # Before SLURM, of whose steps mpirun makes use.
     "Open MPI": (
         *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
         *("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ),
+    # Of the step, which srun starts. A batch script is alone, though SLURM_NTASKS says how many
+    # tasks its job may start, and SLURM_PROCID is 0.
+    "SLURM": (
+        *("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+        *("SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
     ),
     "MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 }
@@ -33,7 +39,7 @@ def launcher(environment: Mapping[str, str]) -> tuple[str, dict[str, str]] | Non
                 "RANK": environment[rank],
                 "WORLD_SIZE": environment[size],
                 "LOCAL_RANK": environment.get(local, "0"),
-                "LOCAL_WORLD_SIZE": environment.get(locals_, "1").split("(")[0],
+                "LOCAL_WORLD_SIZE": environment.get(locals_, "1").split("(")[0].split(",")[0],
             }
             return name, known | meeting(name, environment)
     return None

@@ -161,8 +161,9 @@ def test_torchrun_is_recognised():
 
 def test_slurm_is_recognised_and_meets_on_its_first_machine():
     environment = {
-        "SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1",
-        "SLURM_NTASKS_PER_NODE": "8", "SLURM_STEP_NODELIST": "gpu[03-04]", "SLURM_JOB_ID": "123456",
+        "SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_STEP_NUM_TASKS": "16",
+        "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
+        "SLURM_STEP_NODELIST": "gpu[03-04]", "SLURM_JOB_ID": "123456",
     }  # fmt: skip
     assert launcher(environment) == (
         "SLURM",
@@ -175,8 +176,35 @@ def test_slurm_is_recognised_and_meets_on_its_first_machine():
     assert other and (other[1]["MASTER_ADDR"], other[1]["MASTER_PORT"]) == ("login", "5")
 
 
+BATCH = {
+    "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_LOCALID": "0",
+    "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu03", "SLURM_TASKS_PER_NODE": "4",
+}  # fmt: skip
+
+
+def test_a_batch_script_of_slurms_is_alone_however_many_tasks_its_job_may_start():
+    assert launcher(BATCH) is None
+    shell = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NODELIST": "gpu03"}
+    assert launcher(BATCH | shell) is None  # of srun --ntasks=1 --pty bash
+    step = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
+    found = launcher(BATCH | shell | step)
+    assert found and found[0] == "SLURM"
+    assert (found[1]["RANK"], found[1]["WORLD_SIZE"], found[1]["LOCAL_WORLD_SIZE"]) == (
+        "2",
+        "3",
+        "2",
+    )
+
+
+def test_mpirun_inside_slurm_is_mpirun():
+    """It starts its own agents by srun, one on each machine."""
+    rank, where = "OMPI_COMM_WORLD_", {"MASTER_ADDR": "one", "SLURM_STEP_NUM_TASKS": "2"}
+    found = launcher(BATCH | where | {f"{rank}RANK": "3", f"{rank}SIZE": "4"})
+    assert found and (found[0], found[1]["RANK"], found[1]["WORLD_SIZE"]) == ("Open MPI", "3", "4")
+
+
 def test_torchrun_inside_slurm_is_torchrun():
-    inside = place_of(1, 2, 9) | {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
+    inside = place_of(1, 2, 9) | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}
     found = launcher(inside)
     assert found and (found[0], found[1]["WORLD_SIZE"]) == ("torchrun", "2")
 
