@@ -1,6 +1,7 @@
 """Which of how many processes this is, where the arithmetic is done, and how."""
 
 import os
+import pickle
 import platform
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -48,20 +49,25 @@ class World:
         return bool(self.summed(torch.tensor(int(here)))) if self.size > 1 else here
 
     def first(self, act: Callable[[], T]) -> T:
-        """What comes of an act that the first process alone does: told to all, and so is an error,
-        which is then raised in all of them."""
+        """What comes of an act that the first process alone does: told to all, and so is an error
+        of whatever kind, which is then raised in all of them."""
         if self.size == 1:
             return act()
-        told: list[Any] = [None, None]
-        if self.rank == 0:
-            try:
-                told = [act(), None]
-            except (ValueError, OSError) as error:
-                told = [None, error]
-        torch.distributed.broadcast_object_list(told)
-        if told[1] is not None:
-            raise told[1]
-        return told[0]  # type: ignore[no-any-return]
+        if self.rank:
+            told: list[Any] = [None]
+            torch.distributed.broadcast_object_list(told)
+            found, error = pickle.loads(told[0])
+            if error is not None:
+                raise error
+            return found  # type: ignore[no-any-return]
+        try:
+            own = act()
+            content = pickle.dumps((own, None))
+        except BaseException as error:  # else the others would wait in vain
+            torch.distributed.broadcast_object_list([_error_as_bytes(error)])
+            raise
+        torch.distributed.broadcast_object_list([content])
+        return own
 
     def raise_together(self, error: Exception | None) -> None:
         """Raise, in every process, the error that one of them has met: nobody waits for it."""
@@ -88,6 +94,16 @@ class World:
                 f"equally; start {fits[-1]} instead"
             )
         return batch // self.size
+
+
+def _error_as_bytes(error: BaseException) -> bytes:
+    """No result and an error, pickled; the text of one that does not survive that."""
+    try:
+        content = pickle.dumps((None, error))
+        pickle.loads(content)
+    except Exception:
+        return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
+    return content
 
 
 def here() -> World:

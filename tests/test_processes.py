@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from conftest import EXACT, FORK, Answer, spoken
 from torch import Tensor, nn
 
@@ -193,6 +194,56 @@ def test_a_first_process_that_is_not_there_is_named(tmp_path):
     said = Answer(1, "", (tmp_path / "err").read_text()).complaint
     assert said.startswith("residual: process 1 of 2 (torchrun, on ")
     assert "finds nobody at 127.0.0.1:" in said
+
+
+def raised(kind: str) -> object:
+    """What the first process alone does."""
+
+    class Odd(Exception):
+        def __init__(self, *, word: str) -> None:
+            super().__init__(word)
+
+    errors = {
+        "KeyError": KeyError("classes"), "RuntimeError": RuntimeError("torch"),
+        "KeyboardInterrupt": KeyboardInterrupt(), "Exit": typer.Exit(3), "Odd": Odd(word="no"),
+    }  # fmt: skip
+    if kind in errors:
+        raise errors[kind]
+    return (lambda: 1) if kind == "unpicklable" else kind
+
+
+def told(kind: str, place: str) -> None:
+    """In a process of its own, among others: what it hears of the first one's act."""
+    from residual.launch import join, leave
+
+    world = join()
+    try:
+        heard = f"result {world.first(lambda: raised(kind))}"
+    except BaseException as error:
+        heard = f"{type(error).__name__} {error}"
+    Path(f"{place}/{world.rank}").write_text(heard)
+    leave()
+
+
+@pytest.mark.parametrize(
+    ("kind", "heard"),
+    [
+        ("KeyError", "KeyError 'classes'"),
+        ("RuntimeError", "RuntimeError torch"),
+        ("KeyboardInterrupt", "KeyboardInterrupt "),
+        ("Exit", "Exit 3"),
+        ("Odd", "RuntimeError Odd: no"),  # cannot be pickled
+        ("unpicklable", "Error"),
+        ("fine", "result fine"),
+    ],
+)
+def test_whatever_ends_the_first_process_is_told_to_the_others(tmp_path, kind, heard):
+    port = free_port()
+    places = [place_of(rank, 2, port) for rank in range(2)]
+    assert started(told, places, [kind] * 2, [str(tmp_path)] * 2) == [0, 0]
+    first, second = ((tmp_path / str(rank)).read_text() for rank in range(2))
+    assert heard in second
+    assert second == first or kind == "Odd"
 
 
 # Shares
