@@ -1,16 +1,23 @@
 """What the commands claim, as processes: their exit status, and one sentence for what is wrong."""
 
 import json
+import os
+import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import typer
 from conftest import EXACT, draw_pictures
 
+from residual.cli.app import one_sentence
 from residual.data.digits import digits
 from residual.runs import folder
+from residual.training import checkpoint
 
 NAMES = (
     *("networks", "describe", "train", "resume", "evaluate", "predict", "report", "responses"),
@@ -103,6 +110,89 @@ def test_what_cannot_be_done_ends_with_status_1_and_one_sentence(command, words,
     assert named in answer.complaint
     assert len(answer.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+ODD = {
+    "a fault of ours": (KeyError("classes"), "KeyError: 'classes' (this is a fault of residual;"),
+    "a fault without words": (IndexError(), "IndexError (this is a fault of residual; --debug"),
+    "one of torch's without words": (RuntimeError(), "RuntimeError (this is a fault of residual"),
+    "torch's many lines": (RuntimeError("bad\n\nat: x"), "bad"),
+    "several lines": (ValueError("the header:\n  is cut"), "the header: is cut"),
+    "cut bytes": (struct.error("unpack needs 4"), "error: unpack needs 4 (this is a fault of"),
+    "no memory": (MemoryError(), "the memory of this machine does not suffice"),
+    "an extra": (
+        ModuleNotFoundError("No module named 'onnx'", name="onnx"),
+        "No module named 'onnx'; pip install 'residual-learning[all]'",
+    ),
+    "a module of ours": (
+        ImportError("cannot import", name="residual.x"),
+        "ImportError: cannot imp",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "said"), ODD.values(), ids=ODD)
+def test_whatever_a_command_meets_is_one_sentence_and_status_1(error, said, capsys):
+    def command() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as end:
+        one_sentence(command)()
+    assert end.value.exit_code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"residual: {said}")
+
+
+@pytest.mark.parametrize("words", [("evaluate",), ("predict",), ("detect", "evaluate")])
+def test_a_checkpoint_without_a_network_is_named(command, tmp_path, words):
+    file = tmp_path / "proposals.safetensors"
+    checkpoint.save(file, {"0": torch.ones(2)}, {})
+    more = ("a.png",) if words == ("predict",) else ("--data", tmp_path)
+    answer = command(*words, file, *more)
+    assert answer.status == 1
+    assert f"{file} holds no network" in answer.complaint
+
+
+def shell(line: str) -> subprocess.CompletedProcess:
+    """A command with redirections; RESIDUAL stands for `python -m residual`."""
+    line = line.replace("RESIDUAL", f"{shlex.quote(sys.executable)} -m residual")
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, check=False, env=buffered
+    )
+
+
+@pytest.mark.parametrize(
+    ("streams", "status"),
+    [("2>&-", 1), ("2>&- >&-", 1), ("<&- 2>&-", 1), ("2>/dev/full", 1), ("2>&1 | true", 1)],
+)
+def test_a_failure_that_nobody_hears_has_its_status(streams, status, tmp_path):
+    command, _, pipe = streams.partition(" | ")
+    line = f"RESIDUAL resume {tmp_path} {command}; echo $? >{tmp_path}/status"
+    shell(f"( {line} ) | {pipe}" if pipe else line)
+    assert (tmp_path / "status").read_text() == f"{status}\n"
+
+
+@pytest.mark.parametrize(
+    ("streams", "status"), [(">&-", 0), (">&- 2>&-", 0), (">/dev/full", 1), ("| true", 0)]
+)
+def test_what_nobody_reads_is_done_and_what_cannot_be_written_is_not(streams, status, tmp_path):
+    command, _, pipe = streams.partition("| ")
+    words = f"train {' '.join(TINY)} --steps 2 --out {tmp_path}/run"
+    line = f"RESIDUAL {words} {command}; echo $? >{tmp_path}/status"
+    found = shell(f"( {line} ) | {pipe}" if pipe else line)
+    assert (tmp_path / "status").read_text() == f"{status}\n"
+    said = [each for each in found.stderr.splitlines() if each.startswith("residual: ")]
+    assert said == ["residual: what is printed cannot be written"] * status
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+
+
+def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
+    code = "import os; from residual.cli import app; app.open_closed(); print('x' * 9_000); "
+    code += f"opened = os.open('{tmp_path}/file', os.O_CREAT | os.O_RDWR); os.write(2, b'y')"
+    assert shell(f'{sys.executable} -c "{code}" <&- >&- 2>&-').returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_training_ends_with_one_object_and_leaves_a_run(command, tmp_path):

@@ -190,10 +190,13 @@ def expected(command, tmp_path_factory) -> dict[str, Any]:
     return ended(run)
 
 
-def spawned(run: Path, at: int, number: signal.Signals) -> subprocess.CompletedProcess:
+def spawned(
+    run: Path, at: int, number: signal.Signals, streams: str = ""
+) -> subprocess.CompletedProcess:
     """`python -m residual train`, and a signal when so many lines are in the log."""
+    words = [sys.executable, "-m", "residual", "train", *WORDS, "--out", str(run)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "residual", "train", *WORDS, "--out", str(run)],
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     wait_for(lambda: lines(run) >= at or process.poll() is not None)
@@ -229,3 +232,10 @@ def test_a_signal_saves_the_run_and_ends_the_command(command, tmp_path, expected
     assert folder.checkpoints(run)[-1].name == f"step-{step:08}.safetensors"
     assert command("resume", run).status == 0
     assert ended(run) == expected
+
+
+@pytest.mark.parametrize("streams", ["2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_a_signal_ends_the_command_alike_where_nobody_hears_it(tmp_path, streams):
+    run = tmp_path / "run"
+    assert spawned(run, 20, signal.SIGTERM, streams).returncode == 143
+    assert folder.checkpoints(run)

@@ -51,23 +51,40 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
-        except (ValueError, OSError, ArithmeticError) as error:
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
             if DEBUG:
                 raise
-            if isinstance(error, BrokenPipeError):
-                raise typer.Exit(1) from None
-            typer.echo(f"residual: {error}", err=True)
-            raise typer.Exit(1) from None
-        except RuntimeError as error:
-            if DEBUG or isinstance(error, typer.Exit | typer.Abort):
-                raise
-            typer.echo(f"residual: {str(error).splitlines()[0]}", err=True)
+            if not isinstance(error, BrokenPipeError):
+                say(sentence(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            typer.echo("residual: interrupted; what a run had saved before is whole", err=True)
+            say("interrupted; what a run had saved before is whole")
             raise typer.Exit(INTERRUPTED) from None
 
     return run
+
+
+def say(text: str) -> None:
+    """A line on stderr, where somebody reads it."""
+    with suppress(OSError):
+        typer.echo(f"residual: {text}", err=True)
+
+
+def sentence(error: Exception) -> str:
+    """An error in one line. Whatever nobody foresaw is a fault of ours."""
+    kind = type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:1] if isinstance(error, RuntimeError) else lines)  # torch says much
+    foreseen = isinstance(error, ValueError | OSError | ArithmeticError | RuntimeError)
+    if foreseen and text:
+        return text
+    if isinstance(error, MemoryError):
+        return f"the memory of this machine does not suffice{text and f': {text}'}"
+    if isinstance(error, ImportError) and not (error.name or "").startswith("residual"):
+        return f"{text}; pip install 'residual-learning[all]' has what a command may need"
+    return f"{kind}{text and f': {text}'} (this is a fault of residual; --debug shows where)"
 
 
 for each in (
@@ -107,9 +124,13 @@ app.add_typer(measure, name="benchmark")
 def main() -> None:
     """The entry point. `--debug` may stand anywhere."""
     sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    open_closed()
     try:
         app()
     except SystemExit as end:
+        if not flush() and not end.code:
+            say("what is printed cannot be written")
+            end.code = 1
         # Whoever joined others has their number here; where launch.py is not loaded, nobody did.
         among = "residual.launch" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1"
         if not among or not isinstance(end.code, int | None):
@@ -117,7 +138,35 @@ def main() -> None:
         # Threads of gloo's may outlive their group and abort a process whose interpreter winds up,
         # after all is done: one among others therefore ends at once.
         atexit._run_exitfuncs()
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        flush()
         os._exit(end.code or 0)
+
+
+def open_closed() -> None:
+    """Give standard streams that are closed to nobody, lest a file that is opened later takes their
+    place, and what is meant for them ends in it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the first free number
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, errors="backslashreplace"))  # noqa: PTH123, SIM115
+
+
+def flush() -> bool:
+    """Write out what is printed -> False where that fails, but for a reader who has gone.
+
+    The interpreter shall not try again at its end, which would change the exit status.
+    """
+    whole = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            whole = whole and isinstance(error, BrokenPipeError)
+    return whole

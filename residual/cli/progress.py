@@ -47,7 +47,7 @@ def described(line: dict[str, Any], step: int, steps: int) -> str:
 
 def plain(text: str) -> None:
     """A line on stderr. Where nobody reads any more, the work goes on all the same."""
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
@@ -123,12 +123,10 @@ def counting(what: str) -> Iterator["Progress"]:
         left = duration((total - done) / speed)
         digits = 0 if speed >= 10 else 1
         text = f"{what}: {done:,} of {total:,}, {speed:,.{digits}f} per second, {left} left"
-        print(
-            f"\r\033[K{text}" if console.is_terminal else text,
-            end="" if console.is_terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        if not console.is_terminal:
+            plain(text)
+            return
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
     yield progress
     if console.is_terminal and said[0] != begun:

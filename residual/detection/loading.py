@@ -12,7 +12,7 @@ from residual.detection.detector import Detector, build, in_one
 from residual.detection.recipe import Recipe, from_json
 from residual.files import read_json
 from residual.runs import folder
-from residual.runs.loading import preprocessing_of
+from residual.runs.loading import preprocessing_of, read_network
 from residual.training import checkpoint
 from residual.world import Setting
 
@@ -70,7 +70,7 @@ def load(path: Path | str) -> Trained:
     """
     path = Path(path)
     if not path.is_dir():
-        return trained(*checkpoint.read(path))
+        return trained(*read_network(path))
     recipe_of(path)
     found = folder.newest(path)
     if found is None:

@@ -47,8 +47,17 @@ def load(path: Path | str) -> Trained:
         tensors, header, complaints = found
     else:
         complaints = []
-        tensors, header = checkpoint.read(path)
+        tensors, header = read_network(path)
     return replace(trained(tensors, header), notices=tuple(complaints))
+
+
+def read_network(path: Path) -> tuple[checkpoint.Tensors, dict[str, Any]]:
+    """A checkpoint that holds a network. Raises ValueError for one of ours that holds none, like
+    the proposals of a detector's training, and what `checkpoint.read` raises."""
+    tensors, header = checkpoint.read(path)
+    if not {"network", "classes", "size"} <= header.keys():
+        raise ValueError(f"{path} holds no network; name a run, or a file in its checkpoints/")
+    return tensors, header
 
 
 def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
