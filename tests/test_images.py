@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,12 +25,28 @@ def some(n: int, classes: int = 10) -> Images:
     return Images(pixels.view(n, 3, 2, 2), torch.arange(n) % classes, (("a/1.jpg", 0),))
 
 
-def test_a_part_has_its_images_and_names_every_damaged_one():
+def test_a_part_has_its_images_and_its_own_damaged_ones():
     images = some(10)
     part = images.part(torch.tensor([7, 2]))
     assert part.labels.tolist() == [7, 2]
     assert torch.equal(part.pixels[0], images.pixels[7])
-    assert part.damaged == images.damaged
+    assert part.damaged == ()
+    assert images.part(torch.tensor([7]), images.damaged).damaged == images.damaged
+
+
+@pytest.mark.parametrize("n", [1, 8, 40])
+@pytest.mark.parametrize("beside", ["test", "val"])
+def test_a_damaged_picture_belongs_to_one_part_of_a_split(n, beside):
+    damaged = tuple((f"a/{i}.jpg", i % 10) for i in range(n))
+    whole = Data("d", "f", tuple("0123456789"), replace(some(100), damaged=damaged))
+    data = replace(whole, **{beside: some(20)})
+    held = held_out(data, "45k5k")
+    out = held.val if beside == "test" else held.held
+    assert sorted(held.train.damaged + out.damaged) == sorted(damaged)
+    assert len(held.train) + len(out) == 100
+    assert abs(len(out.damaged) - n / 10) < 1
+    plain = held_out(replace(data, train=some(100)), "45k5k")
+    assert torch.equal(plain.train.pixels, held.train.pixels)
 
 
 def test_a_set_that_is_not_there_is_refused_and_the_others_are_named():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residual.data.filenames import Split
-from residual.data.photographs import Photographs
+from residual.data.photographs import Damages, Photographs
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,16 @@ class Images:
 
     pixels: Tensor  # (N, 3, H, W) uint8
     labels: Tensor  # (N,) int64
-    damaged: tuple[tuple[str, int], ...] = ()  # pictures that could not be read: (path, label)
+    damaged: Damages = ()  # pictures that could not be read
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, chosen: Tensor) -> "Images":
-        """The images at these places (n,), with every damaged one."""
-        return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen])
+    def part(self, chosen: Tensor, damaged: Damages = ()) -> "Images":
+        """The images at these places (n,), and the damaged ones of the same part."""
+        return replace(
+            self, pixels=self.pixels[chosen], labels=self.labels[chosen], damaged=damaged
+        )
 
     def to(self, device: torch.device) -> "Images":
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
@@ -95,8 +97,16 @@ def held_out(data: Data, split: str) -> Data:
         return data
     # Choice: the 5,000 are drawn once, as many of each class; the paper does not say how. Where the
     # data has only a val set beside the training set, the headline is on that, and no choice.
-    rest, out = divided(data.train.labels, max(0.1, len(data.classes) / len(data.train)))
-    train, out_of_it = data.train.part(rest), data.train.part(out)
+    fraction = max(0.1, len(data.classes) / len(data.train))
+    rest, out = divided(data.train.labels, fraction)
+    # Whole pictures are divided without the damaged ones, of which each belongs to one part, too.
+    damaged: tuple[list[tuple[str, int]], ...] = ([], [])
+    for i, each in enumerate(data.train.damaged):
+        damaged[int(fraction * (i + 1)) - int(fraction * i)].append(each)
+    train, out_of_it = (
+        data.train.part(chosen, tuple(lost))
+        for chosen, lost in zip((rest, out), damaged, strict=True)
+    )
     if data.val is not None:
         return replace(data, train=train, held=out_of_it)
     return replace(data, train=train, val=out_of_it)

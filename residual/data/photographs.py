@@ -12,6 +12,9 @@ from torch import Tensor
 from residual.data.decode import Picture, in_part
 
 
+Damages = tuple[tuple[str, int], ...]  # pictures that cannot be read: (path, label)
+
+
 class Source(Protocol):
     """Where photographs lie, numbered: a folder, or packed shards."""
 
@@ -47,14 +50,16 @@ class Photographs:
     source: Source
     places: Tensor  # (N,) int64, which of the source's
     labels: Tensor  # (N,) int64
-    damaged: tuple[tuple[str, int], ...] = ()  # of those that were looked at: (path, label)
+    damaged: Damages = ()  # of those that were looked at
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, chosen: Tensor) -> "Photographs":
-        """The photographs at these places (n,)."""
-        return replace(self, places=self.places[chosen], labels=self.labels[chosen])
+    def part(self, chosen: Tensor, damaged: Damages = ()) -> "Photographs":
+        """The photographs at these places (n,), and the damaged ones of the same part."""
+        return replace(
+            self, places=self.places[chosen], labels=self.labels[chosen], damaged=damaged
+        )
 
     def to(self, device: torch.device) -> "Photographs":
         """The same: photographs stay where they are, only their batches travel."""
