@@ -1,0 +1,54 @@
+"""What devkit.py claims: the lists of ImageNet say the same whoever wrote them."""
+
+import io
+from pathlib import Path
+
+import pytest
+from made_imagenet import KIT, LISTS, TRUTH, VAL, WORDS, meta, write
+
+from residual.data.devkit import SOLUTION, Known, devkit, told_by
+from residual.data.devkit import TRUTH as TRUTH_FILE
+
+LISTS_RAW = {name: text.encode() for name, text in LISTS.items()}
+ENDS = {"LF": "\n", "CRLF": "\r\n", "CR": "\r"}
+
+
+def told(folder: Path, files: dict[str, bytes]) -> Known:
+    write(folder, files)
+    return told_by(folder, folder / "none")
+
+
+def rewritten(files: dict[str, bytes], end: str, mark: str, form: str) -> dict[str, bytes]:
+    """The text files as another program writes them."""
+    texts = {name: raw.decode() for name, raw in files.items() if not name.endswith(".mat")}
+    return files | {
+        name: (mark + text.replace("\n", end)).encode(form) for name, text in texts.items()
+    }
+
+
+@pytest.mark.parametrize("files", [KIT, LISTS_RAW], ids=["devkit", "kaggle"])
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("mark", "form"), [("", "utf-8"), ("\ufeff", "utf-8"), ("", "utf-16")])
+def test_line_ends_and_byte_order_marks_change_nothing(tmp_path, files, end, mark, form):
+    found = told(tmp_path / "a", rewritten(files, ENDS[end], mark, form))
+    assert found == told(tmp_path / "b", files)
+    assert (found.words, found.val) == (WORDS, VAL)
+
+
+def test_kaggles_lists_may_be_quoted(tmp_path):
+    quoted = "".join(f'"{word}","{rest}"\n' for word, _, rest in (
+        line.partition(",") for line in LISTS[SOLUTION].splitlines()
+    ))  # fmt: skip
+    synsets = "".join(f'"{wnid} {words}"\n' for wnid, words in WORDS.items())
+    files = {SOLUTION: quoted.encode(), "LOC_synset_mapping.txt": synsets.encode()}
+    assert told(tmp_path, files) == told(tmp_path / "plain", LISTS_RAW)
+
+
+def test_a_list_that_is_none_is_named_in_a_sentence(tmp_path):
+    for text in ("ImageId,Answer\na,b\n", "ImageId,PredictionString\na,\n"):
+        with pytest.raises(ValueError, match=r"LOC_val_solution\.csv is damaged: it needs columns"):
+            told(tmp_path, {SOLUTION: text.encode()})
+    for number in ("5", "cat", "-1"):
+        text = "\n".join(map(str, TRUTH)) + f"\n{number}\n"
+        with pytest.raises(ValueError, match=f"{TRUTH_FILE} is damaged: '{number}' is no number"):
+            devkit(io.BytesIO(meta()), text.encode())
