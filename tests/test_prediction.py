@@ -1,6 +1,8 @@
 """What prediction.py and `residual predict` claim: a bad picture costs no other its answer."""
 
 import gc
+import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -109,6 +111,67 @@ def test_one_picture_need_not_be_in_a_list(finished, photos):
     assert residual.predict(finished, str(photos[0])) == residual.predict(finished, [photos[0]])
 
 
+def answers_alike(trained, pictures, files) -> None:
+    expected = residual.predict(trained, files)
+    found = residual.predict(trained, pictures)
+    assert [each["labels"] for each in found] == [each["labels"] for each in expected]
+    assert [each["image"] for each in found] == [f"image {i}" for i in range(len(found))]
+
+
+@pytest.mark.parametrize("shape", [(20, 31, 3), (8, 8, 3), (20, 31), (20, 31, 1), (20, 31, 4)])
+def test_a_picture_in_memory_is_answered_as_in_a_lossless_file(finished, tmp_path, shape):
+    trained, draw = load(finished), np.random.default_rng(0)
+    arrays = [draw.integers(0, 256, shape, dtype=np.uint8) for _ in range(3)]
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for array, file in zip(arrays, files, strict=True):
+        Image.fromarray(array.squeeze()).save(file)
+    answers_alike(trained, arrays, files)
+    answers_alike(trained, arrays[0], files[:1])
+    answers_alike(trained, [array[::-1, ::-1][::-1, ::-1] for array in arrays], files)
+    answers_alike(trained, [Image.open(file) for file in files], files)
+    answers_alike(trained, Image.open(files[0]), files[:1])
+    tensors = [torch.from_numpy(array) for array in arrays]
+    tensors = [each.movedim(-1, 0) if each.ndim == 3 else each for each in tensors]
+    answers_alike(trained, tensors, files)
+    answers_alike(trained, tensors[0], files[:1])
+    if len(shape) == 3:
+        answers_alike(trained, np.stack(arrays), files)
+        answers_alike(trained, torch.stack(tensors), files)
+
+
+def test_an_image_of_pillow_is_seen_as_its_file_and_stays_as_it_is(finished, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(1).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "turned.png", exif=exif)
+    image = Image.open(tmp_path / "turned.png")
+    answers_alike(load(finished), image, [tmp_path / "turned.png"])
+    assert image.size == (31, 20)
+    assert image.getexif()[0x0112] == 6
+
+
+def test_paths_and_pictures_in_memory_may_be_mixed(finished, photos):
+    found = residual.predict(finished, [photos[0], Image.open(photos[0]), photos[1]])
+    assert [each["image"] for each in found] == [str(photos[0]), "image 1", str(photos[1])]
+    assert found[0]["labels"] == found[1]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("picture", "why"),
+    [
+        (np.zeros((8, 8, 3), np.float32), r"values of 8 bits \(uint8\), and not float32"),
+        (torch.zeros(3, 8, 8), r"values of 8 bits \(uint8\), and not float32"),
+        (np.zeros((8, 0, 3), np.uint8), r"of shape \(8, 0, 3\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"no picture has the shape \(3, 8, 8\): an array is"),
+        (np.zeros(8, np.uint8), r"no picture has the shape \(8,\)"),
+        ([8], "int is no picture: give a path"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_sentence(finished, picture, why):
+    with pytest.raises(ValueError, match=why):
+        residual.predict(finished, picture)
+
+
 def test_both_engines_answer_many_pictures_alike(command, finished, tmp_path):
     draw = np.random.default_rng(0)
     for i in range(19):
@@ -144,6 +207,31 @@ def test_a_list_of_pictures_is_read_from_stdin(finished, photos):
         str(photos[0]), str(photos[3])
     ]  # fmt: skip
     assert "text.jpg is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\0", b"\n"])
+def test_a_list_of_another_program_is_read_from_stdin(finished, photos, tmp_path, end):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff a.png"))
+    shutil.copy(photos[0], odd)
+    quoted = b'"%b"' % os.fsencode(photos[3]) if end != b"\0" else os.fsencode(photos[3])
+    done = subprocess.run(
+        [sys.executable, "-m", "residual", "predict", finished, "-", "--top", "1"],
+        input=end.join([os.fsencode(odd), quoted, b""]), capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    first, second = done.stdout.decode().splitlines()
+    assert first.startswith(repr(str(odd)) + ": ")
+    assert second.startswith(f"{photos[3]}: ")
+
+
+def test_what_is_hidden_in_a_folder_is_no_picture_of_it(command, finished, photos, tmp_path):
+    for name in ("a.png", "B.PNG", "._a.png", ".hidden/a.png", "__MACOSX/a.png", "more/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos[0], tmp_path / name)
+    (tmp_path / "more" / "up").symlink_to("..")
+    answer = command("predict", finished, tmp_path, "--json", "--threads", 1)
+    found = [Path(each["image"]).relative_to(tmp_path).as_posix() for each in answer.json]
+    assert (found, answer.status) == (["B.PNG", "a.png", "more/c.png"], 0)
 
 
 def test_answers_come_before_the_list_has_ended(finished, photos):

@@ -13,6 +13,7 @@ import typer
 
 from residual.cli.networks import show
 from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
+from residual.data.filenames import shown
 from residual.files import json_text
 
 if TYPE_CHECKING:
@@ -79,36 +80,35 @@ def said(
 
 def in_words(answer: dict[str, Any]) -> str:
     labels = ", ".join(f"{x['label']} {100 * x['probability']:.1f} %" for x in answer["labels"])
-    return f"{answer['image']}: {labels}"
+    return f"{shown(answer['image'])}: {labels}"
 
 
 def named(words: list[str]) -> Iterator[Path]:
     """The pictures that words name: files, all in a folder and below it, a pattern, or a list on
     stdin, which is read as it comes. Raises FileNotFoundError where a word names none."""
+    from residual.data.filenames import lines_from
+
     given: list[Iterable[Path]] = [
-        (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
-        if word == "-"
-        else fitting(word)
-        for word in words
+        map(Path, lines_from(sys.stdin.buffer)) if word == "-" else fitting(word) for word in words
     ]
     return chain.from_iterable(given)
 
 
 def fitting(word: str) -> list[Path]:
     """The pictures that one word names. A file that is not there is a picture of that name."""
-    from residual.data.filenames import is_picture
+    from residual.data.listing import pictures_below
+    from residual.data.strays import LeftOut
 
     path = Path(word)
     if path.is_dir():
-        files = (each for each in path.rglob("*") if is_picture(each.name))
-        inside = sorted(each for each in files if each.is_file())
+        inside = sorted(Path(each.path) for each in pictures_below(path, path, LeftOut()))
         if not inside:
-            raise FileNotFoundError(f"{path} holds no pictures")
+            raise FileNotFoundError(f"{shown(path)} holds no pictures")
         return inside
     if not path.exists() and any(sign in word for sign in "*?["):
         found = [Path(each) for each in sorted(glob(word, recursive=True))]  # noqa: PTH207
         if not found:
-            raise FileNotFoundError(f"no picture fits {word}")
+            raise FileNotFoundError(f"no picture fits {shown(word)}")
         return found
     return [path]
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from residual.data.filenames import shown
+
 try:
     from simplejpeg import __version__ as SIMPLEJPEG
     from simplejpeg import decode_jpeg
@@ -81,9 +83,12 @@ class Oversized(Damaged):
 
 
 def decode(
-    source: Path | bytes, size: tuple[int, int] | None = None, shorter: int | None = None
+    source: Path | bytes | Image.Image,
+    size: tuple[int, int] | None = None,
+    shorter: int | None = None,
 ) -> Tensor:
-    """A picture as it is meant to be seen -> (3, H, W) uint8, resized to a (height, width) or not.
+    """A picture in a file, in the bytes of one, or opened by Pillow, as it is meant to be seen ->
+    (3, H, W) uint8, resized to a (height, width) or not.
 
     Where `shorter` is given, the shorter side becomes so many pixels and the centre is cut out, as
     for a photograph's centre crop (Sec. 3.4). The first frame is taken of several, and the
@@ -96,14 +101,18 @@ def decode(
     return pixels(resized(image, size) if shorter is None else centre(image, size, shorter))
 
 
-def seen(source: Path | bytes) -> Image.Image:
+def seen(source: Path | bytes | Image.Image) -> Image.Image:
     """A picture in three 8-bit colours, upright, in its own size. Raises what `decode` raises."""
     return as_image(in_part(source))
 
 
-def in_part(source: Path | str | bytes) -> Picture:
+def in_part(source: Path | str | bytes | Image.Image) -> Picture:
     """The same, for who needs a part of it."""
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    if isinstance(source, Image.Image):
+        with naming("the picture"):
+            refuse_bomb(*source.size)
+            return rgb(ImageOps.exif_transpose(source))  # a copy
+    name = "the picture" if isinstance(source, bytes) else shown(source)
     try:
         raw = source if isinstance(source, bytes) else contents(source)
     except FileNotFoundError:
