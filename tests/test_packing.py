@@ -1,14 +1,22 @@
 """What packing.py and packed.py claim that needs no mosaicml-streaming; see also tests/cloud."""
 
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from made_pets import pets
 
 from residual.cli.pack import in_words
-from residual.data.packable import How
-from residual.data.packed import is_packed, open_packed
-from residual.data.packing import Summary, pack
+from residual.data.folder import photographs
+from residual.data.listing import listing
+from residual.data.packable import How, prepare
+from residual.data.packed import identity, is_packed, open_packed
+from residual.data.packing import Packing, Summary, pack
+from residual.data.progress import unhurried
+from residual.runs.resuming import same_data
 
 
 def test_without_the_extra_it_is_named(tmp_path, pictures, monkeypatch):
@@ -40,3 +48,99 @@ def test_what_jpegtran_would_gain_is_told_where_it_is_missing(kept, form, tool, 
     monkeypatch.setattr("shutil.which", lambda name: tool)
     words = in_words(Summary(pictures=3, kept=kept), "there", How(form=form))
     assert words.startswith("there: 3 pictures, ") and ("With jpegtran installed" in words) == told
+
+
+# ---- the fingerprint of a copy ------------------------------------------------------------------
+
+
+def index(folder: Path, how: How) -> dict[str, Any]:
+    """What would be written of a packed folder, without its shards."""
+    listed = listing(folder)
+    packing = Packing(folder, listed, how, unhurried(None))
+    for picture in listed:
+        packing.note(picture, prepare(folder, picture, how, packing.hashed))
+    return packing.contents({})
+
+
+def older(found: dict[str, Any], source: str) -> dict[str, Any]:
+    """The same as an older version wrote it."""
+    old = {key: value for key, value in found.items() if key not in ("source", "changed")}
+    return old | {"name": "pets", "fingerprint": source}
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory) -> Path:
+    return pets(tmp_path_factory.mktemp("jpegs") / "pets", "train", "val", each=4)
+
+
+EQUAL = [How(), How(shorter=32), How(form="raw")]
+OTHER = [How(shorter=20), How(quality=90), How(quality=80), How(shorter=20, form="raw")]
+
+
+@pytest.mark.parametrize("how", EQUAL)
+def test_a_copy_with_equal_pixels_carries_its_sources_fingerprint(jpegs, tmp_path, how):
+    source, found = photographs(jpegs, tmp_path), index(jpegs, how)
+    assert (found["name"], found["fingerprint"]) == (source.name, source.fingerprint)
+    assert (found["changed"], found["source"]) == (0, source.fingerprint)
+    assert identity(found) == identity(older(found, source.fingerprint))
+    assert identity(found) == (source.name, source.fingerprint, "")
+
+
+def test_a_copy_with_other_pixels_has_a_fingerprint_of_its_own_that_names_its_source(
+    jpegs, tmp_path
+):
+    source = photographs(jpegs, tmp_path)
+    copies = [index(jpegs, how) for how in OTHER]
+    for found in copies:
+        assert (found["name"], found["source"]) == ("pets (packed copy)", source.fingerprint)
+        assert found["changed"] == 16
+        assert identity(found) == (found["name"], found["fingerprint"], "")
+    marks = {found["fingerprint"] for found in copies}
+    assert len(marks) == len(OTHER) and source.fingerprint not in marks
+    assert index(jpegs, OTHER[0])["fingerprint"] == copies[0]["fingerprint"]
+
+
+def test_a_copy_of_pictures_that_are_no_jpeg_has_other_pixels(pictures, tmp_path):
+    assert index(pictures, How())["changed"] == 24
+    assert index(pictures, How(form="raw"))["changed"] == 0
+
+
+def test_an_older_copy_with_other_pixels_is_told_by_its_counts(jpegs, tmp_path):
+    source = photographs(jpegs, tmp_path).fingerprint
+    found = [identity(older(index(jpegs, how), source)) for how in OTHER]
+    assert {former for _, _, former in found} == {source}
+    assert {name for name, _, _ in found} == {"pets (packed copy)"}
+    assert len({mark for _, mark, _ in found} | {source}) == 1 + len(OTHER)
+
+
+@dataclass
+class Copy:
+    """Packed data as far as a run that is resumed looks at it."""
+
+    name: str
+    fingerprint: str
+    former: str
+
+
+def test_a_run_on_an_older_copy_goes_on_with_it_and_one_on_its_source_does_not(jpegs, tmp_path):
+    source = photographs(jpegs, tmp_path).fingerprint
+    copy = Copy(*identity(older(index(jpegs, OTHER[0]), source)))
+    run = tmp_path / "run"
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "packed.json").write_text("{}")
+    known = {"data": {"name": "pets", "fingerprint": source, "where": str(tmp_path / "to")}}
+    same_data(run, known, copy)
+    known["data"]["where"] = str(jpegs)
+    with pytest.raises(ValueError, match=r"was trained on pets .* and this is pets \(packed copy"):
+        same_data(run, known, copy)
+
+
+def test_a_name_that_is_no_utf8_is_packed_readably(tmp_path):
+    folder = pets(tmp_path / "pets", "train", "val")
+    odd = Path(os.fsdecode(os.fsencode(folder / "train" / "cat") + b"/\xff.jpg"))
+    (folder / "train" / "cat" / "0.jpg").rename(odd)
+    listed = listing(folder)
+    paths = [prepare(folder, each, How(), hashed=True).sample["path"] for each in listed]
+    assert r"train/cat/\xff.jpg" in paths
+    assert all(path.encode() for path in paths)
+    assert index(folder, How())["fingerprint"] == photographs(folder, tmp_path).fingerprint

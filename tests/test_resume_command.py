@@ -61,6 +61,20 @@ def test_a_run_goes_on_from_a_copy_and_stays_as_it_is(command, run, weights, tmp
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_data_that_is_not_there_any_more_is_asked_for(command, run, tmp_path):
+    file = run / "environment.json"
+    known = json.loads(file.read_text())
+    known["data"]["where"] = str(tmp_path / "gone")
+    file.write_text(json.dumps(known))
+    out = tmp_path / "out.safetensors"
+    for words in (("resume", run), ("evaluate", run), ("statistics", run, "--out", out)):
+        answer = command(*words)
+        assert answer.status == 1
+        last = answer.err.splitlines()[-1]
+        assert f"trained on data in {tmp_path / 'gone'}, which is not there any more" in last
+        assert last.endswith("say where it lies now with --data")
+
+
 def test_data_that_moved_is_named_anew_and_remembered(command, run, weights, pictures, tmp_path):
     moved = Path(shutil.copytree(pictures, tmp_path / "elsewhere"))
     answer = command("resume", run, "--data", moved, "--root", tmp_path / "root", "--json")

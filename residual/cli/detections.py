@@ -129,9 +129,11 @@ def evaluate(
 
 def data_of(path: Path) -> Path:
     """The data that a run was trained on."""
+    from residual.runs.resuming import data_there
+
     if not (path / "environment.json").exists():
         raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
-    return Path(read_json(path / "environment.json")["data"]["where"])
+    return Path(data_there(path, str(read_json(path / "environment.json")["data"]["where"])))
 
 
 def predict(

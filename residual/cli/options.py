@@ -74,10 +74,12 @@ def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
     """The data named on the command line, or else the one that the run was trained on; its root."""
     if name is not None:
         return name, root
+    from residual.runs.resuming import data_there
+
     if not (path / "environment.json").exists():
         raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
     known = read_json(path / "environment.json")["data"]
-    return str(known["where"]), Path(known["root"])
+    return data_there(path, str(known["where"])), Path(known["root"])
 
 
 def loaded(name: str, root: Path, size: int, workers: int, whole: bool = False) -> "Data":

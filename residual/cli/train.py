@@ -215,7 +215,7 @@ def resume(
     from residual.cli import detect
     from residual.detection.loading import is_detection
     from residual.runs import folder
-    from residual.runs.resuming import copied, exact, known_of, move, same_data
+    from residual.runs.resuming import copied, data_there, exact, known_of, move, same_data
     from residual.runs.training import found_again
 
     with together() as world:
@@ -232,7 +232,9 @@ def resume(
         how = setting_again(known, device, threads, precision)
         if not inexact:
             exact(run, known, how)
-        where = found_again(data or known["data"]["where"], root or Path(known["data"]["root"]))
+        where = found_again(
+            data or data_there(run, known["data"]["where"]), root or Path(known["data"]["root"])
+        )
         again = detect.again if detector else classifier_again
         steps, pictures, advance = again(run, where, workers)
         same_data(run, known, pictures)

@@ -20,6 +20,7 @@ from residual.data.decode import (
     resized,
     seen,
 )
+from residual.data.filenames import readable, shown
 from residual.data.listing import Picture
 from residual.data.restarts import restarting, spaced
 
@@ -51,6 +52,7 @@ class Ready:
     digest: str
     kept: bool = False
     resized: bool = False
+    changed: bool = False  # its pixels are not those of its file
     damage: str = ""
 
 
@@ -61,7 +63,8 @@ def columns(how: How) -> dict[str, str]:
 
 def prepare(source: Path, picture: Picture, how: How, hashed: bool) -> Ready:
     """Read a picture, and make of it what is written."""
-    sample: dict[str, Any] = {"path": picture.path, "label": picture.label, "picture": b""}
+    path = readable(picture.path)  # a column of text
+    sample: dict[str, Any] = {"path": path, "label": picture.label, "picture": b""}
     digest = ""
     try:
         raw = contents(source / picture.path)
@@ -76,15 +79,16 @@ def prepare(source: Path, picture: Picture, how: How, hashed: bool) -> Ready:
         if isinstance(error, OSError):
             why = f"is damaged: {error.strerror or error}"
         unknown = dict.fromkeys(RAW_COLUMNS if how.form == "raw" else JPEG_COLUMNS, 0)
-        return Ready(sample | unknown, digest, damage=f"{source / picture.path} {why}")
+        return Ready(sample | unknown, digest, damage=f"{shown(source / picture.path)} {why}")
     small = image
     if min(image.size) > how.shorter:
         small = resized(image, fitted(image.size, how.shorter)[::-1])
+    smaller = small is not image
     if how.form == "raw":
         sample |= {"picture": small.tobytes(), "height": small.height, "width": small.width}
     else:
         sample["picture"], sample["interval"] = encoded(small, how)
-    return Ready(sample, digest, resized=small is not image)
+    return Ready(sample, digest, resized=smaller, changed=smaller or how.form == "jpeg")
 
 
 def stays(raw: bytes, shorter: int) -> bool:

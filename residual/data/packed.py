@@ -13,12 +13,13 @@ import torch
 
 from residual.data.decode import Damaged, Decoded, Picture, in_part
 from residual.data.draws import packing_order
-from residual.data.images import Data
+from residual.data.images import Data, fingerprint
 from residual.data.photographs import Photographs
 from residual.data.restarts import Restarting
 from residual.files import check_format, read_json
 
 CONTENTS = "packed.json"  # what lies there, written last: without it nothing is packed
+COPY = " (packed copy)"  # ends the name of a copy with other pixels than its source has
 SHARD = re.compile(r"shard\.[0-9]+\.mds")
 
 
@@ -160,8 +161,9 @@ def contents(where: str) -> tuple[dict[str, Any], str]:
 def open_packed(where: str, root: Path) -> Data:
     """The photographs in a folder or an object store, as in the folder that they were packed from.
 
-    They have its name, its fingerprint and its numbers, so the same seed draws the same pictures.
-    What is fetched is kept under `root/packed`. Raises ValueError without the extra and OSError.
+    They have its numbers, so the same seed draws the same pictures; and its name and fingerprint,
+    unless some have other pixels than there: see `identity`. What is fetched is kept under
+    `root/packed`. Raises ValueError without the extra and OSError.
     """
     need_streaming()
     found, key = contents(where)
@@ -177,10 +179,28 @@ def open_packed(where: str, root: Path) -> Data:
         f"{resized:,} of {found['pictures']:,} pictures were made smaller when they were packed, "
         f"to a shorter side of {found['shorter_side']}"
     )
+    name, mark, former = identity(found)
     return Data(
-        found["name"],
-        found["fingerprint"],
+        name,
+        mark,
         tuple(found["classes"]),
         **sets,
         notices=(notice,) if resized else (),
+        former=former,
     )
+
+
+def identity(found: dict[str, Any]) -> tuple[str, str, str]:
+    """The name and the fingerprint of packed data, and the fingerprint that it had before.
+
+    Older packed data says that it is its source, even where pictures were made smaller or encoded
+    anew, as its counts tell. Then it gets a fingerprint of source and change.
+    """
+    name, mark = str(found["name"]), str(found["fingerprint"])
+    whole = found["pictures"] if found["as"] == "raw" else found["kept"] + len(found["damaged"])
+    if "source" in found or (whole == found["pictures"] and not found["resized"]):
+        return name, mark, ""
+    about = ("as", "quality", "shorter_side", "pictures", "kept", "resized", "damaged")
+    change = json.dumps({key: found[key] for key in about}, sort_keys=True)
+    quick = "quick-" if mark.startswith("quick-") else ""
+    return f"{name}{COPY}", f"{quick}{fingerprint([(mark, change, 0, '')])}", mark

@@ -1,5 +1,6 @@
 """A folder of pictures packed into shards, by mosaicml-streaming."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -13,12 +14,12 @@ from typing import Any
 
 from residual.data.decode import Damaged
 from residual.data.draws import packing_order
-from residual.data.filenames import SETS, Split
+from residual.data.filenames import SETS, Split, readable
 from residual.data.folder import KNOWN, QUICK_ABOVE
 from residual.data.images import fingerprint
 from residual.data.listing import Listing, Picture, listing, refuse_untaught
 from residual.data.packable import How, Ready, columns, encoding, prepare
-from residual.data.packed import CONTENTS, fetch, is_remote, need_streaming
+from residual.data.packed import CONTENTS, COPY, fetch, is_remote, need_streaming
 from residual.data.progress import Progress, unhurried
 from residual.files import FORMAT, write_json
 from residual.locks import locked
@@ -34,6 +35,7 @@ class Summary:
     kept: int = 0  # whose pixels are their files', to the bit
     in_part: int = 0  # of which a part can be decoded alone
     resized: int = 0
+    changed: int = 0  # whose pixels are not their files'
     damaged: list[str] = field(default_factory=list)  # sentences
     bytes_before: int = 0
     bytes_after: int = 0
@@ -92,7 +94,9 @@ def _emptied(place: Path) -> Iterator[Path]:
     partial = place.with_name(f"{place.name}.partial")
     if partial.exists():  # a packing was killed; it is begun again
         if {entry.name for entry in partial.iterdir()} - {*SETS, CONTENTS}:
-            raise FileExistsError(f"{partial} is in the way, and none of our making; remove it")
+            raise FileExistsError(
+                f"{partial} is in the way, and none of our making; pack to another folder"
+            )
         shutil.rmtree(partial)
     try:
         partial.mkdir(parents=True)
@@ -133,6 +137,7 @@ class Packing:
         self.hashed = total <= QUICK_ABOVE
         self.total = sum(map(len, listed.sets.values()))
         self.entries: list[tuple[str, str, int, str]] = []  # of which the fingerprint is made
+        self.changes: list[tuple[str, str, int, str]] = []  # the same of what was packed changed
         self.summary = Summary(bytes_before=total)
 
     def write(self, name: Split, folder: Path, remote: str) -> dict[str, Any]:
@@ -184,22 +189,34 @@ class Packing:
             raise Damaged(ready.damage)
         label = self.listed.classes[picture.label]
         self.entries.append((picture.path, label, picture.bytes, ready.digest))
+        if ready.changed:
+            made = ready.sample["picture"]
+            digest = hashlib.sha256(made).hexdigest() if self.hashed else ""
+            self.changes.append((picture.path, label, len(made), digest))
         summary = self.summary
         summary.pictures += 1
         summary.kept += ready.kept
         summary.in_part += ready.sample.get("interval", 0) > 0
         summary.resized += ready.resized
+        summary.changed += ready.changed
         summary.damaged += [ready.damage] if ready.damage else []
         self.progress(len(self.entries), self.total)
 
     def contents(self, sets: dict[Split, dict[str, Any]]) -> dict[str, Any]:
-        """What lies there. The name and the fingerprint are the source's."""
-        mark = fingerprint(self.entries)
-        self.summary.fingerprint = mark if self.hashed else f"quick-{mark}"
+        """What lies there. Name and fingerprint are the source's where all pixels are, and else of
+        this copy alone."""
+        mark, quick = fingerprint(self.entries), "" if self.hashed else "quick-"
+        name, source = KNOWN.get(mark, readable(self.source.resolve().name)), f"{quick}{mark}"
+        self.summary.fingerprint = source
+        if self.changes:
+            name += COPY
+            self.summary.fingerprint = f"{quick}{fingerprint([(source, '', 0, ''), *self.changes])}"
         return {
             "format": FORMAT,
-            "name": KNOWN.get(mark, self.source.resolve().name),
+            "name": name,
             "fingerprint": self.summary.fingerprint,
+            "source": source,  # its fingerprint
+            "changed": self.summary.changed,
             "classes": self.listed.classes,
             "as": self.how.form,
             "quality": encoding(self.how) if self.how.form == "jpeg" else None,

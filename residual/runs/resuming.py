@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from residual.data.filenames import shown
+from residual.data.packed import is_packed
 from residual.files import read_json, write_json
 from residual.runs import folder
 from residual.runs.results import versions
@@ -54,6 +56,16 @@ def exact(run: Path, known: dict[str, Any], how: Setting) -> None:
         )
 
 
+def data_there(run: Path, where: str) -> str:
+    """Where a run's data lies. Raises FileNotFoundError where it is not there any more."""
+    if Path(where).is_absolute() and not Path(where).exists():
+        raise FileNotFoundError(
+            f"{run} was trained on data in {shown(where)}, which is not there any more; say where "
+            "it lies now with --data"
+        )
+    return where
+
+
 class Named(Protocol):
     """Data that a run was trained on."""
 
@@ -67,7 +79,10 @@ class Named(Protocol):
 def same_data(run: Path, known: dict[str, Any], data: Named) -> None:
     """Raises ValueError where this is not what the run was trained on."""
     before = known["data"]
-    if data.fingerprint != before["fingerprint"]:
+    # An older version took packed pictures with other pixels for their source. The run goes on with
+    # these, where it was them that it was trained on.
+    former = getattr(data, "former", "") == before["fingerprint"] and is_packed(before["where"])
+    if data.fingerprint != before["fingerprint"] and not former:
         raise ValueError(
             f"{run} was trained on {before['name']} ({before['fingerprint'][:12]}), "
             f"and this is {data.name} ({data.fingerprint[:12]}): other data"

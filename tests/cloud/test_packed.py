@@ -52,9 +52,16 @@ def store():
     server.stop()
 
 
-def test_a_packed_copy_has_its_sources_name_fingerprint_and_numbers(folder, packed, tmp_path):
-    files, copy = photographs(folder, tmp_path), open_packed(str(packed), tmp_path)
-    assert (copy.name, copy.fingerprint, copy.classes) == ("pets", files.fingerprint, files.classes)
+@pytest.mark.parametrize("how", [How(), How(shorter=60), How(form="raw")])
+def test_a_packed_copy_has_its_sources_numbers_and_with_equal_pixels_its_name(
+    folder, tmp_path, how
+):
+    pack(folder, str(tmp_path / "to"), how)
+    files, copy = photographs(folder, tmp_path), open_packed(str(tmp_path / "to"), tmp_path)
+    equal = how.form == "raw"
+    assert copy.name == ("pets" if equal else "pets (packed copy)")
+    assert (copy.fingerprint == files.fingerprint) == equal
+    assert copy.classes == files.classes
     for name in ("train", "val"):
         a, b = files.split(name), copy.split(name)
         assert a.labels.tolist() == b.labels.tolist()
