@@ -261,15 +261,17 @@ def test_more_is_checked_than_training_accepts_and_the_reason_is_given(tmp_path)
     report = check(pets(tmp_path / "a", "val"))
     assert report.sets == {"val": {"cat": 3, "dog": 3}}
     assert "has val/ but no train/" in report.warnings[0]
+    assert report.refusal in report.warnings[0]
     report = check(pets(tmp_path / "b"))
     assert (report.sets, report.warnings) == ({"all": {"cat": 3, "dog": 3}}, [])
+    assert not report.refusal
     (tmp_path / "b" / "dog").rename(tmp_path / "elsewhere")
     assert "only one class folder" in check(tmp_path / "b").warnings[0]
 
 
 def test_a_folder_beside_the_sets_is_pointed_out(tmp_path):
-    path = pets(tmp_path, "train", "val", "valid")
-    assert check(path).warnings == ["valid/ is none of train, val, test and was not looked at"]
+    path = pets(tmp_path, "train", "val", "more")
+    assert check(path).warnings == ["more/ is none of train, val, test and was not looked at"]
 
 
 def test_a_place_without_classes_is_refused_in_a_sentence(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -125,6 +126,8 @@ def main() -> None:
     """The entry point. `--debug` may stand anywhere."""
     sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
     open_closed()
+    if isinstance(sys.stdout, TextIOWrapper):  # a file's name may be anything; so is it on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as end:

@@ -36,7 +36,7 @@ def check(
     Also told is what is changed in pictures when they are read, and what looks like a mistake:
     classes that are empty or very unequal, equal pictures. A folder of PASCAL VOC's form or of
     COCO's is looked through for boxes that cannot be, too. The exit status is 1 where any picture
-    is damaged, or any box.
+    is damaged, or any box, and where training would refuse the folder.
 
     Example: residual data check photos
     """
@@ -71,11 +71,16 @@ def check_classes(folder: Path, workers: int, as_json: bool) -> None:
     if report.damaged:
         n = f"{len(report.damaged):,} of {report.seen:,}"
         typer.echo(f"residual: {n} pictures in {folder} are damaged", err=True)
+    if report.refusal:
+        typer.echo(f"residual: training refuses {folder}: {report.refusal}", err=True)
+    if report.damaged or report.refusal:
         raise typer.Exit(1)
 
 
 def told(report: "Report") -> Iterator[str]:
     """A report as a person reads it: what is most urgent comes last, where a terminal stays."""
+    from residual.data.filenames import shown
+
     yield f"{report.folder}: {report.seen:,} pictures, {len(report.damaged):,} damaged"
     yield from sizes(report)
     notes = {
@@ -88,7 +93,7 @@ def told(report: "Report") -> Iterator[str]:
     if report.damaged:
         yield "\nDamaged:"
         for each in report.damaged:
-            yield f"  {each.kind:<12} {each.path} (class {each.label}): {each.reason}"
+            yield f"  {each.kind:<12} {shown(each.path)} (class {each.label}): {each.reason}"
 
 
 def remarks(

@@ -22,6 +22,7 @@ from residual.cli.options import (
     wrong_usage,
 )
 from residual.cli.watching import together
+from residual.data.filenames import shown
 from residual.files import json_text, read_json
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def evaluate(
 def say(judgement: "Judgement", as_json: bool) -> None:
     """An evaluation on stdout, and the pictures that could not be read on stderr."""
     for path in judgement.damaged:
-        typer.echo(f"residual: {path} is damaged and counts as wrong", err=True)
+        typer.echo(f"residual: {shown(path)} is damaged and counts as wrong", err=True)
     print(json_text(judgement.record) if as_json else in_words(judgement.record))
 
 

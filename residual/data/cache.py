@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from residual.data.decode import VERSION
-from residual.data.filenames import SETS
+from residual.data.filenames import SETS, encoded
 from residual.data.images import Data, Images, small
 from residual.data.listing import Listing
 
@@ -20,11 +20,11 @@ def key(path: Path, listed: Listing, size: int) -> str:
     """The same key, the same pixels: changes with every file that is added, removed or written."""
     # The place counts as well: unpacked archives often give all files one time, and uncompressed
     # pictures all have one size.
-    digest = hashlib.sha256(f"{path.resolve()}\t{size}\t{VERSION}\n".encode())
+    digest = hashlib.sha256(encoded(f"{path.resolve()}\t{size}\t{VERSION}\n"))
     for name, pictures in listed.sets.items():
         for picture in sorted(pictures, key=lambda picture: picture.path):
             entry = (name, picture.path, picture.label, picture.bytes, picture.changed_ns)
-            digest.update(("\t".join(map(str, entry)) + "\n").encode())
+            digest.update(encoded("\t".join(map(str, entry)) + "\n"))
     return digest.hexdigest()
 
 

@@ -11,9 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from residual.data.decode import Damaged, Oversized, Unknown, inspected
-from residual.data.filenames import EVERY_SUFFIX, SETS, fits, is_hidden, is_picture
-from residual.data.listing import listing, refuse_untaught, subfolders
+from residual.data.filenames import (
+    EVERY_SUFFIX,
+    SETS,
+    fits,
+    is_hidden,
+    is_picture,
+    readable,
+    shown,
+)
+from residual.data.listing import endless, listing, refuse_untaught, sets_of, subfolders
 from residual.data.progress import Progress, unhurried
+from residual.data.strays import boxes_said
 
 CHUNK = 16  # files that a thread takes at a time
 PLAIN = "all"  # the one set of a folder that has no sets of its own
@@ -46,6 +55,7 @@ class Report:
     folders: list[str] = field(default_factory=list)  # that are named like pictures
     copies: list[list[str]] = field(default_factory=list)  # pictures of equal bytes
     warnings: list[str] = field(default_factory=list)
+    refusal: str = ""  # why training would not take the folder
 
     @property
     def seen(self) -> int:
@@ -95,20 +105,21 @@ def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Rep
     report.converted = dict(changes.most_common())
     report.copies = list(copies.values())
     report.sets = counts(path, report)
-    report.warnings = [*refused(path), *beside(path), *uneven(report), *twice(report)]
+    report.refusal = refused(path)
+    refusals = [f"training refuses this folder: {report.refusal}"] if report.refusal else []
+    report.warnings = [*refusals, *beside(path), *uneven(report), *twice(report)]
     return report
 
 
 def places(path: Path) -> dict[str, Path]:
     """The folder of each set; a plain folder of classes is one set."""
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}")
-    there = [name for name in SETS if (path / name).is_dir()]
-    bare = not any(subfolders(path / name) for name in there)
-    if not bare or ("train" in there and len(there) > 1):
-        return {name: path / name for name in there}
+    if there := sets_of(path):
+        return {name: path / folder for name, folder in there.items()}
     if not subfolders(path):
-        raise ValueError(f"{path} has no class folders; it needs one folder for each class")
+        raise ValueError(
+            f"{shown(path)} has no class folders; it needs one folder for each class"
+            f"{boxes_said(path)}"
+        )
     return {PLAIN: path}
 
 
@@ -120,7 +131,7 @@ def in_place(path: Path, place: Path, report: Report) -> Iterator[tuple[str, str
 
     def refuse(error: OSError) -> None:
         folder = Path(error.filename).relative_to(path)
-        label = folder.relative_to(place.relative_to(path)).parts[0]
+        label = readable(folder.relative_to(place.relative_to(path)).parts[0])
         report.damaged.append(Problem(folder.as_posix(), label, "unreadable", said(error)))
 
     report.outside += [
@@ -143,14 +154,9 @@ def in_place(path: Path, place: Path, report: Report) -> Iterator[tuple[str, str
             for file in sorted(file for file in files if not is_hidden(file)):
                 name = (below / file).relative_to(path).as_posix()
                 if is_picture(file):
-                    yield label, name
+                    yield readable(label), name
                 else:
                     report.others.append(name)
-
-
-def endless(folder: Path) -> bool:
-    """Whether a link leads to a folder that it lies in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def in_turn(path: Path, files: list[str], workers: int) -> Iterator[Look]:
@@ -219,29 +225,30 @@ def said(error: OSError) -> str:
 def counts(path: Path, report: Report) -> dict[str, dict[str, int]]:
     """Whole pictures of each class that any set has, in each set, zeros among them."""
     there = places(path)
-    classes = sorted({label for place in there.values() for label in subfolders(place)})
+    classes = sorted({readable(name) for place in there.values() for name in subfolders(place)})
     return {
         name: {label: report.sets.get(name, {}).get(label, 0) for label in classes}
         for name in there
     }
 
 
-def refused(path: Path) -> Iterator[str]:
-    """Why training would not take the folder as it is."""
+def refused(path: Path) -> str:
+    """Why training would not take the folder as it is; nothing where it would."""
     try:
         refuse_untaught(path, listing(path))
     except ValueError as error:
-        yield f"training refuses this folder: {error}"
+        return str(error)
     except OSError as error:
-        yield f"training refuses this folder: {error.filename}: {said(error)}"
+        return f"{shown(error.filename)}: {said(error)}"
+    return ""
 
 
 def beside(path: Path) -> Iterator[str]:
     """Folders that a user may have meant to be sets."""
-    if PLAIN not in places(path):
-        for name in subfolders(path):
-            if name not in SETS:
-                yield f"{name}/ is none of {', '.join(SETS)} and was not looked at"
+    there = sets_of(path)
+    for name in subfolders(path) if there else ():
+        if name not in there.values():
+            yield f"{shown(name)}/ is none of {', '.join(SETS)} and was not looked at"
 
 
 def uneven(report: Report) -> Iterator[str]:
@@ -284,4 +291,4 @@ def twice(report: Report) -> Iterator[str]:
 def few(names: list[str], most: int = 3) -> str:
     """How many, and the first of them: `(12): ant, bee, cat and 9 more`."""
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"({len(names):,}): {', '.join(names[:most])}{rest}"
+    return f"({len(names):,}): {', '.join(map(shown, names[:most]))}{rest}"

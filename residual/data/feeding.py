@@ -126,7 +126,7 @@ class Skipping:
         """Raises Damaged where none may be skipped, or too many were."""
         for path, why in done.damaged:
             if not self.allowed:
-                raise Damaged(f"{why}; mend or remove it, or train with --bad-images skip")
+                raise Damaged(f"{why}; mend it, or train with --bad-images skip")
             if path in self.paths:
                 continue
             self.paths.add(path)

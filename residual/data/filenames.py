@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 Split = Literal["train", "val", "test"]
 
@@ -33,6 +33,7 @@ SUFFIXES = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 EVERY_SUFFIX = tuple(dict.fromkeys(suffix for own in SUFFIXES.values() for suffix in own))
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 # Folders of operating systems and archivers, which hold copies of names and small previews.
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 
@@ -90,22 +91,31 @@ def decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
+def readable(name: str) -> str:
+    """A name as a class is called: every byte that is no UTF-8 as an escape, such as \\xfc."""
+    return encoded(name).decode("utf-8", "backslashreplace")
+
+
 def shown(name: PathLike[str] | str) -> str:
     """A name as a message shows it: an odd one by its `repr`, so that every character is seen."""
     text = str(name)
     return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 
+def text_of(raw: bytes) -> str:
+    """A text that any program wrote, without its byte order mark, in UTF-8 or UTF-16."""
+    if raw.startswith(UTF16):
+        return raw.decode("utf-16", "replace")
+    return decoded(raw.removeprefix(b"\xef\xbb\xbf"))
+
+
 def lines_of(raw: bytes) -> Iterator[str]:
     """The entries of a list of names that any program wrote, in order, without empty ones.
 
-    Lines end with LF, CRLF or CR, or entries with NUL (`find -print0`). A byte order mark (UTF-8
-    or UTF-16), white space around an entry, and quotes around a whole entry are no part of it.
+    Lines end with LF, CRLF or CR, or entries with NUL (`find -print0`), and then are taken as they
+    are. White space around a line, and quotes around a whole entry, are no part of it.
     """
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = raw.decode("utf-16", "replace")
-    else:
-        text = decoded(raw.removeprefix(b"\xef\xbb\xbf"))
+    text = text_of(raw)
     # Not splitlines(), for which a name may not hold a form feed or a Unicode line separator.
     for entry in text.split("\0") if "\0" in text else re.split(r"\r\n|\r|\n", text):
         stripped = entry.strip() if "\0" not in text else entry.strip("\r\n")
@@ -113,6 +123,15 @@ def lines_of(raw: bytes) -> Iterator[str]:
             stripped = stripped[1:-1]
         if stripped:
             yield stripped
+
+
+def lines_from(stream: IO[bytes]) -> Iterator[str]:
+    """The same of a list that is still being written, as far as it comes line by line."""
+    for line in stream:
+        if line.startswith(UTF16) or b"\0" in line:
+            yield from lines_of(line + stream.read())
+        else:
+            yield from lines_of(line)
 
 
 def lines_in(file: Path) -> Iterator[str]:

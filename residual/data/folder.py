@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from residual.data.cache import keep, key, recall
-from residual.data.filenames import Split
+from residual.data.filenames import Split, readable
 from residual.data.images import Data, fingerprint
 from residual.data.listing import Listing, Picture, listing
 from residual.data.photographs import Files, Photographs
@@ -46,12 +46,13 @@ def folder(
     """
     listed = listing(path)
     file = root / "folders" / f"{key(path, listed, size)}.safetensors"
-    data = recall(file, path.resolve().name)
+    data = recall(file, readable(path.resolve().name))
     if data is None:
         data = decoded(path, listed, size, workers, unhurried(progress))
         with suppress(OSError):  # a full or read-only disk costs time at the next start, no more
             keep(data, file)
-    return replace(data, name=KNOWN.get(data.fingerprint, data.name))
+    notices = (*data.notices, *listed.left_out.sentences(path))
+    return replace(data, name=KNOWN.get(data.fingerprint, data.name), notices=notices)
 
 
 def photographs(path: Path, root: Path, workers: int = 0, progress: Progress | None = None) -> Data:
@@ -76,7 +77,8 @@ def photographs(path: Path, root: Path, workers: int = 0, progress: Progress | N
         places = torch.arange(first, first + len(own))
         sets[name] = Photographs(source, places, torch.tensor([each.label for each in own]))
         first += len(own)
-    return Data(KNOWN.get(mark, path.resolve().name), mark, listed.classes, **sets)
+    called, notices = readable(path.resolve().name), tuple(listed.left_out.sentences(path))
+    return Data(KNOWN.get(mark, called), mark, listed.classes, **sets, notices=notices)
 
 
 def marked(
@@ -125,7 +127,7 @@ def decoded(path: Path, listed: Listing, size: int, workers: int, progress: Prog
     )
     resizing = f"{others:,} of {len(pictures):,} pictures were resized to {size}x{size}"
     return Data(
-        path.resolve().name,
+        readable(path.resolve().name),
         mark if hashed else f"quick-{mark}",
         listed.classes,
         **sets,

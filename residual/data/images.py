@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from residual.data.filenames import Split
+from residual.data.filenames import Split, encoded
 from residual.data.photographs import Damages, Photographs
 
 
@@ -47,6 +47,7 @@ class Data:
     val: Set | None = None  # choices are made here, and only here
     held: Set | None = None  # a part of train in place of val, where the headline is on that
     notices: tuple[str, ...] = ()  # what was done to the pictures, in sentences
+    former: str = ""  # the fingerprint that older versions gave it
 
     def split(self, name: Split) -> Set:
         """One of its sets. Raises ValueError where the data has no such set."""
@@ -116,7 +117,7 @@ def fingerprint(files: Iterable[tuple[str, str, int, str]]) -> str:
     """The sha256 over sorted (path, class, size in bytes, sha256 of the bytes)."""
     digest = hashlib.sha256()
     for entry in sorted(files):
-        digest.update(("\t".join(map(str, entry)) + "\n").encode())
+        digest.update(encoded("\t".join(map(str, entry)) + "\n"))
     return digest.hexdigest()
 
 

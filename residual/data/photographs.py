@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from residual.data.decode import Picture, in_part
-
+from residual.data.filenames import decoded, encoded
 
 Damages = tuple[tuple[str, int], ...]  # pictures that cannot be read: (path, label)
 
@@ -31,13 +31,13 @@ class Files:
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
         self.folder = folder
         # One array in place of a million strings: worker processes share it and copy nothing.
-        encoded = [path.encode() for path in paths]
-        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-        self.letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        names = [encoded(path) for path in paths]
+        self.ends = np.cumsum([len(path) for path in names], dtype=np.int64)
+        self.letters = np.frombuffer(b"".join(names), dtype=np.uint8)
 
     def name(self, i: int) -> str:
         start = self.ends[i - 1] if i else 0
-        return self.letters[start : self.ends[i]].tobytes().decode()
+        return decoded(self.letters[start : self.ends[i]].tobytes())
 
     def image(self, i: int) -> Picture:
         return in_part(f"{self.folder}/{self.name(i)}")  # a Path takes a while to join

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from residual.data.filenames import shown
 from residual.data.folder import plain_split
 from residual.data.images import Data, held_out
 from residual.data.packed import is_packed
@@ -81,8 +82,8 @@ def check(recipe: Recipe, data: Data) -> None:
     if data.train.damaged and recipe.bad_images == "error":
         first, _ = data.train.damaged[0]
         raise ValueError(
-            f"{len(data.train.damaged)} training pictures are damaged, the first is {first}; "
-            f"mend or remove them, or train with --bad-images skip"
+            f"{len(data.train.damaged)} training pictures are damaged, the first is "
+            f"{shown(first)}; mend them, or train with --bad-images skip"
         )
     if recipe.patience and held_out(data, recipe.split).choices is None:
         raise ValueError(f"{data.name} has no val set for the patience of the recipe")
