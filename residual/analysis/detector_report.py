@@ -50,7 +50,7 @@ def report(run: Path) -> Path:
             sections.append(section(name, facts(mapping)))
     page = folder / "report.html"
     title = f"{recipe['network']}: report of {run.resolve().name}"
-    write_whole(page, document(title, sections).encode())
+    write_whole(page, document(title, sections).encode(errors="backslashreplace"))
     return page
 
 

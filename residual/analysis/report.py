@@ -91,7 +91,7 @@ def report(run: Path, matrix: Tensor | None, classes: Sequence[str]) -> Path:
             sections.append(section(name, facts(mapping)))
     page = folder / "report.html"
     title = f"{recipe['network']}: report of {run.resolve().name}"
-    write_whole(page, document(title, sections).encode())
+    write_whole(page, document(title, sections).encode(errors="backslashreplace"))
     return page
 
 
