@@ -30,14 +30,16 @@ class Preprocessing:
     """
 
     mean: Tensor  # (3, H, W), or (3, 1, 1); of pixels in [0, 1]
-    std: Tensor  # (3, 1, 1); ones in the paper
+    std: Tensor  # (3, 1, 1); ones, or 1/255 for networks that take pixels of 0 to 255
     size: tuple[int, int]  # height and width of a picture, which is resized to it
     shorter: int | None = None  # or else its shorter side becomes this, and its centre is taken
     contrast: bool = False  # of each picture by itself is normalised before the mean
     whitening: Tensor | None = None  # (D, D), of D = 3 H W values, after the mean
 
-    # Choice: pixels are divided by 255 first. Batch normalization right after the first convolution
-    # makes the scale of the input immaterial.
+    # Choice: a network meets pixels in [0, 1], less the mean, where that scale changes nothing
+    # (batch normalization stands behind the first convolution) or contrast normalisation gives
+    # another; VGG, GoogLeNet and PReLU-net have neither, and meet 0 to 255, for which their
+    # published start, rates and response normalisation are made.
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) uint8 -> input (N, 3, H, W), in the mean's precision."""
         values = pixels.to(self.mean.dtype).div_(255)

@@ -18,6 +18,7 @@ from residual.detection.loading import Trained
 from residual.detection.recipe import Recipe, Testing
 from residual.files import FORMAT, write_json
 from residual.finite import NotFinite
+from residual.rivals.networks import specify
 from residual.runs import folder
 from residual.runs.loading import preprocessing_of, with_preprocessing
 from residual.runs.moments import Moment, Stopped, Watch, log_interval
@@ -50,7 +51,9 @@ class Session:
         self.parts = torch.zeros(4, device=self.device)
         self.notices: list[str] = []
         self.skipped: dict[str, str] = {}
-        self.before = supply.imagenet_preprocessing(recipe.shorter)
+        self.before = supply.imagenet_preprocessing(
+            recipe.shorter, specify(recipe.network).pixel_range
+        )
         self._take_up()
         self._told = len(self.skipped)  # of the damaged pictures
         ready = self.before.to(self.device)

@@ -78,9 +78,11 @@ def seen(source: Path | bytes, shorter: int, longest: int) -> Seen:
     return Seen(pixels(small), torch.tensor([x, y, x, y]))
 
 
-def imagenet_preprocessing(shorter: int) -> Preprocessing:
-    """For a training from scratch."""
+def imagenet_preprocessing(shorter: int, pixel_range: int = 1) -> Preprocessing:
+    """For a training from scratch; a network that takes pixels of 0 to 255 gets them so."""
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    if pixel_range > 1:
+        std = torch.full_like(std, 1 / pixel_range)
     return Preprocessing(mean, std, (shorter, shorter), shorter)
 
 

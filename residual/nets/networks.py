@@ -33,6 +33,7 @@ class Spec:
     variant: str  # "v1", or "v1.5" of the bottleneck nets
     input_size: int  # pixels on a side of the input that its publication gives it
     classes: int
+    pixel_range: int = 1  # of the input, before the mean is subtracted: 1, or 255 as in the files
 
 
 def stage(

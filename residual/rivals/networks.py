@@ -27,16 +27,17 @@ class Rival:
     layers: int  # with weights, one after another
     pixels: int  # on a side of its input
     make: Callable[[int], nn.Module]  # of so many classes
+    pixel_range: int = 1  # 255: its published start and rates are for pixels of 0 to 255
 
 
 RIVALS = {
-    "vgg16": Rival(16, 224, partial(vgg, 16)),
-    "vgg19": Rival(19, 224, partial(vgg, 19)),
-    "googlenet": Rival(22, 224, googlenet),
+    "vgg16": Rival(16, 224, partial(vgg, 16), 255),
+    "vgg19": Rival(19, 224, partial(vgg, 19), 255),
+    "googlenet": Rival(22, 224, googlenet, 255),
     "bn-inception": Rival(34, 224, bn_inception),
-    "prelu-net-A": Rival(19, 224, partial(prelu_net, "A")),
-    "prelu-net-B": Rival(22, 224, partial(prelu_net, "B")),
-    "prelu-net-C": Rival(22, 224, partial(prelu_net, "C")),
+    "prelu-net-A": Rival(19, 224, partial(prelu_net, "A"), 255),
+    "prelu-net-B": Rival(22, 224, partial(prelu_net, "B"), 255),
+    "prelu-net-C": Rival(22, 224, partial(prelu_net, "C"), 255),
     "maxout": Rival(5, 32, maxout),
     "nin": Rival(9, 32, nin),
     "dsn": Rival(9, 32, dsn),
@@ -53,7 +54,8 @@ def specify(name: str) -> Spec:
         return networks.specify(name, NETWORKS)
     rival = RIVALS[name]
     classes = 1000 if rival.pixels == 224 else 10
-    return Spec(name, "rival", rival.layers, "", "", rival.pixels, classes)
+    range_ = rival.pixel_range
+    return Spec(name, "rival", rival.layers, "", "", rival.pixels, classes, range_)
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:

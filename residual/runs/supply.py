@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -43,8 +43,10 @@ def preprocessing(
         if recipe.contrast == "none":
             return per_pixel_mean(data.train)
         return of_contrast(data.train, recipe.contrast == "whitened")
-    size = specify(recipe.network).input_size
-    return measured_preprocessing(data.train, recipe.mean, size, recipe.shorter, workers, progress)
+    spec, mean = specify(recipe.network), recipe.mean
+    size = spec.input_size
+    own = measured_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)
+    return own if mean == "imagenet" else replace(own, std=own.std / spec.pixel_range)
 
 
 def batches(
