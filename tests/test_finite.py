@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from made_detectors import detector, picture, run_of
+from test_processes import free_port, place_of, started
 from test_runs import ALWAYS, SHORT, begun, names
 from torch import nn
 
@@ -21,6 +22,7 @@ from residual.detection.recipe import Testing as Asking
 from residual.evaluation.protocols import PROTOCOLS
 from residual.files import json_text
 from residual.finite import NotFinite, check_finite, is_finite
+from residual.launch import join, leave
 from residual.runs import folder
 from residual.runs.answering import Work as Answering
 from residual.runs.evaluating import judge as judged
@@ -135,6 +137,27 @@ def test_activations_that_overflow_are_named_by_the_layer_they_come_from(finishe
     assert not is_finite(trained.net(inputs))
     with pytest.raises(NotFinite, match="resnet8 answers with .* first after the layer conv2_x"):
         judged([trained], digits(), None, PROTOCOLS["1crop"], Answering(Setting()))
+
+
+def one_of_two(run: str, out: str) -> None:
+    """In a process of its own: the first one's network alone answers NaN."""
+    world, trained = join(), load(run)
+    if world.rank == 0:
+        nn.init.constant_(trained.net.fc.weight, NAN)
+    try:
+        judged([trained], digits(), None, PROTOCOLS["1crop"], Answering(Setting(), world=world))
+    except NotFinite as error:
+        Path(out).write_text(str(error))
+    leave()
+
+
+def test_what_one_process_meets_ends_all_of_them(finished, tmp_path):
+    port, outs = free_port(), [str(tmp_path / "0"), str(tmp_path / "1")]
+    places = [place_of(rank, 2, port) for rank in range(2)]
+    assert started(one_of_two, places, [str(finished)] * 2, outs) == [0, 0]
+    assert {Path(out).read_text().rpartition(", ")[2] for out in outs} == {
+        "first after the layer fc"
+    }
 
 
 # ---- training -----------------------------------------------------------------------------------
