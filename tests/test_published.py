@@ -115,7 +115,7 @@ def test_a_bilinear_view_has_nothing_to_be_said_about_its_interpolation(tmp_path
 
 def test_another_programs_config_says_nothing_and_a_damaged_one_is_named(tmp_path):
     file = timm_folder(tmp_path, A1)
-    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     assert card_of(file) is None
     (tmp_path / "config.json").write_text('{"model_type"')
     with pytest.raises(ValueError, match=r"config\.json is damaged"):

@@ -1,6 +1,11 @@
 """Files of weights are read whatever wrote them, and nothing in them runs."""
 
+import argparse
+import contextlib
+import os
 import pickle
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from residual.nets.weightfiles import file_of, read, unwrapped
+from residual.nets.entries import entry
+from residual.nets.weightfiles import file_of, read
 
 
 class Attack:
@@ -46,6 +52,82 @@ def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(tmp_path, suffix)
         read(file)
 
 
+class Call:
+    """What a pickle makes of this is what a call gives."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("place", ["beside", "inside", "key", "attribute", "nested"])
+def test_harm_beside_weights_becomes_an_object_without_content(tmp_path, zipped, protocol, place):
+    file, trace = tmp_path / "weights.pth", tmp_path / "it_ran"
+    harm = Call(os.system, f"touch {trace}")
+    state = {"conv1.weight": torch.arange(6.0).view(2, 3)}
+    content = {
+        "beside": {"state_dict": state, "args": harm},
+        "inside": {"state_dict": state | {"harm": harm}},
+        "key": {"state_dict": state, "x": {Call(tuple, (harm,)): 1}},
+        "attribute": {"state_dict": state, "args": argparse.Namespace(a=[harm, {"b": harm}])},
+        "nested": {"state_dict": state, "x": Call(list, Call(map, os.system, [f"touch {trace}"]))},
+    }[place]
+    torch.save(content, file, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    found = read(file)
+    assert torch.equal(entry(found).state["conv1.weight"], state["conv1.weight"])
+    assert not trace.exists()
+    torch.load(file, weights_only=False)  # the proof that it is malicious
+    assert trace.exists()
+
+
+def test_no_pickle_changes_what_reads_the_next_one(tmp_path):
+    array = np.arange(3, dtype="<f4")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": array}))
+    for state in ({"__code__": 1}, (None, {"__defaults__": (1,), "__code__": 1})):
+        for name in (b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n",
+                     b"ccollections\nOrderedDict\n", b"c_codecs\nencode\n"):  # fmt: skip
+            harm = b"\x80\x02" + name + pickle.dumps(state, 2)[2:-1] + b"b."
+            (tmp_path / "harm.pkl").write_bytes(harm)
+            with contextlib.suppress(ValueError):
+                read(tmp_path / "harm.pkl")
+    assert read(tmp_path / "a.pkl")["w"].tolist() == [0, 1, 2]
+    assert np.dtype("<f4").itemsize == 4 and not OrderedDict(a=1).keys() - {"a"}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_network_saved_as_an_object_is_refused_with_what_to_save(tmp_path, zipped):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"an object, .* save its state_dict\(\); weights are"):
+        read(tmp_path / "a.pt")
+
+
+def test_a_program_of_torch_jit_and_a_compressed_archive_are_no_weights(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(tmp_path / "jit.pt")
+    torch.save({"w": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    bomb = zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    for name in ("jit.pt", "bomb.pt"):
+        with pytest.raises(ValueError, match="holds no weights that can be read without"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("sizes", [(2**40,), (2**20, 2**20), (8,), (-1,), (4, 2)])
+def test_a_tensor_that_claims_more_than_its_storage_is_refused(tmp_path, sizes):
+    harm = torch.zeros(4)
+    strides = (1,) if len(sizes) == 1 else (0, 1)
+    arguments = (harm.storage(), 0, sizes, strides, False, OrderedDict())
+    torch.save({"w": Call(torch._utils._rebuild_tensor_v2, *arguments)}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="holds no weights") as refused:
+        read(tmp_path / "a.pt")
+    assert "does not lie in its storage" in str(refused.value.__cause__)
+
+
 def test_a_saved_list_is_no_state_dict(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds a list"):
@@ -73,7 +155,7 @@ def test_arrays_come_out_of_a_pickle_as_tensors_and_momenta_do_not(tmp_path, pro
     blobs = {"conv1_w": array, "turned": array.T, "conv1_w_momentum": array, "lr": 0.1}
     raw = pickle.dumps({"blobs": blobs, "cfg": "a: 1"}, protocol=protocol)
     (tmp_path / "R-50.pkl").write_bytes(raw)
-    content = unwrapped(read(tmp_path / "R-50.pkl"))
+    content = entry(read(tmp_path / "R-50.pkl")).state
     assert set(content) == {"conv1_w", "turned", "lr"}
     assert torch.equal(content["conv1_w"], torch.tensor(array))
     assert torch.equal(content["turned"], torch.tensor(array).T)
@@ -94,7 +176,7 @@ def test_both_kinds_of_torch_files_are_read(tmp_path):
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     save_file(state, tmp_path / "a.safetensors")
     for file in ("a.pth", "a.safetensors"):
-        assert torch.equal(unwrapped(read(tmp_path / file))["fc.weight"], state["fc.weight"])
+        assert torch.equal(entry(read(tmp_path / file)).state["fc.weight"], state["fc.weight"])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

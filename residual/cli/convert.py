@@ -26,7 +26,11 @@ def convert(
         str | None, typer.Option(help="The network they are for, e.g. resnet50-v1.5.")
     ] = None,
     assume: Annotated[
-        str | None, typer.Option(help="v1: you know that bottleneck weights are not v1.5.")
+        str | None, typer.Option(help="v1 or v1.5: you know which variant bottleneck weights are.")
+    ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(help="Which of several weights in the file, e.g. state_dict_ema, encoder_q."),
     ] = None,
     mean: Annotated[
         Path | None, typer.Option(help="The authors' mean image, ResNet_mean.binaryproto.")
@@ -52,8 +56,8 @@ def convert(
         raise typer.BadParameter("say which network the weights are for with --network")
     if network is not None:
         specified(network)
-    if assume not in (None, "v1"):
-        raise typer.BadParameter(f"--assume takes v1, not {assume!r}")
+    if assume not in (None, "v1", "v1.5"):
+        raise typer.BadParameter(f"--assume takes v1 or v1.5, not {assume!r}")
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
     if weights is not None:
@@ -63,7 +67,7 @@ def convert(
     file = weightfiles.file_of(file)
     card = published.card_of(file)
     try:
-        conversion = converted(weightfiles.read(file), network, assume, card)
+        conversion = converted(weightfiles.read(file), network, assume, card, entry)
     except foreign.Incomplete as error:
         print("\n".join(error.keys))
         raise
@@ -94,7 +98,8 @@ def show(conversion: "Conversion", file: Path, out: Path) -> None:
     )
     for notice in (conversion.card.says, *conversion.notices):
         typer.echo(f"residual: {notice}", err=True)
-    print(f"{out}: {conversion.network}, {view(conversion.card)}")
+    last = "no last layer: good to begin a training with --weights; " if conversion.body else ""
+    print(f"{out}: {conversion.network}, {last}{view(conversion.card)}")
 
 
 def view(card: "Card") -> str:

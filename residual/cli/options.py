@@ -55,11 +55,11 @@ def wrong_usage() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from None
 
 
-def opened(path: Path) -> "Trained":
+def opened(path: Path, body: bool = False) -> "Trained":
     """A run or a file of weights; what is to be known about it is said."""
     from residual.runs.loading import load
 
-    trained = load(path)
+    trained = load(path, body=body)
     for notice in trained.notices:
         typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
     if (path / "recipe.json").exists() and not (path / "result.json").exists():

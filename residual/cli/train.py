@@ -159,7 +159,7 @@ def beginning_of(weights: str | None, root: Path) -> "Trained | None":
         return None
     from residual.runs.weights import obtained
 
-    return opened(obtained(weights, root.expanduser()))
+    return opened(obtained(weights, root.expanduser()), body=True)
 
 
 def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":

@@ -10,10 +10,17 @@ from torch import Tensor
 
 from residual.nets import caffe, caffemodel
 from residual.nets.cost import Layer, layers, outline
-from residual.nets.layouts import AUTHORS, Layout, check_variant, few, recognised, zeros_behind
+from residual.nets.entries import Entry, entry, few
+from residual.nets.layouts import (
+    AUTHORS,
+    Layout,
+    check_variant,
+    headless,
+    recognised,
+    zeros_behind,
+)
 from residual.nets.networks import ROWS, Spec, specify
 from residual.nets.published import Card, class_names
-from residual.nets.weightfiles import unwrapped
 
 OPTIONAL = "num_batches_tracked"  # counts steps, and changes no answer
 # Deviation: our max pooling begins one pixel before the border, and the authors' weights were
@@ -41,6 +48,7 @@ class Conversion:
     card: Card
     notices: tuple[str, ...] = ()
     mean_image: Tensor | None = None  # (3, H, W), of pixels in [0, 1], in place of the card's means
+    body: bool = False  # without the last layer
 
     @property
     def mean(self) -> Tensor:
@@ -64,7 +72,8 @@ class Conversion:
                 f"{mean_image} holds a mean image of {high}x{wide} pixels, and a picture has "
                 f"{self.card.size[0]}x{self.card.size[1]}"
             )
-        return replace(self, mean_image=mean, notices=(POOLING,))
+        notices = tuple(notice for notice in self.notices if notice != MEANS)
+        return replace(self, mean_image=mean, notices=notices)
 
 
 class Incomplete(ValueError):
@@ -91,36 +100,49 @@ class Pair:
 
 
 def convert(
-    state: Mapping[str, Any], network: str, assume: str | None = None, card: Card | None = None
+    state: Mapping[str, Any],
+    network: str,
+    assume: str | None = None,
+    card: Card | None = None,
+    wanted: str | None = None,
 ) -> Conversion:
     """Weights of one of the sources in layouts.py, for one of our networks.
 
     Bottleneck nets are of the variant v1.5 in most libraries, which no key shows; `assume="v1"`
-    says that these are not. `card` is what is known of the file that they are from. Raises
-    ValueError unless each of our weights is there, in its shape, and nothing else.
+    says that these are not. `card` is what is known of the file that they are from, and `wanted`
+    the entry in it, where it has several. Weights without a last layer are a body, to begin a
+    training with. Raises ValueError unless each of our weights is there, in its shape, and nothing
+    else.
     """
     spec = specify(network)
-    theirs = unwrapped(state)
-    layout = recognised(theirs, spec)
-    check_variant(layout, spec, assume)
-    heads = [value for key, value in theirs.items() if layout.name(key) == "fc.bias"]
+    theirs = entry(state, wanted)
+    layout = recognised(theirs.names.values(), spec)
+    check_variant(layout, spec, card, assume)
+    heads = [
+        theirs.state[key] for key, name in theirs.names.items() if layout.name(name) == "fc.bias"
+    ]
     classes = heads[0].numel() if heads and isinstance(heads[0], Tensor) else spec.classes
-    card = named(card or layout.card, spec.family, classes)
-    ours = outline(spec.name, classes).state_dict()
+    body = headless(map(layout.name, theirs.names.values()))
+    card = card or layout.card
+    card = replace(card, classes=None) if body else named(card, spec.family, classes)
+    ours = {key: tensor for key, tensor in outline(spec.name, classes).state_dict().items()
+            if not (body and key.startswith("fc."))}  # fmt: skip
     found = complete(theirs, {key: tensor.shape for key, tensor in ours.items()}, layout, spec)
-    filled = {key: theirs[their_key] for key, their_key in found.items()}
+    filled = {key: theirs.state[their_key] for key, their_key in found.items()}
     if layout.caffe:
         filled = caffe.settled(filled, layout.bgr)
     if spec.family == "cifar" and spec.option == "A":
         filled = zeros_behind(filled)
     uncounted = torch.tensor(0)
+    notices = (MEANS, POOLING) if layout.source.startswith(AUTHORS) else ()
     return Conversion(
         source=layout.source,
         network=spec.name,
         state={key: filled.get(key, uncounted).detach().clone().contiguous() for key in ours},
         mapped=[(their_key, key) for key, their_key in found.items()],
         card=card,
-        notices=(MEANS, POOLING) if layout.source.startswith(AUTHORS) else (),
+        notices=(*theirs.notices, *notices),
+        body=body,
     )
 
 
@@ -137,7 +159,7 @@ def named(card: Card, family: str, classes: int) -> Card:
 
 
 def complete(
-    theirs: Mapping[str, Any], ours: Mapping[str, torch.Size], layout: Layout, spec: Spec
+    theirs: Entry, ours: Mapping[str, torch.Size], layout: Layout, spec: Spec
 ) -> dict[str, str]:
     """Which of their keys fill ours (our key: their key). Raises Incomplete, naming every key."""
     shapes = {**ours, **(caffe.expected(ours) if layout.caffe else {})}
@@ -148,7 +170,7 @@ def complete(
     missing = [key for key in needed if key not in found and key not in misshapen]
     if not (missing or unexpected or misshapen):
         return found
-    depth = depth_of(layout.name(key) or "" for key in theirs)
+    depth = depth_of(layout.name(name) or "" for name in theirs.names.values())
     raise Incomplete(
         f"nothing is converted, for these are not the weights of {spec.name}"
         + (
@@ -182,14 +204,14 @@ def depth_of(keys: Iterable[str]) -> int | None:
 
 
 def matched(
-    theirs: Mapping[str, Any], shapes: Mapping[str, torch.Size], layout: Layout
+    theirs: Entry, shapes: Mapping[str, torch.Size], layout: Layout
 ) -> tuple[dict[str, str], list[str], dict[str, str]]:
     """Which of their keys fill ours (our key: their key), those left over, and the wrong shapes."""
     found: dict[str, str] = {}
     unexpected: list[str] = []
     misshapen: dict[str, str] = {}
-    for key, value in theirs.items():
-        our_key = layout.name(key)
+    for key, value in theirs.state.items():
+        our_key = layout.name(theirs.names[key])
         if our_key is None or our_key not in shapes or our_key in found:
             unexpected.append(key)
         elif not isinstance(value, Tensor):

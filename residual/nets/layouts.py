@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from residual.nets import caffe, published
+from residual.nets.entries import few
 from residual.nets.networks import ROWS, Spec
 from residual.nets.published import Card
 
-PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")  # of networks that were parallel or compiled
 OUTSIDE = {"conv1": "conv1.0.0", "bn1": "conv1.0.1"}  # what is in no block
 
 
 def torch_name(key: str, projection: str, head: str) -> str | None:
     """Our name for a key of a library that has layer1, layer2, ... of blocks of conv1, bn1, ..."""
-    key = PREFIX.sub("", key)
     inside = re.fullmatch(rf"layer(\d)\.(\d+)\.(conv|bn|{projection}\.)(\d)\.(\w+)", key)
     if inside:
         stage, block, part, number, what = inside.groups()
@@ -31,6 +30,26 @@ def torch_name(key: str, projection: str, head: str) -> str | None:
     return f"{outside[module]}.{what}" if module in outside else None
 
 
+def transformers_name(key: str) -> str | None:
+    """Our name for a key of Hugging Face's ResNet (transformers/models/resnet)."""
+    match = re.fullmatch(
+        r"(?:resnet\.)?(?:embedder\.embedder|"
+        r"encoder\.stages\.([0-3])\.layers\.(\d+)\.(?:layer\.([0-2])|shortcut))"
+        r"\.(convolution|normalization)\.(\w+)",
+        key,
+    )
+    if match is None:
+        return key.replace("classifier.1.", "fc.") if key.startswith("classifier.1.") else None
+    stage, block, number, part, what = match.groups()
+    norm = int(part == "normalization")
+    if stage is None:
+        return f"conv1.0.{norm}.{what}"
+    place = f"conv{int(stage) + 2}_x.{block}"
+    if number is None:
+        return f"{place}.shortcut.{norm}.{what}"
+    return f"{place}.branch.{2 * int(number)}.{norm}.{what}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """A library's names, and what its weights are."""
@@ -39,7 +58,7 @@ class Layout:
     name: Callable[[str], str | None]  # ours for one of its keys, None where it is none of them
     examples: str  # of networks that it has
     card: Card  # where nothing else is known
-    variant: str = "v1.5"  # of its bottleneck nets
+    variant: str = "v1.5"  # of its bottleneck nets; empty where there are both
     family: str = "imagenet"  # and shortcuts, as in Spec
     options: str = "B"
     caffe: bool = False  # its arithmetic
@@ -62,6 +81,13 @@ LAYOUTS = (
         published.CIFAR,
         family="cifar",
         options="AB",
+    ),
+    Layout(
+        "Hugging Face",
+        transformers_name,
+        f"resnet18, resnet34, resnet50, resnet101, resnet152, {LATER}",
+        published.UNKNOWN,
+        variant="",
     ),
     Layout(
         AUTHORS,
@@ -112,28 +138,26 @@ def recognised(keys: Iterable[str], spec: Spec) -> Layout:
     if not most:
         raise ValueError(
             f"the keys ({few(keys)}) are not those of torchvision, timm, {LAYOUTS[1].source}, "
-            f"{AUTHORS}, Detectron or detectron2"
+            f"Hugging Face, {AUTHORS}, Detectron or detectron2"
         )
     layout = LAYOUTS[-place]
-    if layout.caffe and not any((layout.name(key) or "").startswith("fc.") for key in keys):
+    if layout.source != AUTHORS and layout.caffe and headless(map(layout.name, keys)):
         raise ValueError(
             "these weights have no classifier (no fc1000, pred or stem.fc): they are the body of a "
-            "detector, and know no classes"
+            "detector, and nothing else says where they come from"
         )
     return layout
 
 
-def few(names: Iterable[str], most: int = 4) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    shown = ", ".join(names[:most]) or "none"
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def headless(names: Iterable[str | None]) -> bool:
+    """Whether weights, by our names, are those of a body, without the last layer."""
+    return not any(name is not None and name.startswith("fc.") for name in names)
 
 
-def check_variant(layout: Layout, spec: Spec, assume: str | None) -> None:
+def check_variant(layout: Layout, spec: Spec, card: Card | None, assume: str | None) -> None:
     """Refuse what the keys cannot show to be wrong. Raises ValueError."""
-    if assume not in (None, "v1"):
-        raise ValueError(f"one can assume v1, not {assume!r}")
+    if assume not in (None, "v1", "v1.5"):
+        raise ValueError(f"one can assume v1 or v1.5, not {assume!r}")
     if spec.family != layout.family or spec.option not in layout.options:
         raise ValueError(
             f"these weights have the layout of {layout.source}, which has no {spec.name}; "
@@ -141,19 +165,26 @@ def check_variant(layout: Layout, spec: Spec, assume: str | None) -> None:
         )
     if spec.family == "cifar" or ROWS[spec.depth][1] == 1:
         return
-    if spec.variant == "v1" and layout.variant == "v1.5" and assume != "v1":
+    variant = assume or (card and card.variant) or layout.variant
+    if not variant:
+        raise ValueError(
+            f"weights of {layout.source} are of the variant v1 or v1.5, as the config.json beside "
+            f"them says, and here is none: assume the one that you know them to be"
+        )
+    if assume is None and spec.variant == "v1" and variant == "v1.5":
         raise ValueError(
             f"weights of {layout.source} are of the variant v1.5, which has the stride in the 3x3 "
             f"layer: convert them to {spec.name}-v1.5, or assume v1 where you know that they are"
         )
-    if spec.variant == "v1.5" and layout.variant == "v1":
+    if assume is None and spec.variant == "v1.5" and variant == "v1":
         raise ValueError(
             f"weights of {layout.source} are the paper's own, with the stride in the first 1x1 "
             f"layer: convert them to resnet{spec.depth}"
         )
-    if spec.variant == "v1.5" and assume == "v1":
+    if variant != spec.variant:
+        right = f"resnet{spec.depth}" + "-v1.5" * (variant == "v1.5")
         raise ValueError(
-            f"{spec.name} is the variant v1.5; to assume v1, convert to resnet{spec.depth}"
+            f"{spec.name} is the variant {spec.variant}; to assume {variant}, convert to {right}"
         )
 
 

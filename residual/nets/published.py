@@ -29,6 +29,7 @@ class Card:
     size: tuple[int, int] = (224, 224)  # the centre that is cut out
     shorter: int | None = 256  # of a picture whose shorter side is made so many pixels
     classes: tuple[str, ...] | None = None
+    variant: str | None = None  # of bottleneck nets, where a file beside the weights says it
 
     def with_view(self, size: int | None, shorter: int | None) -> "Card":
         """Another size, or another shorter side. Raises ValueError where the centre is larger."""
@@ -119,7 +120,8 @@ def torchvisions() -> dict[str, Published]:
 
 
 def card_of(file: Path) -> Card | None:
-    """What is known of a file: by its content if it is torchvision's, or from timm's config.json.
+    """What is known of a file: by its content if it is torchvision's, or from the config.json of
+    timm or Hugging Face beside it.
 
     Raises ValueError where its name says that it is torchvision's and its content does not.
     """
@@ -134,12 +136,16 @@ def card_of(file: Path) -> Card | None:
             )
     config = file.parent / "config.json"
     known = read_json(config) if config.is_file() else {}
-    if not isinstance(known, dict) or "pretrained_cfg" not in known:
+    if isinstance(known, dict) and "pretrained_cfg" in known:
+        library, read = "timm", timms
+    elif isinstance(known, dict) and known.get("model_type") == "resnet":
+        library, read = "Hugging Face's ResNet", transformers
+    else:
         return None
     try:
-        return timms(config, known)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{config} is no config.json of timm: {error!r}") from error
+        return read(config, known)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{config} is no config.json of {library}: {error}") from error
 
 
 # ---- timm ---------------------------------------------------------------------------------------
@@ -172,4 +178,37 @@ def timms(config: Path, known: dict[str, Any]) -> Card:
         size=(height, width),
         shorter=math.floor(min(height, width) / (view.get("crop_pct") or 0.875)),
         classes=tuple(map(str, names)) if names else None,
+    )
+
+
+# ---- Hugging Face -------------------------------------------------------------------------------
+
+
+def transformers(config: Path, known: dict[str, Any]) -> Card:
+    """What Hugging Face's config.json and preprocessor_config.json say of a ResNet, under the
+    defaults of transformers (ResNetConfig and ConvNextImageProcessor)."""
+    if known.get("hidden_act", "relu") != "relu" or known.get("downsample_in_first_stage", False):
+        raise ValueError("its activation or its first stage is not the paper's")
+    variant = "v1" if known.get("downsample_in_bottleneck", False) else "v1.5"
+    where = {"v1": "first 1x1", "v1.5": "3x3"}[variant]
+    says = f"{config} has the stride of bottlenecks in the {where} layer: the variant {variant}"
+    beside = config.with_name("preprocessor_config.json")
+    view = read_json(beside) if beside.is_file() else {}
+    edge = view.get("size", 224)
+    edge = int(edge["shortest_edge"] if isinstance(edge, dict) else edge)
+    # Choice: from 384 pixels on, their pictures are made square, whatever their shape; here the
+    # centre is taken. A resize is bilinear here, as everywhere; theirs is bicubic unless told.
+    shorter = edge if edge >= 384 else int(edge / view.get("crop_pct", 224 / 256))
+    names = known.get("id2label") or {}
+    red, green, blue = view.get("image_mean") or MEAN
+    divisors = view.get("image_std") or STD
+    return Card(
+        f"{says}; the view of a picture is "
+        + (f"that of {beside}" if view else "the usual one, for there is no " + beside.name),
+        mean=(red, green, blue),
+        std=(divisors[0], divisors[1], divisors[2]),
+        size=(edge, edge),
+        shorter=shorter,
+        classes=tuple(str(names[str(i)]) for i in range(len(names))) or None,
+        variant=variant,
     )

@@ -1,17 +1,12 @@
 """Files of weights, whatever program wrote them; nothing in them is ever run."""
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from residual import pickled
 from residual.nets import caffemodel
 
-WRAPPERS = ("state_dict", "model", "blobs")  # what scripts and Detectron save weights under
 WANTED = (
     "weights are a .safetensors file, a state dict by torch.save, a .caffemodel, or a .pkl of "
     "Detectron's"
@@ -48,32 +43,28 @@ def read(path: Path) -> dict[str, Any]:
             return dict(load_file(path))
         if path.suffix == ".pkl":
             with path.open("rb") as file:
-                content = as_tensors(pickled.load(file, encoding="latin1"))
+                content = without_momenta(pickled.load(file, encoding="latin1"))
         else:
             with warnings.catch_warnings(action="ignore"):  # of old pickles, which concern no user
-                content = torch.load(path, weights_only=True, map_location="cpu")
+                content = pickled.load_torch(path)
     except OSError:
         raise
     except Exception as error:  # anything may come of bytes that are no weights
         raise ValueError(
             f"{path} holds no weights that can be read without running code from it; {WANTED}"
         ) from error
+    if isinstance(content, pickled.Inert):
+        raise ValueError(f"{path} holds no weights but an object, which only its own code could "
+                         f"read: save its state_dict(); {WANTED}")  # fmt: skip
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; {WANTED}")
     return content
 
 
-def as_tensors(value: Any) -> Any:
-    """What a pickle of Detectron's holds, with tensors for arrays and without momenta."""
-    if isinstance(value, Mapping):
-        kept = ((str(k), v) for k, v in value.items() if not str(k).endswith("_momentum"))
-        return {key: as_tensors(each) for key, each in kept}
-    return torch.tensor(value) if isinstance(value, np.ndarray) else value
-
-
-def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict itself, out of what a training script saved around it."""
-    for wrapper in WRAPPERS:
-        if isinstance(state.get(wrapper), Mapping):
-            return unwrapped(state[wrapper])
-    return {str(key): value for key, value in state.items()}
+def without_momenta(content: Any) -> Any:
+    """What a pickle of Detectron's holds, without what its optimizer gathered."""
+    if not isinstance(content, dict):
+        return content
+    kept = {key: value for key, value in content.items() if not str(key).endswith("_momentum")}
+    blobs = kept.get("blobs")
+    return kept | {"blobs": without_momenta(blobs)} if isinstance(blobs, dict) else kept

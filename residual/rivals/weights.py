@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from residual.nets.entries import Entry, entry, few
 from residual.nets.foreign import Conversion, Incomplete, named
-from residual.nets.layouts import few
 from residual.nets.published import MEAN, STD, Card
-from residual.nets.weightfiles import unwrapped
 from residual.rivals.networks import outline, specify
 
 # The publications subtract the mean of each channel from pixels of 0 to 255, in BGR; their first
@@ -43,33 +43,47 @@ HEADS = {"conv": "conv.0", "fc": "fc1", "classifier": "fc2"}
 HAVE = "vgg16 and vgg19 (torchvision's and Caffe's weights) and googlenet (Caffe's)"
 
 
-def convert(state: Mapping[str, Any], network: str, card: Card | None = None) -> Conversion:
-    """Weights from elsewhere for a compared network, under our names.
+def convert(
+    state: Mapping[str, Any], network: str, card: Card | None = None, wanted: str | None = None
+) -> Conversion:
+    """Weights from elsewhere for a compared network, under our names; of VGG also a body, without
+    the last layer. `wanted` is the entry of a file that has several.
 
     Raises ValueError for a network of which none are known, and unless each of our weights is
     there, in as many numbers, and nothing else.
     """
     if not network.startswith(("vgg", "googlenet")):
         raise ValueError(f"no weights from elsewhere are known for {network}; there are for {HAVE}")
-    theirs = unwrapped(state)
-    caffes = any(re.fullmatch(r".*/[01]", key) for key in theirs)
+    theirs = entry(state, wanted)
+    caffes = any(re.fullmatch(r".*/[01]", key) for key in theirs.state)
     if not caffes and network == "googlenet":
         raise ValueError(
             "torchvision's googlenet is another network (batch normalization, 3x3 in place of 5x5);"
             " the weights that fit are those of Caffe's bvlc_googlenet.caffemodel"
         )
-    names = caffe_names(theirs) if caffes else torchvision_names(theirs, network)
-    last = "fc8" if network.startswith("vgg") else "fc"
-    biases = [theirs[key] for key, own in names.items() if own == f"{last}.bias"]
+    names = caffe_names(theirs.state) if caffes else torchvision_names(theirs, network)
+    vgg = network.startswith("vgg")
+    last = "fc8" if vgg else "fc"
+    biases = [theirs.state[key] for key, own in names.items() if own == f"{last}.bias"]
+    body = vgg and not biases
     classes = biases[0].numel() if biases else specify(network).classes
-    found = checked(theirs, names, outline(network, classes).state_dict(), network)
+    shapes = outline(network, classes).state_dict()
+    ours = {key: shapes[key] for key in shapes if not (body and key.startswith("fc8."))}
+    found = checked(theirs.state, names, ours, network)
     if caffes:
-        first = "conv1_1.0.weight" if last == "fc8" else "conv1.0.weight"
+        first = "conv1_1.0.weight" if vgg else "conv1.0.weight"
         found[first] = found[first].flip(1)
-    usual = TORCHVISION_CARD if not caffes else VGG_CARD if last == "fc8" else GOOGLENET_CARD
-    source = "Caffe's model collection" if caffes else "torchvision"
-    mapped = [(key, own) for key, own in names.items() if own is not None]
-    return Conversion(source, network, found, mapped, named(card or usual, "imagenet", classes))
+    usual = TORCHVISION_CARD if not caffes else VGG_CARD if vgg else GOOGLENET_CARD
+    card = card or usual
+    return Conversion(
+        source="Caffe's model collection" if caffes else "torchvision",
+        network=network,
+        state=found,
+        mapped=[(key, own) for key, own in names.items() if own is not None],
+        card=replace(card, classes=None) if body else named(card, "imagenet", classes),
+        notices=theirs.notices,
+        body=body,
+    )
 
 
 def checked(
@@ -101,14 +115,16 @@ def checked(
     }
 
 
-def torchvision_names(theirs: Mapping[str, Any], network: str) -> dict[str, str | None]:
+def torchvision_names(theirs: Entry, network: str) -> dict[str, str | None]:
     """Ours for torchvision's, which are numbered in the order in which an image meets them."""
     own = outline(network).state_dict()
-    known = [key for key in theirs if re.fullmatch(r"(features|classifier)\.\d+\.\w+", key)]
-    in_order = sorted(
-        known, key=lambda key: (key[0] == "c", int(key.split(".")[1]), key[-1] == "s")
-    )
-    names: dict[str, str | None] = dict.fromkeys(theirs)
+    numbered = {
+        key: (match[1], int(match[2]), match[3] == "bias")
+        for key, name in theirs.names.items()
+        if (match := re.fullmatch(r"(features|classifier)\.(\d+)\.(weight|bias)", name))
+    }
+    in_order = sorted(numbered, key=lambda key: (numbered[key][0] == "classifier", numbered[key]))
+    names: dict[str, str | None] = dict.fromkeys(theirs.state)
     return names | dict(zip(in_order, own, strict=False))
 
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from residual.data.batches import Preprocessing
-from residual.rivals.networks import build, outline
+from residual.rivals.networks import build, classifiers, outline
 from residual.runs import folder
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
@@ -26,6 +27,7 @@ class Trained:
     step: int | None
     source: str | None = None  # of weights from elsewhere
     notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
+    body: bool = False  # without the weights of its last layer, in place of which there are zeros
 
     def placed(self, how: Setting) -> "Trained":
         """The same, on a device."""
@@ -33,8 +35,9 @@ class Trained:
         return self
 
 
-def load(path: Path | str) -> Trained:
-    """A run, as its newest whole checkpoint has it, or a file of weights.
+def load(path: Path | str, *, body: bool = False) -> Trained:
+    """A run, as its newest whole checkpoint has it, or a file of weights. A body, which lacks its
+    last layer and so tells no classes apart, is taken with `body=True` alone.
 
     Raises FileNotFoundError and ValueError, in a sentence, for what is neither.
     """
@@ -48,7 +51,13 @@ def load(path: Path | str) -> Trained:
     else:
         complaints = []
         tensors, header = read_network(path)
-    return replace(trained(tensors, header), notices=tuple(complaints))
+    net = trained(tensors, header)
+    if net.body and not body:
+        raise ValueError(
+            f"{path} holds the body of {net.network}, without a last layer, and tells no classes "
+            f"apart: train it first, with --weights {path}"
+        )
+    return replace(net, notices=tuple(complaints))
 
 
 def read_network(path: Path) -> tuple[checkpoint.Tensors, dict[str, Any]]:
@@ -62,7 +71,11 @@ def read_network(path: Path) -> tuple[checkpoint.Tensors, dict[str, Any]]:
 
 def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     """What the content of a checkpoint is. Raises ValueError where the parts do not fit."""
-    classes = header["classes"]
+    classes, body = header["classes"], header.get("body", False)
+    if body:
+        shapes = outline(header["network"]).state_dict()
+        last = {name: torch.zeros(shapes[name].shape) for name in classifiers(header["network"])}
+        tensors = tensors | {f"net.{name}": tensor for name, tensor in last.items()}
     net = build(header["network"], len(classes) if classes else scores_of(tensors, header))
     checkpoint.load_weights(net, tensors)
     return Trained(
@@ -73,6 +86,7 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
         recipe=from_json(header["recipe"]) if header.get("recipe") else None,
         step=header.get("step"),
         source=header.get("source"),
+        body=body,
     )
 
 

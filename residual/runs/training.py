@@ -187,7 +187,7 @@ def train(
             f"no field {unknown[0]!r} in a recipe; it has {', '.join(to_json(recipe))}"
         )
     recipe = replace(recipe, **changes)
-    beginning = None if weights is None else loaded_weights(weights)
+    beginning = None if weights is None else loaded_weights(weights, body=True)
     if beginning:
         recipe = from_weights(recipe, beginning)
     size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)

@@ -19,12 +19,16 @@ from residual.training.checkpoint import save
 
 
 def converted(
-    state: Mapping[str, Any], network: str, assume: str | None = None, card: Card | None = None
+    state: Mapping[str, Any],
+    network: str,
+    assume: str | None = None,
+    card: Card | None = None,
+    wanted: str | None = None,
 ) -> Conversion:
     """Weights from elsewhere for one of our networks. Raises ValueError where they do not fit."""
     if network in RIVALS:
-        return weights.convert(state, network, card)
-    return foreign.convert(state, network, assume, card)
+        return weights.convert(state, network, card, wanted)
+    return foreign.convert(state, network, assume, card, wanted)
 
 
 def write(conversion: Conversion, out: Path) -> None:
@@ -39,6 +43,8 @@ def write(conversion: Conversion, out: Path) -> None:
         "shorter": conversion.card.shorter,
         "source": conversion.source,
     }
+    if conversion.body:
+        header["body"] = True
     save(out, tensors, header)
 
 
