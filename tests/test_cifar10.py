@@ -9,6 +9,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import archives
 import numpy as np
 import pytest
 import torch
@@ -74,8 +75,7 @@ def pack(place: Path, form: Form, write=None) -> Form:
 
 def unpack(place: Path, form: Form) -> Form:
     small = pack(place, form)
-    with tarfile.open(place / form.archive) as archive:
-        archive.extractall(place, filter="data")
+    archives.unpack(place / form.archive, place)
     (place / form.archive).unlink()
     return small
 

@@ -4,13 +4,13 @@ picture and every kind of damage, through check, train, evaluate and predict."""
 import itertools
 import json
 import os
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from archives import unpack
 from conftest import EXACT
 from test_decode import MATRIX, MODES, options, saved
 
@@ -122,8 +122,7 @@ def test_photographs_and_small_pictures_are_not_taken_for_one_another(command, z
 def ten(tmp_path_factory) -> Path:
     """The photographs as ten classes of twenty, by name."""
     folder = tmp_path_factory.mktemp("photographs")
-    with tarfile.open(Path(SHARED) / "imagenet-sample.tar") as archive:
-        archive.extractall(folder, filter="data")
+    unpack(Path(SHARED) / "imagenet-sample.tar", folder)
     for i, file in enumerate(sorted(folder.rglob("*.JPEG"))):
         place = folder / "ten" / ("train" if i % 20 < 15 else "val") / f"class{i // 20}"
         place.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
+from archives import unpack
 
 SHARED = os.environ.get("RESIDUAL_SHARED", "")
 needs_shared = pytest.mark.skipif(
@@ -26,13 +26,11 @@ def command(*words: object) -> subprocess.CompletedProcess:
 def test_pictures(tmp_path_factory) -> Path:
     """All 10,000 test pictures of the JPEG copy, and one of each class to stand for its train/."""
     folder = tmp_path_factory.mktemp("jpeg")
-    with tarfile.open(Path(SHARED) / "cifar10-jpeg.tar.xz") as archive:
-        wanted = [
-            member
-            for member in archive
-            if "/test/" in member.name or member.name.endswith("/0000.jpg")
-        ]
-        archive.extractall(folder, wanted, filter="data")
+    unpack(
+        Path(SHARED) / "cifar10-jpeg.tar.xz",
+        folder,
+        lambda name: "/test/" in name or name.endswith("/0000.jpg"),
+    )
     return folder / "cifar10-jpeg"
 
 

@@ -1,12 +1,12 @@
 """What voc.py and validity.py claim: VOC's boxes in our coordinates, and what is bad is refused."""
 
 import os
-import tarfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from archives import unpack
 from made_annotations import CAT, DOG, SIDE, add, described, devkit, split, voc_year, xml
 from made_pets import noise
 
@@ -262,8 +262,7 @@ def test_an_annotation_that_is_too_large_is_not_read_and_a_deep_one_takes_no_tim
 
 @pytest.mark.skipif(not SHARED, reason="needs RESIDUAL_SHARED: the blood cells of BCCD")
 def test_the_blood_cells_have_two_empty_boxes_and_no_other_bad_one(tmp_path):
-    with tarfile.open(Path(SHARED) / "bccd.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(Path(SHARED) / "bccd.tar.xz", tmp_path)
     with pytest.raises(ValueError, match="BloodImage_00338.* the first of 2 bad boxes"):
         load(tmp_path / "BCCD", "trainval")
     learned = load(tmp_path / "BCCD", "trainval", bad_boxes="skip")
