@@ -179,7 +179,7 @@ class Setting:
     """How the arithmetic is done here. Equal settings on equal machines give equal bits."""
 
     device: str = "cpu"
-    threads: int = 1
+    threads: int = 1  # 0 before a trial
     precision: str = "float32"  # or "bf16", by automatic mixed precision; "auto" before a trial
     channels_last: bool = True
     compile: bool = False
@@ -255,11 +255,24 @@ def setting(
     _check(device)
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"no precision {precision!r}; there are auto, float32 and bf16")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    own = max(1, (cores or 1) // local)
     size = here().size
-    return Setting(device, threads or own, precision, deterministic=deterministic, processes=size)
+    return Setting(
+        device, threads or cores(), precision, deterministic=deterministic, processes=size
+    )
+
+
+def setting_before_trial(
+    device: str = "auto", threads: int = 0, precision: str = "auto", deterministic: bool = False
+) -> Setting:
+    """The same for a training, where a trial that chooses the precision chooses threads, too."""
+    how = setting(device, threads, precision, deterministic)
+    return replace(how, threads=threads) if precision == "auto" else how
+
+
+def cores() -> int:
+    """Processor cores for this process; processes on one machine share them equally."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (there or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _check(device: str) -> None:

@@ -54,6 +54,37 @@ def test_another_setting_is_taken_only_where_it_is_a_tenth_faster(tmp_path, monk
     assert settled(AUTO, tmp_path / "trials.json").precision == "float32"
 
 
+def test_fewer_threads_are_tried_only_where_none_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "seconds_per_step", lambda how, *_: float(how.threads))
+    monkeypatch.setattr(trial, "cores", lambda: 6)
+    free = settled(replace(AUTO, threads=0), tmp_path / "trials.json")
+    assert (free.threads, free.precision) == (1, "float32")
+    assert settled(replace(AUTO, threads=6), tmp_path / "trials.json").threads == 6
+    assert settled(replace(AUTO, threads=0), tmp_path / "trials.json", 40).threads == 6  # too short
+
+
+@pytest.mark.parametrize(
+    ("seconds", "trainings", "n"),  # of a step on 1, 2 and 4 threads
+    [
+        ({4: 1.0, 2: 2.1, 1: 4.2}, 12, 1),
+        ({4: 1.0, 2: 1.4, 1: 2.0}, 12, 4),
+        ({4: 1.0, 2: 1.4, 1: 2.0}, 3, 2),  # there are no four to go on at once
+        ({4: 1.0, 2: 1.2, 1: 3.9}, 12, 2),
+        ({4: 1.0, 2: 1.9, 1: 3.7}, 12, 1),  # less than a tenth is not worth it
+    ],
+)
+def test_so_many_trainings_go_on_at_once_as_make_the_most_steps_together(
+    tmp_path, monkeypatch, seconds, trainings, n
+):
+    monkeypatch.setattr(trial, "seconds_per_step", lambda how, *_: seconds[how.threads])
+    how, recipes = replace(AUTO, threads=4), [LONG] * trainings
+    for _ in range(2):  # by a trial, and from the file
+        assert trial.side_by_side(how, recipes, 10, tmp_path / "trials.json") == n
+        monkeypatch.setattr(trial, "seconds_per_step", None)
+    short = [replace(LONG, steps=2)] * trainings
+    assert trial.side_by_side(how, short, 10, tmp_path / "trials.json") == 1
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_tried(name):
     own = replace(RECIPES[name], network="resnet8", batch=8, norm_group=2, size=32)

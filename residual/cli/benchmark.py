@@ -44,15 +44,18 @@ def train(
     from residual.runs.supply import crop_size
     from residual.runs.training import recipe_for
     from residual.runs.trial import candidates, paying, seconds_per_step
+    from residual.world import setting_before_trial
 
-    how = setting_of(device, threads, "auto", False)
     with wrong_usage():
+        how = setting_before_trial(device, threads)
         chosen = recipe_for(network, "cifar10", recipe)
     timed, rows = {}, []
     for each in candidates(how, chosen.steps):
         timed[each] = seconds_per_step(each, chosen, specify(network).classes)
         speed = chosen.norm_group / timed[each]
-        same = {key: asdict(each)[key] for key in ("precision", "channels_last", "compile")}
+        same = {
+            key: asdict(each)[key] for key in ("precision", "threads", "channels_last", "compile")
+        }
         rows.append({**same, "images_per_second": speed})
         if not as_json:
             print(f"{in_words(each):<25} {speed:>10,.1f} images/s", flush=True)
@@ -71,7 +74,8 @@ def train(
 
 def in_words(how: "Setting") -> str:
     parts = {"channels_last": how.channels_last, "compiled": how.compile}
-    return ", ".join([how.precision, *(name for name, so in parts.items() if so)])
+    threads = "1 thread" if how.threads == 1 else f"{how.threads} threads"
+    return ", ".join([how.precision, threads, *(name for name, so in parts.items() if so)])
 
 
 def duration(days: float) -> str:

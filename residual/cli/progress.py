@@ -1,8 +1,10 @@
 """Progress of long work: a live line on a terminal, plain lines elsewhere. All of it on stderr."""
 
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +106,55 @@ class Display:
         grid.add_row(self.name, ProgressBar(self.steps, step, width=24))
         grid.add_row("", words)
         return grid
+
+
+class SideBySide:
+    """Shows how several trainings go on, each in a process that writes plain lines to stderr. On a
+    terminal their bars stand here instead, drawn from their logs."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.console = Console(stderr=True)
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.readers: list[threading.Thread] = []
+        self.said = 0.0
+
+    def __enter__(self) -> "SideBySide":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self.readers:
+            reader.join()
+        self.live.stop()
+
+    @property
+    def stderr(self) -> int | None:
+        """Where a training writes: to a pipe where its lines would run through the bars."""
+        return subprocess.PIPE if self.console.is_terminal else None
+
+    def follow(self, name: str, lines: Iterable[str] | None) -> None:
+        """Pass on what a training writes, less its progress."""
+
+        def read() -> None:
+            for line in lines or ():
+                if not line.startswith(f"{name}: "):
+                    self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+        self.readers.append(threading.Thread(target=read))
+        self.readers[-1].start()
+
+    def show(self, done: int, working: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """Called often, with how many have ended, and how those at work go on."""
+        if not self.console.is_terminal or time.monotonic() - self.said < 1:
+            return
+        self.said = time.monotonic()
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row("trainings", f"{done} of {self.total} done")
+        for name, words in working():
+            grid.add_row(name, words)
+        self.live.update(grid)
 
 
 @contextmanager

@@ -59,8 +59,13 @@ def reproduce(
         bool, typer.Option("--only-print", help="Train nothing; print what there is.")
     ] = False,
     side_by_side: Annotated[
-        int, typer.Option(min=1, help="So many trainings at once; small nets leave a GPU idle.")
-    ] = 1,
+        int,
+        typer.Option(
+            min=0,
+            help="So many trainings at once; small nets leave a GPU idle. 0: as many as a short "
+            "trial on the processor shows to pay.",
+        ),
+    ] = 0,
     results: Annotated[Path, typer.Option(help="Where results are kept.")] = Path("results"),
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/reproduce"),
     weights: Annotated[

@@ -87,7 +87,12 @@ def train(
     tensorboard: Tensorboard = False,
     root: Root = CACHE,
     device: Device = "auto",
-    threads: Threads = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Processor threads; 0 takes as many as a short trial shows to pay."
+        ),
+    ] = 0,
     workers: Workers = 2,
     precision: Precision = "auto",
     deterministic: Deterministic = False,
@@ -105,6 +110,7 @@ def train(
     """
     from residual.runs.teaching import check, teacher_in, with_teacher
     from residual.runs.training import found_again, from_weights
+    from residual.world import setting_before_trial
 
     name = data or "digits"
     assignments = [f"balance={balance}"] if balance else []
@@ -116,7 +122,8 @@ def train(
             chosen = from_weights(chosen, beginning)
         expert = world.first(lambda: teacher_in(teacher) if teacher else None)
         chosen = with_teacher(chosen, expert)
-        how = setting_of(device, threads, precision, deterministic)
+        with wrong_usage():
+            how = setting_before_trial(device, threads, precision, deterministic)
         own = world.first(lambda: new_run(out, chosen))
         pictures = pictures_for(chosen, name, root, workers)
         where = found_again(name, root)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +32,7 @@ class Place:
     how: "Setting"
     results: Path
     runs: Path
-    side_by_side: int
+    side_by_side: int  # trainings; 0: as many as a short trial shows to pay
     workers: int
 
     def data(self, large: bool) -> "Data":
@@ -112,8 +113,8 @@ class Workshop:
         from residual.world import here
 
         place, where = self.place, found_again(self.place.name, self.place.root)
-        if place.side_by_side > 1:
-            self._train_at_once(missing, where)
+        if (side_by_side := here().first(lambda: self._side_by_side(missing))) > 1:
+            self._train_at_once(missing, where, side_by_side)
             return
         for n, each in enumerate(missing, start=1):
             run = here().first(partial(each.begin, place.runs, self.data, where, place.how))
@@ -121,16 +122,27 @@ class Workshop:
             advance = of_classes(run, self.data)
             watched(title, each.recipe.steps, advance, Care(5.0, place.workers))
 
-    def _train_at_once(self, missing: "list[Experiment]", where: dict[str, str]) -> None:
-        """Several trainings, each in a process of its own; they share the device and the cores."""
+    def _side_by_side(self, missing: "list[Experiment]") -> int:
+        """How many of these trainings go on at once."""
+        from residual.runs.trial import side_by_side
         from residual.world import here
 
-        if here().size > 1:
-            raise ValueError("trainings side by side are those of one process; leave out torchrun")
         place = self.place
-        own = replace(place.how, threads=max(1, place.how.threads // place.side_by_side))
+        if here().size > 1 and place.side_by_side > 1:
+            raise ValueError("trainings side by side are those of one process; leave out torchrun")
+        if place.side_by_side or here().size > 1 or len(missing) < 2:
+            return place.side_by_side
+        recipes, cache = [each.recipe for each in missing], place.root / "trials.json"
+        return side_by_side(place.how, recipes, len(self.data.classes), cache.expanduser())
+
+    def _train_at_once(
+        self, missing: "list[Experiment]", where: dict[str, str], side_by_side: int
+    ) -> None:
+        """Several trainings, each in a process of its own; they share the device and the cores."""
+        place = self.place
+        own = replace(place.how, threads=max(1, place.how.threads // side_by_side))
         runs = [each.begin(place.runs, self.data, where, own) for each in missing]
-        ended = at_once(runs, place.side_by_side)
+        ended = at_once(runs, side_by_side)
         for run, status in ended.items():
             if status:
                 raise ValueError(f"{run} ended with status {status}; go on with the same command")
@@ -139,15 +151,19 @@ class Workshop:
 def at_once(runs: list[Path], n: int) -> dict[Path, int]:
     """Resume runs in n processes at a time -> their exit statuses. A signal is passed on to all of
     them; each saves its run, and the command ends."""
-    waiting, working, ended = list(runs), dict[Path, "subprocess.Popen[bytes]"](), dict[Path, int]()
-    with asked_to_stop() as caught:
+    from residual.cli.progress import SideBySide
+
+    waiting, working, ended = list(runs), dict[Path, "subprocess.Popen[str]"](), dict[Path, int]()
+    with asked_to_stop() as caught, SideBySide(len(runs)) as display:
         while working or (waiting and not caught):
             while waiting and len(working) < n and not caught:
                 run = waiting.pop(0)
-                command = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
                 working[run] = subprocess.Popen(
-                    command, stdout=subprocess.DEVNULL, start_new_session=True
-                )
+                    [sys.executable, "-m", "residual", "resume", str(run), "--json"],
+                    stdout=subprocess.DEVNULL, stderr=display.stderr, text=True,
+                    start_new_session=True,
+                )  # fmt: skip
+                display.follow(run.name, working[run].stderr)
             if caught:
                 for process in working.values():
                     process.send_signal(signal.SIGTERM)
@@ -157,4 +173,16 @@ def at_once(runs: list[Path], n: int) -> dict[Path, int]:
             done = {r: p.returncode for r, p in working.items() if p.poll() is not None}
             ended |= done
             working = {run: process for run, process in working.items() if run not in done}
+            display.show(len(ended), partial(progress_of, list(working)))
     return ended
+
+
+def progress_of(runs: list[Path]) -> Iterator[tuple[str, str]]:
+    """The name of each run and how it goes on, by the last line of its log."""
+    from residual.cli.progress import described
+    from residual.runs import folder
+
+    for run in runs:
+        lines = folder.read_log(run / "log.jsonl")
+        steps = folder.recipe_of(run).steps
+        yield run.name, described(lines[-1], lines[-1]["step"], steps) if lines else "first steps"

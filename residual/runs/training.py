@@ -30,7 +30,7 @@ from residual.runs.trial import settled
 from residual.training.checkpoint import weights_sha256
 from residual.training.recipe import RECIPES, Recipe, check_average, with_steps
 from residual.training.values import to_json
-from residual.world import Setting, here, setting
+from residual.world import Setting, here, setting_before_trial
 
 
 def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
@@ -193,8 +193,8 @@ def train(
     size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
     loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
     where = found_again(data, DEFAULT_ROOT)
-    own = Path(out) if out else None
-    run = begin(own, recipe, loaded, where, how or setting(), False, beginning)
+    own, how = Path(out) if out else None, how or setting_before_trial()
+    run = begin(own, recipe, loaded, where, how, False, beginning)
     yield from advance(run, loaded, Watch())
 
 

@@ -1,12 +1,12 @@
-"""A short trial on this machine: which precision, memory format and compilation pay."""
+"""A short trial on this machine: which precision, memory format, threads and compilation pay."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,7 +16,9 @@ from residual.runs.results import versions
 from residual.runs.supply import crop_size, made_up
 from residual.training import loop
 from residual.training.recipe import Recipe
-from residual.world import Setting, hardware
+from residual.world import Setting, cores, hardware
+
+T = TypeVar("T")
 
 SHORTEST = 1_000  # steps of a training for which a trial is worth its seconds
 COMPILED = 10_000  # steps of a training for which a compilation is worth its minute
@@ -26,47 +28,90 @@ STEPS = 5
 
 def candidates(how: Setting, steps: int) -> Iterator[Setting]:
     """The settings worth a trial, the usual one of the device first."""
+    usual = replace(how, threads=how.threads or cores())
     if torch.device(how.device).type == "cpu":  # compilation gained nothing on processors
-        yield replace(how, precision="float32")
-        yield replace(how, precision="float32", channels_last=False)
-        yield replace(how, precision="bf16")
+        yield replace(usual, precision="float32")
+        yield replace(usual, precision="float32", channels_last=False)
+        yield replace(usual, precision="bf16")
+        if not how.threads:
+            for fewer in halves(usual.threads)[1:]:
+                yield replace(usual, precision="float32", threads=fewer)
         return
-    yield replace(how, precision="bf16")
-    yield replace(how, precision="float32")
+    yield replace(usual, precision="bf16")
+    yield replace(usual, precision="float32")
     if steps >= COMPILED:
-        yield replace(how, precision="bf16", compile=True)
+        yield replace(usual, precision="bf16", compile=True)
+
+
+def halves(threads: int) -> list[int]:
+    """So many threads, half of them, and so on down to one."""
+    return [threads >> n for n in range(threads.bit_length())]
 
 
 def settled(how: Setting, recipe: Recipe, classes: int, cache: Path) -> Setting:
-    """The setting with every `auto` decided. A trial is made once for a machine and a network, and
-    kept in a file, so that the same command computes in the same way the next time."""
+    """The setting with every `auto` decided, by a trial where the training is long enough."""
     if how.precision != "auto":
         return how
     usual, *others = candidates(how, recipe.steps)
     if recipe.steps < SHORTEST:
         return usual
-    key = " ".join(
+
+    def trial() -> dict[str, Any]:
+        timed = {each: seconds_per_step(each, recipe, classes) for each in (usual, *others)}
+        return asdict(paying(timed))
+
+    words = ["compiled"] * (recipe.steps >= COMPILED) + ["fewer threads"] * (not how.threads)
+    chosen = Setting(**kept(cache, key_of(usual, recipe, *words), trial))
+    return replace(chosen, deterministic=how.deterministic, processes=how.processes)
+
+
+def side_by_side(how: Setting, recipes: Sequence[Recipe], classes: int, cache: Path) -> int:
+    """How many of several trainings go on at once, each on its share of the processor's threads:
+    as many as make the most steps together. Found out with the first of them."""
+    first, steps = recipes[0], sum(recipe.steps for recipe in recipes)
+    if torch.device(how.device).type != "cpu" or steps < SHORTEST:
+        return 1
+    usual = replace(how, precision="float32") if how.precision == "auto" else how
+
+    def trial() -> dict[int, float]:
+        shares = [replace(usual, threads=threads) for threads in halves(usual.threads)]
+        return {
+            n: seconds_per_step(share, first, classes) / n
+            for share in shares
+            if (n := usual.threads // share.threads) <= len(recipes)
+        }
+
+    key = key_of(usual, first, usual.precision, f"side by side, of {len(recipes)}")
+    return paying({int(n): seconds for n, seconds in kept(cache, key, trial).items()})
+
+
+def key_of(how: Setting, recipe: Recipe, *words: str) -> str:
+    """What a trial's outcome may depend on."""
+    return " ".join(
         [
             hardware(how), versions()["torch"], recipe.network,
-            f"{recipe.batch}/{recipe.norm_group}", f"{crop_size(recipe)}px",
-            *("compiled" for _ in range(recipe.steps >= COMPILED)),
+            f"{recipe.batch}/{recipe.norm_group}", f"{crop_size(recipe)}px", *words,
         ]
     )  # fmt: skip
+
+
+def kept(cache: Path, key: str, trial: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+    """The outcome of a trial. It is made once for a machine and a network, and kept in a file, so
+    that the same command computes in the same way the next time."""
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # a cache: where it is gone or damaged, the trial is made
         known = read_json(cache)
     if key not in known:
-        timed = {each: seconds_per_step(each, recipe, classes) for each in (usual, *others)}
-        chosen = paying(timed)
+        known[key] = trial()
         with suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_json(cache, known | {key: asdict(chosen)})
-        return chosen
-    return replace(Setting(**known[key]), deterministic=how.deterministic, processes=how.processes)
+            write_json(cache, known)
+    outcome: dict[Any, Any] = known[key]
+    return outcome
 
 
-def paying(timed: dict[Setting, float]) -> Setting:
-    """Of settings with their seconds the first, or the fastest where that pays."""
+def paying(timed: dict[T, float]) -> T:
+    """Of choices with their seconds the first, or the fastest where that pays."""
     usual, best = next(iter(timed)), min(timed, key=lambda each: timed[each])
     return best if timed[best] * GAIN < timed[usual] else usual
 
