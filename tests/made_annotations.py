@@ -7,6 +7,9 @@ from typing import Any
 
 from made_pets import noise
 
+from residual.detection.recipe import Reading
+
+SKIPPING = Reading(bad_boxes="skip")
 SIDE = 40  # pixels of a made picture
 Object = tuple[Any, ...]  # class, xmin, ymin, xmax, ymax and, where it is difficult, 1
 CAT: Object = ("cat", 1, 1, 10, 20)

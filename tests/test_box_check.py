@@ -102,9 +102,9 @@ def test_a_picture_of_another_size_than_annotated_is_named_and_one_that_exif_tur
     turned[0x0112] = 6
     wide.save(year / "JPEGImages" / "000003.jpg", exif=turned)
     assert checked(year).sizes == [
-        "Annotations/000003.xml: says 40x40 pixels, and JPEGImages/000003.jpg has 20x40, turned "
-        "upright (EXIF)",
-        "Annotations/000001.xml: says 40x40 pixels, and JPEGImages/000001.jpg has 20x20",
+        "Annotations/000003.xml: says 40x40 pixels, and 000003.jpg has 20x40, turned upright "
+        "(EXIF)",
+        "Annotations/000001.xml: says 40x40 pixels, and 000001.jpg has 20x20",
     ]
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_annotations import coco_folder, coco_split, instances
+from made_annotations import SKIPPING, coco_folder, coco_split, instances
 
 from residual.detection.scenes import load
 
@@ -96,7 +96,7 @@ def test_a_bad_box_is_an_error_that_names_it_or_is_left_out_and_named(tmp_path, 
     changed(tmp_path, "annotations", bbox=BOXES[why])
     with pytest.raises(ValueError) as refused:
         load(tmp_path, "train2017")
-    scenes = load(tmp_path, "train2017", bad_boxes="skip")
+    scenes = load(tmp_path, "train2017", reading=SKIPPING)
     assert str(refused.value).startswith(f"{scenes.skipped[0]}; it is the only bad box of ")
     start = "annotations/instances_train2017.json: annotation 102 (toothbrush: x "
     assert scenes.skipped[0].startswith(start) and scenes.skipped[0].endswith(why.strip())
@@ -106,7 +106,7 @@ def test_a_bad_box_is_an_error_that_names_it_or_is_left_out_and_named(tmp_path, 
 
 def test_a_box_of_a_category_that_there_is_not_has_no_class(tmp_path):
     changed(tmp_path, "annotations", category_id=4)
-    [skipped] = load(tmp_path, "train2017", bad_boxes="skip").skipped
+    [skipped] = load(tmp_path, "train2017", reading=SKIPPING).skipped
     assert "annotation 102 (without a class: x 8" in skipped and skipped.endswith("has no class")
 
 
@@ -119,12 +119,16 @@ def test_what_is_worse_than_a_bad_box_is_always_refused(tmp_path):
         ),
         ("images", {"id": 1}, "has the picture 1 more than once"),
         ("images", {"file_name": "gone.jpg"}, "no picture gone.jpg of annotations/.*; looked in "),
-        ("annotations", {"image_id": [1]}, "is damaged: unhashable"),
-        ("categories", {"id": "3"}, "is damaged: "),
+        (
+            "annotations",
+            {"image_id": [1]},
+            r"is damaged: an id is a whole number or a text, not \[1\]",
+        ),
+        ("categories", {"id": True}, "is damaged: an id is a whole number or a text, not True"),
     ):
         place = tmp_path / f"{name} {next(iter(values))}"
         with pytest.raises((ValueError, FileNotFoundError), match=why):
-            load(changed(place, name, **values), "train2017", bad_boxes="skip")
+            load(changed(place, name, **values), "train2017", reading=SKIPPING)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_damaged_json_is_refused_in_a_sentence(tmp_path, text, why):
     file = tmp_path / "annotations" / "train.json"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=why):
-        load(tmp_path, "train", bad_boxes="skip")
+        load(tmp_path, "train", reading=SKIPPING)
 
 
 def test_the_fingerprint_is_of_what_is_said_of_the_split_and_not_of_how_it_is_written(tmp_path):

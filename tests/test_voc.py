@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from archives import unpack
-from made_annotations import CAT, DOG, SIDE, add, described, devkit, split, voc_year, xml
+from made_annotations import CAT, DOG, SIDE, SKIPPING, add, described, devkit, split, voc_year, xml
 from made_pets import noise
 
+from residual.detection.recipe import Reading
 from residual.detection.scenes import load
 
 SHARED = os.environ.get("RESIDUAL_SHARED", "")
@@ -53,7 +54,7 @@ def test_the_classes_are_those_of_the_split_or_those_that_are_given(tmp_path):
     assert given.classes == ("bird", "cat", "dog")
     assert given.examples[0].labels.tolist() == [2]
     with pytest.raises(ValueError) as refused:
-        load(year, "test", ("bird", "cat"), bad_boxes="skip")
+        load(year, "test", ("bird", "cat"), reading=SKIPPING)
     assert str(refused.value) == (
         "Annotations/000003.xml: box 1 is of class 'dog', which is none of the classes (2): "
         "bird, cat"
@@ -149,7 +150,7 @@ def test_a_bad_box_is_an_error_that_names_it_or_is_left_out_and_named(tmp_path, 
     split(tmp_path / "x", "train", "a", "b")
     with pytest.raises(ValueError) as refused:
         load(tmp_path / "x", "train")
-    first, second = load(tmp_path / "x", "train", bad_boxes="skip").skipped
+    first, second = load(tmp_path / "x", "train", reading=SKIPPING).skipped
     assert str(refused.value) == (
         f"{first}; it is the first of 2 bad boxes of x train, "
         "and --bad-boxes skip leaves out such boxes"
@@ -160,7 +161,7 @@ def test_a_bad_box_is_an_error_that_names_it_or_is_left_out_and_named(tmp_path, 
     )
     assert first == f"Annotations/a.xml: box 2 ({box[0] or 'without a class'}: {said}) {why}"
     assert second.startswith("Annotations/b.xml: box 1 (")
-    scenes = load(tmp_path / "x", "train", bad_boxes="skip")
+    scenes = load(tmp_path / "x", "train", reading=SKIPPING)
     assert [len(example.boxes) for example in scenes.examples] == [1, 0]
     assert scenes.classes == ("cat",)
 
@@ -176,7 +177,7 @@ def test_a_box_at_the_border_or_a_pixel_beyond_it_is_left_as_it_is(tmp_path):
 def test_where_no_size_is_annotated_the_header_of_the_picture_has_it(tmp_path, size):
     add(tmp_path, "a").write_text(xml([CAT, ("dog", 5, 5, 60, 9)], size))
     split(tmp_path, "train", "a")
-    [skipped] = load(tmp_path, "train", bad_boxes="skip").skipped
+    [skipped] = load(tmp_path, "train", reading=SKIPPING).skipped
     assert skipped.endswith("lies outside its picture of 40x40 pixels by 20")
 
 
@@ -184,10 +185,10 @@ def test_a_missing_annotation_or_picture_is_named_even_where_bad_boxes_are_skipp
     year = voc_year(tmp_path)
     (year / "JPEGImages" / "000003.jpg").unlink()
     with pytest.raises(FileNotFoundError, match="there is no picture .*JPEGImages/000003 .*jpg"):
-        load(year, "test", bad_boxes="skip")
+        load(year, "test", reading=SKIPPING)
     (year / "Annotations" / "000001.xml").unlink()
     with pytest.raises(FileNotFoundError, match="there is no annotation .*Annotations/000001.xml"):
-        load(year, "trainval", bad_boxes="skip")
+        load(year, "trainval", reading=SKIPPING)
 
 
 def test_a_split_without_pictures_or_with_one_twice_is_refused(tmp_path):
@@ -207,10 +208,10 @@ def test_a_folder_of_neither_form_is_refused_with_what_would_be_right(tmp_path):
         load(tmp_path, "train")
     for place in ("Annotations", "JPEGImages"):
         (tmp_path / place).mkdir()
-    with pytest.raises(ValueError, match="it has none, for no list lies in ImageSets/Main"):
+    with pytest.raises(ValueError, match="has no split 'train'; it has all"):
         load(tmp_path, "train")
-    with pytest.raises(ValueError, match="there is error and skip for bad boxes, and no 'ignore'"):
-        load(voc_year(tmp_path), "train", bad_boxes="ignore")
+    with pytest.raises(ValueError, match="bad_boxes is error or skip, not 'ignore'"):
+        load(voc_year(tmp_path), "train", reading=Reading(bad_boxes="ignore"))
 
 
 LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
@@ -240,7 +241,7 @@ def test_damaged_or_evil_xml_is_refused_in_a_sentence_that_names_the_file(tmp_pa
     split(tmp_path, "train", "a")
     begun = time.monotonic()
     with pytest.raises(ValueError, match=f"a.xml is damaged: .*({EVIL[text][1]})"):
-        load(tmp_path, "train", bad_boxes="skip")
+        load(tmp_path, "train", reading=SKIPPING)
     assert time.monotonic() - begun < 1
 
 
@@ -265,7 +266,7 @@ def test_the_blood_cells_have_two_empty_boxes_and_no_other_bad_one(tmp_path):
     unpack(Path(SHARED) / "bccd.tar.xz", tmp_path)
     with pytest.raises(ValueError, match="BloodImage_00338.* the first of 2 bad boxes"):
         load(tmp_path / "BCCD", "trainval")
-    learned = load(tmp_path / "BCCD", "trainval", bad_boxes="skip")
+    learned = load(tmp_path / "BCCD", "trainval", reading=SKIPPING)
     judged = load(tmp_path / "BCCD", "test", learned.classes)
     assert learned.classes == ("Platelets", "RBC", "WBC")
     assert (len(learned.examples), len(judged.examples)) == (292, 72)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.data import FEW, remarks
-from residual.cli.options import Json
+from residual.cli.options import Json, wrong_usage
 from residual.files import json_text
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from residual.detection.checking import Report
     from residual.detection.prepare import Report as Prepared
+    from residual.detection.recipe import Reading
 
 NAMES = {"voc": "PASCAL VOC", "coco": "COCO"}
 Source = Annotated[Path, typer.Argument(help="Where the archives lie.")]
@@ -25,18 +26,30 @@ Source = Annotated[Path, typer.Argument(help="Where the archives lie.")]
 # ---- data check ---------------------------------------------------------------------------------
 
 
-def check(folder: Path, workers: int, as_json: bool, draw: int, out: Path) -> None:
-    """`data check` for a folder with boxes."""
+def reading_of(box_frame: str | None, box_unit: str | None) -> "Reading":
+    """How boxes are read; what is no such word is a wrong command line."""
+    from residual.detection.recipe import Reading
+
+    words = {"box_frame": box_frame, "box_unit": box_unit}
+    with wrong_usage():
+        return Reading(**{field: word for field, word in words.items() if word})
+
+
+def check(
+    folder: Path, workers: int, as_json: bool, drawing: tuple[int, Path], reading: "Reading"
+) -> None:
+    """`data check` for a folder with boxes; a drawing is so many pictures in a file."""
     from residual.cli.progress import counting
     from residual.detection.checking import check as checked
     from residual.detection.checking import contact, everything
     from residual.files import json_text, write_whole
 
+    draw, out = drawing
     if draw and not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent} for --out {out}")
-    said = everything(folder)
+    said = everything(folder, reading)
     with counting("checking pictures") as progress:
-        report = checked(folder, workers, progress, said)
+        report = checked(folder, workers, progress, said, reading)
     if as_json:
         print(json_text(asdict(report) | {"bad": report.bad}))
     else:
@@ -51,6 +64,7 @@ def check(folder: Path, workers: int, as_json: bool, draw: int, out: Path) -> No
             "bad boxes": len(report.boxes),
             "bad annotations": len(report.annotations),
             "wrong sizes": len(report.sizes),
+            "refusals of training": len(report.refusals),
         }
         counts = ", ".join(f"{what} ({n:,})" for what, n in parts.items() if n)
         typer.echo(f"residual: {folder} has {counts}", err=True)
@@ -80,6 +94,7 @@ def told(report: "Report") -> Iterator[str]:
         ("Annotations of another size than their picture's", report.sizes),
         ("Missing or damaged annotations and pictures", report.annotations),
         ("Bad boxes", report.boxes),
+        ("Training refuses this folder", report.refusals),
         ("Damaged", [f"{each.kind:<12} {each.path}: {each.reason}" for each in report.damaged]),
     ):
         if sentences:

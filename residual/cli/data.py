@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from residual.cli.options import Json
+from residual.cli.options import BoxFrame, BoxUnit, Json
 from residual.files import json_text
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def check(
         int, typer.Option(min=0, help="Draw so many pictures with their boxes on one sheet.")
     ] = 0,
     out: Annotated[Path, typer.Option(help="The file of the sheet.")] = Path("boxes.png"),
+    box_frame: BoxFrame = None,
+    box_unit: BoxUnit = None,
     as_json: Json = False,
 ) -> None:
     """Find damaged pictures in a folder, and count classes.
@@ -49,9 +51,11 @@ def check(
 
     workers = workers or os.cpu_count() or 1
     if has_boxes(folder):
-        boxes.check(folder, workers, as_json, draw, out)
-    elif draw:
-        raise typer.BadParameter(f"--draw is for boxes, and {folder} is of no form that has them")
+        reading = boxes.reading_of(box_frame, box_unit)
+        boxes.check(folder, workers, as_json, (draw, out), reading)
+    elif draw or box_frame or box_unit:
+        option = "--draw" if draw else "--box-frame" if box_frame else "--box-unit"
+        raise typer.BadParameter(f"{option} is for boxes, and {folder} is of no form that has them")
     else:
         check_classes(folder, workers, as_json)
 

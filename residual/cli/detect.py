@@ -10,6 +10,8 @@ import typer
 from residual.cli.detections import in_words
 from residual.cli.options import (
     CACHE,
+    BoxFrame,
+    BoxUnit,
     Deterministic,
     Device,
     Exact,
@@ -22,7 +24,7 @@ from residual.cli.options import (
 )
 from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run
 from residual.cli.watching import Advance, Care, carry_on, together
-from residual.files import json_text
+from residual.files import json_text, read_json
 
 if TYPE_CHECKING:
     from residual.detection.recipe import Recipe
@@ -62,6 +64,8 @@ def train(
     bad_boxes: Annotated[
         str | None, typer.Option("--bad-boxes", help="error or skip: boxes that cannot be.")
     ] = None,
+    box_frame: BoxFrame = None,
+    box_unit: BoxUnit = None,
     bad_images: Annotated[
         str | None, typer.Option("--bad-images", help="error or skip: damaged pictures.")
     ] = None,
@@ -82,15 +86,19 @@ def train(
 
     Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
     """
-    from residual.detection.running import begin, check, from_weights, load
+    from residual.detection.running import begin, check, from_weights, load, with_splits
     from residual.detection.scenes import form
 
     sort = form(data)
     words = [f"shorter={shorter_side}"] if shorter_side else []
-    words += [f"bad_boxes={bad_boxes}"] if bad_boxes else []
-    words += [f"bad_images={bad_images}"] if bad_images else []
+    given = {"bad_boxes": bad_boxes, "bad_images": bad_images}
+    given |= {"box_frame": box_frame, "box_unit": box_unit}
+    words += [f"{field}={word}" for field, word in given.items() if word]
     words += ["context=true"] if context else []
-    chosen = recipe_of(network, recipe, sort, steps, seed, [*words, *(set_ or [])])
+    words += set_ or []
+    chosen = recipe_of(network, recipe, sort, steps, seed, words)
+    usual = chosen.train_split, chosen.test_split
+    chosen = with_splits(chosen, data, {word.partition("=")[0] for word in words})
     with together() as world:
         how = setting_of(device, threads, precision, deterministic)
         beginning = world.first(lambda: begun_with(weights, root))
@@ -99,6 +107,8 @@ def train(
         check(chosen, how)
         own = world.first(lambda: new_run(out, chosen))
         pictures = load(data, chosen)
+        if (chosen.train_split, chosen.test_split) != usual and world.rank == 0:
+            typer.echo(f"residual: {in_splits(pictures, chosen)}", err=True)
         told(pictures, chosen, world.rank)
         where = {"where": str(data.resolve()), "root": str(root.expanduser().resolve())}
 
@@ -128,8 +138,8 @@ def again(
     from residual.detection.loading import recipe_of as recipe_in
     from residual.detection.running import load
 
-    recipe = recipe_in(run)
-    pictures = load(Path(where["where"]), recipe)
+    recipe, classes = recipe_in(run), tuple(read_json(run / "classes.json"))
+    pictures = load(Path(where["where"]), recipe, classes)
     return recipe.steps, pictures, lambda own: of_detector(own, pictures)
 
 
@@ -183,6 +193,15 @@ def told(pictures: "Data", recipe: "Recipe", rank: int) -> None:
     for scenes in (pictures.train, pictures.test):
         for sentence in scenes.skipped if rank == 0 else ():
             typer.echo(f"residual: {sentence}; it is left out", err=True)
+        for sentence in scenes.notices if rank == 0 else ():
+            typer.echo(f"residual: {sentence}", err=True)
+
+
+def in_splits(pictures: "Data", recipe: "Recipe") -> str:
+    """Which splits were taken in place of the recipe's usual ones."""
+    parts = {recipe.train_split: pictures.train, recipe.test_split: pictures.test}
+    first, second = (f"{name} ({len(own.examples):,} pictures)" for name, own in parts.items())
+    return f"{first} is learned from, and {second} is tested on"
 
 
 def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:

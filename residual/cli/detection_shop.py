@@ -11,6 +11,7 @@ from residual.cli.watching import Care, watched
 from residual.cli.workshop import Place
 
 if TYPE_CHECKING:
+    from residual.detection.recipe import Reading
     from residual.reproduction.detections import Detection
     from residual.reproduction.detectors import Made
     from residual.runs.loading import Trained
@@ -24,13 +25,13 @@ def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[
 
     folder = Path(place.name).expanduser()
     begun = {net.network: net for net in map(opened, weights)}
-    splits: dict[tuple[str, ...], Data] = {}
+    splits: dict[tuple[str, str, Reading], Data] = {}
     marks: set[str] = set()
     own = [replace(each, recipe=begun_with(each, begun)) for each in possible(wanted, folder)]
     for each in own:
         check(each.recipe, place.how)
     for each in own:
-        key = each.recipe.train_split, each.recipe.test_split, each.recipe.bad_boxes
+        key = each.recipe.train_split, each.recipe.test_split, each.recipe.reading
         if key not in splits:
             splits[key] = load(folder, each.recipe)
         data = splits[key]

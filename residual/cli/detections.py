@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.options import Deterministic, Device, Exact, Json, Threads, Workers, setting_of
+from residual.cli.options import (
+    BoxFrame,
+    BoxUnit,
+    Deterministic,
+    Device,
+    Exact,
+    Json,
+    Threads,
+    Workers,
+    setting_of,
+    wrong_usage,
+)
 from residual.cli.watching import together
 from residual.files import json_text, read_json
 
@@ -95,6 +106,8 @@ def evaluate(
     bad_boxes: Annotated[
         str | None, typer.Option("--bad-boxes", help="error or skip; by default as in training.")
     ] = None,
+    box_frame: BoxFrame = None,
+    box_unit: BoxUnit = None,
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 2,
@@ -116,15 +129,33 @@ def evaluate(
         recipe = nets[0].recipe
         where = data or data_of(paths[0])
         chosen = split or recipe.test_split
-        scenes = load(where, chosen, nets[0].classes, bad_boxes or recipe.bad_boxes)
+        given = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
+        words = {field: word for field, word in given.items() if word}
+        with wrong_usage():
+            reading = replace(recipe.reading, **words)
+        scenes = load(where, chosen, nets[0].classes, reading)
+        refuse_other_division(paths[0], chosen, [each.name for each in scenes.examples])
         testing = testing_of(refine, multiscale, recipe.shorter)
         with counting("looking at pictures") as progress:
             work = Work(how, workers, progress if world.rank == 0 else None, world)
             result = judge(nets, scenes, testing, work)
         if world.rank == 0:
+            for sentence in scenes.notices:
+                typer.echo(f"residual: {sentence}", err=True)
             for sentence in result["damaged"]:
                 typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
             print(json_text(result) if as_json else in_words(result))
+
+
+def refuse_other_division(run: Path, split: str, pictures: list[str]) -> None:
+    """Raises ValueError where a split that was divided for a run would be divided otherwise now."""
+    file = run / "split.json"
+    then = read_json(file).get(split) if file.is_file() else None
+    if then is not None and sorted(then) != sorted(pictures):
+        raise ValueError(
+            f"the pictures of {split} are not those of {file}: others lie in the folder now, and "
+            f"some of {split} may have been learned from"
+        )
 
 
 def data_of(path: Path) -> Path:

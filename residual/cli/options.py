@@ -28,6 +28,16 @@ Precision = Annotated[
 Exact = Annotated[
     str, typer.Option("--precision", help="float32, or bf16 where a small difference is welcome.")
 ]
+BoxFrame = Annotated[
+    str | None,
+    typer.Option(
+        "--box-frame",
+        help="upright: boxes are of pictures as seen; stored: before EXIF turns them.",
+    ),
+]
+BoxUnit = Annotated[
+    str | None, typer.Option("--box-unit", help="pixels, or fraction: of a picture's sides.")
+]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="Refuse operations that may differ between runs.")
 ]

@@ -1,6 +1,6 @@
 """What is wrong in a folder of pictures with boxes, before anything is trained on it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, combinations, zip_longest
@@ -16,11 +16,19 @@ from residual.data.filenames import fits
 from residual.data.progress import Progress, unhurried
 from residual.detection import coco, voc
 from residual.detection.drawing import BAD, drawn, sheet, titled
-from residual.detection.scenes import annotated, form, splits
-from residual.detection.validity import Annotated, Box, header, judged, seen_size, sentence
+from residual.detection.recipe import SKIP, Reading
+from residual.detection.scenes import USUAL, form, has_split, part, read, splits, usual_splits
+from residual.detection.validity import (
+    Annotated,
+    Split,
+    classes_of,
+    examples_of,
+    faults,
+    sentence,
+)
 
 COLUMNS, WIDTH = 4, 2_000  # of a sheet: pictures and pixels
-Everything = dict[str, list[Annotated]]  # what is said of the pictures of each split
+Everything = dict[str, Split]  # what is said of the pictures of each split
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,13 @@ class Report:
     bare: list[str] = field(default_factory=list)  # pictures without annotation
     lonely: list[str] = field(default_factory=list)  # annotations without picture
     warnings: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)  # why training would not begin
 
     @property
     def bad(self) -> int:
         """How many things there are that training stumbles on, or learns wrongly from."""
-        return len(self.damaged) + len(self.boxes) + len(self.annotations) + len(self.sizes)
+        stumbles = self.damaged, self.boxes, self.annotations, self.sizes, self.refusals
+        return sum(len(each) for each in stumbles)
 
 
 def check(
@@ -71,94 +81,89 @@ def check(
     workers: int = 1,
     progress: Progress | None = None,
     said: Everything | None = None,
+    reading: Reading = Reading(),  # noqa: B008
 ) -> Report:
     """Look into every picture and at every box of a folder of VOC's form or of COCO's.
 
     Raises FileNotFoundError where there is no folder, and ValueError where it has neither form.
     """
-    said = everything(folder) if said is None else said
+    said = everything(folder, reading) if said is None else said
     report, tell = Report(str(folder), form(folder)), unhurried(progress)
-    once = {one.picture: one for own in said.values() for one in own if one.picture is not None}
-    paths = {below(folder, picture): one for picture, one in once.items()}
+    pictures = (one.picture for own in said.values() for one in own.pictures)
+    once = dict.fromkeys(picture for picture in pictures if picture is not None)
+    paths = {below(folder, picture): picture for picture in once}
     changes: Counter[str] = Counter()
+    equal: dict[bytes, list[Path]] = defaultdict(list)
     looks = in_turn(folder, list(paths), workers)
-    for done, ((path, one), look) in enumerate(zip(paths.items(), looks, strict=True), start=1):
+    for done, ((path, picture), look) in enumerate(zip(paths.items(), looks, strict=True), start=1):
         changes.update(look.changes)
-        judge(report, path, one, look)
+        judge(report, path, look)
+        if not look.kind:
+            equal[look.digest].append(picture)
         tell(done, len(paths))
     report.pictures, report.converted = len(paths), dict(changes.most_common())
     report.damaged.sort(key=lambda problem: problem.path)
     count(report, said)
     unpaired(folder, report, once.keys())
-    report.warnings = [*lacking(report), *overlapping(said)]
+    copies = [own for own in equal.values() if len(own) > 1]
+    notices = [notice for own in said.values() for notice in own.notices]
+    report.warnings = [*dict.fromkeys(notices), *lacking(report), *overlapping(said)]
+    report.warnings += twice(folder, said, copies)
+    if not report.bad:
+        report.refusals = list(refusals(folder, said))
     return report
 
 
-def everything(folder: Path) -> Everything:
+def everything(folder: Path, reading: Reading = Reading()) -> Everything:  # noqa: B008
     """Every split; of one that cannot be read as a whole, only why. Raises as `check`."""
 
-    def of(split: str) -> list[Annotated]:
+    def of(split: str) -> Split:
         try:
-            return annotated(folder, split)
+            return read(folder, split, reading)
         except (ValueError, OSError) as error:
-            return [Annotated(split, split, trouble=error)]
+            return Split((Annotated(split, split, trouble=error),))
 
     return {split: of(split) for split in splits(folder)}
 
 
 def below(folder: Path, file: Path) -> str:
-    return file.relative_to(folder).as_posix()
+    """A file's name in the folder, or all of it where it lies elsewhere."""
+    inside = file.is_relative_to(folder)
+    return file.relative_to(folder).as_posix() if inside else file.as_posix()
 
 
-def judge(report: Report, path: str, one: Annotated, look: Look) -> None:
-    """What one picture is, and whether its annotation speaks of its size."""
+def judge(report: Report, path: str, look: Look) -> None:
+    """What one picture is."""
     if look.kind:
         report.damaged.append(Problem(path, look.kind, look.reason))
         return
     if not fits(path, look.form):
         report.misnamed[path] = look.form
-    assert one.picture is not None
-    image = header(one.picture)
-    size = seen_size(image)
-    # Choice: a picture is turned as its EXIF data says, as all pictures are here, and its boxes are
-    # taken to be of what is seen. Some tools annotate what is stored: then the sizes differ.
-    if one.size not in (None, size):
-        report.sizes.append(
-            f"{one.file}: says {one.size[0]:g}x{one.size[1]:g} pixels, and {path} has "
-            f"{size[0]}x{size[1]}" + (", turned upright (EXIF)" if size != image.size else "")
-        )
 
 
 def count(report: Report, said: Everything) -> None:
     """Pictures and boxes of each split; what is bad in several is told once."""
     bad: dict[str, None] = {}
     trouble: dict[str, None] = {}
+    sizes: dict[str, None] = {}
     for name, own in said.items():
         counts = report.splits[name] = Counts()
-        for one in own:
+        trouble |= dict.fromkeys(map(str, faults(name, own.pictures)))
+        for one in own.pictures:
             if one.trouble is not None:
-                trouble[str(one.trouble)] = None
                 continue
-            boxes = looked_at(one)
-            bad |= dict.fromkeys(sentence(one, box, wrong) for box, wrong in boxes if wrong)
-            good = [box for box, wrong in boxes if not wrong]
+            sizes |= dict.fromkeys([one.wrong] if one.wrong else [])
+            bad |= dict.fromkeys(sentence(one, box) for box in one.boxes if box.wrong)
+            good = [box for box in one.boxes if not box.wrong]
             counts.pictures += 1
             counts.empty += not good
             counts.difficult += sum(box.difficult for box in good)
             for box in good:
                 counts.boxes[box.name] = counts.boxes.get(box.name, 0) + 1
-    report.boxes, report.annotations = list(bad), list(trouble)
+    report.boxes, report.annotations, report.sizes = list(bad), list(trouble), list(sizes)
     classes = sorted({label for counts in report.splits.values() for label in counts.boxes})
     for counts in report.splits.values():
         counts.boxes = {label: counts.boxes.get(label, 0) for label in classes}
-
-
-def looked_at(one: Annotated) -> list[tuple[Box, str]]:
-    """Each box, and what is wrong with it; of a picture that is damaged, nothing is known."""
-    try:
-        return judged(one)
-    except (Damaged, OSError):
-        return []
 
 
 def unpaired(folder: Path, report: Report, known: Collection[Path]) -> None:
@@ -179,13 +184,49 @@ def lacking(report: Report) -> Iterator[str]:
 
 def overlapping(said: Everything) -> Iterator[str]:
     """Splits with pictures in common, but for those of which one is a part: train of trainval."""
-    pictures = {name: {one.picture: one.name for one in own} for name, own in said.items()}
+    pictures = {name: {one.picture: one.name for one in own.pictures} for name, own in said.items()}
     for first, second in combinations(said, 2):
         a, b = (name.strip("0123456789") for name in (first, second))
         both = pictures[first].keys() & pictures[second].keys() - {None}
         if both and (a == b or (a not in b and b not in a)):
             names = sorted(pictures[first][picture] for picture in both)
             yield f"{first} and {second} have pictures in common {few(names)}"
+
+
+def twice(folder: Path, said: Everything, copies: list[list[Path]]) -> Iterator[str]:
+    """Pictures of equal bytes under several names, where they do harm."""
+    splits_of: dict[Path, set[str]] = defaultdict(set)
+    for name, own in said.items():
+        for one in own.pictures:
+            if one.picture is not None:
+                splits_of[one.picture].add(name)
+    across: list[str] = []
+    within: list[str] = []
+    for files in copies:
+        names = " = ".join(below(folder, file) for file in files[:2])
+        apart = any(splits_of[files[0]].isdisjoint(splits_of[other]) for other in files[1:])
+        (across if apart else within).append(names)
+    for what, pairs in (
+        ("in more than one split, so that what is tested on was learned", across),
+        ("more than once in a split", within),
+    ):
+        if pairs:
+            yield f"equal pictures {what} {few(pairs)}"
+
+
+def refusals(folder: Path, said: Everything) -> Iterator[str]:
+    """What training by the usual recipe says where it does not begin."""
+    try:
+        train, test = usual_splits(folder, *USUAL[form(folder)])
+        if voc.years(folder) and not has_split(folder, train):
+            return  # which years are meant is for the user to say
+        learned = part(folder, said, train)
+        if not classes_of(learned):
+            raise ValueError(f"{train} holds no objects")
+        for name, own in ((train, learned), (test, part(folder, said, test))):
+            examples_of(name, own, classes_of(learned), SKIP)
+    except (ValueError, OSError) as error:
+        yield str(error)
 
 
 # ---- a sheet of them ----------------------------------------------------------------------------
@@ -196,7 +237,8 @@ def contact(said: Everything, n: int) -> Image.Image:
 
     Raises ValueError where no picture can be read.
     """
-    names = sorted({box.name for own in said.values() for one in own for box in one.boxes})
+    pictures = (one for own in said.values() for one in own.pictures)
+    names = sorted({box.name for one in pictures for box in one.boxes})
     columns = min(COLUMNS, n)
     shown: list[Image.Image] = []
     for split, one in chosen(said):
@@ -219,12 +261,14 @@ def chosen(said: Everything) -> Iterator[tuple[str, Annotated]]:
 
     However many are taken of them, they come from all over their split.
     """
-    there = {split: [one for one in own if one.trouble is None] for split, own in said.items()}
+    there = {
+        split: [one for one in own.pictures if one.trouble is None] for split, own in said.items()
+    }
     bad = [
         (split, one)
         for split, own in there.items()
         for one in own
-        if any(wrong for _, wrong in looked_at(one))
+        if one.wrong or any(box.wrong for box in one.boxes)
     ]
     spread = [
         [(split, own[i]) for i in order(0, place, len(own)).tolist()]
@@ -242,11 +286,15 @@ def pictured(
     image: Image.Image, scale: float, split: str, one: Annotated, names: list[str]
 ) -> Image.Image:
     """A picture at a scale, with its boxes and its name."""
-    boxes = looked_at(one)
+    boxes = one.boxes
     captions = [
-        f"{box.place} {wrong}" if wrong else f"{box.name}, difficult" if box.difficult else box.name
-        for box, wrong in boxes
+        f"{box.place} {box.wrong}"
+        if box.wrong
+        else f"{box.name}, difficult"
+        if box.difficult
+        else box.name
+        for box in boxes
     ]
-    labels = [BAD if wrong else names.index(box.name) for box, wrong in boxes]
-    corners = torch.tensor([box.corners for box, _ in boxes]).reshape(-1, 4) * scale
+    labels = [BAD if box.wrong else names.index(box.name) for box in boxes]
+    corners = torch.tensor([box.corners for box in boxes]).reshape(-1, 4) * scale
     return titled(drawn(image, corners, captions, labels), f"{split}: {one.name}")

@@ -32,6 +32,7 @@ class Scenes:
     fingerprint: str  # as that of a data set of pictures; over the annotations, too
     skipped: tuple[str, ...] = ()  # a sentence for each box that was left out
     sort: str = "voc"  # or coco: what the annotations are, and how detectors are judged on them
+    notices: tuple[str, ...] = ()  # sentences for whoever trains on it
 
 
 @dataclass(frozen=True)

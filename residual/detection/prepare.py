@@ -14,6 +14,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from residual.data.prepare import Counting, Item, filling, opened_archive, put, silent, verified
 from residual.detection import coco as of_coco
+from residual.detection import layouts
 from residual.detection import voc as of_voc
 
 Archives = Mapping[str, tuple[str, str]]  # of each set: (file name, md5)
@@ -72,7 +73,7 @@ def voc(
     report = Report(str(target), expected=dict(expected))
     for name in expected:
         year = devkit / f"VOC20{name[:2]}"
-        if name[2:] in of_voc.lists(year):
+        if name[2:] in layouts.lists(year):
             judge_voc(report, name, year)
         else:
             report.absent[name] = archives[name][0]
@@ -179,13 +180,14 @@ def place_of(archive: Path, name: str, wanted: re.Pattern[str]) -> str:
 
 def judge_voc(report: Report, name: str, year: Path) -> None:
     """Whether each picture that a list names is there, with its annotation."""
-    pictures = of_voc.pictures_of(year)
+    own = layouts.Place(year, year / layouts.ANNOTATIONS, year / layouts.PICTURES)
+    pictures = layouts.pictures_of(own)
     named = [member.name for member in of_voc.members(year, name[2:])]
     for one in named:
         if one not in pictures:
-            report.missing.append(f"{year.name}/{of_voc.PICTURES}/{one}.jpg")
-        if not (year / of_voc.ANNOTATIONS / f"{one}.xml").is_file():
-            report.missing.append(f"{year.name}/{of_voc.ANNOTATIONS}/{one}.xml")
+            report.missing.append(f"{year.name}/{layouts.PICTURES}/{one}.jpg")
+        if not (own.annotations / f"{one}.xml").is_file():
+            report.missing.append(f"{year.name}/{layouts.ANNOTATIONS}/{one}.xml")
     report.pictures[name] = sum(one in pictures for one in named)
 
 

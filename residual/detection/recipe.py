@@ -5,6 +5,28 @@ from typing import Any
 
 from residual.training.values import assigned, bounded
 
+ERROR, SKIP = "error", "skip"  # what is done about a bad box
+UPRIGHT, STORED = "upright", "stored"  # frames of boxes
+PIXELS, FRACTION = "pixels", "fraction"  # their units
+READINGS: dict[str, tuple[str, ...]] = {
+    "bad_boxes": (ERROR, SKIP),
+    "box_frame": (UPRIGHT, STORED),
+    "box_unit": (PIXELS, FRACTION),
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the boxes of annotations are read: fields of a recipe."""
+
+    bad_boxes: str = ERROR
+    box_frame: str = UPRIGHT
+    box_unit: str = PIXELS
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, in a sentence, for another word."""
+        bounded(self, {}, READINGS)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -39,8 +61,10 @@ class Recipe:
     pooling: str = "pool"  # RoI pooling as published; or align
     bins: int = 0  # on a side of a pooled region; 0: 14 before conv5_1, 7 before fc6
     context: bool = False  # the whole picture's vector beside each region's (Table 9)
-    bad_boxes: str = "error"  # a box that cannot be ends the training; or skip: it is left out
+    bad_boxes: str = ERROR  # a box that cannot be ends the training; or skip: it is left out
     bad_images: str = "error"
+    box_frame: str = UPRIGHT  # boxes are of the picture as it is seen; or stored: before EXIF turns
+    box_unit: str = PIXELS  # or fraction: of the picture's width and height
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -48,6 +72,10 @@ class Recipe:
         bounded(self, LEAST, CHOICES)
         if not self.scales or min(self.scales) < 1:
             raise ValueError(f"scales are pixels, at least one of them, not {self.scales}")
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.bad_boxes, self.box_frame, self.box_unit)
 
 
 LEAST: dict[str, float] = dict.fromkeys(("batch", "steps", "shorter", "longest", "anchors"), 1)
@@ -59,8 +87,8 @@ CHOICES = {
     "schedule": ("joint", "alternating"),
     "norm": ("frozen", "group"),
     "pooling": ("pool", "align"),
-    "bad_boxes": ("error", "skip"),
     "bad_images": ("error", "skip"),
+    **READINGS,
 }
 
 # The published code's end-to-end training on VOC 2007 (py-faster-rcnn): one picture a step.

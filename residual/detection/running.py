@@ -1,6 +1,6 @@
 """The verbs `train` and `resume` of detection: a recipe and pictures with boxes become a run."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,16 +61,30 @@ def recipe_for(network: str, name: str, sort: str) -> Recipe:
     return recipe
 
 
-def load(path: Path, recipe: Recipe) -> Data:
-    """The splits of a recipe. The classes are those of the one that it is trained on."""
-    train = reading.load(path, recipe.train_split, bad_boxes=recipe.bad_boxes)
+def with_splits(recipe: Recipe, path: Path, chosen: Collection[str]) -> Recipe:
+    """The recipe with a folder's own names of splits, but for the fields that a user has chosen.
+    Raises ValueError where it cannot be told which is which."""
+    if {"train_split", "test_split"} <= set(chosen):
+        return recipe
+    train, test = reading.usual_splits(path, recipe.train_split, recipe.test_split)
+    return replace(
+        recipe,
+        train_split=recipe.train_split if "train_split" in chosen else train,
+        test_split=recipe.test_split if "test_split" in chosen else test,
+    )
+
+
+def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> Data:
+    """The splits of a recipe. The classes are those of a run that goes on, or of the split that is
+    trained on."""
+    train = reading.load(path, recipe.train_split, classes, recipe.reading)
     if not train.examples:
         raise ValueError(f"{train.name} holds no pictures")
     if not train.classes:
         raise ValueError(f"{train.name} holds no objects")
     if train.sort == "coco":
         check_installed()  # not only after the training
-    test = reading.load(path, recipe.test_split, train.classes, recipe.bad_boxes)
+    test = reading.load(path, recipe.test_split, train.classes, recipe.reading)
     return Data(train, test)
 
 
@@ -126,7 +140,16 @@ def begin(
         if weights is not None:
             begun_with(own, recipe, data, weights)
 
-    return folder.create(run, to_json(recipe), data.train.classes, known, {}, fill)
+    split = split_of(recipe, data)
+    return folder.create(run, to_json(recipe), data.train.classes, known, split, fill)
+
+
+def split_of(recipe: Recipe, data: Data) -> dict[str, list[str]]:
+    """Which pictures are in which part of a split that was divided once; {} of any other."""
+    parts = {recipe.train_split: data.train, recipe.test_split: data.test}
+    return {
+        name: [each.name for each in own.examples] for name, own in parts.items() if ":" in name
+    }
 
 
 def begun_with(run: Path, recipe: Recipe, data: Data, weights: Beginning) -> None:

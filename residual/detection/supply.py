@@ -17,9 +17,9 @@ from residual.data.feeding import IMAGENET_MEAN, IMAGENET_STD
 from residual.detection.anchors import STRIDE
 from residual.detection.boxes import mirrored
 from residual.detection.examples import Example, Scenes
+from residual.detection.frames import header
 from residual.detection.learning import Sample
 from residual.detection.recipe import Recipe
-from residual.detection.validity import header, seen_size
 from residual.world import World
 
 SOME = 200  # pictures say how large objects are
@@ -37,7 +37,7 @@ def median_side(scenes: Scenes, recipe: Recipe) -> float:
     for example in scenes.examples[:SOME]:
         if not len(example.boxes):
             continue
-        width, height = seen_size(header(example.path))
+        width, height = header(example.path).seen
         size = (example.boxes[:, 2:] - example.boxes[:, :2]).prod(dim=1).sqrt()
         sides.append(size * recipe.shorter / min(width, height))
     return float(torch.cat(sides).median()) if sides else 0.0

@@ -2,39 +2,41 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import ExifTags, Image
 
 from residual.data.check import few
-from residual.data.decode import naming, opened
+from residual.data.draws import order
+from residual.data.filenames import shown
 from residual.data.folder import QUICK_ABOVE
 from residual.data.images import fingerprint
-from residual.detection.examples import Example, Scenes
+from residual.detection.examples import Example
+from residual.detection.recipe import ERROR, FRACTION, PIXELS, SKIP, Reading
 
 READERS = 8  # threads; most of their time they wait for the disk
 # Choice: a box may lie beyond the border of its picture by so many pixels, and is left as it is.
 # Tools that count pixels from 0 write VOC files, too, and COCO's are rounded.
 TOLERATED = 1
-SIDEWAYS = range(5, 9)  # EXIF orientations that turn a picture by a quarter
-ERROR, SKIP = "error", "skip"  # what is done about a bad box
 Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box as it is annotated, before anybody has looked whether it is one."""
+    """A box as it is annotated, and what is wrong with it."""
 
     place: str  # in its file: box 3
     name: str  # of its class
+    edges: Corners  # left, top, right, bottom, as the annotation counts them
     corners: Corners  # those of an example
     sides: tuple[float, float]  # width and height, as the annotation means them
     difficult: bool
     said: str  # the annotation's own numbers
+    wrong: str = ""  # known when the box is placed in its picture: see frames.py
 
     def __str__(self) -> str:
         return f"{self.place} ({self.name or 'without a class'}: {self.said})"
@@ -51,9 +53,20 @@ class Annotated:
     boxes: tuple[Box, ...] = ()
     digest: str = ""  # of what is said
     trouble: ValueError | OSError | None = None  # why nothing can be learned from it
+    wrong: str = ""  # a sentence, where it is said of a picture of another size
+    untold: bool = False  # the picture is turned, and nothing tells whether its boxes are
 
 
-def complaint(box: Box, size: tuple[float, float]) -> str:
+@dataclass(frozen=True)
+class Split:
+    """What is said of every picture of a split."""
+
+    pictures: tuple[Annotated, ...]
+    classes: tuple[str, ...] | None = None  # where they are said; else those of the good boxes
+    notices: tuple[str, ...] = ()  # sentences
+
+
+def complaint(box: Box, size: tuple[float, float], reading: Reading) -> str:
     """What is wrong with a box in a picture of this (width, height); nothing where it is good."""
     left, top, right, bottom = box.corners
     if not all(map(math.isfinite, box.corners)):
@@ -64,101 +77,95 @@ def complaint(box: Box, size: tuple[float, float]) -> str:
     # pixel wide, but nobody draws such a box, and a slip of the mouse does.
     if min(box.sides) == 0:
         return "is empty"
+    # Choice: nobody draws a box around the first pixel alone either, and tools write fractions.
+    if reading.box_unit == PIXELS and min(box.edges) >= 0 and max(box.edges) <= 1:
+        return (
+            "has only numbers from 0 to 1; if they are fractions of the picture, say "
+            f"--box-unit {FRACTION}"
+        )
     beyond = max(-left, -top, right - size[0], bottom - size[1])
     if beyond > TOLERATED:
         return f"lies outside its picture of {size[0]:g}x{size[1]:g} pixels by {beyond:g}"
     return "" if box.name else "has no class"
 
 
-def judged(annotated: Annotated) -> list[tuple[Box, str]]:
-    """Each box of a picture with what is wrong with it, which is nothing where it is good.
-
-    Raises Damaged where the picture's header is needed and cannot be read.
-    """
-    size = size_of(annotated) if annotated.boxes else (0, 0)
-    return [(box, complaint(box, size)) for box in annotated.boxes]
-
-
-def sentence(annotated: Annotated, box: Box, wrong: str) -> str:
+def sentence(annotated: Annotated, box: Box) -> str:
     """What is wrong, with the file and the box."""
-    return f"{annotated.file}: {box} {wrong}"
-
-
-def size_of(annotated: Annotated) -> tuple[float, float]:
-    """The (width, height) that is annotated, or else the one in the picture's own header."""
-    if annotated.size is not None or annotated.picture is None:
-        return annotated.size or (math.inf, math.inf)
-    with naming(str(annotated.picture)):
-        return seen_size(header(annotated.picture))
-
-
-def seen_size(image: Image.Image) -> tuple[int, int]:
-    """The (width, height) of a picture as it is seen, whose header alone was read."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-    return image.size[::-1] if turned else image.size
-
-
-def header(picture: Path) -> Image.Image:
-    """A picture of which nothing is decoded. Raises what Pillow's readers raise."""
-    with picture.open("rb") as file:
-        return opened(file.read())
+    return f"{annotated.file}: {box} {box.wrong}"
 
 
 # ---- from what is said to examples --------------------------------------------------------------
 
 
-def scenes(
-    source: str,
-    split: str,
-    sort: str,
-    all_annotated: Sequence[Annotated],
-    classes: tuple[str, ...] | None,
-    bad: str,
-) -> Scenes:
-    """One split, whole: every picture in it, with its good boxes.
-
-    Without classes they are the names of the good boxes, sorted. Raises what is wrong with any
-    picture, and ValueError at the first bad box, unless `bad` is skip, and at another class.
-    """
-    if bad not in (ERROR, SKIP):
-        raise ValueError(f"there is {ERROR} and {SKIP} for bad boxes, and no {bad!r}")
-    name = f"{source} {split}"
-    refuse(name, all_annotated)
-    judgements = [(annotated, judged(annotated)) for annotated in all_annotated]
-    skipped = tuple(
-        sentence(annotated, box, wrong)
-        for annotated, own in judgements
-        for box, wrong in own
-        if wrong
-    )
-    if skipped and bad == ERROR:
-        which = f"the first of {len(skipped):,} bad boxes" if skipped[1:] else "the only bad box"
-        raise ValueError(
-            f"{skipped[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such boxes"
-        )
-    good = [(annotated, [box for box, wrong in own if not wrong]) for annotated, own in judgements]
-    if classes is None:
-        classes = tuple(sorted({box.name for _, boxes in good for box in boxes}))
-    known = {label: place for place, label in enumerate(classes)}
-    examples = tuple(example(annotated, boxes, known) for annotated, boxes in good)
-    return Scenes(name, classes, examples, marked(split, all_annotated), skipped, sort)
-
-
-def refuse(name: str, all_annotated: Iterable[Annotated]) -> None:
-    """Raise what is worse than a bad box."""
+def faults(name: str, pictures: Iterable[Annotated]) -> Iterator[ValueError | OSError]:
+    """What is worse than a bad box."""
+    files: dict[str, str] = {}
     seen: set[str] = set()
-    for annotated in all_annotated:
-        if annotated.trouble is not None:
-            raise annotated.trouble
-        if annotated.name in seen:
-            raise ValueError(f"{name} has the picture {annotated.name} more than once")
-        seen.add(annotated.name)
-    if not seen:
-        raise ValueError(f"{name} has no pictures")
+    for one in pictures:
+        file = os.path.normpath(one.picture) if one.picture else ""
+        if one.trouble is not None:
+            yield one.trouble
+        elif one.name in seen:
+            yield ValueError(f"{name} has the picture {shown(one.name)} more than once")
+        elif file in files:
+            yield ValueError(
+                f"{name} has the file {shown(file)} as two pictures, {shown(files[file])} and "
+                f"{shown(one.name)}: objects of one would be background in the other"
+            )
+        seen.add(one.name)
+        if file:
+            files.setdefault(file, one.name)
 
 
-def example(annotated: Annotated, boxes: list[Box], known: dict[str, int]) -> Example:
-    """A picture with boxes whose classes are known. Raises ValueError at another class."""
+def classes_of(split: Split) -> tuple[str, ...]:
+    """The classes that are said, or else the names of the good boxes, sorted."""
+    if split.classes is not None:
+        return split.classes
+    boxes = (box for one in split.pictures if not one.wrong for box in one.boxes)
+    return tuple(sorted({box.name for box in boxes if not box.wrong}))
+
+
+def examples_of(
+    name: str, split: Split, classes: Sequence[str], bad: str
+) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """Every picture of a split with its good boxes, and a sentence for each that is left out.
+
+    Raises what is wrong with any picture, and ValueError at the first bad box, unless `bad` is
+    skip, and at another class.
+    """
+    for fault in faults(name, split.pictures):
+        raise fault
+    others = tuple(one.wrong for one in split.pictures if one.wrong)
+    own = [one for one in split.pictures if not one.wrong]
+    skipped = tuple(sentence(one, box) for one in own for box in one.boxes if box.wrong)
+    if bad == ERROR:
+        size = "annotation of another size", "annotations of another size", "pictures"
+        refuse(name, others, size)
+        refuse(name, skipped, ("bad box", "bad boxes", "boxes"))
+    if skipped and len(skipped) == sum(len(one.boxes) for one in own):
+        raise ValueError(f"{skipped[0]}; no box of {name} is good")
+    if not own:
+        why = f"{others[0]}; so do all of {name}" if others else f"{name} has no pictures"
+        raise ValueError(why)
+    known = {label: place for place, label in enumerate(classes)}
+    return tuple(example(one, known) for one in own), others + skipped
+
+
+def refuse(name: str, sentences: Sequence[str], words: tuple[str, str, str]) -> None:
+    """Raise the first, with what is wrong in singular and plural, and what would be left out."""
+    if sentences:
+        one, many, left_out = words
+        n = len(sentences)
+        which = f"the first of {n:,} {many}" if n > 1 else f"the only {one}"
+        raise ValueError(
+            f"{sentences[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such "
+            f"{left_out}"
+        )
+
+
+def example(annotated: Annotated, known: dict[str, int]) -> Example:
+    """A picture with its good boxes. Raises ValueError where one is of no known class."""
+    boxes = [box for box in annotated.boxes if not box.wrong]
     for box in boxes:
         if box.name not in known:
             raise ValueError(
@@ -173,6 +180,21 @@ def example(annotated: Annotated, boxes: list[Box], known: dict[str, int]) -> Ex
         torch.tensor([known[box.name] for box in boxes], dtype=torch.int64),
         torch.tensor([box.difficult for box in boxes], dtype=torch.bool),
     )
+
+
+def part_of(name: str, split: Split, part: str) -> Split:
+    """What is learned from, or tested on, of a split that is divided once. Raises ValueError."""
+    # Choice: a fifth of the pictures, rounded, drawn by the same integer hash as all else; the
+    # split depends on nothing but how many pictures there are, by their names.
+    for fault in faults(name, split.pictures):
+        raise fault
+    pictures = sorted(split.pictures, key=lambda one: str(one.picture))
+    n = len(pictures)
+    if n < 2:
+        raise ValueError(f"{name} has {n} pictures, and a set that is divided needs two")
+    out = set(order(0, 0, n)[: max(1, round(n / 5))].tolist())
+    own = tuple(one for i, one in enumerate(pictures) if (i in out) == (part == "test"))
+    return Split(own, classes_of(split), split.notices)
 
 
 def marked(split: str, all_annotated: Iterable[Annotated]) -> str:

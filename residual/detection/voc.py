@@ -2,38 +2,23 @@
 
 import hashlib
 import math
-import os
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from xml.parsers import expat
 
-from residual.detection.examples import Scenes
-from residual.detection.validity import ERROR, READERS, Annotated, Box, scenes
+from residual.data.filenames import lines_in, shown
+from residual.detection import layouts
+from residual.detection.layouts import LISTS, Place, lists
+from residual.detection.validity import READERS, Annotated, Box, Split
 
-ANNOTATIONS, LISTS, PICTURES = "Annotations", "ImageSets/Main", "JPEGImages"
-ENDINGS = (".jpg", ".jpeg", ".png")
 LARGEST = 16 << 20  # bytes of an annotation; the largest of VOC 2007 and 2012 has less than 20 KB
 YEAR = re.compile(r"VOC\d\d(\d\d)")
 TERM = re.compile(r"(\d\d)(.*)")
-OF_A_CLASS = re.compile(r"\S+\s+(-1|0|1)")  # a line of a list that says which pictures have a cat
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 DEEPEST = 4  # annotation, object, bndbox, xmin
-
-
-def voc(
-    folder: Path, split: str, classes: tuple[str, ...] | None = None, bad_boxes: str = ERROR
-) -> Scenes:
-    """The pictures of a split, of one year's folder or of a devkit; see `members` for its name.
-
-    Without classes they are those of the split, by name. Raises FileNotFoundError and ValueError,
-    in a sentence, where something is missing or damaged; see `validity.scenes` for bad boxes.
-    """
-    own = folder if plain(folder) else devkit(folder)
-    return scenes(own.resolve().name, split, "voc", read(folder, split), classes, bad_boxes)
 
 
 # ---- which pictures -----------------------------------------------------------------------------
@@ -41,21 +26,28 @@ def voc(
 
 @dataclass(frozen=True)
 class Member:
-    """A picture's name in one year's folder."""
+    """A picture, as a list names it, in one year's folder."""
 
     year: Path
     name: str
 
 
 def is_voc(folder: Path) -> bool:
-    return plain(folder) or bool(years(folder))
+    return bool(places(folder))
 
 
-def plain(folder: Path) -> bool:
-    """Whether a folder is that of one year, or of the same form."""
-    return (folder / LISTS).is_dir() or (
-        (folder / ANNOTATIONS).is_dir() and (folder / PICTURES).is_dir()
-    )
+def places(folder: Path) -> dict[str, Place]:
+    """The place of a folder, or those of its sets or years by name."""
+    if layouts.plain(folder):
+        own = layouts.place(folder)
+        return {"": own} if own else {}
+    if own_years := years(folder):
+        found = ((year, layouts.place(one)) for year, one in own_years.items())
+        return {year: one for year, one in found if one is not None}
+    if sets := layouts.set_places(folder):
+        return sets
+    own = layouts.place(folder) if folder.is_dir() else None
+    return {"": own} if own else {}
 
 
 def devkit(folder: Path) -> Path:
@@ -64,44 +56,48 @@ def devkit(folder: Path) -> Path:
 
 def years(folder: Path) -> dict[str, Path]:
     """The folders of the years in a devkit: 07, 12."""
-    inside = sorted(devkit(folder).iterdir()) if devkit(folder).is_dir() else []
-    return {match[1]: one for one in inside if (match := YEAR.fullmatch(one.name)) and plain(one)}
-
-
-def lists(year: Path) -> dict[str, Path]:
-    """The lists of pictures in one year's folder, but for those about one class."""
+    inside = layouts.folders(devkit(folder))
     return {
-        file.stem: file
-        for file in sorted((year / LISTS).glob("*.txt"))
-        if not OF_A_CLASS.fullmatch(next(lines(file), ""))
+        match[1]: one
+        for one in inside
+        if (match := YEAR.fullmatch(one.name)) and layouts.plain(one)
     }
-
-
-def lines(file: Path) -> Iterator[str]:
-    """What is on each line that is not empty."""
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as opened:
-        yield from (line.strip() for line in opened if line.strip())
 
 
 def splits(folder: Path) -> tuple[str, ...]:
     """The splits of a folder, each list by itself."""
-    if plain(folder):
-        return tuple(lists(folder))
-    return tuple(f"{year}{name}" for year, own in years(folder).items() for name in lists(own))
+    own = places(folder)
+    if "" in own:
+        return tuple(lists(folder) or layouts.split_names(own[""]))
+    if own_years := years(folder):
+        return tuple(f"{year}{name}" for year, one in own_years.items() for name in lists(one))
+    return tuple(own)
 
 
 def members(folder: Path, split: str) -> list[Member]:
-    """The pictures of a split: trainval, test or any other list in ImageSets/Main.
+    """The pictures of a split: trainval, test or any other list in ImageSets/Main, or a set's
+    folder; all pictures where there is neither.
 
     In a devkit also 07 and 12 (trainval of the year), 07test (another list of it), 07+12 (both),
     and 07++12 (trainval and test of the first, trainval of the second). Raises ValueError.
     """
-    parts = [(folder, split)] if plain(folder) else terms(years(folder), split)
-    there = {year: lists(year) for year, _ in parts}
-    if not parts or any(name not in there[year] for year, name in parts):
-        known = ", ".join(splits(folder)) or f"none, for no list lies in {LISTS}"
-        raise ValueError(f"{folder} has no split {split!r}; it has {known}")
-    return [Member(year, name) for year, own in parts for name in lines(there[year][own])]
+    own = places(folder)
+    if "" in own and not lists(folder):
+        named = layouts.split_names(own[""])
+        if split in named:
+            return [Member(folder, name) for name in named[split]]
+    elif "" not in own and not years(folder):
+        if split in own:
+            return [Member(own[split].folder, name) for name in layouts.annotations_of(own[split])]
+    else:
+        parts = [(folder, split)] if "" in own else terms(years(folder), split)
+        there = {year: lists(year) for year, _ in parts}
+        if parts and all(name in there[year] for year, name in parts):
+            return [
+                Member(year, name) for year, one in parts for name in lines_in(there[year][one])
+            ]
+    known = ", ".join(map(shown, splits(folder))) or f"none, for no list lies in {LISTS}"
+    raise ValueError(f"{folder} has no split {split!r}; it has {known}")
 
 
 def terms(there: dict[str, Path], split: str) -> list[tuple[Path, str]]:
@@ -124,46 +120,53 @@ def terms(there: dict[str, Path], split: str) -> list[tuple[Path, str]]:
 # ---- what is said of them -----------------------------------------------------------------------
 
 
-def read(folder: Path, split: str) -> list[Annotated]:
+def read(folder: Path, split: str) -> Split:
     """Every picture of a split with its annotation, or with what is wrong."""
-    pictures = cache(pictures_of)
-    one = partial(annotated, folder)
     chosen = members(folder, split)
+    there = {own.folder: Contents.of(own) for own in places(folder).values()}
+    one = partial(annotated, folder)
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(one, chosen, [pictures(member.year) for member in chosen]))
+        return Split(tuple(pool.map(one, chosen, [there[member.year] for member in chosen])))
 
 
-def pictures_of(year: Path) -> dict[str, Path]:
-    """The pictures of a year by name."""
-    place = year / PICTURES
-    if not place.is_dir():
-        return {}
-    found = {}
-    for root, folders, files in os.walk(place):
-        folders.sort()
-        for file in sorted(files, reverse=True):  # of 1.jpg and 1.png, the first is taken
-            path = Path(root, file)
-            if path.suffix.lower() in ENDINGS:
-                found[path.relative_to(place).with_suffix("").as_posix()] = path
-    return found
+@dataclass(frozen=True)
+class Contents:
+    """What lies in a place, by name."""
+
+    place: Place
+    annotations: dict[str, Path]
+    pictures: dict[str, Path]
+
+    @classmethod
+    def of(cls, own: Place) -> "Contents":
+        return cls(own, layouts.annotations_of(own), layouts.pictures_of(own))
+
+    def meant(self, line: str) -> str:
+        """The name of the picture that a line of a list means."""
+        names = list(layouts.candidates(line))
+        fits = (name for name in names if name in self.annotations or name in self.pictures)
+        return next(fits, line)
 
 
-def annotated(folder: Path, member: Member, pictures: dict[str, Path]) -> Annotated:
+def annotated(folder: Path, member: Member, there: Contents) -> Annotated:
     """A picture and its annotation. What is wrong is not raised, but said."""
-    path = member.year / ANNOTATIONS / f"{member.name}.xml"
-    said = Annotated(member.name, path.relative_to(folder).as_posix(), pictures.get(member.name))
+    name = there.meant(member.name)
+    path = there.annotations.get(name, there.place.annotations / f"{name}.xml")
+    said = Annotated(name, path.relative_to(folder).as_posix(), there.pictures.get(name))
     try:
         if not path.is_file():
-            raise FileNotFoundError(f"there is no annotation {path}, which {LISTS} names")
+            raise FileNotFoundError(f"there is no annotation {shown(path)}, which {LISTS} names")
         if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path} is no annotation: it has more than {LARGEST:,} bytes")
+            raise ValueError(f"{shown(path)} is no annotation: it has more than {LARGEST:,} bytes")
         raw = path.read_bytes()
         size, boxes = parsed(raw, path)
     except (OSError, ValueError) as error:
         return replace(said, trouble=error)
     if said.picture is None:
-        place, endings = member.year / PICTURES / member.name, ", ".join(ENDINGS)
-        lost = FileNotFoundError(f"there is no picture {place} ({endings}), which {path} is about")
+        where = shown(there.place.pictures / name)
+        lost = FileNotFoundError(
+            f"there is no picture {where} (.jpg, .png ...), which {shown(path)} is about"
+        )
         return replace(said, boxes=boxes, trouble=lost)
     return replace(said, size=size, boxes=boxes, digest=hashlib.sha256(raw).hexdigest())
 
@@ -172,9 +175,8 @@ def unpaired(folder: Path) -> tuple[list[Path], list[Path]]:
     """Annotations without picture, and pictures without annotation, in any year."""
     lonely: list[Path] = []
     bare: list[Path] = []
-    for year in [folder] if plain(folder) else years(folder).values():
-        pictures, place = pictures_of(year), year / ANNOTATIONS
-        said = {f.relative_to(place).with_suffix("").as_posix(): f for f in place.rglob("*.xml")}
+    for there in map(Contents.of, places(folder).values()):
+        pictures, said = there.pictures, there.annotations
         lonely += [said[name] for name in sorted(said.keys() - pictures.keys())]
         bare += [pictures[name] for name in sorted(pictures.keys() - said.keys())]
     return lonely, bare
@@ -241,6 +243,7 @@ def box(words: Words, place: int) -> Box:
     return Box(
         f"box {place}",
         words.get(("object", "name"), ""),
+        (left, top, right, bottom),
         (left - 1, top - 1, right, bottom),
         (right - left, bottom - top),
         words.get(("object", "difficult"), "0") not in ("", "0"),

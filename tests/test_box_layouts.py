@@ -1,0 +1,438 @@
+"""What layouts.py, scenes.py and coco.py claim: the exports of other programs, and their splits."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_annotations import (
+    CAT,
+    DOG,
+    SIDE,
+    add,
+    coco_folder,
+    coco_split,
+    instances,
+    split,
+    voc_year,
+)
+from made_annotations import xml as annotation
+from made_pets import noise, pets
+from test_detect_command import SMALL
+
+from residual.detection import scenes
+from residual.detection.checking import check as checked
+
+COCO_OF_10 = {
+    "images": [
+        {"id": i, "file_name": f"{i}.jpg", "width": SIDE, "height": SIDE} for i in range(10)
+    ],
+    "annotations": [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [4, 4, 20, 20]} for i in range(10)
+    ],
+    "categories": [{"id": 1, "name": "cat"}],
+}  # fmt: skip
+
+
+def beside(folder: Path, *names: str, annotations: str = "", pictures: str = "") -> None:
+    """XML files and pictures, in the same folder or in two."""
+    for place in (annotations, pictures):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(names):
+        noise(i, SIDE).save(folder / pictures / f"{name}.jpg")
+        (folder / annotations / f"{name}.xml").write_text(annotation([CAT, DOG]))
+
+
+def roboflow_coco(folder: Path) -> None:
+    said = instances()
+    said["categories"] = [{"id": 0, "name": "things", "supercategory": "none"}] + [
+        each | {"supercategory": "things"} for each in said["categories"]
+    ]
+    for place in ("train", "valid", "test"):
+        coco_split(folder / place / "_annotations.coco.json", folder / place, said)
+
+
+def roboflow_voc(folder: Path) -> None:
+    for place in ("train", "valid", "test"):
+        beside(folder / place, f"{place}1", f"{place}2")
+
+
+def detr(folder: Path) -> None:
+    for name in ("train", "val"):
+        coco_split(
+            folder / "annotations" / f"custom_{name}.json", folder / f"{name}2017", instances()
+        )
+
+
+def json_beside(folder: Path) -> None:
+    for name in ("train", "val"):
+        coco_split(folder / f"{name}.json", folder / name, instances())
+
+
+def cvat_coco(folder: Path) -> None:
+    coco_split(
+        folder / "annotations" / "instances_default.json",
+        folder / "images" / "default",
+        COCO_OF_10,
+    )
+
+
+def cvat_sets(folder: Path) -> None:
+    for name in ("Train", "Validation"):
+        coco_split(
+            folder / "annotations" / f"instances_{name}.json", folder / "images" / name, instances()
+        )
+
+
+def cvat_voc(folder: Path) -> None:
+    for name in map(str, range(10)):
+        add(folder, name, CAT)
+    split(folder, "default", *map(str, range(10)))
+
+
+def labelimg(folder: Path) -> None:
+    beside(folder, *map(str, range(10)))
+    (folder / "classes.txt").write_text("cat\ndog\n")
+
+
+def annots(folder: Path) -> None:
+    beside(folder, *map(str, range(10)), annotations="annots", pictures="images")
+
+
+def nested(folder: Path) -> None:
+    for name in ("train", "val"):
+        beside(folder, "1", "2", annotations=f"annotations/{name}", pictures=f"images/{name}")
+
+
+def without_lists(folder: Path) -> None:
+    for name in map(str, range(10)):
+        add(folder, name, CAT)
+    shutil.rmtree(folder / "ImageSets")
+
+
+def train_and_val(folder: Path) -> None:
+    for name in ("1", "2", "3"):
+        add(folder, name, CAT, DOG)
+    split(folder, "train", "1", "2")
+    split(folder, "val", "3")
+
+
+Made = Callable[[Path], None]
+EXPORTS: dict[Made, tuple[str, str, str, int]] = {
+    roboflow_coco: ("coco", "train", "valid", 3),
+    roboflow_voc: ("voc", "train", "test", 2),
+    detr: ("coco", "custom_train", "custom_val", 3),
+    json_beside: ("coco", "train", "val", 3),
+    cvat_coco: ("coco", "default:train", "default:test", 8),
+    cvat_sets: ("coco", "Train", "Validation", 3),
+    cvat_voc: ("voc", "default:train", "default:test", 8),
+    labelimg: ("voc", "all:train", "all:test", 8),
+    annots: ("voc", "all:train", "all:test", 8),
+    nested: ("voc", "train", "val", 2),
+    without_lists: ("voc", "all:train", "all:test", 8),
+    train_and_val: ("voc", "train", "val", 2),
+}
+
+
+@pytest.mark.parametrize("made", EXPORTS, ids=lambda made: made.__name__)
+def test_the_usual_exports_are_read_with_the_splits_that_they_have(made, tmp_path):
+    made(tmp_path)
+    form, train, test, pictures = EXPORTS[made]
+    assert scenes.form(tmp_path) == form
+    assert scenes.usual_splits(tmp_path, *scenes.USUAL[form]) == (train, test)
+    learned = scenes.load(tmp_path, train)
+    tested = scenes.load(tmp_path, test, learned.classes)
+    assert len(learned.examples) == pictures and len(tested.examples) >= 1
+    assert sum(len(each.boxes) for each in learned.examples) >= 2
+    assert not {each.path for each in learned.examples} & {each.path for each in tested.examples}
+    report = checked(tmp_path)
+    assert (report.bad, report.refusals) == (0, [])
+
+
+@pytest.mark.parametrize("made", [roboflow_coco, cvat_coco, labelimg])
+def test_an_export_is_trained_on_by_the_command_of_the_readme(made, command, tmp_path):
+    made(tmp_path / "data")
+    run = tmp_path / "run"
+    words = ("--out", run, "--steps", 1, *SMALL)
+    answer = command("detect", "train", "resnet18", "--data", tmp_path / "data", *words)
+    assert answer.status == 0, answer.err
+    recipe = json.loads((run / "recipe.json").read_text())
+    _, train, test, pictures = EXPORTS[made]
+    assert (recipe["train_split"], recipe["test_split"]) == (train, test)
+    assert f"{train} ({pictures} pictures) is learned from, and {test} (" in answer.err
+    assert (run / "split.json").exists() == (":" in train)
+    again = command("detect", "evaluate", run, "--json", "--threads", 1)
+    assert again.json["ap"] == json.loads((run / "result.json").read_text())["ap"]
+
+
+def test_a_split_that_was_divided_for_a_run_is_not_divided_otherwise_afterwards(command, tmp_path):
+    labelimg(tmp_path / "data")
+    words = ("--out", tmp_path / "run", "--steps", 1, *SMALL)
+    assert not command("detect", "train", "resnet18", "--data", tmp_path / "data", *words).status
+    divided = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert sorted(divided["all:train"] + divided["all:test"]) == [str(i) for i in range(10)]
+    beside(tmp_path / "data", "more", "and more", "and even more")
+    refused = command("detect", "evaluate", tmp_path / "run").complaint
+    assert "some of all:test may have been learned from" in refused
+
+
+def test_a_division_depends_on_nothing_but_the_pictures(tmp_path):
+    for place in ("a", "b"):
+        labelimg(tmp_path / place)
+    names = [
+        [each.name for each in scenes.load(tmp_path / place, part).examples]
+        for place in ("a", "b")
+        for part in ("all:train", "all:test")
+    ]
+    assert names[:2] == names[2:] and (len(names[0]), len(names[1])) == (8, 2)
+    with pytest.raises(ValueError, match="divided into train and test, not 'val'"):
+        scenes.load(tmp_path / "a", "all:val")
+
+
+def only(*names: str) -> Made:
+    def made(folder: Path) -> None:
+        for name in names:
+            coco_split(folder / "annotations" / f"{name}.json", folder / name, instances())
+
+    return made
+
+
+REFUSED: list[tuple[Made, str]] = [
+    (only("train"), r"--set train_split=train:train --set test_split=train:test, which holds out"),
+    (only("val", "test"), r"has no split to learn from; it has test, val: say --set train_split="),
+    (only("a", "b"), r"has the splits a, b, and none is called train; say --set train_split="),
+    (
+        only("train2014", "train2017", "val2017"),
+        r"has train2014, train2017, and it cannot be told which is meant; say --set train_split=tr",
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "why"), REFUSED)
+def test_where_it_cannot_be_told_which_split_is_which_the_option_is_named(
+    made, why, command, tmp_path
+):
+    made(tmp_path / "data")
+    words = ("--recipe", "scratch", "--out", tmp_path / "run")
+    answer = command("detect", "train", "resnet18", "--data", tmp_path / "data", *words)
+    assert answer.status == 1 and not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=why) as refused:
+        scenes.usual_splits(tmp_path / "data", "train", "val")
+    assert answer.complaint.endswith(str(refused.value))
+    check = command("data", "check", tmp_path / "data")
+    assert check.status == 1 and str(refused.value) in check.out
+
+
+def test_trainval_is_never_learned_from_where_val_is_tested_on(tmp_path):
+    year = voc_year(tmp_path)
+    (year / "ImageSets/Main/test.txt").unlink()
+    assert scenes.usual_splits(year, "trainval", "test") == ("train", "val")
+    (year / "ImageSets/Main/train.txt").unlink()
+    with pytest.raises(ValueError, match="has trainval to learn from and nothing to be tested on"):
+        scenes.usual_splits(year, "trainval", "test")
+
+
+def test_splits_that_a_user_names_are_taken_as_they_are(command, tmp_path):
+    roboflow_coco(tmp_path / "data")
+    words = ("--data", tmp_path / "data", "--out", tmp_path / "run", "--set", "test_split=val")
+    answer = command("detect", "train", "resnet18", "--recipe", "scratch", *words)
+    assert "has no split 'val'; it has test, train, valid" in answer.complaint
+
+
+# ---- lists --------------------------------------------------------------------------------------
+
+LINES = {
+    "flagged": "1  1\n2 1\n",
+    "a byte order mark and CRLF": "\ufeff1\r\n2\r\n",
+    "suffixes": "1.jpg\n2.xml\n",
+    "folders": "./JPEGImages/1.jpg\ndata\\obj\\2.jpg\n",
+    "absolute": "/home/me/JPEGImages/1.jpg\nC:\\me\\JPEGImages\\2.jpg 1\n",
+}
+
+
+@pytest.mark.parametrize("text", LINES.values(), ids=LINES)
+def test_a_list_may_be_written_by_any_program(text, tmp_path):
+    for name in ("1", "2"):
+        add(tmp_path, name, CAT)
+    (tmp_path / "ImageSets/Main/train.txt").write_bytes(text.encode())
+    assert [each.name for each in scenes.load(tmp_path, "train").examples] == ["1", "2"]
+
+
+def test_a_list_that_names_a_picture_in_two_ways_names_it_twice(tmp_path):
+    add(tmp_path, "1", CAT)
+    split(tmp_path, "train", "1", "1.jpg")
+    with pytest.raises(ValueError, match="has the picture 1 more than once"):
+        scenes.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".bmp"])
+def test_the_same_files_are_pictures_in_both_forms(ending, tmp_path):
+    add(tmp_path / "voc", "1", CAT, ending=ending)
+    add(tmp_path / "voc", "2", CAT)
+    (tmp_path / "voc/JPEGImages/._2.jpg").write_bytes(b"\0")
+    split(tmp_path / "voc", "train", "1", "2")
+    split(tmp_path / "voc", "test", "2")
+    assert len(scenes.load(tmp_path / "voc", "train").examples) == 2
+    assert not checked(tmp_path / "voc").bare
+    folder = coco_folder(tmp_path / "coco")
+    noise(1).save(folder / "train2017" / f"more{ending}")
+    (folder / "train2017" / "._more.jpg").write_bytes(b"\0")
+    assert checked(folder).bare == [f"train2017/more{ending}"]
+
+
+# ---- file names, ids and categories -------------------------------------------------------------
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """COCO whose train2017 is changed."""
+    coco_folder(folder)
+    file = folder / "annotations" / "instances_train2017.json"
+    said = json.loads(file.read_text())
+    change(said)
+    file.write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["train2017\\{}", "C:\\data\\{}", "/somebody/else/{}", "../train2017/{}", "./{}"]
+)
+def test_a_file_name_may_have_folders_of_another_machine(name, tmp_path):
+    def change(said: dict[str, Any]) -> None:
+        for each in said["images"]:
+            each["file_name"] = name.format(each["file_name"])
+
+    found = scenes.load(changed(tmp_path, change), "train2017").examples
+    assert [each.path.name for each in found] == ["0001.jpg", "0002.jpg", "0003.jpg"]
+
+
+def test_ids_are_the_same_as_numbers_and_as_texts(tmp_path):
+    def change(said: dict[str, Any]) -> None:
+        for each in said["images"]:
+            each["id"] = str(each["id"])
+        for each in said["annotations"]:
+            each["category_id"] = float(each["category_id"])
+        said["categories"][0]["id"] = "90"
+
+    plain = scenes.load(coco_folder(tmp_path / "plain"), "train2017")
+    other = scenes.load(changed(tmp_path / "other", change), "train2017")
+    assert plain.classes == other.classes
+    for one, two in zip(plain.examples, other.examples, strict=True):
+        assert one.boxes.tolist() == two.boxes.tolist()
+        assert one.labels.tolist() == two.labels.tolist()
+
+
+def same_id(said: dict[str, Any]) -> None:
+    said["images"][2]["id"] = "1"
+
+
+def same_file(said: dict[str, Any]) -> None:
+    said["images"][2]["file_name"] = "0001.jpg"
+
+
+def same_category(said: dict[str, Any]) -> None:
+    said["categories"].append({"id": "3", "name": "bus"})
+
+
+def a_list(said: dict[str, Any]) -> None:
+    said["images"][2]["id"] = [1]
+
+
+TWICE = {
+    same_id: "has the picture 1 more than once",
+    same_file: "0001.jpg as two pictures, 1 and 3: objects of one would be background in the other",
+    same_category: "the categories 'car' and 'bus' both have the id 3",
+    a_list: r"an id is a whole number or a text, not \[1\]",
+}
+
+
+@pytest.mark.parametrize("change", TWICE, ids=lambda change: change.__name__)
+def test_the_check_and_the_loader_refuse_the_same_twins(change, tmp_path):
+    folder = changed(tmp_path, change)
+    with pytest.raises(ValueError, match=TWICE[change]) as refused:
+        scenes.load(folder, "train2017")
+    [told] = checked(folder).annotations
+    assert str(refused.value).endswith(told)
+
+
+def test_a_category_that_only_stands_above_others_is_no_class_and_is_named(tmp_path):
+    roboflow_coco(tmp_path)
+    found = scenes.load(tmp_path, "train")
+    assert found.classes == ("person", "car", "toothbrush")
+    assert found.notices == (
+        "train/_annotations.coco.json: the category things has no box and only stands above "
+        "others: no class",
+    )
+    assert found.notices[0] in checked(tmp_path).warnings
+
+    def annotated(said: dict[str, Any]) -> None:
+        for each in said["categories"]:
+            each["supercategory"] = "person"
+
+    assert "person" in scenes.load(changed(tmp_path / "x", annotated), "train2017").classes
+
+
+# ---- what the check says ------------------------------------------------------------------------
+
+
+def test_equal_pictures_under_two_names_are_warned_of(tmp_path):
+    year = voc_year(tmp_path)
+    shutil.copy(year / "JPEGImages/000001.jpg", year / "JPEGImages/000003.jpg")
+    assert (
+        "equal pictures in more than one split, so that what is tested on was learned (1): "
+        "JPEGImages/000003.jpg = JPEGImages/000001.jpg"
+    ) in checked(year).warnings
+    shutil.copy(year / "JPEGImages/000001.jpg", year / "JPEGImages/000002.jpg")
+    add(year, "000003", CAT)
+    split(year, "own", "000001", "000002", "000003")
+    for name in ("train", "trainval", "val", "test"):
+        (year / "ImageSets/Main" / f"{name}.txt").unlink()
+    assert checked(year).warnings == [
+        "equal pictures more than once in a split (1): JPEGImages/000001.jpg = "
+        "JPEGImages/000002.jpg"
+    ]
+
+
+def unlisted(folder: Path) -> None:
+    for place in ("Annotations", "JPEGImages"):
+        (folder / place).mkdir(parents=True)
+
+
+def another_class(folder: Path) -> None:
+    train_and_val(folder)
+    add(folder, "3", ("bird", 1, 1, 9, 9))
+
+
+def nothing(folder: Path) -> None:
+    voc_year(folder)
+    for name in ("000001", "000002"):
+        add(folder, name)
+
+
+def no_pictures(folder: Path) -> None:
+    voc_year(folder)
+    split(folder, "test")
+
+
+@pytest.mark.parametrize("made", [unlisted, another_class, nothing, no_pictures])
+def test_the_check_ends_with_1_where_training_would_refuse(made, command, tmp_path):
+    made(tmp_path / "data")
+    words = ("--recipe", "scratch", "--out", tmp_path / "run", "--data", tmp_path / "data")
+    assert command("detect", "train", "resnet18", *words).status == 1
+    answer = command("data", "check", tmp_path / "data")
+    assert answer.status == 1 and "Training refuses this folder:" in answer.out
+    assert "refusals of training (1)" in answer.err and "remove" not in answer.out
+
+
+def test_folders_of_classes_are_not_taken_for_boxes(tmp_path):
+    folder = pets(tmp_path, "train", "val")
+    (folder / "about.xml").write_text("<about/>")
+    (folder / "train.json").write_text('{"licence": "free"}')
+    assert not scenes.has_boxes(folder)
+
+
+def test_a_folder_around_the_data_is_told_of(tmp_path):
+    voc_year(tmp_path / "cells")
+    with pytest.raises(ValueError, match="/cells has, so name that"):
+        scenes.form(tmp_path)
