@@ -98,7 +98,7 @@ def test_where_nothing_tells_whether_boxes_are_turned_a_notice_says_so(tmp_path)
     plain = one_picture(tmp_path / "plain", 1, CORNER, (0, 0))
     for folder in (half, unsized):
         [notice] = scenes.load(folder, "train").notices
-        assert notice.endswith(": 1; look at them with `residual data check --draw`, and say "
+        assert notice.endswith(": 1.jpg; look at them with `residual data check --draw`, and say "
                                "--box-frame stored if they are not")  # fmt: skip
         assert notice in checked(folder).warnings
         assert not scenes.load(folder, "train", reading=AS_STORED).notices

@@ -51,7 +51,8 @@ def json_in(folder: Path) -> list[Path]:
 
 
 def is_of_boxes(file: Path) -> bool:
-    """Whether a JSON file that lies anywhere looks like one of COCO's form."""
+    """Whether a JSON file that lies anywhere looks like one of COCO's form, with boxes: iNaturalist
+    has classes in this form."""
     told = file.stat()
     return looks_right(file, told.st_mtime_ns, told.st_size)
 
@@ -59,7 +60,7 @@ def is_of_boxes(file: Path) -> bool:
 @lru_cache(maxsize=64)
 def looks_right(file: Path, _changed: int, _size: int) -> bool:
     raw = file.read_bytes()
-    return all(f'"{name}"'.encode() in raw for name in LISTS)
+    return all(f'"{name}"'.encode() in raw for name in (*LISTS, "bbox"))
 
 
 def splits(folder: Path) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def in_words(size: Size) -> str:
 
 def untold(pictures: Iterable[Annotated], reading: Reading) -> list[str]:
     """A sentence about pictures that are turned where nothing tells whether their boxes are."""
-    names = [one.name for one in pictures if one.untold]
+    names = [shown(one.picture.name) for one in pictures if one.untold and one.picture]
     if not names or reading.box_frame == STORED:
         return []
     return [
