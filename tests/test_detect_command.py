@@ -14,6 +14,10 @@ from made_boxes import draw_voc
 from PIL import Image
 from test_processes import side_by_side
 
+from residual.detection import loading, running
+from residual.runs.folder import writing
+from residual.runs.moments import Watch
+
 SMALL = (
     *("--recipe", "scratch", "--shorter-side", 64, "--set", "bins=3", "--set", "scales=16,32"),
     *("--set", "smallest=4", "--set", "candidates=300", "--set", "proposals=50"),
@@ -75,6 +79,19 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_is_not(run, command, 
     assert answer.json["ap"] == said["ap"]
     lines = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert lines == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_a_process_works_on_is_refused_to_another(run, command, folder, tmp_path):
+    copy = Path(shutil.copytree(run[0], tmp_path / "copy"))
+    (copy / "result.json").unlink()
+    with writing(copy):
+        for words in (("resume", copy), training(folder, copy)):
+            answer = command(*words)
+            assert answer.status == 1
+            assert f"{copy} is in use by process {os.getpid()} on " in answer.complaint
+        recipe = loading.recipe_of(copy)
+        with pytest.raises(ValueError, match=f"{copy} is in use by"):
+            next(running.advance(copy, running.load(folder, recipe), Watch()))
 
 
 def test_a_finished_run_prints_its_end_again(run, command):

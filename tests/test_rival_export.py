@@ -1,17 +1,22 @@
 """The compared networks as ONNX graphs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from residual.data.batches import Preprocessing, of_contrast
 from residual.data.images import Images
+from residual.deployment.export import to_onnx
 from residual.deployment.graph import FLOAT, UINT8, Graph, Value
 from residual.deployment.layers import network
+from residual.deployment.model import one_size
 from residual.deployment.pixels import prepared
 from residual.rivals.networks import RIVALS, build
 from residual.rivals.parts import SpatialPyramid, drawn
 from residual.rivals.prelu_net import Windows
+from residual.runs.loading import Trained
 
 onnxruntime = pytest.importorskip("onnxruntime")
 SMALL = [name for name, rival in RIVALS.items() if rival.pixels == 32]
@@ -82,3 +87,42 @@ def test_contrast_and_whitening_are_in_the_graph_as_in_training(whitened):
     )
     found = answered(made, image=pixels.permute(0, 2, 3, 1).contiguous().numpy())
     assert np.allclose(found, how(pixels), atol=1e-4)
+
+
+def of_one_size(name: str, whitened: bool = False) -> Trained:
+    torch.manual_seed(0)
+    net, side = drawn(build(name, 5), "he").eval(), RIVALS[name].pixels
+    whitening = torch.eye(3 * side * side) if whitened else None
+    mean, std = torch.full((3, side, side), 0.5), torch.ones(3, 1, 1)
+    before = Preprocessing(mean, std, (side, side), None, whitening=whitening)
+    return Trained(net, name, tuple("abcde"), before, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "whitened", "fixed"),
+    [
+        ("maxout", False, True),  # its last maps have one size
+        ("fitnet19", False, True),
+        ("nin", False, False),
+        ("nin", True, True),
+    ],
+)
+def test_a_model_with_preprocessing_outside_takes_the_sizes_that_its_network_takes(
+    tmp_path, name, whitened, fixed
+):
+    trained, out = of_one_size(name, whitened), tmp_path / "net.onnx"
+    rows = to_onnx(trained, out, inside=False)
+    assert [row.batch for row in rows] == [1, 3, 17]
+    session = onnxruntime.InferenceSession(out.read_bytes())
+    (given,) = session.get_inputs()
+    assert given.shape == ["batch", 3, *((32, 32) if fixed else ("height", "width"))]
+    x = trained.preprocessing(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    (answer,) = session.run(None, {given.name: x.numpy()})
+    with torch.no_grad():
+        assert np.allclose(answer, trained.net(x).softmax(dim=1), atol=1e-4)
+
+
+def test_a_pyramid_in_a_window_is_of_one_size():
+    trained = of_one_size("nin")
+    assert not one_size(trained)
+    assert one_size(replace(trained, net=torch.nn.Sequential(trained.net, Windows(trained.net))))

@@ -104,9 +104,11 @@ def parity(trained: Trained, content: bytes, inside: bool) -> Iterator[Parity]:
 
     Raises ValueError where they differ.
     """
+    from residual.deployment.model import one_size
+
     session = session_of(content, {}, torch.get_num_threads())
     name = session.get_inputs()[0].name
-    for pictures, inputs in made_up(trained, cut=inside):
+    for pictures, inputs in made_up(trained, cut=inside or one_size(trained)):
         given = pictures if inside else inputs.numpy()
         with torch.inference_mode():
             expected, slow = timed(lambda x: trained.net(x).softmax(dim=1), inputs)
@@ -148,9 +150,13 @@ def made_up(trained: Trained, cut: bool) -> Iterator[tuple[Pictures, Tensor]]:
     They are brought to the network's size, or, where they are not to be cut, only the first batch
     is, and the network looks at the whole of the others.
     """
+    from residual.deployment.model import larger
+
     before, draw = trained.preprocessing, np.random.default_rng(0)
     side = before.shorter or max(before.size)
-    sizes = ((side * 4 // 3, side * 3 // 2), (side * 3 // 2, side), (side * 2 // 3 + 1, side + 5))
+    sizes = [(side * 4 // 3, side * 3 // 2), (side * 3 // 2, side), (side * 2 // 3 + 1, side + 5)]
+    if not cut:
+        sizes[1:] = larger(trained)
     for batch, (height, width) in zip(BATCHES, sizes, strict=True):
         coarse = draw.integers(0, 256, (batch, 8, 8, 3), dtype=np.uint8)
         pictures = [Image.fromarray(each).resize((width, height)) for each in coarse]

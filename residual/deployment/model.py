@@ -3,12 +3,14 @@
 from typing import Any
 
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from residual.deployment.graph import FLOAT, UINT8, Graph, Tensors, Value
 from residual.deployment.layers import network
 from residual.deployment.pixels import prepared
 from residual.rivals.networks import outputs
+from residual.rivals.prelu_net import Windows
 from residual.runs.loading import Trained
 
 PICTURE, INPUT, OUTPUT = "image", "input", "probabilities"
@@ -17,19 +19,41 @@ PICTURE, INPUT, OUTPUT = "image", "input", "probabilities"
 def model(trained: Trained, inside: bool) -> onnx.ModelProto:
     """With the preprocessing inside: `image` (batch, height, width, 3) uint8, in RGB, of any size.
 
-    With it outside: `input` (batch, 3, height, width) float32, preprocessed, of any size that the
-    network can look at. Out come `probabilities` (batch, classes) either way.
+    With it outside: `input` (batch, 3, height, width) float32, preprocessed, of any size from the
+    network's own up, or of that alone. Out come `probabilities` (batch, classes) either way.
     """
     graph = Graph()
     if inside:
         given: Tensors = {PICTURE: (UINT8, ["batch", "height", "width", 3])}
         images = prepared(graph, Value(graph, PICTURE), trained.preprocessing)
     else:
-        given = {INPUT: (FLOAT, ["batch", 3, "height", "width"])}
+        sides = trained.preprocessing.size if one_size(trained) else ("height", "width")
+        given = {INPUT: (FLOAT, ["batch", 3, *sides])}
         images = Value(graph, INPUT)
     made = graph.model(given, answered(graph, trained, images))
     onnx.checker.check_model(made)
     return made
+
+
+def larger(trained: Trained) -> list[tuple[int, int]]:
+    """Sizes at which a model whose preprocessing is outside is tried, beside the network's own."""
+    side = max(trained.preprocessing.size)
+    return [(side * 3 // 2, side), (side, side * 5 // 4)]
+
+
+def one_size(trained: Trained) -> bool:
+    """Whether a model is for inputs of the network's own size alone: their whitening has one size,
+    or a layer has, or the model holds one window of those that slide over a larger picture."""
+    windows = any(isinstance(layer, Windows) for layer in trained.net.modules())
+    if trained.preprocessing.whitening is not None or windows:
+        return True
+    try:
+        with torch.inference_mode():
+            for height, width in larger(trained):
+                trained.net(torch.zeros(1, 3, height, width))
+    except RuntimeError:
+        return True
+    return False
 
 
 def at_hand(trained: Trained) -> tuple[bytes, dict[str, NDArray[Any]]]:
