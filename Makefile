@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cloud check format results clean
+.PHONY: demo test test-cloud endurance check format results clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,9 @@ test: .venv/installed  ## every test; what needs data or a GPU says so and is sk
 
 test-cloud: .venv-cloud/installed  ## the tests of packed data in an object store; 1.1 GB to install
 	.venv-cloud/bin/pytest tests/cloud
+
+endurance: .venv-cloud/installed  ## a hundred interruptions of every kind of job; minutes
+	.venv-cloud/bin/python -m tests.endurance --keep results/benchmarks/endurance.json
 
 check: .venv/installed  ## lint, format and types; writes nothing
 	$(BIN)/ruff check --no-cache .

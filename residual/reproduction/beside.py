@@ -68,6 +68,34 @@ def shared(folder: Path) -> str:
     return markdown(header, rows) if rows else "Not run."
 
 
+def endurance(folder: Path) -> str:
+    """Jobs that were interrupted, and how many of them ended as those that were not."""
+    rows = [
+        [row["job"], row["interruption"], f"{row['equal']} of {row['made']}"]
+        for row in interruptions(folder)
+    ]
+    return markdown(["job", "interruption", "equal ends"], rows) if rows else "Not run."
+
+
+def endurance_in_words(folder: Path) -> str:
+    """The same in a sentence, for the README; nothing where it was not measured."""
+    kills = [row for row in interruptions(folder) if row["interruption"] == "kill -9"]
+    if not kills:
+        return ""
+    made, equal = (sum(row[key] for row in kills) for key in ("made", "equal"))
+    return (
+        f"Of {made} jobs that were killed by `kill -9` at random moments (training, detection, "
+        f"packing and reports, on one process and on two) {equal} ended as uninterrupted ones do: "
+        "`make endurance`.\n\n"
+    )
+
+
+def interruptions(folder: Path) -> list[dict[str, Any]]:
+    """What tests/endurance.py counted: for each job and kind how many were made and ended equal."""
+    every = kept(folder / "benchmarks", "interruptions")
+    return [row for found in every for row in found["interruptions"]]
+
+
 def gib(measured: dict[str, Any]) -> str:
     return f"{measured['peak_memory_bytes'] / 2**30:.2f} GiB"
 

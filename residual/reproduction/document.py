@@ -70,6 +70,7 @@ def results_page(found: dict[str, list[Page]], folder: Path) -> str:
                 ]
     lines += ["", "## Beside the usual loop", "", beside.errors(folder), "", beside.speed(folder)]
     lines += ["", "## Training beside other work", "", beside.shared(folder)]
+    lines += ["", "## Interrupted jobs", "", beside.endurance(folder)]
     lines += ["", "## Compared networks fit a few pictures", "", beside.fitting(folder)]
     lines += ["", "## Photographs, beside other libraries", "", beside.photographs(folder)]
     lines += ["", "## Detectors, beside torchvision's", "", beside.detectors(folder)]
@@ -106,7 +107,9 @@ def documents(root: Path, figures: Path) -> dict[Path, str]:
         docs / "README.md": index(found, docs),
         docs / "liberties.md": liberties(package),
         docs / "results.md": results_page(found, folder),
-        path: readme(path.read_text(), excerpt(found["figure6"])),
+        path: readme(
+            path.read_text(), excerpt(found["figure6"]) + beside.endurance_in_words(folder)
+        ),
     }
 
 
