@@ -120,7 +120,7 @@ def train_and_val(folder: Path) -> None:
 
 Made = Callable[[Path], None]
 EXPORTS: dict[Made, tuple[str, str, str, int]] = {
-    roboflow_coco: ("coco", "train", "valid", 3),
+    roboflow_coco: ("coco", "train", "test", 3),
     roboflow_voc: ("voc", "train", "test", 2),
     detr: ("coco", "custom_train", "custom_val", 3),
     json_beside: ("coco", "train", "val", 3),

@@ -127,9 +127,7 @@ def usual_splits(path: Path, train: str, test: str) -> tuple[str, str]:
     }
     if not there or not any(sets.values()):
         return divided(path, there)
-    first = "test" if test == "test" else "val"
-    tests = sets[first] or sets["val" if first == "test" else "test"]
-    trains = sets["train"]
+    trains, tests = sets["train"], sets["test"] or sets["val"]
     if len(trains) > 1 and any("trainval" in one.lower() for one in trains):
         # trainval is train and val together.
         both = bool(tests) and tests == sets["test"]
