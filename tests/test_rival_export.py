@@ -102,7 +102,7 @@ def of_one_size(name: str, whitened: bool = False) -> Trained:
     ("name", "whitened", "fixed"),
     [
         ("maxout", False, True),  # its last maps have one size
-        ("fitnet19", False, True),
+        ("fitnet19", False, False),
         ("nin", False, False),
         ("nin", True, True),
     ],
