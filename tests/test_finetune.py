@@ -175,14 +175,20 @@ def test_weights_of_another_network_are_refused(command, insects, thousand, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_with_a_mean_image_of_another_size_are_refused(insects, thousand, tmp_path):
-    weights = load(thousand)
-    image = replace(weights.preprocessing, mean=torch.zeros(3, 224, 224))
-    data, out = photographs(insects, tmp_path), tmp_path / "run"
-    recipe = from_weights(replace(RECIPES["finetune"], network="resnet18", size=32), weights)
-    with pytest.raises(ValueError, match=r"mean image of 224x224 .* with size=224, not 32"):
-        begin(out, recipe, data, {}, Setting(), False, replace(weights, preprocessing=image))
-    assert not out.exists()
+@pytest.mark.parametrize(("size", "test_size"), [(32, 0), (224, 64)])
+def test_a_mean_image_of_weights_for_other_sizes_becomes_its_channels_means(
+    insects, thousand, tmp_path, size, test_size
+):
+    weights, image = load(thousand), torch.rand(3, 224, 224)
+    weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=image))
+    recipe = replace(RECIPES["finetune"], network="resnet18", size=size, test_size=test_size)
+    where = {"where": str(insects), "root": str(tmp_path)}
+    data = photographs(insects, tmp_path)
+    recipe = from_weights(recipe, weights)
+    run = begin(tmp_path / "run", recipe, data, where, Setting(threads=1), False, weights)
+    found = load(run).preprocessing
+    assert torch.allclose(found.mean[:, 0, 0], image.mean(dim=(1, 2)))
+    assert found.size == (test_size or size,) * 2 and found.shorter == 256
 
 
 def test_finetuning_without_weights_is_refused(command, insects, tmp_path):

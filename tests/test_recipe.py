@@ -144,6 +144,7 @@ ASSIGNMENTS = {
     "crop=scale": "scale",
     "size=176": 176,
     "scales=256,480": (256, 480),
+    "test_size=224": 224,
     "shorter=232": 232,
     "mean=channel": "channel",
     "colour=0.1": 0.1,

@@ -137,7 +137,8 @@ def test_a_crop_that_is_in_no_picture_is_refused(photographs, name):
     with pytest.raises(ValueError, match=why):
         check_protocol(trained(224, 256), photographs, protocol(name, sides=[200, 256]))
     with pytest.raises(ValueError, match="a crop of 299x299 is not in a picture whose"):
-        check_protocol(trained(299, 342), photographs, protocol(name))
+        check_protocol(trained(299, 342), photographs, protocol(name, sides=[256, 342]))
+    check_protocol(trained(299, 342), photographs, protocol(name))  # in proportion
     check_protocol(trained(224, 256), photographs, protocol(name))
 
 

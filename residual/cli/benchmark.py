@@ -135,8 +135,9 @@ def data(
 
     Example: residual benchmark data photos --network resnet50 --workers 4
     """
+    from residual.runs.checks import check
     from residual.runs.measuring import Bench, stages, verdict
-    from residual.runs.training import check, recipe_for, takes_photographs
+    from residual.runs.training import recipe_for, takes_photographs
     from residual.runs.trial import candidates
 
     how = setting_of(device, threads, precision, False)

@@ -186,13 +186,13 @@ def recipe_of(
 ) -> "Recipe":
     """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
     from residual.runs.training import recipe_for
-    from residual.training.recipe import check_average, parsed, with_steps
+    from residual.training.recipe import changed, check_average, parsed, with_steps
 
     with wrong_usage():
         recipe = recipe_for(network, data, name)
         if steps is not None:
             recipe = with_steps(recipe, steps)
-        recipe = replace(recipe, **{"seed": seed} | dict(map(parsed, assignments)))
+        recipe = changed(recipe, {"seed": seed} | dict(map(parsed, assignments)))
         check_average(recipe)
         return recipe
 

@@ -61,6 +61,14 @@ class Preprocessing:
         each channel, whatever size a picture happens to have."""
         return replace(self, mean=self.mean.mean(dim=(1, 2), keepdim=True))
 
+    def seen_at(self, crop: int, test: int, shorter: int) -> "Preprocessing":
+        """The same for other sizes of photographs: a mean image serves where training and test have
+        its size, and else its average over each channel does."""
+        mean = self.mean
+        if not tuple(mean.shape[1:]) == (crop, crop) == (test, test):
+            mean = mean.mean(dim=(1, 2), keepdim=True)
+        return replace(self, mean=mean, size=(test, test), shorter=shorter)
+
     def to(self, device: torch.device) -> "Preprocessing":
         return self._each(lambda tensor: tensor.to(device))
 

@@ -139,12 +139,18 @@ def group_normalised(graph: Graph, layer: nn.GroupNorm, name: str, x: Value) -> 
 
 
 def pyramid(graph: Graph, layer: SpatialPyramid, x: Value) -> Value:
-    """Over a map of the network's own size, cell by cell."""
+    """Over a map of any size, cell by cell."""
+    rows, columns = x.shape(2, 3), x.shape(3, 4)
+
+    def edges(side: Value, n: int) -> list[tuple[Value, Value]]:
+        return [(side * i / n, (side * (i + 1) + (n - 1)) / n) for i in range(n)]
+
+    def cell(down: tuple[Value, Value], across: tuple[Value, Value]) -> Value:
+        corners = [graph("Concat", *pair, axis=0) for pair in zip(down, across, strict=True)]
+        return graph("ReduceMax", graph("Slice", x, *corners, [2, 3]), [2, 3], keepdims=1)
+
     grids = []
     for n in layer.levels:
-        edges = [slice(i * WINDOW // n, -(-(i + 1) * WINDOW // n)) for i in range(n)]
-        cells = [
-            graph("ReduceMax", x[:, :, a, b], [2, 3], keepdims=1) for a in edges for b in edges
-        ]
+        cells = [cell(down, across) for down in edges(rows, n) for across in edges(columns, n)]
         grids.append(graph("Flatten", graph("Concat", *cells, axis=3) if n > 1 else cells[0]))
     return graph("Concat", *grids, axis=1)

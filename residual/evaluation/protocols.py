@@ -17,6 +17,8 @@ VIEWS: dict[Cut, int] = {  # of a picture in one size, before they are mirrored
     "whole": 1,  # the network looks at the whole picture, fully convolutionally, and at no crops
 }
 
+CROP = 224  # pixels on a side of the crops that the protocols' sides are published for
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -25,6 +27,7 @@ class Protocol:
     name: str
     cut: Cut = "centre"
     sides: tuple[int, ...] = ()  # shorter sides in pixels; none: the one each network was made for
+    asked: bool = False  # for just these sides; else they are for crops of 224
     mirror: bool = False  # each view a second time, mirrored
     # Choice: the softmax is averaged, over views and over networks alike, as the authors' release
     # does for its ten crops; for scales and ensembles the paper says "scores" (Sec. 3.4), which may
@@ -40,6 +43,10 @@ class Protocol:
     def views(self) -> int:
         """Of each picture, for each network."""
         return VIEWS[self.cut] * max(1, len(self.sides)) * (1 + self.mirror)
+
+    def in_proportion(self, size: int) -> tuple[int, ...]:
+        """The sides for crops of another size."""
+        return tuple(round(side * size / CROP) for side in self.sides)
 
 
 PROTOCOLS = {
@@ -75,4 +82,4 @@ def protocol(
     chosen = replace(PROTOCOLS[name], average=cast("Average", average))
     if mirror is not None:
         chosen = replace(chosen, mirror=mirror)
-    return chosen if sides is None else replace(chosen, sides=tuple(sides))
+    return chosen if sides is None else replace(chosen, sides=tuple(sides), asked=True)

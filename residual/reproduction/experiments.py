@@ -14,8 +14,8 @@ from residual.nets.cost import cost
 from residual.rivals.networks import outline, specify
 from residual.runs.training import begin, recipe_for, takes_photographs
 from residual.training.recipe import CIFAR as CIFAR_RECIPE
+from residual.training.recipe import CROP, Recipe, from_json, with_steps
 from residual.training.recipe import IMAGENET as IMAGENET_RECIPE
-from residual.training.recipe import Recipe, from_json, with_steps
 from residual.training.values import to_json
 from residual.world import Setting
 
@@ -41,6 +41,8 @@ class Experiment:
         recipe = self.recipe
         ours, usual = to_json(recipe), to_json(Recipe(recipe.network))
         own = {key: value for key, value in ours.items() if value != usual[key]}
+        if own.get("test_size") == CROP:  # as all were tested before there was a choice
+            del own["test_size"]
         key = json.dumps([recipe.network, own, self.fingerprint], sort_keys=True)
         short = hashlib.sha256(key.encode()).hexdigest()[:8]
         words = [slug(self.data), recipe.network, f"{recipe.steps}steps", f"seed{recipe.seed}"]

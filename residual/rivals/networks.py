@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import nn
 
 from residual.nets import cost, networks
@@ -86,6 +87,22 @@ def classifiers(network: str) -> set[str]:
     heads that training alone has."""
     few, more = (outline(network, classes).state_dict() for classes in (2, 3))
     return {name for name, tensor in few.items() if tensor.shape != more[name].shape}
+
+
+def check_input(network: str, size: int, training: bool = False) -> None:
+    """Raises ValueError where images of size x size are too small for a network."""
+    if size == specify(network).input_size:
+        return
+    net = outline(network, 2).train(training)
+    try:
+        with torch.no_grad(), cost.ShapesOnly():
+            net(torch.empty(2, 3, size, size, device="meta"))
+    except RuntimeError:
+        raise ValueError(
+            f"{network} cannot {'learn from' if training else 'look at'} pictures of {size}x{size} "
+            f"pixels, which are too small for its layers; its own are "
+            f"{specify(network).input_size}x{specify(network).input_size}"
+        ) from None
 
 
 def outline(network: str, classes: int | None = None) -> nn.Module:

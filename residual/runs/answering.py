@@ -133,7 +133,7 @@ def of_photographs(
     groups: dict[tuple[int, ...], list[Member]] = {}
     for each in nets:
         member = each.member(work.device, protocol.whole)
-        groups.setdefault(sides(each, protocol), []).append(member)
+        groups.setdefault(sides(each.preprocessing, protocol), []).append(member)
     panels = [
         Panel(members, protocol.average, protocol.mirror, work.device, limit)
         for members in groups.values()
@@ -155,10 +155,12 @@ def of_photographs(
         yield Round(ids, *summed(panels, seen_by, pictures))
 
 
-def sides(net: Judged, protocol: Protocol) -> tuple[int, ...]:
+def sides(before: Preprocessing, protocol: Protocol) -> tuple[int, ...]:
     """The shorter sides of the photographs that a network looks at."""
-    own = net.preprocessing.shorter or min(net.preprocessing.size)
-    return protocol.sides or (own,)
+    size = min(before.size)
+    if not protocol.sides:
+        return (before.shorter or size,)
+    return protocol.sides if protocol.asked else protocol.in_proportion(size)
 
 
 def cut_of(own: tuple[int, ...], size: tuple[int, int], protocol: Protocol) -> Views:

@@ -17,7 +17,7 @@ from residual.data.sources import load as load_data
 from residual.evaluation.errors import count
 from residual.evaluation.protocols import PROTOCOLS, Protocol
 from residual.evaluation.protocols import protocol as protocol_named
-from residual.rivals.networks import outputs
+from residual.rivals.networks import check_input, outputs
 from residual.runs.answering import Judged, Work, answers, sides, unread
 from residual.runs.loading import Trained, load
 from residual.world import Setting, setting
@@ -99,7 +99,7 @@ def described(protocol: Protocol, nets: Sequence[Judged], images: Set) -> dict[s
     large = isinstance(images, Photographs)
     return {
         "protocol": protocol.name,
-        "resize": sorted({side for net in nets for side in sides(net, protocol)})
+        "resize": sorted({side for net in nets for side in sides(net.preprocessing, protocol)})
         if large
         else None,  # shorter sides
         "crop": list(nets[0].preprocessing.size) if large and not protocol.whole else None,
@@ -177,12 +177,14 @@ def check_protocol(net: Trained, images: Set, protocol: Protocol) -> None:
                 f"protocol 1crop, without sides and without a mirror"
             )
         return
-    size = net.preprocessing.size
-    if not protocol.whole and protocol.sides and min(protocol.sides) < max(size):
+    size, least = net.preprocessing.size, min(sides(net.preprocessing, protocol))
+    if not protocol.whole and least < max(size):
         raise ValueError(
-            f"a crop of {size[0]}x{size[1]} is not in a picture whose shorter side is "
-            f"{min(protocol.sides)}; choose larger sides"
+            f"a crop of {size[0]}x{size[1]} is not in a picture whose shorter side is {least}; "
+            f"choose larger sides"
         )
+    if protocol.whole:
+        check_input(net.network, least)
 
 
 def check_beside(net: Trained, first: Trained) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from residual.data.batches import Preprocessing
 from residual.data.images import Data
 from residual.evaluation.errors import Count
 from residual.files import FORMAT
@@ -84,6 +85,19 @@ def result(
         "hardware": known["hardware"],
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights_sha256": weights,
+    }
+
+
+def test_view(before: Preprocessing) -> dict[str, Any]:
+    """What of a photograph the test looked at, in pixels, and what was subtracted; small pictures
+    are looked at as they are."""
+    if before.shorter is None:
+        return {}
+    image = tuple(before.mean.shape[1:]) != (1, 1)
+    return {
+        "resize": [before.shorter],
+        "crop": list(before.size),
+        "mean": "image" if image else "channels",
     }
 
 

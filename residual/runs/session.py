@@ -23,7 +23,7 @@ from residual.runs.judging import judged
 from residual.runs.loading import preprocessing_of, with_preprocessing
 from residual.runs.looks import Looks
 from residual.runs.moments import Moment, Stopped, Watch, log_interval, test_interval
-from residual.runs.results import result
+from residual.runs.results import result, test_view
 from residual.runs.tally import Diverged, Tally
 from residual.training import averaging, checkpoint, loop, norms
 from residual.training.recipe import Recipe, learning_rate
@@ -285,6 +285,7 @@ class Session:
                 checkpoint.weights_sha256(self.learner.net.state_dict()),
             )
             found |= {"damaged": damaged, "skipped": skipped, "steps_taken": self.learner.step}
+            found |= test_view(self.preprocessing)
             if self.looks.chosen is not None:
                 found["chosen_step"] = self.looks.chosen
             write_json(self.run / "confusion.json", matrix.tolist())

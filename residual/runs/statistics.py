@@ -8,8 +8,9 @@ import torch
 from residual.data.feeding import Place
 from residual.data.images import Data, held_out
 from residual.runs import supply
+from residual.runs.checks import check
 from residual.runs.loading import Trained, with_preprocessing
-from residual.runs.training import check, recipe_for
+from residual.runs.training import recipe_for
 from residual.training import checkpoint, norms
 from residual.training.values import to_json
 from residual.world import Setting, here

@@ -29,6 +29,11 @@ def crop_size(recipe: Recipe) -> int:
     return recipe.size or specify(recipe.network).input_size
 
 
+def test_size(recipe: Recipe) -> int:
+    """Pixels on a side of the centre crop of a test."""
+    return recipe.test_size or crop_size(recipe)
+
+
 def drawing(recipe: Recipe) -> Drawing:
     """How a recipe draws its batches."""
     own = {field.name: getattr(recipe, field.name) for field in fields(Drawing)}
@@ -38,13 +43,15 @@ def drawing(recipe: Recipe) -> Drawing:
 def preprocessing(
     recipe: Recipe, data: Data, workers: int = 0, progress: Progress | None = None
 ) -> Preprocessing:
-    """The recipe's, measured on the training set; pictures are tested in the network's own size."""
+    """The recipe's, measured on the training set. Where training and test differ in their crops, no
+    mean image is of both, and the means of its channels are taken."""
     if not isinstance(data.train, Photographs):
         if recipe.contrast == "none":
             return per_pixel_mean(data.train)
         return of_contrast(data.train, recipe.contrast == "whitened")
-    spec, mean = specify(recipe.network), recipe.mean
-    size = spec.input_size
+    spec, mean, size = specify(recipe.network), recipe.mean, test_size(recipe)
+    if mean == "pixel" and crop_size(recipe) != size:
+        mean = "channel"
     own = measured_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)
     return own if mean == "imagenet" else replace(own, std=own.std / spec.pixel_range)
 

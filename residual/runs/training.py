@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from residual.data.filenames import shown
 from residual.data.folder import plain_split
 from residual.data.images import Data, held_out
 from residual.data.packed import is_packed
-from residual.data.photographs import Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.files import read_json
 from residual.finite import check_finite
@@ -19,16 +17,17 @@ from residual.rivals import recipes
 from residual.rivals.networks import build, classifiers, specify
 from residual.rivals.recipes import recipe_of
 from residual.runs import folder
+from residual.runs.checks import check
 from residual.runs.loading import Trained, with_preprocessing
 from residual.runs.loading import load as loaded_weights
 from residual.runs.moments import Moment, Watch
 from residual.runs.results import environment
 from residual.runs.resuming import exact, same_data
 from residual.runs.session import Session
-from residual.runs.supply import crop_size
+from residual.runs.supply import crop_size, test_size
 from residual.runs.trial import settled
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import RECIPES, Recipe, check_average, with_steps
+from residual.training.recipe import RECIPES, Recipe, changed, check_average, with_steps
 from residual.training.values import to_json
 from residual.world import Setting, here, setting_before_trial
 
@@ -57,38 +56,6 @@ def takes_photographs(network: str) -> bool:
     return specify(network).input_size == 224
 
 
-def check(recipe: Recipe, data: Data) -> None:
-    """Raises ValueError where this recipe cannot be trained on this data."""
-    if not len(data.train) and not data.train.damaged:
-        raise ValueError(f"{data.name} has no train/ to learn from; it is good to be judged on")
-    if len(data.classes) < 2:
-        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
-    size = specify(recipe.network).input_size
-    if takes_photographs(recipe.network) != isinstance(data.train, Photographs):
-        raise ValueError(
-            f"{recipe.network} takes pictures of {size}x{size} pixels; {data.name} has others"
-        )
-    if takes_photographs(recipe.network) == (recipe.crop == "pad"):
-        fits = "scale or aspect" if recipe.crop == "pad" else "pad"
-        raise ValueError(f"{recipe.network} is trained with crop={fits}, not crop={recipe.crop}")
-    own = recipe.mean == "pixel" and not recipe.start
-    if own and takes_photographs(recipe.network) and crop_size(recipe) != size:
-        raise ValueError(f"a mean image has one size; choose mean=channel, or size={size}")
-    if recipe.frozen and not recipe.start:
-        raise ValueError(
-            "frozen statistics are those of weights to begin with; name them with --weights, or "
-            "train from scratch with --set frozen=false"
-        )
-    if data.train.damaged and recipe.bad_images == "error":
-        first, _ = data.train.damaged[0]
-        raise ValueError(
-            f"{len(data.train.damaged)} training pictures are damaged, the first is "
-            f"{shown(first)}; mend them, or train with --bad-images skip"
-        )
-    if recipe.patience and held_out(data, recipe.split).choices is None:
-        raise ValueError(f"{data.name} has no val set for the patience of the recipe")
-
-
 def found_again(name: str, root: Path) -> dict[str, str]:
     """How a run finds its data again, from whatever folder it is taken up in."""
     path = Path(name).expanduser()
@@ -110,11 +77,6 @@ def begin(
     again: its name and its root."""
     check_average(recipe)  # not where an old run goes on
     check(recipe, data)
-    if weights is not None and takes_photographs(recipe.network):
-        mean, size = weights.preprocessing.mean.shape[1:], crop_size(recipe)
-        if mean not in ((1, 1), (size, size)):
-            raise ValueError(f"the weights come with a mean image of {mean[0]}x{mean[1]} pixels: "
-                             f"they are trained on with size={mean[0]}, not {size}")  # fmt: skip
     here().share_of(recipe.batch, recipe.norm_group)
     how = settled(how, recipe, len(data.classes), Path(where["root"]).expanduser() / "trials.json")
     path = Path(where["where"])
@@ -147,8 +109,9 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
         "recipe": to_json(recipe),
         "classes": list(data.classes),
     }
-    shorter = recipe.shorter if takes_photographs(recipe.network) else None
-    before = replace(weights.preprocessing, shorter=shorter)
+    before = weights.preprocessing
+    if takes_photographs(recipe.network):
+        before = before.seen_at(crop_size(recipe), test_size(recipe), recipe.shorter)
     folder.save(run, *with_preprocessing(tensors, header, before))
 
 
@@ -186,7 +149,7 @@ def train(
         raise ValueError(
             f"no field {unknown[0]!r} in a recipe; it has {', '.join(to_json(recipe))}"
         )
-    recipe = replace(recipe, **changes)
+    recipe = changed(recipe, changes)
     beginning = None if weights is None else loaded_weights(weights, body=True)
     if beginning:
         recipe = from_weights(recipe, beginning)

@@ -14,7 +14,7 @@ from residual.nets import foreign, weightfiles
 from residual.nets.foreign import Conversion
 from residual.nets.published import Card, Published, torchvisions
 from residual.rivals import weights
-from residual.rivals.networks import RIVALS
+from residual.rivals.networks import RIVALS, check_input
 from residual.training.checkpoint import save
 
 
@@ -32,7 +32,9 @@ def converted(
 
 
 def write(conversion: Conversion, out: Path) -> None:
-    """A weights file as every other command reads it."""
+    """A weights file as every other command reads it. Raises ValueError where the network cannot
+    look at pictures of the size that was asked for."""
+    check_input(conversion.network, min(conversion.card.size))
     tensors = {f"net.{key}": tensor for key, tensor in conversion.state.items()}
     tensors["preprocessing.mean"] = conversion.mean
     tensors["preprocessing.std"] = torch.tensor(conversion.card.std).view(3, 1, 1)

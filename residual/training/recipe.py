@@ -7,6 +7,8 @@ from residual.training.averaging import decay_of_update
 from residual.training.schedule import cosine
 from residual.training.values import assigned, bounded, in_text
 
+CROP = 224  # pixels on a side of the paper's crops of photographs (Sec. 3.4)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -49,6 +51,7 @@ class Recipe:
     padding: int = 4  # zero pixels on each side, before the random crop
     size: int = 0  # pixels on a side of a crop of a photograph; 0: what the network takes
     scales: tuple[int, int] = (256, 480)  # between which the shorter side is drawn
+    test_size: int = 0  # pixels on a side of the centre crop of a test; 0: as in training
     shorter: int = 256  # pixels of the shorter side, before the centre crop of a test
     mirror: bool = True
     contrast: str = "none"  # of small pictures: or normalized, each by itself; or whitened, besides
@@ -98,7 +101,7 @@ LEAST: dict[str, float] = dict.fromkeys(("batch", "norm_group", "steps", "shorte
 LEAST |= dict.fromkeys(("padding", "seed", "lr", "momentum", "weight_decay", "patience", "size"), 0)
 LEAST |= dict.fromkeys(("backbone_rate", "smoothing", "true_statistics", "colour"), 0)
 LEAST |= dict.fromkeys(("factor", "convolution_rate", "bias_rate", "heads_rate", "last_decay"), 0)
-LEAST |= dict.fromkeys(("auxiliary", "auxiliary_steps"), 0)
+LEAST |= dict.fromkeys(("auxiliary", "auxiliary_steps", "test_size"), 0)
 LEAST |= dict.fromkeys(("erasing", "mixup", "cutmix", "block"), 0)
 CHOICES = {
     "lesson": ("none", "hint", "distillation"),
@@ -158,6 +161,7 @@ MODERN = Recipe(
     average=(32, decay_of_update(0.99998, batch=1024, every=32, epochs=600)),
     crop="aspect",
     size=176,
+    test_size=224,
     shorter=232,
     mean="imagenet",
     trivial=True,
@@ -271,6 +275,21 @@ def check_average(recipe: Recipe) -> None:
         )
 
 
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other values. Where another size of photographs is among them, what else is
+    measured in their pixels keeps the proportion of the paper's, which cuts 224 out of 256 to 480
+    in training and out of 256 in a test (Sec. 3.4)."""
+    plain = replace(recipe, **changes)
+    size, before = plain.size or CROP, recipe.size or CROP
+    test, test_before = plain.test_size or size, recipe.test_size or before
+    found: dict[str, Any] = {}
+    if plain.crop == "scale" and size != before:
+        found["scales"] = tuple(round(side * size / before) for side in recipe.scales)
+    if test != test_before:
+        found["shorter"] = round(recipe.shorter * test / test_before)
+    return replace(recipe, **found | changes)
+
+
 def parsed(assignment: str) -> tuple[str, Any]:
     """`field=value`, as on the command line. Raises ValueError for what is no field or no value."""
     return assigned(Recipe, assignment, {"network", "start", "teacher"})
@@ -278,6 +297,8 @@ def parsed(assignment: str) -> tuple[str, Any]:
 
 def from_json(values: dict[str, Any]) -> Recipe:
     """A recipe as it was written. Raises ValueError where it has a field that we do not know."""
+    if "test_size" not in values:  # before there was a choice, a test was of 224 pixels
+        values = values | {"test_size": CROP if values.get("size") else 0}
     known = {field.name for field in fields(Recipe)}
     required = {field.name for field in fields(Recipe) if field.default is MISSING}
     if unknown := sorted(values.keys() - known):
