@@ -5,6 +5,8 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from csv import Error
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,14 +88,39 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, (json_text(value, indent=1, sort_keys=True) + "\n").encode())
 
 
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Around the reading of a file: whatever its content makes it stumble on becomes a ValueError
+    that names the file."""
+    try:
+        yield
+    except Newer:
+        raise
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        decoding = isinstance(error, UnicodeError | json.JSONDecodeError)
+        raise ValueError(f"{path}{' is damaged' if decoding else ''}: {error}") from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, Error) as error:
+        lacks = f"something in it has no {error}" if isinstance(error, KeyError) else str(error)
+        lines = lacks.splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} is damaged: {lines[0]}") from error
+
+
 def read_json(path: Path) -> Any:
     """Read JSON of ours. Raises ValueError where it is damaged or of a newer format."""
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    with reading(path):
+        value = json.loads(path.read_bytes())
     if isinstance(value, dict):
         check_format(path, value.get("format", FORMAT))
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The same, of names and values. Raises ValueError where it is something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(value).__name__}, and no names")
     return value
 
 

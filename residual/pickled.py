@@ -7,7 +7,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,13 @@ class ArrayUnpickler(pickle._Unpickler):
 
     What a pickle may call are methods of this reader: it can change no function of numpy or torch.
     """
+
+    def bytearray8(self) -> None:
+        """Bytes as far as there are any: the usual way first makes room for as many as are told."""
+        reader: Any = self
+        reader.append(bytearray(reader.read(int.from_bytes(reader.read(8), "little"))))
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: cast(Any, bytearray8)}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,12 +119,12 @@ class Inert:
     def add(self, value: Any) -> None: ...
 
 
-def load(file: IO[bytes], encoding: str) -> Any:
+def load(raw: bytes, encoding: str) -> Any:
     """What a pickle holds, with the text of Python 2 in this encoding ("bytes" keeps it as it is).
 
     Raises pickle.UnpicklingError where it would run code, and for damage whatever comes of it.
     """
-    return ArrayUnpickler(file, encoding=encoding).load()
+    return ArrayUnpickler(io.BytesIO(raw), encoding=encoding).load()
 
 
 def load_torch(path: Path) -> Any:

@@ -1,6 +1,5 @@
 """What devkit.py claims: the lists of ImageNet say the same whoever wrote them."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -51,4 +50,4 @@ def test_a_list_that_is_none_is_named_in_a_sentence(tmp_path):
     for number in ("5", "cat", "-1"):
         text = "\n".join(map(str, TRUTH)) + f"\n{number}\n"
         with pytest.raises(ValueError, match=f"{TRUTH_FILE} is damaged: '{number}' is no number"):
-            devkit(io.BytesIO(meta()), text.encode())
+            devkit(meta(), text.encode())

@@ -1,6 +1,5 @@
 """CIFAR-10 (Krizhevsky, 2009), from either form its author gives out, or fetched."""
 
-import io
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # pixels (n, 3072), labels 
 
 def from_pickle(raw: bytes) -> Batch:
     """The Python form: a pickled dictionary, written by Python 2."""
-    batch = pickled.load(io.BytesIO(raw), encoding="bytes")
+    batch = pickled.load(raw, encoding="bytes")
     return np.asarray(batch[b"data"]), np.array(batch[b"labels"], dtype=np.uint8)
 
 

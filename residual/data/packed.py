@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from residual.data.decode import Damaged, Decoded, Picture, in_part
+from residual.data.decode import Damaged, Decoded, Picture, in_part, naming
 from residual.data.draws import packing_order
 from residual.data.images import Data, fingerprint
 from residual.data.photographs import Photographs
 from residual.data.restarts import Restarting
-from residual.files import check_format, read_json
+from residual.files import check_format, read_json, reading
 
 CONTENTS = "packed.json"  # what lies there, written last: without it nothing is packed
 COPY = " (packed copy)"  # ends the name of a copy with other pixels than its source has
@@ -70,10 +70,11 @@ class Packed:
 
     def image(self, i: int) -> Picture:
         sample = self.sample(i)
-        if sample.get("height"):
-            shape = (int(sample["height"]), int(sample["width"]), 3)
-            return Decoded(np.frombuffer(sample["picture"], np.uint8).reshape(shape))
         name = f"{sample['path']} in {self.remote or self.folder}"
+        if sample.get("height"):
+            with naming(name):
+                shape = (int(sample["height"]), int(sample["width"]), 3)
+                return Decoded(np.frombuffer(sample["picture"], np.uint8).reshape(shape))
         if sample.get("interval"):
             return Restarting(sample["picture"], int(sample["interval"]), name)
         try:
@@ -87,8 +88,11 @@ class Packed:
         if shard not in self.there:
             self.bring(shard)
         reader = self.readers[shard]
-        sample: dict[str, Any] = reader[i - int(self.ends[shard]) + reader.samples]
-        return sample
+        with naming(f"picture {i} of {self.folder / reader.raw_data.basename}"):
+            sample: dict[str, Any] = reader[i - int(self.ends[shard]) + reader.samples]
+            if not isinstance(sample["path"], str) or not isinstance(sample["picture"], bytes):
+                raise ValueError("it has no name or no picture")
+            return sample
 
     def bring(self, shard: int) -> None:
         """See to it that a shard lies whole in the folder. Raises OSError, naming it."""
@@ -148,10 +152,8 @@ def contents(where: str) -> tuple[dict[str, Any], str]:
         with tempfile.TemporaryDirectory() as folder:
             fetch(f"{where.rstrip('/')}/{CONTENTS}", Path(folder) / CONTENTS)
             raw = (Path(folder) / CONTENTS).read_bytes()
-        try:
+        with reading(f"{where}/{CONTENTS}"):
             found = json.loads(raw)
-        except ValueError as error:
-            raise ValueError(f"{where}/{CONTENTS} is damaged: {error}") from error
     if not isinstance(found, dict) or "sets" not in found:
         raise ValueError(f"{where}/{CONTENTS} is damaged: it names no sets")
     check_format(Path(CONTENTS), found.get("format"))
@@ -167,6 +169,12 @@ def open_packed(where: str, root: Path) -> Data:
     """
     need_streaming()
     found, key = contents(where)
+    with reading(f"{where.rstrip('/')}/{CONTENTS}"):
+        return _opened(where, root, found, key)
+
+
+def _opened(where: str, root: Path, found: dict[str, Any], key: str) -> Data:
+    """The same, of contents that were read."""
     remote = where.rstrip("/") if is_remote(where) else ""
     folder = root.expanduser() / "packed" / key[:32] if remote else Path(where).expanduser()
     sets: dict[str, Any] = {}  # of Photographs

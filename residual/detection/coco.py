@@ -13,6 +13,7 @@ from typing import Any
 from residual.data.filenames import is_hidden, is_picture, set_of, shown
 from residual.detection.layouts import PICTURE_FOLDERS, folders
 from residual.detection.validity import Annotated, Box, Split
+from residual.files import reading
 
 ANNOTATIONS, PREFIX = "annotations", "instances_"
 ROBOFLOW = "_annotations.coco.json"  # in the folder of a split, as that service exports it
@@ -116,18 +117,14 @@ def read(folder: Path, split: str) -> Split:
     name, path = file_of(folder, split)
     file, where = path.relative_to(folder).as_posix(), places(folder, split, name, path)
     said = opened(path)
-    try:
+    with reading(path):
         names = names_of(said["categories"])
         boxes = boxes_of(said["annotations"], names)
         pictures = [picture(one, file, where, boxes) for one in said["images"]]
         lost = list(unplaced(file, boxes, {key(one["id"]) for one in said["images"]}))
         roots = above(said["categories"], names, boxes)
-    except KeyError as error:
-        raise ValueError(f"{path} is damaged: something in it has no {error}") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    # Choice: categories of one name are one class; a service that exports them doubles some.
-    every = dict.fromkeys(names[number] for number in sorted(names, key=by_number))
+        # Choice: categories of one name are one class; a service that exports them doubles some.
+        every = dict.fromkeys(names[number] for number in sorted(names, key=by_number))
     notices = [
         f"{file}: the category {shown(root)} has no box and only stands above others: no class"
         for root in roots
@@ -138,10 +135,8 @@ def read(folder: Path, split: str) -> Split:
 
 def opened(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The lists in a file of annotations. Raises ValueError."""
-    try:
+    with reading(path):
         said = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
     for name in LISTS:
         if not isinstance(said, dict) or not isinstance(said.get(name), list):
             raise ValueError(f"{path} holds no boxes in COCO's form: it has no list of {name}")

@@ -10,7 +10,7 @@ import safetensors
 from residual.data.batches import Preprocessing
 from residual.detection.detector import Detector, build, in_one
 from residual.detection.recipe import Recipe, from_json
-from residual.files import read_json
+from residual.files import read_object, reading
 from residual.runs import folder
 from residual.runs.loading import preprocessing_of, read_network
 from residual.training import checkpoint
@@ -40,7 +40,7 @@ def is_detection(path: Path) -> bool:
     if path.is_file():
         return task_in(path) == "detection"
     file = path / "recipe.json"
-    return file.is_file() and read_json(file).get("task") == "detection"
+    return file.is_file() and read_object(file).get("task") == "detection"
 
 
 def task_in(file: Path) -> str:
@@ -48,9 +48,9 @@ def task_in(file: Path) -> str:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             recipe = json.loads((opened.metadata() or {}).get("recipe", "null"))
-    except (safetensors.SafetensorError, OSError, ValueError):
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError):
         return ""
-    return str((recipe or {}).get("task", ""))
+    return str(recipe.get("task", "")) if isinstance(recipe, dict) else ""
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -59,8 +59,9 @@ def recipe_of(run: Path) -> Recipe:
         raise folder.NoRun(f"{run} holds no run: it has no recipe.json")
     if not is_detection(run):
         raise ValueError(f"{run} is the run of a classifier; detectors: residual detect train")
-    values = read_json(run / "recipe.json")
-    return from_json({key: value for key, value in values.items() if key != "format"})
+    values = read_object(run / "recipe.json")
+    with reading(run / "recipe.json"):
+        return from_json({key: value for key, value in values.items() if key != "format"})
 
 
 def load(path: Path | str) -> Trained:
@@ -70,13 +71,16 @@ def load(path: Path | str) -> Trained:
     """
     path = Path(path)
     if not path.is_dir():
-        return trained(*read_network(path))
+        content = read_network(path)
+        with reading(path):
+            return trained(*content)
     recipe_of(path)
     found = folder.newest(path)
     if found is None:
         raise ValueError(f"{path} has no checkpoint yet; go on with: residual resume {path}")
     tensors, header, complaints = found
-    return replace(trained(tensors, header), notices=tuple(complaints))
+    with reading(path):
+        return replace(trained(tensors, header), notices=tuple(complaints))
 
 
 def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:

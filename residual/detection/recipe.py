@@ -1,9 +1,10 @@
 """How a detector is trained and tested: values (Section 4.3, Appendix A and B)."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from residual.training.values import assigned, bounded
+from residual.training.values import from_json as values_from_json
 
 ERROR, SKIP = "error", "skip"  # what is done about a bad box
 UPRIGHT, STORED = "upright", "stored"  # frames of boxes
@@ -190,9 +191,6 @@ def parsed(assignment: str) -> tuple[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
-    """A recipe as it was written. Raises ValueError where it has a field that we do not know."""
-    known = {field.name for field in fields(Recipe)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"a recipe of a detector has no field {', '.join(unknown)}")
-    own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Recipe(**own)
+    """A recipe as it was written. Raises ValueError where it is none that we know."""
+    recipe: Recipe = values_from_json(Recipe, values)
+    return recipe

@@ -31,6 +31,17 @@ class Card:
     classes: tuple[str, ...] | None = None
     variant: str | None = None  # of bottleneck nets, where a file beside the weights says it
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no picture can go through."""
+        sides = [*self.size, 1 if self.shorter is None else self.shorter]
+        if not all(type(side) is int and 0 < side < 2**15 for side in sides):
+            raise ValueError(f"a picture's sides are pixels, not {sides}")
+        numbers = [*self.mean, *self.std]
+        if not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
+            raise ValueError(f"means and divisors are numbers, not {numbers}")
+        if len(numbers) != 6 or min(self.std) <= 0:
+            raise ValueError(f"means and divisors are three each, and these not 0: {numbers}")
+
     def with_view(self, size: int | None, shorter: int | None) -> "Card":
         """Another size, or another shorter side. Raises ValueError where the centre is larger."""
         if size is None and shorter is None:

@@ -42,8 +42,7 @@ def read(path: Path) -> dict[str, Any]:
 
             return dict(load_file(path))
         if path.suffix == ".pkl":
-            with path.open("rb") as file:
-                content = without_momenta(pickled.load(file, encoding="latin1"))
+            content = without_momenta(pickled.load(path.read_bytes(), encoding="latin1"))
         else:
             with warnings.catch_warnings(action="ignore"):  # of old pickles, which concern no user
                 content = pickled.load_torch(path)

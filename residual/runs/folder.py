@@ -6,7 +6,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from residual.files import FORMAT, Newer, json_text, read_json, write_json, write_whole
+from residual.files import (
+    FORMAT,
+    Newer,
+    json_text,
+    read_json,
+    read_object,
+    reading,
+    write_json,
+    write_whole,
+)
 from residual.locks import Held, locked
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
@@ -123,10 +132,11 @@ def check_run(run: Path) -> None:
 def recipe_of(run: Path) -> Recipe:
     """Raises NoRun where the folder holds none."""
     check_run(run)
-    values = read_json(run / "recipe.json")
+    values = read_object(run / "recipe.json")
     if values.get("task") == "detection":
         raise NoRun(f"{run} is the run of a detector; see: residual detect --help")
-    return from_json({key: value for key, value in values.items() if key != "format"})
+    with reading(run / "recipe.json"):
+        return from_json({key: value for key, value in values.items() if key != "format"})
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -174,10 +184,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             if number < len(texts):
                 raise ValueError(f"{path}: line {number} is damaged; it is not JSON") from None
+            break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise ValueError(f"{path}: line {number} is damaged; it tells no step")
+        lines.append(line)
     return lines
 
 

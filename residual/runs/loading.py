@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from residual.data.batches import Preprocessing
-from residual.rivals.networks import build, classifiers, outline
+from residual.files import reading
+from residual.rivals.networks import build, classifiers, outline, specify
 from residual.runs import folder
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
@@ -51,7 +52,8 @@ def load(path: Path | str, *, body: bool = False) -> Trained:
     else:
         complaints = []
         tensors, header = read_network(path)
-    net = trained(tensors, header)
+    with reading(path):
+        net = trained(tensors, header)
     if net.body and not body:
         raise ValueError(
             f"{path} holds the body of {net.network}, without a last layer, and tells no classes "
@@ -72,11 +74,15 @@ def read_network(path: Path) -> tuple[checkpoint.Tensors, dict[str, Any]]:
 def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     """What the content of a checkpoint is. Raises ValueError where the parts do not fit."""
     classes, body = header["classes"], header.get("body", False)
+    if specify(header["network"]).depth > len(tensors):
+        raise ValueError(f"the weights do not fit the network: {header['network']} has more layers")
     if body:
         shapes = outline(header["network"]).state_dict()
         last = {name: torch.zeros(shapes[name].shape) for name in classifiers(header["network"])}
         tensors = tensors | {f"net.{name}": tensor for name, tensor in last.items()}
-    net = build(header["network"], len(classes) if classes else scores_of(tensors, header))
+    scores = len(classes) if classes else scores_of(tensors, header)
+    check_shapes(tensors, header["network"], scores)
+    net = build(header["network"], scores)
     checkpoint.load_weights(net, tensors)
     return Trained(
         net=net.eval(),
@@ -90,6 +96,19 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     )
 
 
+def check_shapes(tensors: checkpoint.Tensors, network: str, classes: int) -> None:
+    """Raises ValueError where weights are not those of a network, before it is made: its name, or
+    the number of classes, may ask for any amount of memory."""
+    for name, tensor in outline(network, classes).state_dict().items():
+        own = tensors.get(f"net.{name}")
+        if own is None or own.shape != tensor.shape:
+            has = "none" if own is None else str(tuple(own.shape))
+            raise ValueError(
+                f"the weights do not fit the network: {name} is {tuple(tensor.shape)} in {network} "
+                f"of {classes:,} classes, and here is {has}"
+            )
+
+
 def scores_of(tensors: checkpoint.Tensors, header: dict[str, Any]) -> int:
     """How many classes weights without names tell apart."""
     *_, last = outline(header["network"]).state_dict()
@@ -99,6 +118,9 @@ def scores_of(tensors: checkpoint.Tensors, header: dict[str, Any]) -> int:
 def preprocessing_of(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Preprocessing:
     """The part of a checkpoint that says how an image becomes an input."""
     height, width = header["size"]
+    sides = [height, width, header.get("shorter") or 1]
+    if not all(type(side) is int and 0 < side < 2**15 for side in sides):
+        raise ValueError(f"a picture's sides are pixels, not {sides}")
     mean, std = tensors["preprocessing.mean"], tensors["preprocessing.std"]
     whitening = tensors.get("preprocessing.whitening")
     contrast = header.get("contrast", False)

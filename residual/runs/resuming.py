@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from residual.data.filenames import shown
 from residual.data.packed import is_packed
-from residual.files import read_json, write_json
+from residual.files import read_object, write_json
 from residual.runs import folder
 from residual.runs.results import versions
 from residual.world import Setting, hardware
@@ -22,8 +22,7 @@ def known_of(run: Path) -> dict[str, Any]:
     """What a run remembers of its surroundings. Raises NoRun and ValueError."""
     if not (run / "recipe.json").exists():
         folder.recipe_of(run)  # which says what is not there
-    known: dict[str, Any] = read_json(run / "environment.json")
-    return known
+    return read_object(run / "environment.json")
 
 
 def differences(known: dict[str, Any], how: Setting) -> list[str]:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from residual.files import FORMAT, check_format, json_text, write_whole
+from residual.files import FORMAT, check_format, json_text, reading, write_whole
 from residual.finite import check_finite
 
 Tensors = dict[str, Tensor]
@@ -75,6 +75,14 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"{path} is damaged or is no safetensors file: {error}; "
             f"weights of other programs come in by `residual convert`"
         ) from error
+    with reading(path):
+        return _content(path, tensors, strings)
+
+
+def _content(
+    path: Path, tensors: Tensors, strings: dict[str, str]
+) -> tuple[Tensors, dict[str, Any]]:
+    """The same, of a file that was read."""
     if "checksum" not in strings:
         if json.loads(strings.get("weights_sha256", "null")) == weights_sha256(tensors):
             return _taken_back(path, tensors, strings)

@@ -1,11 +1,12 @@
 """An experiment is a value: how a network is trained (Sec. 3.4 and 4.2)."""
 
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from residual.training.averaging import decay_of_update
 from residual.training.schedule import cosine
 from residual.training.values import assigned, bounded, in_text
+from residual.training.values import from_json as values_from_json
 
 CROP = 224  # pixels on a side of the paper's crops of photographs (Sec. 3.4)
 
@@ -296,14 +297,8 @@ def parsed(assignment: str) -> tuple[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
-    """A recipe as it was written. Raises ValueError where it has a field that we do not know."""
+    """A recipe as it was written. Raises ValueError where it is none that we know."""
     if "test_size" not in values:  # before there was a choice, a test was of 224 pixels
         values = values | {"test_size": CROP if values.get("size") else 0}
-    known = {field.name for field in fields(Recipe)}
-    required = {field.name for field in fields(Recipe) if field.default is MISSING}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"a recipe has no field {', '.join(unknown)}")
-    if absent := sorted(required - values.keys()):
-        raise ValueError(f"a recipe needs {', '.join(absent)}")
-    frozen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Recipe(**frozen)
+    recipe: Recipe = values_from_json(Recipe, values)
+    return recipe

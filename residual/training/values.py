@@ -1,8 +1,8 @@
 """What all recipes have in common: fields with bounds, read from words and written as JSON."""
 
 import json
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import MISSING, asdict, fields
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 def bounded(recipe: Any, least: dict[str, float], choices: dict[str, tuple[str, ...]]) -> None:
@@ -40,6 +40,35 @@ def value_like(text: str, like: Any) -> Any:
     if isinstance(like[-1], float):  # warm-up: so many steps, at this rate
         return tuple(type(a)(b) for a, b in zip(like, text.split(","), strict=True))
     return tuple(int(part) for part in text.split(",") if part)
+
+
+def from_json(kind: Any, values: dict[str, Any]) -> Any:
+    """A recipe as it was written. Raises ValueError for a field that it has not, or of another
+    type."""
+    types = get_type_hints(kind)
+    if unknown := sorted(values.keys() - types.keys()):
+        raise ValueError(f"a recipe has no field {', '.join(unknown)}")
+    required = {field.name for field in fields(kind) if field.default is MISSING}
+    if absent := sorted(required - values.keys()):
+        raise ValueError(f"a recipe needs {', '.join(absent)}")
+    own = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    for name, value in own.items():
+        if not is_a(value, types[name]):
+            raise ValueError(f"{name} of a recipe is no {value!r:.60}")
+    return kind(**own)
+
+
+def is_a(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field: a whole number is a float, too, and no truth is."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if kinds[-1] is ...:
+            kinds = kinds[:1] * len(value) if isinstance(value, tuple) else ()
+        same = isinstance(value, tuple) and len(value) == len(kinds)
+        return same and all(map(is_a, value, kinds))
+    if kind is float and isinstance(value, int):
+        kind = int if abs(value) < 2**53 else float
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def in_text(value: Any) -> str:
