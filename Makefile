@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cloud endurance check format results clean
+.PHONY: demo test test-cloud endurance fuzz check format results clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,9 @@ test-cloud: .venv-cloud/installed  ## the tests of packed data in an object stor
 
 endurance: .venv-cloud/installed  ## a hundred interruptions of every kind of job; minutes
 	.venv-cloud/bin/python -m tests.endurance --keep results/benchmarks/endurance.json
+
+fuzz: .venv/installed  ## the readers of foreign files, on other damage each time: half an hour
+	RESIDUAL_FUZZ=$(or $(EXAMPLES),5000) $(BIN)/pytest -n 2 tests/test_fuzz.py
 
 check: .venv/installed  ## lint, format and types; writes nothing
 	$(BIN)/ruff check --no-cache .
