@@ -122,9 +122,9 @@ def test_what_is_worse_than_a_bad_box_is_always_refused(tmp_path):
         (
             "annotations",
             {"image_id": [1]},
-            r"is damaged: an id is a whole number or a text, not \[1\]",
+            r"instances_train2017\.json: an id is a whole number or a text, not \[1\]",
         ),
-        ("categories", {"id": True}, "is damaged: an id is a whole number or a text, not True"),
+        ("categories", {"id": True}, r"\.json: an id is a whole number or a text, not True"),
     ):
         place = tmp_path / f"{name} {next(iter(values))}"
         with pytest.raises((ValueError, FileNotFoundError), match=why):
