@@ -12,7 +12,7 @@ CURVE = True
 KEY = "error_top1"
 SHALLOW, DEEP = 20, 32
 SEEDS = (0, 1, 2)
-STEPS = 400
+STEPS = 200
 
 
 def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> list[Recipe]:
