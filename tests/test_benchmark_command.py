@@ -9,9 +9,15 @@ from residual.runs.training import recipe_for
 def test_each_setting_worth_a_trial_is_measured_in_training(command):
     answer = command("benchmark", "train", "resnet8", "--threads", 1, "--json")
     assert answer.status == 0, answer.err
-    settings = [(row["precision"], row["channels_last"]) for row in answer.json["settings"]]
-    assert settings == [("float32", True), ("float32", False), ("bf16", True)]
-    assert answer.json["taken"] in ("float32, channels_last", "float32", "bf16, channels_last")
+    rows = answer.json["settings"]
+    settings = [(row["precision"], row["threads"], row["channels_last"]) for row in rows]
+    assert settings == [("float32", 1, True), ("float32", 1, False), ("bf16", 1, True)]
+    taken = (
+        "float32, 1 thread, channels_last",
+        "float32, 1 thread",
+        "bf16, 1 thread, channels_last",
+    )
+    assert answer.json["taken"] in taken
     speeds = [row["images_per_second"] for row in answer.json["settings"]]
     recipe = recipe_for("resnet8", "cifar10")
     taken = recipe.steps * recipe.batch / answer.json["days"] / 86_400
