@@ -86,7 +86,14 @@ def train(
 
     Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
     """
-    from residual.detection.running import begin, check, from_weights, load, with_splits
+    from residual.detection.running import (
+        begin,
+        check,
+        check_effects,
+        from_weights,
+        load,
+        with_splits,
+    )  # fmt: skip
     from residual.detection.scenes import form
 
     sort = form(data)
@@ -105,6 +112,7 @@ def train(
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
         check(chosen, how)
+        check_effects(chosen, recipe_of(network, recipe, sort, steps, seed, []))
         own = world.first(lambda: new_run(out, chosen))
         pictures = load(data, chosen)
         if (chosen.train_split, chosen.test_split) != usual and world.rank == 0:

@@ -108,6 +108,7 @@ def train(
     residual train fitnet19 --data cifar10 --recipe fitnet-distilled --teacher TEACHER --weights
     HINT.
     """
+    from residual.runs.checks import check_effects
     from residual.runs.teaching import check, teacher_in, with_teacher
     from residual.runs.training import found_again, from_weights
     from residual.world import setting_before_trial
@@ -115,7 +116,8 @@ def train(
     name = data or "digits"
     assignments = [f"balance={balance}"] if balance else []
     assignments += [f"bad_images={bad_images}"] if bad_images else []
-    chosen = recipe_of(network, name, recipe, steps, seed, [*assignments, *(set_ or [])])
+    usual = usual_recipe(network, name, recipe, steps)
+    chosen = recipe_of(usual, seed, [*assignments, *(set_ or [])])
     with together() as world:
         beginning = world.first(lambda: beginning_of(weights, root))
         if beginning is not None:
@@ -126,6 +128,7 @@ def train(
             how = setting_before_trial(device, threads, precision, deterministic)
         own = world.first(lambda: new_run(out, chosen))
         pictures = pictures_for(chosen, name, root, workers)
+        check_effects(chosen, usual, pictures)
         where = found_again(name, root)
         if teacher and expert:
             check(expert, chosen, pictures.classes)
@@ -181,18 +184,22 @@ def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data
     return loaded(name, root, size, workers, whole)
 
 
-def recipe_of(
-    network: str, data: str, name: str, steps: int | None, seed: int, assignments: list[str]
-) -> "Recipe":
-    """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
+def usual_recipe(network: str, data: str, name: str, steps: int | None) -> "Recipe":
+    """The recipe before fields of it are set. What it cannot mean is a wrong command line."""
     from residual.runs.training import recipe_for
-    from residual.training.recipe import changed, check_average, parsed, with_steps
+    from residual.training.recipe import with_steps
 
     with wrong_usage():
         recipe = recipe_for(network, data, name)
-        if steps is not None:
-            recipe = with_steps(recipe, steps)
-        recipe = changed(recipe, {"seed": seed} | dict(map(parsed, assignments)))
+        return recipe if steps is None else with_steps(recipe, steps)
+
+
+def recipe_of(usual: "Recipe", seed: int, assignments: list[str]) -> "Recipe":
+    """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
+    from residual.training.recipe import changed, check_average, parsed
+
+    with wrong_usage():
+        recipe = changed(usual, {"seed": seed} | dict(map(parsed, assignments)))
         check_average(recipe)
         return recipe
 

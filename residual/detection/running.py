@@ -27,7 +27,7 @@ from residual.runs.results import versions
 from residual.runs.resuming import exact, same_data
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
-from residual.training.values import to_json
+from residual.training.values import refuse_idle, to_json
 from residual.world import Setting, hardware, here
 
 Beginning = Trained | Detecting  # a network's weights, or a detector's
@@ -102,6 +102,16 @@ def check(recipe: Recipe, how: Setting) -> None:
             "the alternating schedule has drops of its own, no warm-up, and at least 6 steps; say "
             "--set drops= --set warmup=0,0.001"
         )
+    if recipe.shorter > recipe.longest:
+        raise ValueError(
+            f"shorter={recipe.shorter} is more than longest={recipe.longest}, the most pixels that "
+            f"the longer side may have"
+        )
+    if recipe.background >= 0.5:
+        raise ValueError(
+            f"background is below 0.5, the overlap from which on a region is an object's, not "
+            f"{recipe.background}"
+        )
     if recipe.batch % how.processes:
         raise ValueError(
             f"{how.processes} processes cannot share a batch of {recipe.batch} pictures equally; "
@@ -118,6 +128,19 @@ def check(recipe: Recipe, how: Setting) -> None:
             f"RoI pooling has no deterministic kernel on {device}; say --set pooling=align, or "
             f"leave out --deterministic"
         )
+
+
+def check_effects(recipe: Recipe, usual: Recipe) -> None:
+    """Raises ValueError for a field that was set and that changes nothing."""
+    own = recipe.schedule == "alternating"
+    drops = any(drop < recipe.steps for drop in recipe.drops)
+    norms = specify(recipe.network).family != "rival"
+    acting = {
+        "drops": (drops or own, f"the rate drops within the {recipe.steps:,} steps"),
+        "factor": (drops or own, "the rate never drops by it"),
+        "norm": (norms, f"{recipe.network} has no batch normalization to replace"),
+    }
+    refuse_idle(recipe, usual, acting)
 
 
 def begin(

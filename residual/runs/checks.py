@@ -1,12 +1,17 @@
 """What a training refuses before it begins: recipes that do not go with data or network."""
 
+from torch import nn
+
 from residual.data.filenames import shown
 from residual.data.images import Data, held_out
 from residual.data.photographs import Photographs
-from residual.rivals.networks import check_input, specify
+from residual.nets.cost import HEADS
+from residual.rivals.networks import check_input, classifiers, outline, specify
 from residual.runs.supply import crop_size, test_size
 from residual.training.recipe import CROP, Recipe
-from residual.training.values import in_text
+from residual.training.values import in_text, refuse_idle
+
+IN_MEMORY = ("digits", "CIFAR-10")  # data that are no folder of pictures
 
 
 def check(recipe: Recipe, data: Data) -> None:
@@ -60,3 +65,98 @@ def check_sizes(recipe: Recipe) -> None:
         )
     check_input(recipe.network, size, training=True)
     check_input(recipe.network, test)
+
+
+def check_effects(recipe: Recipe, usual: Recipe, data: Data) -> None:
+    """Raises ValueError for a field that differs from the usual recipe's and that changes nothing
+    on this data, with this network."""
+    refuse_idle(recipe, usual, acting(recipe, data))
+    if recipe.average[0] and recipe.patience and recipe.schedule != "plateau":
+        raise ValueError(
+            "average and patience both say which weights a training ends with; choose average=0,0 "
+            "or patience=0"
+        )
+
+
+def acting(recipe: Recipe, data: Data) -> dict[str, tuple[bool, str]]:
+    """Of every field that does not always count, whether it does here, and why not."""
+    return of_learning(recipe) | of_pictures(recipe, data)
+
+
+def of_learning(recipe: Recipe) -> dict[str, tuple[bool, str]]:
+    """Fields that depend on the network and on other fields."""
+    network, batch_norm = recipe.network, has_batch_norm(recipe.network)
+    scored = any(name.startswith(HEADS) for name in classifiers(network))
+    counted = scored and recipe.auxiliary > 0
+    labels, answers = recipe.lesson != "hint", recipe.lesson == "distillation"
+    linear, sgd = recipe.schedule == "linear", recipe.optimizer != "rmsprop"
+    drops = recipe.schedule == "drops" and any(drop < recipe.steps for drop in recipe.drops)
+    no_labels, no_norm = "a hint is learnt, and no labels", f"{network} has no batch normalization"
+    no_heads = f"{network} has no further classifiers in training"
+    heads = no_heads if not scored else "the further classifiers count nothing with auxiliary=0"
+    return {
+        "guidance": (answers, "only the lesson distillation has guidance"),
+        "temperature": (answers, "only the lesson distillation has a temperature"),
+        "drops": (
+            drops or linear,
+            f"the rate drops by the schedules drops and linear, before step {recipe.steps:,}",
+        ),
+        "factor": (drops or linear or recipe.schedule == "plateau", "the rate never drops by it"),
+        "warmup": (not linear or recipe.average[0] > 0, "the schedule linear has no warm-up"),
+        "momentum": (sgd, "rmsprop has no momentum"),
+        "momentum_rise": (sgd, "rmsprop has no momentum"),
+        "heads_rate": (counted or not labels, heads),
+        "last_decay": (recipe.weight_decay > 0, "it is a share of the weight decay, which is 0"),
+        "loss": (labels, no_labels),
+        "smoothing": (labels, no_labels),
+        "balance": (labels or recipe.balance != "weights", no_labels),
+        "auxiliary": (scored and labels, no_heads if labels else no_labels),
+        "auxiliary_steps": (counted and labels, heads if labels else no_labels),
+        "frozen": (batch_norm, no_norm),
+        "true_statistics": (batch_norm, no_norm),
+        "block": (recipe.balance != "sampler", "balance=sampler has an order of its own"),
+    }
+
+
+def of_pictures(recipe: Recipe, data: Data) -> dict[str, tuple[bool, str]]:
+    """Fields that depend on the pictures."""
+    photographs, own = isinstance(data.train, Photographs), not recipe.start
+    small = "it is for photographs, and these are small pictures"
+    given = "pictures go through what those of the weights go through"
+    one = "a norm group of one picture has no other to mix it with"
+    large = (photographs, small)
+    mixing = (photographs and recipe.norm_group > 1, one if photographs else small)
+    return {
+        "split": (
+            None in (data.val, data.test) or recipe.patience > 0,
+            f"{data.name} has a val set and a test set of its own",
+        ),
+        "padding": (not photographs, "photographs are cut, and not padded"),
+        "size": large,
+        "test_size": large,
+        "shorter": large,
+        "scales": (
+            photographs and recipe.crop == "scale",
+            "only crop=scale draws shorter sides" if photographs else small,
+        ),
+        "mean": (photographs and own, given if photographs else small),
+        "contrast": (
+            not photographs and own,
+            "it is for small pictures, and these are photographs" if photographs else given,
+        ),
+        "colour": large,
+        "trivial": large,
+        "erasing": large,
+        "mixup": mixing,
+        "cutmix": mixing,
+        "bad_images": (
+            data.name not in IN_MEMORY,
+            f"{data.name} has no files that could be damaged",
+        ),
+    }
+
+
+def has_batch_norm(network: str) -> bool:
+    if specify(network).family != "rival":
+        return True
+    return any(isinstance(each, nn.BatchNorm2d) for each in outline(network, 2).modules())

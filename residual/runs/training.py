@@ -17,7 +17,7 @@ from residual.rivals import recipes
 from residual.rivals.networks import build, classifiers, specify
 from residual.rivals.recipes import recipe_of
 from residual.runs import folder
-from residual.runs.checks import check
+from residual.runs.checks import check, check_effects
 from residual.runs.loading import Trained, with_preprocessing
 from residual.runs.loading import load as loaded_weights
 from residual.runs.moments import Moment, Watch
@@ -49,6 +49,13 @@ def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
     if name not in known:
         raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(known)}")
     return replace(known[name], network=spec.name)
+
+
+def nearest(recipe: Recipe) -> Recipe:
+    """The named recipe, for the same network, from which a recipe differs in the fewest fields."""
+    named = [replace(each, network=recipe.network) for each in (RECIPES | recipes.RECIPES).values()]
+    own = to_json(recipe).items()
+    return min(named, key=lambda each: sum(to_json(each)[key] != value for key, value in own))
 
 
 def takes_photographs(network: str) -> bool:
@@ -142,9 +149,11 @@ def train(
     The run is kept in `out`, by default runs/<network>-<n>. Raises ValueError and OSError, in a
     sentence, for a network, a field or data that there is not.
     """
-    recipe = recipe or recipe_for(network, data)
+    usual = nearest(recipe) if recipe else recipe_for(network, data)
+    recipe = recipe or usual
     if "steps" in changes:
-        recipe = with_steps(recipe, changes.pop("steps"))
+        steps = changes.pop("steps")
+        recipe, usual = with_steps(recipe, steps), with_steps(usual, steps)
     if unknown := sorted(changes.keys() - to_json(recipe).keys()):
         raise ValueError(
             f"no field {unknown[0]!r} in a recipe; it has {', '.join(to_json(recipe))}"
@@ -155,6 +164,7 @@ def train(
         recipe = from_weights(recipe, beginning)
     size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
     loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
+    check_effects(recipe, usual, loaded)
     where = found_again(data, DEFAULT_ROOT)
     own, how = Path(out) if out else None, how or setting_before_trial()
     run = begin(own, recipe, loaded, where, how, False, beginning)

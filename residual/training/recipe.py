@@ -88,6 +88,8 @@ class Recipe:
                 f"a temperature is above 0, and guidance at least 0, not {self.temperature} and "
                 f"{in_text(self.guidance)}"
             )
+        if self.optimizer == "nesterov" and not self.momentum:
+            raise ValueError("the optimizer nesterov needs a momentum above 0")
         if self.schedule == "linear" and not self.drops:
             raise ValueError("the schedule linear ends at the first of drops, and there is none")
         if self.loss == "squared-hinge" and (self.smoothing or self.mixup or self.cutmix):

@@ -15,6 +15,17 @@ def bounded(recipe: Any, least: dict[str, float], choices: dict[str, tuple[str, 
             raise ValueError(f"{name} is {' or '.join(words)}, not {getattr(recipe, name)!r}")
 
 
+def refuse_idle(recipe: Any, usual: Any, acting: dict[str, tuple[bool, str]]) -> None:
+    """Raises ValueError for a field that was set to another value than the usual recipe has, and
+    that changes nothing. `acting` says of fields whether they do anything here, and why not."""
+    plain = {field.name: field.default for field in fields(recipe)}
+    for name, (acts, why) in acting.items():
+        value = getattr(recipe, name)
+        off = isinstance(value, tuple) and not any(value[:1])  # as 0,0.9: for none of the steps
+        if not acts and value not in (getattr(usual, name), plain[name]) and not off:
+            raise ValueError(f"{name}={in_text(value)} would change nothing here: {why}")
+
+
 def assigned(kind: Any, assignment: str, fixed: set[str]) -> tuple[str, Any]:
     """The same for any kind of recipe, of which some fields are not set like this."""
     name, equals, text = assignment.partition("=")
