@@ -134,12 +134,15 @@ def load_torch(path: Path) -> Any:
     its file, and for damage whatever comes of it.
     """
     file: Path | io.BytesIO = path
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+    with path.open("rb") as opened:
+        is_archive = opened.read(4) == b"PK\x03\x04"  # as torch decides it
+    if is_archive:
+        # By torch's own reader: Python's can find other entries in the same bytes.
+        if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
             raise pickle.UnpicklingError("it is a program of torch.jit")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
             raise pickle.UnpicklingError("it is compressed, which torch.save does not do")
     else:
         # From memory, since torch unpacks files of another, still older kind onto the disk.

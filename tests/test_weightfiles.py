@@ -107,12 +107,15 @@ def test_a_whole_network_saved_as_an_object_is_refused_with_what_to_save(tmp_pat
 
 def test_a_program_of_torch_jit_and_a_compressed_archive_are_no_weights(tmp_path):
     torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(tmp_path / "jit.pt")
+    # Python's zipfile takes this for no archive at all, and torch for the same one.
+    hidden = (tmp_path / "jit.pt").read_bytes() + b"PK\x05\x06"
+    (tmp_path / "hidden.pt").write_bytes(hidden)
     torch.save({"w": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
     bomb = zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain, bomb:
         for name in plain.namelist():
             bomb.writestr(name, plain.read(name))
-    for name in ("jit.pt", "bomb.pt"):
+    for name in ("jit.pt", "hidden.pt", "bomb.pt"):
         with pytest.raises(ValueError, match="holds no weights that can be read without"):
             read(tmp_path / name)
 
