@@ -108,6 +108,7 @@ def test_boxes_beside_pictures_are_recognised_with_the_command_for_them(
     why = refusal(path)
     assert f"boxes in {form}'s form, such as 0.{suffix}" in why
     assert "residual detect train" in why
+    assert ("convert them to COCO's or PASCAL VOC's" in why) == (form == "YOLO")
 
 
 @pytest.mark.parametrize(("text", "suffix", "form"), BOXES)

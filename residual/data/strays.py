@@ -20,7 +20,6 @@ START = 1 << 20  # bytes of a file that are searched for boxes
 SOME = 3  # files of a folder, at most, that are searched for boxes
 MOST = 5  # kinds of files, at most, that are named
 YOLO = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}", re.IGNORECASE)
-DETECT = "learn from boxes with: residual detect train NETWORK --data FOLDER"
 
 
 @dataclass
@@ -55,7 +54,7 @@ class LeftOut:
         yield f"left out of {shown(folder.name)}: {', '.join(kinds)}{others}"
         for path in self.first.values():
             if form := form_of(folder / path):
-                yield f"{shown(path)} holds boxes in {form}'s form; {DETECT}"
+                yield f"{shown(path)} holds boxes in {form}'s form; {advice(form)}"
                 return
 
 
@@ -78,6 +77,12 @@ def form_of(file: Path) -> str:
     return "PASCAL VOC" if b"<annotation" in start else ""
 
 
+def advice(form: str) -> str:
+    """How to learn from boxes of a form. Those of YOLO are not read."""
+    first = "convert them to COCO's or PASCAL VOC's and " if form == "YOLO" else ""
+    return f"{first}learn from boxes with: residual detect train NETWORK --data FOLDER"
+
+
 def boxes_said(folder: Path) -> str:
     """The end of a sentence that names boxes in a folder and the command for them; or nothing."""
     for root, folders, files in os.walk(folder):
@@ -86,7 +91,7 @@ def boxes_said(folder: Path) -> str:
         for _, name in zip(range(SOME), others, strict=False):
             if form := form_of(Path(root, name)):
                 path = Path(root, name).relative_to(folder)
-                return f"; it holds boxes in {form}'s form, such as {shown(path)}: {DETECT}"
+                return f"; it holds boxes in {form}'s form, such as {shown(path)}: {advice(form)}"
     return ""
 
 
