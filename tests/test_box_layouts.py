@@ -91,6 +91,24 @@ def cvat_voc(folder: Path) -> None:
     split(folder, "default", *map(str, range(10)))
 
 
+def coco_tested(folder: Path) -> None:
+    for name in ("train", "val", "test"):
+        coco_split(folder / "annotations" / f"{name}.json", folder / name, instances())
+
+
+def same_sets(folder: Path) -> None:
+    for name in ("train", "val"):
+        coco_split(folder / f"custom_{name}.json", folder / "images" / f"{name}2017", instances())
+
+
+def fiftyone(folder: Path) -> None:
+    beside(folder, *map(str, range(10)), annotations="labels", pictures="data")
+
+
+def one_year(folder: Path) -> None:
+    voc_year(folder / "VOC2007")
+
+
 def labelimg(folder: Path) -> None:
     beside(folder, *map(str, range(10)))
     (folder / "classes.txt").write_text("cat\ndog\n")
@@ -124,9 +142,13 @@ EXPORTS: dict[Made, tuple[str, str, str, int]] = {
     roboflow_voc: ("voc", "train", "test", 2),
     detr: ("coco", "custom_train", "custom_val", 3),
     json_beside: ("coco", "train", "val", 3),
+    coco_tested: ("coco", "train", "test", 3),
+    same_sets: ("coco", "custom_train", "custom_val", 3),
     cvat_coco: ("coco", "default:train", "default:test", 8),
     cvat_sets: ("coco", "Train", "Validation", 3),
     cvat_voc: ("voc", "default:train", "default:test", 8),
+    one_year: ("voc", "trainval", "test", 2),
+    fiftyone: ("voc", "all:train", "all:test", 8),
     labelimg: ("voc", "all:train", "all:test", 8),
     annots: ("voc", "all:train", "all:test", 8),
     nested: ("voc", "train", "val", 2),
@@ -263,6 +285,15 @@ def test_a_list_that_names_a_picture_in_two_ways_names_it_twice(tmp_path):
     add(tmp_path, "1", CAT)
     split(tmp_path, "train", "1", "1.jpg")
     with pytest.raises(ValueError, match="has the picture 1 more than once"):
+        scenes.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("line", ["/home/me/7.jpg", "../7", "C:\\me\\7.xml 1", "/"])
+def test_a_line_that_names_no_picture_is_refused_with_the_folder_that_lacks_it(line, tmp_path):
+    add(tmp_path, "1", CAT)
+    split(tmp_path, "train", "1", line)
+    name = "" if line == "/" else "7"
+    with pytest.raises(FileNotFoundError, match=f"no annotation {tmp_path}/Annotations/{name}.xml"):
         scenes.load(tmp_path, "train")
 
 

@@ -87,10 +87,12 @@ def of_a_year(split: str, name: str) -> bool:
 def places(folder: Path, split: str, name: str, file: Path) -> list[Path]:
     """The folders in which the pictures of a split may lie, the likeliest first."""
     years = f"{glob.escape(split)}20[0-9][0-9]"
-    general = [one for one in folders(folder) if one.name.lower() in (*PICTURE_FOLDERS, "data")]
+    general = [one for one in folders(folder) if one.name.lower() in PICTURE_FOLDERS]
     found = [folder / name, folder / split]
     found += [one / own for one in general for own in (name, split)]
-    found += [*general, *sorted(folder.glob(years)), *of_the_same_set(folder, name), file.parent]
+    found += [*general, *sorted(folder.glob(years))]
+    found += [one for beside in (folder, *general) for one in of_the_same_set(beside, name)]
+    found.append(file.parent)
     return [place for place in dict.fromkeys([*found, folder]) if place.is_dir()]
 
 

@@ -12,11 +12,9 @@ from residual.data.filenames import EVERY_SUFFIX, is_hidden, is_picture, lines_i
 ANNOTATIONS, LISTS, PICTURES = "Annotations", "ImageSets/Main", "JPEGImages"
 # As other tools call them, in any case, the likeliest first.
 ANNOTATION_FOLDERS = ("annotations", "annotation", "annots", "xmls", "xml", "labels", "label")
-PICTURE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos")
+PICTURE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos", "data")
 ALL = "all"  # the one split of pictures without lists
-OF_A_CLASS = re.compile(
-    r"(\S.*?)\s+(-1|0|1)"
-)  # a line of a list that says which pictures have a cat
+OF_A_CLASS = re.compile(r"(\S.*?)\s+(-1|0|1)")  # a line: which pictures have a cat
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ def part(path: Path, said: Mapping[str, Split], split: str) -> Split:
         raise ValueError(f"a split is divided into {' and '.join(PARTS)}, not {which!r}")
     if whole not in said and form(path) == "coco":
         whole = coco.file_of(path, whole)[0]  # train2017 for train
+    elif whole not in said and voc.years(path):
+        whole = next((one for one in said if one[2:] == whole), whole)  # 07test for test
     if whole not in said:
         raise ValueError(f"{path} has no split {whole!r}; it has {names(list(said))}")
     return part_of(f"{path} {whole}", said[whole], which) if colon else said[whole]
@@ -111,20 +113,22 @@ def form(path: Path) -> str:
 def usual_splits(path: Path, train: str, test: str) -> tuple[str, str]:
     """The splits that a folder has in place of the usual ones: to learn from, to be tested on.
 
-    What is no usual name is left as it is. A folder without any is divided once. Raises ValueError,
-    naming the options that help, where it cannot be told which is which.
+    What is no usual name is left as it is. A test set goes before a validation set, and a folder
+    without sets is divided once. Raises ValueError, naming the options that help, where it cannot
+    be told which is which.
     """
     sort = form(path)
     whole = voc.years(path) if sort == "voc" else {}
     if (train, test) not in USUAL.values() or whole:
-        return train, test
-    if has_split(path, train) and has_split(path, test):
         return train, test
     there = splits(path)
     sets = {
         name: [one for one in there if coco.meaning(one) == name]
         for name in ("train", "val", "test")
     }
+    is_better = test == "val" and sets["test"]
+    if has_split(path, train) and has_split(path, test) and not is_better:
+        return train, test
     if not there or not any(sets.values()):
         return divided(path, there)
     trains, tests = sets["train"], sets["test"] or sets["val"]

@@ -143,9 +143,9 @@ class Contents:
 
     def meant(self, line: str) -> str:
         """The name of the picture that a line of a list means."""
-        names = list(layouts.candidates(line))
+        names = ["", *layouts.candidates(line)]
         fits = (name for name in names if name in self.annotations or name in self.pictures)
-        return next(fits, line)
+        return next(fits, names[-1])  # which is never a path of another machine
 
 
 def annotated(folder: Path, member: Member, there: Contents) -> Annotated:
