@@ -1,5 +1,6 @@
 """A lock file: what it protects, one process at a time writes, on whatever machine it runs."""
 
+import errno
 import json
 import os
 import socket
@@ -78,8 +79,10 @@ def same_file(descriptor: int, path: Path) -> bool:
     """Whether an open file still has this name, and was not removed or replaced meanwhile."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+    except OSError as error:  # NFS calls a file stale that another machine has removed
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            return False
+        raise
 
 
 def _acquire(file: Path) -> int | None:
@@ -106,6 +109,8 @@ def _acquire(file: Path) -> int | None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     except OSError as error:
+        with suppress(OSError):
+            file.unlink()  # an empty lock would be taken for that of another machine
         os.close(descriptor)
         raise OSError(f"cannot write {file}: {error.strerror}") from error
     return descriptor

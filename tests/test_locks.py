@@ -1,5 +1,6 @@
 """What locks.py claims, by real processes: one writes at a time, and the dead hold nothing."""
 
+import errno
 import json
 import math
 import os
@@ -152,6 +153,32 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
         pass
     with pytest.raises(FileNotFoundError), locked(tmp_path / "none" / "lock", "it"):
         pass
+
+
+def test_a_lock_that_a_full_disk_refuses_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lock = tmp_path / "lock"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        said = f"cannot write {lock}: No space left on device"
+        with pytest.raises(OSError, match=said), locked(lock, "it"):
+            pass
+    assert not lock.exists()
+    with locked(lock, "it", 0):
+        pass
+
+
+def test_a_lock_that_another_machine_removed_is_no_longer_the_same_file(tmp_path, monkeypatch):
+    def stale(_: int) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    (tmp_path / "lock").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", stale)
+        same = locks.same_file(0, tmp_path / "lock")
+    assert not same
 
 
 def write(file: Path, number: int) -> None:
