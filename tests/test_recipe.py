@@ -96,7 +96,8 @@ def test_the_full_budget_averages_as_published_to_the_last_bit(recipe):
     [
         ({"steps": 2_000, "average": (10, 0.9999)}, "98 % of the averaged weights would be those"),
         ({"steps": 20, "average": (32, 0.5)}, "100 % of the averaged weights"),
-        ({"steps": 20, "warmup": (20, 0.1), "average": (1, 0.5)}, "100 % of the averaged weights"),
+        ({"steps": 9, "warmup": (20, 0.1), "average": (10, 0.5)}, "100 % of the averaged weights"),
+        ({"steps": 25, "warmup": (20, 0.1), "average": (10, 0.5)}, "100 % of the averaged weights"),
         ({"steps": 20, "average": (1, 1.5)}, "the decay of an average is between 0 and 1, not 1.5"),
         ({"steps": 20, "average": (1, float("nan"))}, "decay of an average .* not nan"),
     ],
@@ -104,6 +105,14 @@ def test_the_full_budget_averages_as_published_to_the_last_bit(recipe):
 def test_an_average_that_would_be_mostly_the_start_is_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_average(replace(CIFAR, **change))
+
+
+def test_an_average_that_is_still_the_network_itself_is_not_refused():
+    """In the warm-up each update copies the network."""
+    check_average(replace(CIFAR, steps=20, warmup=(20, 0.1), average=(1, 0.5)))
+    one = with_steps(RECIPES["modern"], 1)
+    assert one.warmup[0] == one.steps == one.average[0] == 1
+    check_average(one)
 
 
 def test_half_of_the_start_is_the_most_that_an_average_may_be():

@@ -256,13 +256,13 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 
 def weight_of_start(recipe: Recipe) -> float:
-    """What the weights at the end of the warm-up, or the first ones where there is none, count in
-    the average at the end: between 0 and 1, and 0 without an average."""
-    every, decay = recipe.average
-    if not every:
+    """The share of the weights at the end of the warm-up, or of the first ones where there is none,
+    in the average at the end: between 0 and 1. It is 0 without an average, and where the warm-up
+    lasts to the end, in which the average is the network itself."""
+    (every, decay), steps = recipe.average, recipe.steps
+    if not every or recipe.warmup[0] >= steps >= every:
         return 0.0
-    updates = recipe.steps // every - min(recipe.steps, recipe.warmup[0]) // every
-    return float(decay**updates)
+    return float(decay ** (steps // every - min(steps, recipe.warmup[0]) // every))
 
 
 def check_average(recipe: Recipe) -> None:
