@@ -3,9 +3,10 @@
     python -m tests.endurance
 
 Jobs (training and detection on one process and on two, packing, reports) run as commands. Each is
-killed by SIGKILL at a moment drawn from its whole duration, then the same work is continued to its
-end, and the files that it leaves must be those of a job that nobody interrupted. Besides, some meet
-a full disk, and some a clock that has been set back. The result is kept as a file.
+killed by SIGKILL, with all its processes, at a moment drawn from its whole duration, then the same
+work is continued to its end, and the files that it leaves must be those of a job that nobody
+interrupted. One that has ended before its moment is begun anew with another. Besides, some meet a
+full disk, and some a clock that has been set back. The result is kept as a file.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,10 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
+
+import psutil
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -107,8 +110,15 @@ class Work:
             return None
 
     def kill(self) -> None:
-        """SIGKILL to all its processes."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """SIGKILL to all its processes: those that torchrun starts have sessions of their own."""
+        tree = [psutil.Process(self.process.pid)]
+        for each in tree:
+            with suppress(psutil.NoSuchProcess):
+                each.suspend()  # before its children are listed: it starts no more
+                tree += each.children()
+        for each in tree:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         self.process.wait()
 
     def end(self) -> float:
@@ -116,9 +126,13 @@ class Work:
         if (status := self.wait(LONGEST)) is None:
             self.kill()
         if status != 0:
-            self.log.seek(0)
-            raise SystemExit(f"{self.process.args} ended with {status}:\n{self.log.read()[-3000:]}")
+            self.fail(status)
         return time.monotonic() - self.begun
+
+    def fail(self, status: int | None) -> NoReturn:
+        """End the campaign with what the job has said."""
+        self.log.seek(0)
+        raise SystemExit(f"{self.process.args} ended with {status}:\n{self.log.read()[-3000:]}")
 
 
 @dataclass(frozen=True)
@@ -139,23 +153,33 @@ class Campaign:
 
     def trial(self, name: str, kind: str, n: int) -> bool:
         """Whether a job that is interrupted once ends as one that is not."""
-        job, draw = self.jobs[name], random.Random(f"{name} {kind} {n}")
-        place, moment = self.place(name, n), draw.uniform(0, self.seconds[name])
+        draw = random.Random(f"{name} {kind} {n}")
+        equal: bool | None = None
+        while equal is None:
+            moment = draw.uniform(0, self.seconds[name])
+            equal = self.interrupted(name, kind, n, moment)
+        print(f"{name}, {kind} at {moment:.2f} s: {'equal' if equal else 'NOT EQUAL'}", flush=True)
+        return equal
+
+    def interrupted(self, name: str, kind: str, n: int, moment: float) -> bool | None:
+        """The same for one moment; None where the job has ended before."""
+        job, place = self.jobs[name], self.place(name, n)
+        equal = None
         with disk(place) if kind == "full disk" else here(place):
             work = Work(job, place)
-            done = work.wait(moment) == 0
-            if not done and kind == "full disk":
-                done = refused(work, place)
-            elif not done:
-                work.kill()
-            if kind == "clock set back":
-                for file in [*place.rglob("*"), place]:
-                    os.utime(file, (time.time() + DAY, time.time() + DAY))
-            if not done:
-                Work(job, place).end()
-            equal = job.end(place) == self.ends[name]
+            if (status := work.wait(moment)) is None:
+                done = kind == "full disk" and refused(work, place)
+                if kind != "full disk":
+                    work.kill()
+                if kind == "clock set back":
+                    for file in [*place.rglob("*"), place]:
+                        os.utime(file, (time.time() + DAY, time.time() + DAY))
+                if not done:
+                    Work(job, place).end()
+                equal = job.end(place) == self.ends[name]
+            elif status:
+                work.fail(status)
         shutil.rmtree(place)
-        print(f"{name}, {kind} at {moment:.2f} s: {'equal' if equal else 'NOT EQUAL'}", flush=True)
         return equal
 
 
@@ -169,7 +193,7 @@ def disk(place: Path) -> Iterator[None]:
     """A small disk at a place. Needs the right to mount one."""
     kept = list(place.iterdir())
     aside = place.with_suffix(".aside")
-    shutil.copytree(place, aside)
+    shutil.copytree(place, aside, dirs_exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "disk", place], check=True)
     if kept:
         shutil.copytree(aside, place, dirs_exist_ok=True)
@@ -192,9 +216,8 @@ def refused(work: Work, place: Path) -> bool:
     status = work.wait(LONGEST)
     full.unlink()
     work.log.seek(0)
-    said = work.log.read()
-    if status not in (0, 1) or "Traceback" in said:
-        raise SystemExit(f"on a full disk {work.process.args} ended with {status}:\n{said[-3000:]}")
+    if status not in (0, 1) or "Traceback" in work.log.read():
+        work.fail(status)
     return status == 0
 
 
