@@ -161,6 +161,8 @@ def test_paths_and_pictures_in_memory_may_be_mixed(finished, photos):
     [
         (np.zeros((8, 8, 3), np.float32), r"values of 8 bits \(uint8\), and not float32"),
         (torch.zeros(3, 8, 8), r"values of 8 bits \(uint8\), and not float32"),
+        (torch.zeros(3, 8, 8, requires_grad=True), "and not float32"),
+        (torch.zeros(3, 8, 8, dtype=torch.bfloat16), r"and not bfloat16 of shape \(3, 8, 8\)"),
         (np.zeros((8, 0, 3), np.uint8), r"of shape \(8, 0, 3\)"),
         (np.zeros((3, 8, 8), np.uint8), r"no picture has the shape \(3, 8, 8\): an array is"),
         (np.zeros(8, np.uint8), r"no picture has the shape \(8,\)"),

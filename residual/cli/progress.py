@@ -124,9 +124,9 @@ class SideBySide:
             self.live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         for reader in self.readers:
-            reader.join()
+            reader.join(None if error is None else 1)  # after an error trainings may still write
         self.live.stop()
 
     @property
@@ -142,7 +142,7 @@ class SideBySide:
                 if not line.startswith(f"{name}: "):
                     self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
-        self.readers.append(threading.Thread(target=read))
+        self.readers.append(threading.Thread(target=read, daemon=True))
         self.readers[-1].start()
 
     def show(self, done: int, working: Callable[[], Iterable[tuple[str, str]]]) -> None:

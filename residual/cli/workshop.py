@@ -161,7 +161,7 @@ def at_once(runs: list[Path], n: int) -> dict[Path, int]:
                 working[run] = subprocess.Popen(
                     [sys.executable, "-m", "residual", "resume", str(run), "--json"],
                     stdout=subprocess.DEVNULL, stderr=display.stderr, text=True,
-                    start_new_session=True,
+                    errors="replace", start_new_session=True,
                 )  # fmt: skip
                 display.follow(run.name, working[run].stderr)
             if caught:

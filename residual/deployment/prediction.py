@@ -58,17 +58,16 @@ def as_picture(image: Given) -> Path | Image.Image:
         return Path(image)
     if isinstance(image, Image.Image):
         return image
-    if isinstance(image, Tensor):
-        image = (image if image.ndim == 2 else image.movedim(0, -1)).cpu().numpy()
-    if not isinstance(image, np.ndarray):
+    if not isinstance(image, np.ndarray | Tensor):
         raise ValueError(
             f"{type(image).__name__} is no picture: give a path, an image of Pillow's, an array or "
             "a tensor"
         )
-    if image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(
-            f"a picture has values of 8 bits (uint8), and not {image.dtype} of shape {image.shape}"
-        )
+    kind, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+    if kind != "uint8" or 0 in shape:
+        raise ValueError(f"a picture has values of 8 bits (uint8), and not {kind} of shape {shape}")
+    if isinstance(image, Tensor):
+        image = (image.movedim(0, -1) if image.ndim == 3 else image).cpu().numpy()
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
