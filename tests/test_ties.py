@@ -1,6 +1,5 @@
 """Of equal scores the lowest class is the better one: in every count, answer and engine."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +80,7 @@ def test_predictions_take_the_lowest_class_too(undecided, tmp_path: Path, name):
     told = list(predictions(undecided, [tmp_path / "a.png"], 5, lambda net: engine(net, name)))
     counted = answers(
         [Judged(undecided.net, undecided.preprocessing)],
-        replace(images),
+        images,
         PROTOCOLS["1crop"],
         WORK,
     )

@@ -74,7 +74,7 @@ def say(text: str) -> None:
 
 
 def sentence(error: Exception) -> str:
-    """An error in one line. Whatever nobody foresaw is a fault of ours."""
+    """An error in one line. An error of an unexpected kind is called a fault of residual."""
     kind = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:1] if isinstance(error, RuntimeError) else lines)  # torch says much
@@ -146,8 +146,8 @@ def main() -> None:
 
 
 def open_closed() -> None:
-    """Give standard streams that are closed to nobody, lest a file that is opened later takes their
-    place, and what is meant for them ends in it."""
+    """Open closed standard streams on /dev/null. Otherwise a file that is opened later takes the
+    number of one, and what is printed is written into the file."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -161,9 +161,10 @@ def open_closed() -> None:
 
 
 def flush() -> bool:
-    """Write out what is printed -> False where that fails, but for a reader who has gone.
+    """Flush stdout and stderr -> False where that fails, except in a pipe whose reader has ended.
 
-    The interpreter shall not try again at its end, which would change the exit status.
+    A stream that failed is redirected to /dev/null: otherwise the interpreter flushes it again at
+    its end, and changes the exit status.
     """
     whole = True
     for stream in (sys.stdout, sys.stderr):

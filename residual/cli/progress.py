@@ -109,8 +109,8 @@ class Display:
 
 
 class SideBySide:
-    """Shows how several trainings go on, each in a process that writes plain lines to stderr. On a
-    terminal their bars stand here instead, drawn from their logs."""
+    """Shows the progress of several trainings, each a process that writes plain lines to stderr. A
+    terminal shows one table instead, which is drawn from their logs."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -131,11 +131,11 @@ class SideBySide:
 
     @property
     def stderr(self) -> int | None:
-        """Where a training writes: to a pipe where its lines would run through the bars."""
+        """Where a training writes: to a pipe on a terminal, which shows the table."""
         return subprocess.PIPE if self.console.is_terminal else None
 
     def follow(self, name: str, lines: Iterable[str] | None) -> None:
-        """Pass on what a training writes, less its progress."""
+        """Print the lines of a training, except those of its progress."""
 
         def read() -> None:
             for line in lines or ():
@@ -146,7 +146,8 @@ class SideBySide:
         self.readers[-1].start()
 
     def show(self, done: int, working: Callable[[], Iterable[tuple[str, str]]]) -> None:
-        """Called often, with how many have ended, and how those at work go on."""
+        """Draw the table, at most once a second: how many trainings have ended, and the name and
+        progress of each that has not."""
         if not self.console.is_terminal or time.monotonic() - self.said < 1:
             return
         self.said = time.monotonic()

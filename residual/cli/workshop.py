@@ -1,4 +1,4 @@
-"""Where what a table or a figure asks for is made: trained, measured and kept."""
+"""Trains, evaluates and stores the results that a table or a figure needs."""
 
 import signal
 import subprocess
@@ -178,7 +178,7 @@ def at_once(runs: list[Path], n: int) -> dict[Path, int]:
 
 
 def progress_of(runs: list[Path]) -> Iterator[tuple[str, str]]:
-    """The name of each run and how it goes on, by the last line of its log."""
+    """The name and the progress of each run, from the last line of its log."""
     from residual.cli.progress import described
     from residual.runs import folder
 

@@ -17,7 +17,7 @@ VIEWS: dict[Cut, int] = {  # of a picture in one size, before they are mirrored
     "whole": 1,  # the network looks at the whole picture, fully convolutionally, and at no crops
 }
 
-CROP = 224  # pixels on a side of the crops that the protocols' sides are published for
+CROP = 224  # pixels on a side of the published crops, to which the sides below belong
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def differences(known: dict[str, Any], how: Setting) -> list[str]:
         for name in now
         if name in before and before[name] != now[name]
     ]
-    # A run may be older than the use of simplejpeg; what else it does not tell, it may have had.
+    # A run without a version of simplejpeg was made before that was used; other libraries that it
+    # does not list were not recorded, and count as equal.
     libraries = versions()
     had = libraries | {"simplejpeg": "not installed"} | known["versions"]
     found += [
@@ -78,8 +79,8 @@ class Named(Protocol):
 def same_data(run: Path, known: dict[str, Any], data: Named) -> None:
     """Raises ValueError where this is not what the run was trained on."""
     before = known["data"]
-    # An older version took packed pictures with other pixels for their source. The run goes on with
-    # these, where it was them that it was trained on.
+    # Older versions gave packed pictures with other pixels the fingerprint of their source. A run
+    # that was trained on such a packed copy is continued with it.
     former = getattr(data, "former", "") == before["fingerprint"] and is_packed(before["where"])
     if data.fingerprint != before["fingerprint"] and not former:
         raise ValueError(

@@ -66,8 +66,9 @@ def settled(how: Setting, recipe: Recipe, classes: int, cache: Path) -> Setting:
 
 
 def side_by_side(how: Setting, recipes: Sequence[Recipe], classes: int, cache: Path) -> int:
-    """How many of several trainings go on at once, each on its share of the processor's threads:
-    as many as make the most steps together. Found out with the first of them."""
+    """How many of several trainings run at once, each on its share of the processor's threads: the
+    number that gives the most steps per second. The speed of the first training alone, on each
+    share, is measured; that trainings do not slow one another is assumed."""
     first, steps = recipes[0], sum(recipe.steps for recipe in recipes)
     if torch.device(how.device).type != "cpu" or steps < SHORTEST:
         return 1

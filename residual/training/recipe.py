@@ -279,9 +279,9 @@ def check_average(recipe: Recipe) -> None:
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with other values. Where another size of photographs is among them, what else is
-    measured in their pixels keeps the proportion of the paper's, which cuts 224 out of 256 to 480
-    in training and out of 256 in a test (Sec. 3.4)."""
+    """The recipe with other values. If the size of the crops changes, `scales` and `shorter` change
+    in proportion, unless they are given: the paper takes crops of 224 from sides of 256 to 480 in
+    training, and of 256 in a test (Sec. 3.4)."""
     plain = replace(recipe, **changes)
     size, before = plain.size or CROP, recipe.size or CROP
     test, test_before = plain.test_size or size, recipe.test_size or before
