@@ -154,11 +154,13 @@ def data(tmp_path_factory) -> Path:
 
 
 def trained(command, data: Path, out: Path, network: str, *words: object) -> Answer:
-    """Without the whitening, which takes seconds, but where `words` say so."""
+    """Without the whitening, which takes seconds, but where `words` say so; weights to begin with
+    have a preprocessing of their own."""
     sizes = [word for name, n in SIZES.items() for word in ("--set", f"{name}={n}")]
+    contrast = () if "--weights" in words else ("--set", "contrast=normalized")
     return command(
         "train", network, "--data", data, "--root", data.parent / "root", "--out", out, "--json",
-        "--workers", 0, "--set", "contrast=normalized", *sizes, *EXACT, *words,
+        "--workers", 0, *contrast, *sizes, *EXACT, *words,
     )  # fmt: skip
 
 

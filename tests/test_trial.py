@@ -81,6 +81,8 @@ def test_so_many_trainings_go_on_at_once_as_make_the_most_steps_together(
     for _ in range(2):  # by a trial, and from the file
         assert trial.side_by_side(how, recipes, 10, tmp_path / "trials.json") == n
         monkeypatch.setattr(trial, "seconds_per_step", None)
+    monkeypatch.setattr(trial, "seconds_per_step", lambda how, *_: float(how.threads > 4))
+    assert trial.side_by_side(replace(AUTO, threads=16), [LONG] * 20, 10, tmp_path / "x") == 4
     short = [replace(LONG, steps=2)] * trainings
     assert trial.side_by_side(how, short, 10, tmp_path / "trials.json") == 1
 

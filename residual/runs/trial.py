@@ -21,6 +21,7 @@ from residual.world import Setting, cores, hardware
 T = TypeVar("T")
 
 SHORTEST = 1_000  # steps of a training for which a trial is worth its seconds
+AT_ONCE = 4  # trainings at most: each has the data and an interpreter of its own in memory
 COMPILED = 10_000  # steps of a training for which a compilation is worth its minute
 GAIN = 1.1  # so much faster another setting must be, to be taken in place of the first
 STEPS = 5
@@ -79,7 +80,7 @@ def side_by_side(how: Setting, recipes: Sequence[Recipe], classes: int, cache: P
         return {
             n: seconds_per_step(share, first, classes) / n
             for share in shares
-            if (n := usual.threads // share.threads) <= len(recipes)
+            if (n := usual.threads // share.threads) <= min(AT_ONCE, len(recipes))
         }
 
     key = key_of(usual, first, usual.precision, f"side by side, of {len(recipes)}")
