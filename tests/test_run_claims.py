@@ -10,10 +10,13 @@ import pytest
 from conftest import EXACT
 from test_runs import SHORT, begun
 
+from residual.cli import train as train_command
+from residual.data.digits import digits
 from residual.runs import folder
 from residual.runs.moments import Watch
-from residual.runs.training import advance, train
+from residual.runs.training import advance, recipe_for, train
 from residual.training.values import to_json
+from residual.world import Setting
 
 TRAIN = ("train", "resnet8", "--steps", 3, *EXACT, "--json")
 
@@ -42,6 +45,15 @@ def test_of_two_trainings_into_one_folder_one_is_refused(command, tmp_path):
     assert "run holds a run already" in refused.complaint or "run is in use by" in refused.complaint
     seed = answers.index(next(answer for answer in answers if not answer.status))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["recipe"]["seed"] == seed
+
+
+def test_a_run_that_another_command_made_meanwhile_is_not_taken_for_ones_own(finished, monkeypatch):
+    data, recipe = digits(), recipe_for("resnet8", "digits")
+    rest = (recipe, data, {"where": "digits", "root": ""}, Setting(), False, None)
+    with pytest.raises(ValueError, match="holds a run already"):
+        train_command.begun(finished, *rest)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert train_command.begun(finished, *rest) == finished
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run
+from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run, restarted
 from residual.cli.watching import Advance, Care, carry_on, together
 from residual.files import json_text, read_json
 
@@ -121,7 +121,7 @@ def train(
         where = {"where": str(data.resolve()), "root": str(root.expanduser().resolve())}
 
         def made() -> Path:
-            if own and (own / "recipe.json").exists():
+            if restarted() and own and (own / "recipe.json").exists():
                 return own
             return begin(own, chosen, pictures, where, how, beginning)
 

@@ -145,8 +145,7 @@ def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | Non
     from residual.runs import folder
     from residual.training.values import to_json
 
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if again:
+    if restarted():
         return out or folder.latest(to_json(recipe), folder.RUNS)
     if out:
         folder.refuse_held(out)
@@ -154,11 +153,16 @@ def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | Non
     return out
 
 
+def restarted() -> bool:
+    """Whether torchrun starts the same command again after a failure."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 def begun(run: Path | None, *rest: Any) -> Path:
-    """Make the run, unless a first attempt has made it."""
+    """Make the run, unless a first attempt of the same job has made it."""
     from residual.runs.training import begin
 
-    if run and (run / "recipe.json").exists():
+    if restarted() and run and (run / "recipe.json").exists():
         return run
     return begin(run, *rest)
 
