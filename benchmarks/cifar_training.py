@@ -24,7 +24,7 @@ import psutil
 import torch
 
 from benchmarks import usual_loop
-from benchmarks.sides import record, tree_memory
+from benchmarks.sides import environment_of, record, tree_memory
 from residual.data.batches import per_pixel_mean
 from residual.data.images import Data, Images, small
 from residual.files import write_json
@@ -102,7 +102,11 @@ def in_a_process(side: str, network: str, options: list[str]) -> dict[str, float
     """One measurement, with the peak memory of its process tree."""
     command = [sys.executable, "-m", "benchmarks.cifar_training", "--measure", side, network]
     with subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment_of(side),
     ) as process:
         peak, tree = 0, psutil.Process(process.pid)
         output: list[str] = []
