@@ -17,16 +17,16 @@ import torch
 
 from benchmarks import usual_loop
 from residual.data.batches import per_pixel_mean
-from residual.data.images import Data, small
+from residual.data.datasets import Data, small
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.files import FORMAT, write_json
-from residual.nets.networks import build
+from residual.device import Setting, hardware
+from residual.models.resnet import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
-from residual.runs.training import recipe_for
+from residual.storage import FORMAT, write_json
+from residual.tasks.classification.training import recipe_for
 from residual.training.recipe import Recipe, with_steps
 from residual.training.values import to_json
-from residual.world import Setting, hardware
 
 
 def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:

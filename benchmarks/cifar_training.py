@@ -26,12 +26,12 @@ import torch
 from benchmarks import usual_loop
 from benchmarks.sides import environment_of, record, tree_memory
 from residual.data.batches import per_pixel_mean
-from residual.data.images import Data, Images, small
-from residual.files import write_json
-from residual.nets.networks import build
-from residual.runs.moments import Watch
-from residual.runs.training import advance, begin, recipe_for
-from residual.world import Setting, setting
+from residual.data.datasets import Data, Images, small
+from residual.device import Setting, setting
+from residual.models.resnet import build
+from residual.storage import write_json
+from residual.tasks.classification.training import advance, begin, recipe_for
+from residual.training.task import Watch
 
 NETWORKS = ("resnet20", "resnet56")
 IMAGES = 50_000

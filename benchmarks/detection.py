@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
-from residual.detection import learning, supply, testing, training
-from residual.detection.detector import WIDTH, build, in_one
-from residual.detection.recipe import VOC07, Testing
-from residual.files import write_json
-from residual.world import Setting, setting
+from residual.device import Setting, setting
+from residual.storage import write_json
+from residual.tasks.detection import inference, loader, loop
+from residual.tasks.detection import losses as learning
+from residual.tasks.detection.faster_rcnn import WIDTH, build, in_one
+from residual.tasks.detection.recipe import VOC07, Testing
 
 SIDES = ("torchvision", "ours")
 CLASSES = 20
@@ -53,11 +54,11 @@ def ours(network: str, how: Setting, work: str) -> Iterator[Any]:
     how.place(net)
     net.head.register_forward_hook(counted)
     image, boxes, labels = made_up(how)
-    before = supply.imagenet_preprocessing(HEIGHT).to(image.device)
+    before = loader.imagenet_preprocessing(HEIGHT).to(image.device)
     if work == "training":
         own = learning.Sample(before.normalised(image[None].clone())[0], boxes, labels, (0, 0))
-        way = training.Way(how.autocast, how.memory_format)
-        return training.train(training.start(net, recipe), itertools.repeat([own]), recipe, way)
+        way = loop.Way(how.autocast, how.memory_format)
+        return loop.train(loop.start(net, recipe), itertools.repeat([own]), recipe, way)
     in_one(net).eval()
     return answers(net, image, before, how)
 
@@ -82,7 +83,7 @@ def answers(net: Any, image: Tensor, before: Any, how: Setting) -> Iterator[Any]
     while True:
         with torch.no_grad(), how.autocast():
             inputs = before.normalised(image[None].clone())[0]
-            yield testing.detected([testing.Look(net, [inputs])], Testing())
+            yield inference.detected([inference.Look(net, [inputs])], Testing())
 
 
 class Proposes(nn.Module):

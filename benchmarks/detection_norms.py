@@ -18,14 +18,14 @@ import torch
 from torch import nn
 
 from benchmarks.sides import record
-from residual.detection import running, supply, training
-from residual.detection.detector import Detector, build
-from residual.detection.evaluating import Work, judge
-from residual.detection.loading import Trained
-from residual.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
-from residual.files import write_json
+from residual.device import setting
+from residual.storage import write_json
+from residual.tasks.detection import loader, loop, training
+from residual.tasks.detection.evaluate import Work, judge
+from residual.tasks.detection.faster_rcnn import Detector, build
+from residual.tasks.detection.load import Trained
+from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
 from residual.training.values import to_json
-from residual.world import setting
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def moving() -> Iterator[None]:
         Detector.train = usual  # type: ignore[method-assign]
 
 
-def trained(recipe: Recipe, data: running.Data, how: Any) -> dict[str, Any]:
+def trained(recipe: Recipe, data: training.Data, how: Any) -> dict[str, Any]:
     """Average precision on the test split after a whole training."""
     torch.manual_seed(recipe.seed)
     net = build(recipe, len(data.train.classes))
@@ -47,13 +47,13 @@ def trained(recipe: Recipe, data: running.Data, how: Any) -> dict[str, Any]:
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(True)
     how.place(net)
-    device, before = torch.device(how.device), supply.imagenet_preprocessing(recipe.shorter)
-    feed = supply.Supply(data.train, recipe, before.to(device), device)
-    learner = training.start(net, recipe)
+    device, before = torch.device(how.device), loader.imagenet_preprocessing(recipe.shorter)
+    feed = loader.Supply(data.train, recipe, before.to(device), device)
+    learner = loop.start(net, recipe)
     for module in net.modules():  # statistics that move are no fixed map of a convolution's
         module.__dict__.pop("forward", None)
-    for step, losses in training.train(
-        learner, feed.batches(), recipe, training.Way(how.autocast, how.memory_format)
+    for step, losses in loop.train(
+        learner, feed.batches(), recipe, loop.Way(how.autocast, how.memory_format)
     ):
         if step.number % 50 == 0:
             print(f"{recipe.norm}: step {step.number}, loss {float(losses.sum()):.3f}", flush=True)
@@ -77,7 +77,7 @@ def main() -> None:
     how.apply()
     changes: dict[str, Any] = dict(map(parsed, options.set))
     recipe = replace(with_steps(SCRATCH, options.steps), network=options.network, **changes)
-    data = running.load(options.folder, recipe)
+    data = training.load(options.folder, recipe)
     found = {"group": trained(recipe, data, how)}
     with moving():
         found["batch"] = trained(replace(recipe, norm="frozen"), data, how)

@@ -23,17 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.sides import record
-from residual.data.images import Data
-from residual.data.photographs import Photographs
+from residual.data.crops import Crops
+from residual.data.datasets import Data, Photographs
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.data.views import Crops
-from residual.files import write_json
-from residual.rivals.networks import RIVALS, build
-from residual.rivals.parts import drawn
-from residual.runs.training import recipe_for, takes_photographs
+from residual.device import Setting, setting
+from residual.models.baselines.layers import drawn
+from residual.models.registry import RIVALS, build
+from residual.storage import write_json
+from residual.tasks.classification.training import recipe_for, takes_photographs
 from residual.training import loop
 from residual.training.recipe import Recipe
-from residual.world import Setting, setting
 
 PICTURES = 32
 # Its own; the same with biases of 1 in the last layer, since NIN ends with a ReLU, behind which a

@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.sides import record
 from residual.analysis.curves import bare, save
-from residual.files import write_json
+from residual.device import setting
 from residual.launch import join, leave
-from residual.nets.networks import build
-from residual.runs.training import recipe_for
+from residual.models.resnet import build
+from residual.storage import write_json
+from residual.tasks.classification.training import recipe_for
 from residual.training import loop
-from residual.world import setting
 
 KINDS = {"training": "imagenet", "fine-tuning": "finetune"}  # and whose recipe it is
 AXES = {"batch": "images of a step", "depth": "layers", "size": "pixels on a side",

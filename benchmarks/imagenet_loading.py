@@ -22,17 +22,16 @@ from torch import Tensor
 
 from benchmarks import usual_pictures
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
-from residual.data.crops import LEFT, SCALE, TOP, ScaleCrop
+from residual.data.augment import LEFT, SCALE, TOP, ScaleCrop
+from residual.data.datasets import Photographs
 from residual.data.decode import fitted, resized
-from residual.data.draws import below
-from residual.data.feeding import Place
-from residual.data.packable import How
-from residual.data.packing import pack
-from residual.data.photographs import Photographs
+from residual.data.loader import Place
+from residual.data.rng import below
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.files import write_json
-from residual.runs import supply
-from residual.runs.training import recipe_for
+from residual.preparation.pack import How, pack
+from residual.storage import write_json
+from residual.tasks.classification import loader
+from residual.tasks.classification.training import recipe_for
 
 BATCH = 64
 DRAWS = 1_000
@@ -46,7 +45,7 @@ def ours(folder: str, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     recipe = recipe_for("resnet50", data.name, "imagenet")
     recipe = replace(recipe, batch=BATCH, norm_group=BATCH, mean="imagenet")
     place = Place(torch.device("cpu"), workers)
-    return supply.batches(recipe, data, supply.preprocessing(recipe, data), place)
+    return loader.batches(recipe, data, loader.preprocessing(recipe, data), place)
 
 
 def measure(batches: Iterator[tuple[Tensor, Tensor]], workers: int, steps: int) -> Measured:

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
-from residual.files import write_json
-from residual.nets.networks import build
-from residual.runs.training import recipe_for
+from residual.device import Setting, setting
+from residual.models.resnet import build
+from residual.storage import write_json
+from residual.tasks.classification.training import recipe_for
 from residual.training import loop
-from residual.world import Setting, setting
 
 SIDES = ("torchvision", "timm", "ours")
 WARM_UP = 3  # steps that are not counted

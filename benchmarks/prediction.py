@@ -33,9 +33,9 @@ def ours(network: str, threads: int) -> Answer:
     import torch
 
     from residual.data.batches import Preprocessing
-    from residual.deployment.engine import engine
-    from residual.nets.networks import build
-    from residual.runs.loading import Trained
+    from residual.export.engine import engine
+    from residual.models.resnet import build
+    from residual.runs.load import Trained
 
     before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224))
     net = build(f"{network}-v1.5").eval()
@@ -68,8 +68,8 @@ def product(network: str) -> Answer:
     """A matrix product with the multiply-adds of a network, for each image."""
     import torch
 
-    from residual.nets.cost import cost
-    from residual.nets.networks import build
+    from residual.models.complexity import cost
+    from residual.models.resnet import build
 
     _, multiply_adds = cost(build(f"{network}-v1.5"), 224)
     rows = round(multiply_adds / COLUMNS**2)
@@ -190,7 +190,7 @@ def main() -> None:
                 print("\n".join(words(row)), flush=True)
     import torch
 
-    from residual.files import write_json
+    from residual.storage import write_json
 
     torch.set_num_threads(options.threads)
     result = record(

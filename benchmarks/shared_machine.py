@@ -26,14 +26,14 @@ import torch
 from benchmarks import usual_loop
 from benchmarks.sides import SPINNING, Measured, Side, answer, record, timed
 from residual.data.batches import per_pixel_mean
+from residual.data.datasets import small
 from residual.data.digits import digits
-from residual.data.images import small
-from residual.files import write_json
-from residual.nets.networks import build
-from residual.runs.moments import Watch
-from residual.runs.training import advance, begin, recipe_for
+from residual.device import Setting, setting
+from residual.models.resnet import build
+from residual.storage import write_json
+from residual.tasks.classification.training import advance, begin, recipe_for
 from residual.training.recipe import with_steps
-from residual.world import Setting, setting
+from residual.training.task import Watch
 
 SIDES: dict[str, dict[str, str]] = {"ours": {}, "ours, spinning": SPINNING, "usual": {}}
 NEIGHBOURS = ("alone", "beside a busy loop", "beside another training")

@@ -167,9 +167,9 @@ def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
     # Here and not above: a side without torch does not pay for its memory.
     import torch
 
-    from residual.files import FORMAT
+    from residual.device import Setting, hardware
     from residual.runs.results import versions
-    from residual.world import Setting, hardware
+    from residual.storage import FORMAT
 
     return {
         "format": FORMAT,

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from residual.data.feeding import IMAGENET_MEAN, IMAGENET_STD
-from residual.data.mixing import EIGENVALUES, EIGENVECTORS
+from residual.data.augment import EIGENVALUES, EIGENVECTORS
+from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Scale(nn.Module):

@@ -5,11 +5,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from residual.deployment.prediction import predict as predict
-    from residual.rivals.networks import build as build
-    from residual.runs.evaluating import evaluate as evaluate
-    from residual.runs.loading import load as load
-    from residual.runs.training import train as train
+    from residual.export.predict import predict as predict
+    from residual.models.registry import build as build
+    from residual.runs.load import load as load
+    from residual.tasks.classification.evaluate import evaluate as evaluate
+    from residual.tasks.classification.training import train as train
 
 # GNU OpenMP reads these when torch is loaded. By default its threads spin for 300,000 turns while
 # they wait for one another, and beside other work that takes most of a training's speed
@@ -21,11 +21,11 @@ __version__ = "0.1.0"
 __all__ = ["build", "evaluate", "load", "predict", "train"]
 
 VERBS = {
-    "build": "residual.rivals.networks",
-    "evaluate": "residual.runs.evaluating",
-    "load": "residual.runs.loading",
-    "predict": "residual.deployment.prediction",
-    "train": "residual.runs.training",
+    "build": "residual.models.registry",
+    "evaluate": "residual.tasks.classification.evaluate",
+    "load": "residual.runs.load",
+    "predict": "residual.export.predict",
+    "train": "residual.tasks.classification.training",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from residual.world import World, here
+from residual.distributed import World, here
 
 PATIENCE = timedelta(minutes=10)
 # What each launcher calls: (rank, size, rank on this machine, processes on this machine).

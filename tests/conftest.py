@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for each test, and for
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
-        "pytest", "torch._dynamo", "typer", "rich.live", "residual.deployment.prediction",
-        "residual.runs.training", "residual.data.folder", "residual.data.digits",
+        "pytest", "torch._dynamo", "typer", "rich.live", "residual.export.predict",
+        "residual.tasks.classification.training", "residual.data.folder", "residual.data.digits",
     ]
 )  # fmt: skip
 

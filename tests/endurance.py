@@ -37,7 +37,7 @@ from made_photographs import photographed
 from test_detect_command import SMALL
 
 from benchmarks.sides import record
-from residual.files import read_json, write_json
+from residual.storage import read_json, write_json
 
 EXACT = ("--threads", 1, "--precision", "float32", "--checkpoint-minutes", 0.003)
 DISK = 1 << 30  # bytes of the disk that is filled; three checkpoints of a detector take 400 MB

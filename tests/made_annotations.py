@@ -7,7 +7,7 @@ from typing import Any
 
 from made_pets import noise
 
-from residual.detection.recipe import Reading
+from residual.tasks.detection.recipe import Reading
 
 SKIPPING = Reading(bad_boxes="skip")
 SIDE = 40  # pixels of a made picture

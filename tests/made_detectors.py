@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from residual.detection import supply
-from residual.detection.detector import build
-from residual.detection.loading import Trained
-from residual.detection.recipe import SCRATCH
 from residual.runs import folder
-from residual.runs.loading import with_preprocessing
+from residual.runs.load import with_preprocessing
+from residual.tasks.detection import loader
+from residual.tasks.detection.faster_rcnn import build
+from residual.tasks.detection.load import Trained
+from residual.tasks.detection.recipe import SCRATCH
 from residual.training.values import to_json
 
 CLASSES = ("cat", "dog", "bird")
@@ -40,7 +40,7 @@ def detector(**fields) -> Trained:
         if isinstance(module, nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.5, 1)
             nn.init.uniform_(module.bias, -0.3, 0.3)
-    before = supply.imagenet_preprocessing(recipe.shorter)
+    before = loader.imagenet_preprocessing(recipe.shorter)
     return Trained(net.eval(), recipe, CLASSES, before, step=7)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.io import savemat
 from torchvision.datasets.imagenet import ARCHIVE_META
 
-from residual.data.imagenet import Expected
+from residual.preparation.imagenet import Expected
 
 WORDS = {"n00000001": "tench, Tinca tinca", "n00000002": "goldfish", "n00000003": "hen"}
 SIZES = dict(zip(WORDS, (3, 4, 2), strict=True))

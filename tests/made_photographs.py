@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from residual.data.packable import How
-from residual.data.packing import pack
+from residual.preparation.pack import How, pack
 
 
 def drawn(size: tuple[int, int], seed: int) -> Image.Image:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from residual.detection.examples import Example, Found, Scenes
+from residual.tasks.detection.examples import Example, Found, Scenes
 
 CLASSES = ("cat", "dog", "bird")
 Row = tuple[float, ...]

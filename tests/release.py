@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual.nets.networks import ROWS
+from residual.models.resnet import ROWS
 
 Blobs = dict[str, list[Tensor]]  # of each layer, by Caffe's name
 MEANS = torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1)  # BGR

@@ -20,8 +20,8 @@ from residual.data.batches import (
     per_pixel_mean,
     training_batches,
 )
-from residual.data.draws import below
-from residual.data.images import Images
+from residual.data.datasets import Images
+from residual.data.rng import below
 
 
 def images(n: int, side: int = 8) -> Images:

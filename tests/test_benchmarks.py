@@ -14,17 +14,16 @@ from benchmarks import fitting, growth, shared_machine, sides, usual_loop, usual
 from benchmarks import imagenet_training as training
 from benchmarks.imagenet_loading import apart, ours
 from benchmarks.sides import against
+from residual.data.augment import ScaleCrop
 from residual.data.batches import crop_and_mirror, per_pixel_mean
-from residual.data.crops import ScaleCrop
+from residual.data.datasets import Data, Images, Photographs
 from residual.data.digits import digits
-from residual.data.images import Data, Images
-from residual.data.photographs import Photographs
 from residual.data.sources import load
-from residual.nets.networks import build
-from residual.runs.measuring import Bench, Stage, decoding, verdict
-from residual.runs.training import recipe_for
+from residual.device import Setting
+from residual.models.resnet import build
+from residual.tasks.classification.throughput import Bench, Stage, decoding, verdict
+from residual.tasks.classification.training import recipe_for
 from residual.training.recipe import Recipe, with_steps
-from residual.world import Setting
 
 
 def test_both_sides_draw_from_the_same_crops_and_mirrors():

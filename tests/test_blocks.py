@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from residual.nets.blocks import (
+from residual.models.blocks import (
     Pad,
     Residual,
     basic,

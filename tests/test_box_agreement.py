@@ -11,8 +11,8 @@ from made_annotations import CAT, add, coco_folder, split, voc_year
 from made_pets import pets
 from test_box_layouts import roboflow_coco, train_and_val
 
-from residual.detection import scenes
-from residual.detection.checking import check as checked
+from residual.preparation.check_boxes import check as checked
+from residual.tasks.detection import datasets
 
 # ---- file names, ids and categories -------------------------------------------------------------
 
@@ -35,7 +35,7 @@ def test_a_file_name_may_have_folders_of_another_machine(name, tmp_path):
         for each in said["images"]:
             each["file_name"] = name.format(each["file_name"])
 
-    found = scenes.load(changed(tmp_path, change), "train2017").examples
+    found = datasets.load(changed(tmp_path, change), "train2017").examples
     assert [each.path.name for each in found] == ["0001.jpg", "0002.jpg", "0003.jpg"]
 
 
@@ -47,8 +47,8 @@ def test_ids_are_the_same_as_numbers_and_as_texts(tmp_path):
             each["category_id"] = float(each["category_id"])
         said["categories"][0]["id"] = "90"
 
-    plain = scenes.load(coco_folder(tmp_path / "plain"), "train2017")
-    other = scenes.load(changed(tmp_path / "other", change), "train2017")
+    plain = datasets.load(coco_folder(tmp_path / "plain"), "train2017")
+    other = datasets.load(changed(tmp_path / "other", change), "train2017")
     assert plain.classes == other.classes
     for one, two in zip(plain.examples, other.examples, strict=True):
         assert one.boxes.tolist() == two.boxes.tolist()
@@ -83,14 +83,14 @@ TWICE = {
 def test_the_check_and_the_loader_refuse_the_same_twins(change, tmp_path):
     folder = changed(tmp_path, change)
     with pytest.raises(ValueError, match=TWICE[change]) as refused:
-        scenes.load(folder, "train2017")
+        datasets.load(folder, "train2017")
     [told] = checked(folder).annotations
     assert str(refused.value).endswith(told)
 
 
 def test_a_category_that_only_stands_above_others_is_no_class_and_is_named(tmp_path):
     roboflow_coco(tmp_path)
-    found = scenes.load(tmp_path, "train")
+    found = datasets.load(tmp_path, "train")
     assert found.classes == ("person", "car", "toothbrush")
     assert found.notices == (
         "train/_annotations.coco.json: the category things has no box and only stands above "
@@ -102,7 +102,7 @@ def test_a_category_that_only_stands_above_others_is_no_class_and_is_named(tmp_p
         for each in said["categories"]:
             each["supercategory"] = "person"
 
-    assert "person" in scenes.load(changed(tmp_path / "x", annotated), "train2017").classes
+    assert "person" in datasets.load(changed(tmp_path / "x", annotated), "train2017").classes
 
 
 # ---- what the check says ------------------------------------------------------------------------
@@ -161,10 +161,10 @@ def test_folders_of_classes_are_not_taken_for_boxes(tmp_path):
     folder = pets(tmp_path, "train", "val")
     (folder / "about.xml").write_text("<about/>")
     (folder / "train.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    assert not scenes.has_boxes(folder)
+    assert not datasets.has_boxes(folder)
 
 
 def test_a_folder_around_the_data_is_told_of(tmp_path):
     voc_year(tmp_path / "cells")
     with pytest.raises(ValueError, match="/cells has, so name that"):
-        scenes.form(tmp_path)
+        datasets.form(tmp_path)

@@ -9,9 +9,9 @@ from made_annotations import CAT, DOG, SIDE, add, coco_folder, devkit, split, vo
 from made_pets import noise, pets
 from PIL import Image
 
-from residual.detection.checking import Counts, chosen, contact, everything
-from residual.detection.checking import check as checked
-from residual.detection.drawing import BAD, COLOUR_OF_BAD, COLOURS, drawn, sheet
+from residual.preparation.check_boxes import Counts, chosen, contact, everything
+from residual.preparation.check_boxes import check as checked
+from residual.tasks.detection.drawing import BAD, COLOUR_OF_BAD, COLOURS, drawn, sheet
 
 EMPTY = ("cat", 7, 7, 7, 7)
 

@@ -13,10 +13,10 @@ from PIL import Image
 from test_detect_command import SMALL
 
 from residual.data.decode import seen
-from residual.detection import scenes
-from residual.detection.checking import check as checked
-from residual.detection.frames import header
-from residual.detection.recipe import FRACTION, STORED, Reading
+from residual.preparation.check_boxes import check as checked
+from residual.tasks.detection import datasets
+from residual.tasks.detection.frames import header
+from residual.tasks.detection.recipe import FRACTION, STORED, Reading
 
 WIDTH, HEIGHT = 60, 40  # of the stored pixels
 BOX = (8, 4, 24, 14)  # white on black in these: left, top, right, bottom
@@ -67,7 +67,7 @@ CORNER = [float(side) for side in (BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_box_of_what_is_stored_is_turned_with_its_picture(orientation, tmp_path):
     folder = one_picture(tmp_path, orientation, CORNER, (WIDTH, HEIGHT))
-    [example] = scenes.load(folder, "train", reading=AS_STORED).examples
+    [example] = datasets.load(folder, "train", reading=AS_STORED).examples
     assert example.boxes.tolist() == [where(example.path)]
 
 
@@ -79,7 +79,7 @@ def test_a_picture_that_exif_turns_and_whose_boxes_are_not_turned_is_refused(ori
         "--box-frame stored turns its boxes, too"
     )
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        scenes.load(folder, "train")
+        datasets.load(folder, "train")
     assert sentence in checked(folder).sizes
     report = checked(folder, reading=AS_STORED)
     assert (report.bad, report.warnings) == (0, [])
@@ -87,9 +87,9 @@ def test_a_picture_that_exif_turns_and_whose_boxes_are_not_turned_is_refused(ori
 
 def test_boxes_of_what_is_seen_are_refused_as_those_of_what_is_stored(tmp_path):
     folder = one_picture(tmp_path, 6, [1, 1, 20, 50], (HEIGHT, WIDTH))
-    assert scenes.load(folder, "train").examples[0].boxes.tolist() == [[1, 1, 21, 51]]
+    assert datasets.load(folder, "train").examples[0].boxes.tolist() == [[1, 1, 21, 51]]
     with pytest.raises(ValueError, match="has 60x40 as it is stored: with --box-frame upright its"):
-        scenes.load(folder, "train", reading=AS_STORED)
+        datasets.load(folder, "train", reading=AS_STORED)
 
 
 def test_where_nothing_tells_whether_boxes_are_turned_a_notice_says_so(tmp_path):
@@ -97,34 +97,34 @@ def test_where_nothing_tells_whether_boxes_are_turned_a_notice_says_so(tmp_path)
     unsized = one_picture(tmp_path / "unsized", 6, CORNER, (0, 0))
     plain = one_picture(tmp_path / "plain", 1, CORNER, (0, 0))
     for folder in (half, unsized):
-        [notice] = scenes.load(folder, "train").notices
+        [notice] = datasets.load(folder, "train").notices
         assert notice.endswith(": 1.jpg; look at them with `residual data check --draw`, and say "
                                "--box-frame stored if they are not")  # fmt: skip
         assert notice in checked(folder).warnings
-        assert not scenes.load(folder, "train", reading=AS_STORED).notices
-    assert not scenes.load(plain, "train").notices
+        assert not datasets.load(folder, "train", reading=AS_STORED).notices
+    assert not datasets.load(plain, "train").notices
 
 
 def test_pictures_of_another_size_than_annotated_are_refused_or_left_out_and_named(tmp_path):
     year = voc_year(tmp_path)
     Image.new("RGB", (SIDE // 2, SIDE)).save(year / "JPEGImages/000001.jpg")
     with pytest.raises(ValueError) as refused:
-        scenes.load(year, "trainval")
+        datasets.load(year, "trainval")
     said = "Annotations/000001.xml: says 40x40 pixels, and 000001.jpg has 20x40"
     assert str(refused.value) == (
         f"{said}; it is the only annotation of another size of {year.name} trainval, and "
         "--bad-boxes skip leaves out such pictures"
     )
-    left = scenes.load(year, "trainval", reading=SKIPPING)
+    left = datasets.load(year, "trainval", reading=SKIPPING)
     assert left.skipped == (said,) and [each.name for each in left.examples] == ["000002"]
     with pytest.raises(ValueError, match="000001.jpg has 20x40; so do all of .* train$"):
-        scenes.load(year, "train", reading=SKIPPING)
+        datasets.load(year, "train", reading=SKIPPING)
 
 
 def test_a_damaged_picture_is_left_to_the_reading_of_pictures(tmp_path):
     year = voc_year(tmp_path)
     (year / "JPEGImages/000001.jpg").write_bytes(b"\xff\xd8 cut")
-    assert len(scenes.load(year, "trainval").examples[0].boxes) == 2
+    assert len(datasets.load(year, "trainval").examples[0].boxes) == 2
 
 
 # ---- the header ---------------------------------------------------------------------------------
@@ -168,12 +168,12 @@ def test_fractions_are_refused_with_the_option_that_reads_them_and_are_read(tmp_
     folder = one_picture(tmp_path / "coco", 1, FRACTIONS, (WIDTH, HEIGHT))
     why = "has only numbers from 0 to 1; if they are fractions of the picture, say --box-unit fract"
     with pytest.raises(ValueError, match=why):
-        scenes.load(folder, "train")
+        datasets.load(folder, "train")
     with pytest.raises(ValueError, match="no box of coco train is good"):
-        scenes.load(folder, "train", reading=SKIPPING)
+        datasets.load(folder, "train", reading=SKIPPING)
     assert why in checked(folder).boxes[0]
     assert checked(folder, reading=AS_FRACTIONS).bad == 0
-    [example] = scenes.load(folder, "train", reading=AS_FRACTIONS).examples
+    [example] = datasets.load(folder, "train", reading=AS_FRACTIONS).examples
     assert example.boxes[0].tolist() == pytest.approx([6, 10, 36, 30])
 
 
@@ -182,18 +182,18 @@ def test_fractions_in_voc_s_form_are_of_the_whole_picture(tmp_path):
     text.write_text(f"<annotation>{described(('cat', 0.25, 0, 1, 0.5))}</annotation>")
     split(tmp_path, "train", "a")
     with pytest.raises(ValueError, match="--box-unit fraction"):
-        scenes.load(tmp_path, "train")
-    [example] = scenes.load(tmp_path, "train", reading=AS_FRACTIONS).examples
+        datasets.load(tmp_path, "train")
+    [example] = datasets.load(tmp_path, "train", reading=AS_FRACTIONS).examples
     assert example.boxes.tolist() == [[10, 0, 40, 20]]
     add(tmp_path, "a", CAT, DOG)
     with pytest.raises(ValueError, match="lies outside its picture of 40x40 pixels"):
-        scenes.load(tmp_path, "train", reading=AS_FRACTIONS)
+        datasets.load(tmp_path, "train", reading=AS_FRACTIONS)
 
 
 def test_fractions_of_what_is_stored_are_turned_too(tmp_path):
     box = [BOX[0] / WIDTH, BOX[1] / HEIGHT, CORNER[2] / WIDTH, CORNER[3] / HEIGHT]
     folder = one_picture(tmp_path, 6, box, (WIDTH, HEIGHT))
-    [example] = scenes.load(folder, "train", reading=Reading("error", STORED, FRACTION)).examples
+    [example] = datasets.load(folder, "train", reading=Reading("error", STORED, FRACTION)).examples
     assert example.boxes[0].tolist() == pytest.approx(where(example.path))
 
 

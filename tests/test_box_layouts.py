@@ -21,8 +21,8 @@ from made_annotations import xml as annotation
 from made_pets import noise
 from test_detect_command import SMALL
 
-from residual.detection import scenes
-from residual.detection.checking import check as checked
+from residual.preparation.check_boxes import check as checked
+from residual.tasks.detection import datasets
 
 COCO_OF_10 = {
     "images": [
@@ -161,10 +161,10 @@ EXPORTS: dict[Made, tuple[str, str, str, int]] = {
 def test_the_usual_exports_are_read_with_the_splits_that_they_have(made, tmp_path):
     made(tmp_path)
     form, train, test, pictures = EXPORTS[made]
-    assert scenes.form(tmp_path) == form
-    assert scenes.usual_splits(tmp_path, *scenes.USUAL[form]) == (train, test)
-    learned = scenes.load(tmp_path, train)
-    tested = scenes.load(tmp_path, test, learned.classes)
+    assert datasets.form(tmp_path) == form
+    assert datasets.usual_splits(tmp_path, *datasets.USUAL[form]) == (train, test)
+    learned = datasets.load(tmp_path, train)
+    tested = datasets.load(tmp_path, test, learned.classes)
     assert len(learned.examples) == pictures and len(tested.examples) >= 1
     assert sum(len(each.boxes) for each in learned.examples) >= 2
     assert not {each.path for each in learned.examples} & {each.path for each in tested.examples}
@@ -203,13 +203,13 @@ def test_a_division_depends_on_nothing_but_the_pictures(tmp_path):
     for place in ("a", "b"):
         labelimg(tmp_path / place)
     names = [
-        [each.name for each in scenes.load(tmp_path / place, part).examples]
+        [each.name for each in datasets.load(tmp_path / place, part).examples]
         for place in ("a", "b")
         for part in ("all:train", "all:test")
     ]
     assert names[:2] == names[2:] and (len(names[0]), len(names[1])) == (8, 2)
     with pytest.raises(ValueError, match="divided into train and test, not 'val'"):
-        scenes.load(tmp_path / "a", "all:val")
+        datasets.load(tmp_path / "a", "all:val")
 
 
 def only(*names: str) -> Made:
@@ -240,7 +240,7 @@ def test_where_it_cannot_be_told_which_split_is_which_the_option_is_named(
     answer = command("detect", "train", "resnet18", "--data", tmp_path / "data", *words)
     assert answer.status == 1 and not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=why) as refused:
-        scenes.usual_splits(tmp_path / "data", "train", "val")
+        datasets.usual_splits(tmp_path / "data", "train", "val")
     assert answer.complaint.endswith(str(refused.value))
     check = command("data", "check", tmp_path / "data")
     assert check.status == 1 and str(refused.value) in check.out
@@ -249,10 +249,10 @@ def test_where_it_cannot_be_told_which_split_is_which_the_option_is_named(
 def test_trainval_is_never_learned_from_where_val_is_tested_on(tmp_path):
     year = voc_year(tmp_path)
     (year / "ImageSets/Main/test.txt").unlink()
-    assert scenes.usual_splits(year, "trainval", "test") == ("train", "val")
+    assert datasets.usual_splits(year, "trainval", "test") == ("train", "val")
     (year / "ImageSets/Main/train.txt").unlink()
     with pytest.raises(ValueError, match="has trainval to learn from and nothing to be tested on"):
-        scenes.usual_splits(year, "trainval", "test")
+        datasets.usual_splits(year, "trainval", "test")
 
 
 def test_splits_that_a_user_names_are_taken_as_they_are(command, tmp_path):
@@ -278,14 +278,14 @@ def test_a_list_may_be_written_by_any_program(text, tmp_path):
     for name in ("1", "2"):
         add(tmp_path, name, CAT)
     (tmp_path / "ImageSets/Main/train.txt").write_bytes(text.encode())
-    assert [each.name for each in scenes.load(tmp_path, "train").examples] == ["1", "2"]
+    assert [each.name for each in datasets.load(tmp_path, "train").examples] == ["1", "2"]
 
 
 def test_a_list_that_names_a_picture_in_two_ways_names_it_twice(tmp_path):
     add(tmp_path, "1", CAT)
     split(tmp_path, "train", "1", "1.jpg")
     with pytest.raises(ValueError, match="has the picture 1 more than once"):
-        scenes.load(tmp_path, "train")
+        datasets.load(tmp_path, "train")
 
 
 @pytest.mark.parametrize("line", ["/home/me/7.jpg", "../7", "C:\\me\\7.xml 1", "/"])
@@ -294,7 +294,7 @@ def test_a_line_that_names_no_picture_is_refused_with_the_folder_that_lacks_it(l
     split(tmp_path, "train", "1", line)
     name = "" if line == "/" else "7"
     with pytest.raises(FileNotFoundError, match=f"no annotation {tmp_path}/Annotations/{name}.xml"):
-        scenes.load(tmp_path, "train")
+        datasets.load(tmp_path, "train")
 
 
 @pytest.mark.parametrize("ending", [".jfif", ".jpe", ".bmp"])
@@ -304,7 +304,7 @@ def test_the_same_files_are_pictures_in_both_forms(ending, tmp_path):
     (tmp_path / "voc/JPEGImages/._2.jpg").write_bytes(b"\0")
     split(tmp_path / "voc", "train", "1", "2")
     split(tmp_path / "voc", "test", "2")
-    assert len(scenes.load(tmp_path / "voc", "train").examples) == 2
+    assert len(datasets.load(tmp_path / "voc", "train").examples) == 2
     assert not checked(tmp_path / "voc").bare
     folder = coco_folder(tmp_path / "coco")
     noise(1).save(folder / "train2017" / f"more{ending}")

@@ -4,19 +4,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from residual.detection.anchors import RATIOS, anchors, inside, shapes
-from residual.detection.boxes import (
+from residual.tasks.detection.boxes import (
+    RATIOS,
+    anchors,
+    apart,
+    best_first,
     clipped,
     decoded,
     encoded,
+    inside,
+    merged,
     mirrored,
     overlaps,
+    shapes,
     suppressed,
     suppressed_by_class,
     voted,
 )
-from residual.detection.matching import BACKGROUND, IGNORED, Limits, matched, sampled
-from residual.detection.proposals import apart, best_first, merged
+from residual.tasks.detection.losses import BACKGROUND, IGNORED, Limits, matched, sampled
 
 
 def some(n: int, seed: int, width: float = 100) -> Tensor:

@@ -11,10 +11,10 @@ from release import DRAW, Blobs, blob, caffemodel, drawn, theirs, units
 from torch import Tensor
 
 from residual.data.batches import Preprocessing
-from residual.nets import caffe
-from residual.nets.foreign import Conversion, convert
-from residual.nets.networks import build
-from residual.nets.weightfiles import read
+from residual.models.resnet import build
+from residual.weights import caffe
+from residual.weights.convert import Conversion, convert
+from residual.weights.files import read
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from release import DRAW, blob, caffemodel
 
-from residual.nets.caffemodel import read, read_mean
+from residual.weights.caffe import read, read_mean
 
 
 @pytest.mark.parametrize("form", ["packed", "old", "double"])

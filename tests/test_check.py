@@ -12,8 +12,8 @@ import pytest
 from made_pets import noise, pets
 from PIL import Image
 
-from residual.data.check import check
 from residual.data.decode import Damaged, inspected, seen
+from residual.preparation.check import check
 
 HTML = "\n <!DOCTYPE html><html><body>404</body></html>"
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from residual.nets.networks import build
+from residual.models.resnet import build
 from residual.training import checkpoint
 from residual.training.checkpoint import read, save, weights_sha256
 from residual.training.loop import Run, start, train

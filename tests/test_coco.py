@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from made_annotations import SKIPPING, coco_folder, coco_split, instances
 
-from residual.detection.scenes import load
+from residual.tasks.detection.datasets import load
 
 
 def changed(folder: Path, which: str, /, **values: object) -> Path:

@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_sup
 
 from residual.analysis.confusion import balanced_accuracy, draw_confusion, per_class
 from residual.analysis.curves import save
-from residual.evaluation.errors import confusion
+from residual.tasks.classification.metrics import confusion
 
 
 def answers(n: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:

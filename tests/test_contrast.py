@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from residual.data.batches import contrast_normalised, of_contrast
-from residual.data.images import Images
+from residual.data.datasets import Images
 
 GENERATOR = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (300, 3, 4, 4), dtype=torch.uint8, generator=GENERATOR)

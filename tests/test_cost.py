@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from residual import paper
-from residual.nets.blocks import Residual, basic
-from residual.nets.cost import cost, layers, outline
-from residual.nets.foreign import difference
-from residual.nets.networks import build, specify
+from residual.models.blocks import Residual, basic
+from residual.models.complexity import cost, layers, outline
+from residual.models.resnet import build, specify
+from residual.reproduction import paper
+from residual.weights.convert import difference
 
 IMAGENET = {  # network: parameters, multiply-adds in units of 1e9
     "plain18": (11_515_688, 1.795),

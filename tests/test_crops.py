@@ -8,11 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.data.crops import NEAR, AspectCrop, ScaleCrop, one_below, one_unit, span, unit
+from residual.data.augment import (
+    NEAR,
+    AspectCrop,
+    ScaleCrop,
+    mirrored,
+    one_below,
+    one_unit,
+    span,
+    unit,
+)
+from residual.data.crops import Crops
 from residual.data.decode import fitted
-from residual.data.draws import below
-from residual.data.mixing import mirrored
-from residual.data.views import Crops
+from residual.data.rng import below
 
 DRAWS = 200
 SIZES = ((500, 375), (333, 500), (300, 300), (1000, 260))

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from residual.cli import data as cli
-from residual.data import imagenet as module
-from residual.data.imagenet import Expected
+from residual.preparation import imagenet as module
+from residual.preparation.imagenet import Expected
 
 
 def fill(folder: Path, n: int, light: int = 0) -> None:

@@ -14,9 +14,10 @@ from made_boxes import draw_voc
 from PIL import Image
 from test_processes import side_by_side
 
-from residual.detection import loading, running
 from residual.runs.folder import writing
-from residual.runs.moments import Watch
+from residual.tasks.detection import load
+from residual.tasks.detection import training as running
+from residual.training.task import Watch
 
 SMALL = (
     *("--recipe", "scratch", "--shorter-side", 64, "--set", "bins=3", "--set", "scales=16,32"),
@@ -89,7 +90,7 @@ def test_a_run_that_a_process_works_on_is_refused_to_another(run, command, folde
             answer = command(*words)
             assert answer.status == 1
             assert f"{copy} is in use by process {os.getpid()} on " in answer.complaint
-        recipe = loading.recipe_of(copy)
+        recipe = load.recipe_of(copy)
         with pytest.raises(ValueError, match=f"{copy} is in use by"):
             next(running.advance(copy, running.load(folder, recipe), Watch()))
 

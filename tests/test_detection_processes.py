@@ -9,10 +9,10 @@ from made_boxes import draw_voc
 from test_detector import SMALL, made
 from test_processes import free_port, place_of, started
 
-from residual.detection import scenes, supply
-from residual.detection import training as learning
-from residual.detection.learning import Sample
-from residual.world import World
+from residual.distributed import World
+from residual.tasks.detection import datasets, loader
+from residual.tasks.detection import loop as learning
+from residual.tasks.detection.losses import Sample
 
 RECIPE = replace(SMALL, steps=3, batch=4, bins=3, regions=8)
 
@@ -24,8 +24,8 @@ def exact(batches: Iterator[list[Sample]]) -> Iterator[list[Sample]]:
 
 def trained(folder: Path, world: World) -> tuple[dict[str, torch.Tensor], list[list[float]]]:
     """Three steps in float64 on this process's part of each batch, and their losses."""
-    data, before = scenes.load(folder, "trainval"), supply.imagenet_preprocessing(64)
-    feed = supply.Supply(data, RECIPE, before, torch.device("cpu"), world)
+    data, before = datasets.load(folder, "trainval"), loader.imagenet_preprocessing(64)
+    feed = loader.Supply(data, RECIPE, before, torch.device("cpu"), world)
     learner = learning.start(made(RECIPE).double(), RECIPE)
     way = learning.Way(world=world)
     steps = learning.train(learner, exact(feed.batches()), RECIPE, way)

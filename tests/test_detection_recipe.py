@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from residual.detection.recipe import RECIPES, VOC07, from_json, learning_rate, parsed, with_steps
+from residual.tasks.detection.recipe import (
+    RECIPES,
+    VOC07,
+    from_json,
+    learning_rate,
+    parsed,
+    with_steps,
+)
 from residual.training.values import to_json
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from made_boxes import draw_voc
 from test_detect_command import SMALL
 
-from residual.detection.recipe import MULTISCALE, Testing, scaled
 from residual.reproduction import table7
 from residual.reproduction.detectors import Made, fitting
 from residual.reproduction.table9 import runs
+from residual.tasks.detection.recipe import MULTISCALE, Testing, scaled
 
 OF_SCRATCH = ("--set", "norm=group", "--set", "fixed=0", "--set", "shorter=64")
 

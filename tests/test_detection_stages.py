@@ -7,40 +7,40 @@ import torch
 from made_boxes import draw_voc
 from test_detector import SMALL, made, sample
 
-from residual.detection import running, stages, supply
-from residual.detection import training as learning
-from residual.detection.recipe import VOC07, VOC07_ALTERNATING
-from residual.rivals.networks import build
-from residual.runs.loading import load as loaded
-from residual.runs.loading import with_preprocessing
-from residual.runs.moments import Stopped, Watch
+from residual.device import Setting
+from residual.models.registry import build
+from residual.runs.load import load as loaded
+from residual.runs.load import with_preprocessing
+from residual.tasks.detection import loader, phases, training
+from residual.tasks.detection import loop as learning
+from residual.tasks.detection.recipe import VOC07, VOC07_ALTERNATING
 from residual.training import checkpoint
-from residual.world import Setting
+from residual.training.task import Stopped, Watch
 
 FOUR = replace(SMALL, schedule="alternating", steps=12)
 
 
 def test_joint_training_is_one_stage():
-    (only,) = stages.stages(VOC07)
+    (only,) = phases.stages(VOC07)
     assert (only.first, only.end, len(only.parts)) == (0, 70_000, 4)
     assert not (only.proposals or only.still)
 
 
 def test_the_four_stages_are_those_of_the_published_code():
-    found = stages.stages(VOC07_ALTERNATING)
+    found = phases.stages(VOC07_ALTERNATING)
     assert [each.end - each.first for each in found] == [80_000, 40_000, 80_000, 40_000]
     assert [each.still for each in found] == [False, False, True, True]
     assert [each.proposals for each in found] == [False, True, False, True]
-    rates = {step: stages.rate(VOC07_ALTERNATING, step) for step in (0, 59_999, 60_000, 80_000)}
+    rates = {step: phases.rate(VOC07_ALTERNATING, step) for step in (0, 59_999, 60_000, 80_000)}
     assert rates == pytest.approx({0: 1e-3, 59_999: 1e-3, 60_000: 1e-4, 80_000: 1e-3})
 
 
 def test_each_stage_teaches_its_own_layers():
     taught = []
-    for stage in stages.stages(FOUR):
+    for stage in phases.stages(FOUR):
         net = made(FOUR)
         learner = learning.start(net, FOUR)
-        stages.hold(stage, net)
+        phases.hold(stage, net)
         before = {name: each.clone() for name, each in net.state_dict().items()}
         one = sample(regions=torch.tensor([[4.0, 6, 30, 40], [0, 0, 90, 60]]))
         next(learning.train(learner, iter([[one]]), replace(FOUR, steps=1), parts=stage.parts))
@@ -58,14 +58,14 @@ def test_the_second_stage_begins_where_the_first_did_and_the_third_proposes_anew
     learner = learning.start(net, FOUR)
     for parameter in net.parameters():
         torch.nn.init.ones_(parameter)
-    stages.enter(stages.stages(FOUR)[1], learner, None)
+    phases.enter(phases.stages(FOUR)[1], learner, None)
     now = net.state_dict()
     assert all(torch.equal(now[k], first[k]) for k in now if k.startswith(("shared", "head")))
     assert (now["proposing.conv.weight"] == 1).all()
-    stages.enter(stages.stages(FOUR)[2], learner, None)
+    phases.enter(phases.stages(FOUR)[2], learner, None)
     assert torch.equal(net.state_dict()["proposing.conv.weight"], first["proposing.conv.weight"])
     begun = {f"net.{name}": torch.zeros_like(each) for name, each in first.items()}
-    stages.enter(stages.stages(FOUR)[1], learner, begun)
+    phases.enter(phases.stages(FOUR)[1], learner, begun)
     assert not net.state_dict()["shared.conv1.0.0.weight"].any()
 
 
@@ -80,24 +80,24 @@ def test_an_alternating_training_that_stopped_ends_as_one_that_did_not(tmp_path,
         file = tmp_path / "weights.safetensors"
         torch.manual_seed(3)
         state = build("resnet18", 5).state_dict()
-        before = supply.imagenet_preprocessing(224)
+        before = loader.imagenet_preprocessing(224)
         header = {"step": 0, "network": "resnet18", "classes": list("abcde"), "recipe": None}
         tensors = {f"net.{name}": each for name, each in state.items()}
         checkpoint.save(file, *with_preprocessing(tensors, header, before))
         begin = loaded(file)
-        recipe = running.from_weights(recipe, begin)
-    data, how = running.load(folder, recipe), Setting(threads=1)
+        recipe = training.from_weights(recipe, begin)
+    data, how = training.load(folder, recipe), Setting(threads=1)
     ends = []
     for stop in (0, *stops):
         run = tmp_path / f"{stop}"
-        running.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
+        training.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
         taken: list[int] = []
         watch = Watch(60, stop=lambda taken=taken, stop=stop: len(taken) == stop - 1)
         try:
-            for moment in running.advance(run, data, watch):
+            for moment in training.advance(run, data, watch):
                 taken.append(moment.step)
         except Stopped:
-            *_, moment = running.advance(run, data, Watch())
+            *_, moment = training.advance(run, data, Watch())
         assert bool(stop) == (len(taken) < 12)
         ends.append(moment.result["weights_sha256"])
     assert len(set(ends)) == 1

@@ -9,8 +9,8 @@ from made_boxes import draw_voc
 from test_detector import CPU, SMALL
 
 from residual.data.decode import seen as seen_picture
-from residual.detection import scenes, supply
-from residual.world import World
+from residual.distributed import World
+from residual.tasks.detection import datasets, loader
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +19,16 @@ def folder(tmp_path_factory):
 
 
 def test_a_picture_is_resized_to_its_shorter_side_unless_the_longer_one_becomes_too_long():
-    assert supply.fitted((500, 375), 600, 1000) == (800, 600)
-    assert supply.fitted((375, 500), 600, 1000) == (600, 800)
-    assert supply.fitted((1000, 300), 600, 1000) == (1000, 300)
-    assert supply.fitted((2000, 3), 600, 1000) == (1000, 16)
+    assert loader.fitted((500, 375), 600, 1000) == (800, 600)
+    assert loader.fitted((375, 500), 600, 1000) == (600, 800)
+    assert loader.fitted((1000, 300), 600, 1000) == (1000, 300)
+    assert loader.fitted((2000, 3), 600, 1000) == (1000, 16)
 
 
 def test_boxes_are_resized_and_mirrored_with_their_picture(tmp_path):
-    data = scenes.load(draw_voc(tmp_path / "bars", labels=("bar",)), "trainval")
-    before = supply.imagenet_preprocessing(144)
-    own = supply.Supply(data, replace(SMALL, shorter=144, longest=400, batch=6), before, CPU)
+    data = datasets.load(draw_voc(tmp_path / "bars", labels=("bar",)), "trainval")
+    before = loader.imagenet_preprocessing(144)
+    own = loader.Supply(data, replace(SMALL, shorter=144, longest=400, batch=6), before, CPU)
     mirrored = set()
     for one in itertools.chain(*itertools.islice(own.batches(), 4)):
         pixels = (one.image * before.std + before.mean) * 255
@@ -47,9 +47,9 @@ def test_boxes_are_resized_and_mirrored_with_their_picture(tmp_path):
 
 
 def test_order_and_mirror_are_functions_of_seed_epoch_and_picture_alone(folder):
-    data, before = scenes.load(folder, "trainval"), supply.imagenet_preprocessing(64)
-    alone = supply.Supply(data, SMALL, before, CPU)
-    later = supply.Supply(data, SMALL, before, CPU, workers=1)
+    data, before = datasets.load(folder, "trainval"), loader.imagenet_preprocessing(64)
+    alone = loader.Supply(data, SMALL, before, CPU)
+    later = loader.Supply(data, SMALL, before, CPU, workers=1)
     first = list(itertools.islice(alone.batches(), 9))
     again = list(itertools.islice(later.batches(4), 5))
     for one, other in zip(first[4:], again, strict=True):
@@ -57,27 +57,27 @@ def test_order_and_mirror_are_functions_of_seed_epoch_and_picture_alone(folder):
             torch.equal(a.image, b.image) and a.key == b.key
             for a, b in zip(one, other, strict=True)
         )
-    parts = [next(supply.Supply(data, SMALL, before, CPU, World(r, 2)).batches()) for r in (0, 1)]
+    parts = [next(loader.Supply(data, SMALL, before, CPU, World(r, 2)).batches()) for r in (0, 1)]
     assert [each.key for part in parts for each in part] == [each.key for each in first[0]]
     epoch = [each.key for own in first[:3] for each in own]
     assert sorted(i for _, i in epoch) == list(range(6)) and {e for e, _ in epoch} == {0}
 
 
 def test_difficult_objects_teach_nothing(folder):
-    example = scenes.load(folder, "trainval").examples[0]
+    example = datasets.load(folder, "trainval").examples[0]
     hard = replace(example, difficult=torch.tensor([True, False]))
-    assert supply.learned(hard).labels.tolist() == example.labels[1:].tolist()
+    assert loader.learned(hard).labels.tolist() == example.labels[1:].tolist()
 
 
 def test_a_damaged_picture_ends_the_training_or_another_takes_its_place(tmp_path):
     made_ = draw_voc(tmp_path / "voc")
-    data = scenes.load(made_, "trainval")
+    data = datasets.load(made_, "trainval")
     broken = data.examples[2].path
     broken.write_bytes(b"nothing")
-    before = supply.imagenet_preprocessing(64)
+    before = loader.imagenet_preprocessing(64)
     with pytest.raises(ValueError, match=str(broken)):
-        list(itertools.islice(supply.Supply(data, SMALL, before, CPU).batches(), 3))
-    skipping = supply.Supply(data, replace(SMALL, bad_images="skip"), before, CPU)
+        list(itertools.islice(loader.Supply(data, SMALL, before, CPU).batches(), 3))
+    skipping = loader.Supply(data, replace(SMALL, bad_images="skip"), before, CPU)
     assert len(list(itertools.islice(skipping.batches(), 3))) == 3
     assert list(skipping.damaged) == [str(broken)]
     assert seen_picture(data.examples[0].path).size in ((96, 72), (72, 96))

@@ -8,12 +8,7 @@ from typing import Any
 
 import pytest
 
-from residual import paper
-from residual.detection.precision import COCO as COCO_NAMES
-from residual.detection.precision import MEASURES
-from residual.detection.recipe import MULTISCALE, RECIPES
-from residual.detection.recipe import Testing as Way  # a name that pytest does not collect
-from residual.reproduction import chapters, table7, table8, table9, table10, table11
+from residual.reproduction import chapters, paper, table7, table8, table9, table10, table11
 from residual.reproduction.detections import (
     AP,
     COCO,
@@ -25,6 +20,10 @@ from residual.reproduction.detections import (
     budgets,
 )
 from residual.reproduction.document import pages
+from residual.tasks.detection.metrics import COCO as COCO_NAMES
+from residual.tasks.detection.metrics import MEASURES
+from residual.tasks.detection.recipe import MULTISCALE, RECIPES
+from residual.tasks.detection.recipe import Testing as Way
 from residual.training.values import to_json
 
 TABLES = (table7, table8, table9, table10, table11)

@@ -7,19 +7,17 @@ import torch.nn.functional as F
 from test_detector import SMALL, made, picture
 from torch import Tensor, nn
 
-from residual.detection import testing
-from residual.detection.boxes import overlaps
-from residual.detection.detector import Detector
-from residual.detection.learning import DEVIATIONS
-from residual.detection.recipe import (
-    Recipe,
-)
-from residual.detection.recipe import Testing as Asking
+from residual.tasks.detection import inference
+from residual.tasks.detection.boxes import overlaps
+from residual.tasks.detection.faster_rcnn import Detector
+from residual.tasks.detection.losses import DEVIATIONS
+from residual.tasks.detection.recipe import Recipe
+from residual.tasks.detection.recipe import Testing as Asking
 
 
 def asked(net: Detector, how: Asking, *images: Tensor):
     with torch.no_grad():
-        return testing.detected([testing.Look(net.eval(), images)], how)
+        return inference.detected([inference.Look(net.eval(), images)], how)
 
 
 def wild(recipe: Recipe = SMALL) -> Detector:
@@ -34,7 +32,7 @@ def test_the_smallest_proposal_is_measured_in_the_picture_before_it_is_resized()
     net = wild(replace(SMALL, smallest=8))
     with torch.no_grad():
         own, resized = (
-            testing.Look(net.eval(), [picture()], torch.tensor(factors)).proposed(Asking())[0]
+            inference.Look(net.eval(), [picture()], torch.tensor(factors)).proposed(Asking())[0]
             for factors in ([1.0, 1, 1, 1], [2.0, 3, 2, 3])
         )
     narrow, wide = (boxes[:, 2:] - boxes[:, :2] for boxes in (own, resized))
@@ -46,7 +44,7 @@ def test_what_is_found_agrees_with_its_definition():
     net, asking = wild(), Asking(least=0.2, most=20)
     found = asked(net, asking, picture())
     with torch.no_grad():
-        look = testing.Look(net, [picture()])
+        look = inference.Look(net, [picture()])
         regions, _ = look.proposed(asking)
         scores, shifts = net.answers(net.vectors(look.first, regions, (64, 96)))
         sure = scores.softmax(dim=1)
@@ -78,8 +76,8 @@ def test_an_ensemble_of_equals_is_the_one():
     net, asking = wild(), Asking(least=0.1)
     one = asked(net, asking, picture())
     with torch.no_grad():
-        looks = [testing.Look(net.eval(), [picture()]) for _ in range(2)]
-        both = testing.detected(looks, asking)
+        looks = [inference.Look(net.eval(), [picture()]) for _ in range(2)]
+        both = inference.detected(looks, asking)
     assert torch.allclose(one.boxes, both.boxes, atol=1e-4)
     assert torch.allclose(one.scores, both.scores, atol=1e-6)
 
@@ -87,12 +85,12 @@ def test_an_ensemble_of_equals_is_the_one():
 def test_refinement_looks_again_where_boxes_are_and_lets_them_vote():
     net, asking = wild(), Asking(least=0.1)
     with torch.no_grad():
-        look = testing.Look(net.eval(), [picture()])
+        look = inference.Look(net.eval(), [picture()])
         regions, _ = look.proposed(asking)
         sure, boxes = look.judged(regions)
         again, more = look.judged(boxes[torch.arange(len(boxes)), sure[:, 1:].argmax(dim=1)])
         sure, boxes = torch.cat([sure, again]), torch.cat([boxes, more])
-    expected = testing.chosen(sure, boxes, asking)
+    expected = inference.chosen(sure, boxes, asking)
     plain, refined = (asked(net, Asking(least=0.1, refinement=r), picture()) for r in (False, True))
     assert not torch.equal(plain.boxes, refined.boxes)
     assert refined.scores.tolist() == expected.scores.tolist()
@@ -105,7 +103,7 @@ def test_refinement_looks_again_where_boxes_are_and_lets_them_vote():
 
 
 def test_two_neighbouring_scales_are_those_around_an_area_of_224_pixels():
-    look = testing.Look.__new__(testing.Look)  # without the maps, which take seconds
+    look = inference.Look.__new__(inference.Look)  # without the maps, which take seconds
     look.size, look.net = (600, 900), made(replace(SMALL, shorter=600))
     look.maps = dict.fromkeys([(200, 300), (400, 600), (600, 900), (800, 1200)])
     sides = torch.tensor([10.0, 224, 230, 300, 340, 600])  # at 600; a third of it at 200
@@ -121,7 +119,7 @@ def test_several_scales_take_the_greater_of_two_values():
         F.interpolate(picture()[None], (96, 144))[0],
     ]
     with torch.no_grad():
-        look = testing.Look(net.eval(), images)
+        look = inference.Look(net.eval(), images)
         regions = torch.tensor([[4.0, 6, 14, 16], [0, 0, 96, 64]])
         found = look.vectors(regions)
         assert list(look.maps) == [(48, 72), (64, 96), (96, 144)]

@@ -7,18 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from residual.detection import training
-from residual.detection.anchors import anchors, inside
-from residual.detection.boxes import encoded, overlaps
-from residual.detection.detector import Detector, build, of_network
-from residual.detection.learning import DEVIATIONS, Sample, losses
-from residual.detection.matching import sampled
-from residual.detection.recipe import (
-    SCRATCH,
-    VOC07,
-    Recipe,
-)
-from residual.rivals.networks import build as build_network
+from residual.models.registry import build as build_network
+from residual.tasks.detection import loop
+from residual.tasks.detection.boxes import anchors, encoded, inside, overlaps
+from residual.tasks.detection.faster_rcnn import Detector, build, of_network
+from residual.tasks.detection.losses import DEVIATIONS, Sample, losses, sampled
+from residual.tasks.detection.recipe import SCRATCH, VOC07, Recipe
 
 SMALL = replace(
     SCRATCH,
@@ -109,8 +103,8 @@ def test_frozen_batch_normalization_and_fixed_stages_do_not_learn():
     norms = [each for each in net.modules() if isinstance(each, nn.BatchNorm2d)]
     assert norms and not any(each.training for each in norms)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    learner = training.start(net, net.recipe)
-    next(training.train(learner, itertools.repeat([sample()]), net.recipe))
+    learner = loop.start(net, net.recipe)
+    next(loop.train(learner, itertools.repeat([sample()]), net.recipe))
     after = net.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     still = ("shared.conv1", "shared.conv2_x")
@@ -244,7 +238,7 @@ def test_ten_steps_equal_a_plain_loop_to_1e_9():
     ]
     batches = [[replace(each, boxes=each.boxes.double()) for each in own] for own in batches]
     ours, plain = made(recipe).double(), made(recipe).double()
-    for _ in training.train(training.start(ours, recipe), iter(batches), recipe):
+    for _ in loop.train(loop.start(ours, recipe), iter(batches), recipe):
         pass
     weights = [p for p in plain.parameters() if p.ndim > 1]
     biases = [p for p in plain.parameters() if p.ndim == 1]

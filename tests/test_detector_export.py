@@ -1,4 +1,4 @@
-"""What deployment/detector_export.py claims: an exported detector finds what the detector finds."""
+"""What export/detector_check.py claims: an exported detector finds what the detector finds."""
 
 import json
 import sys
@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from residual.deployment import detector_export as exporting
-from residual.deployment import detector_model as building
-from residual.deployment import export
-from residual.deployment.engine import session_of
-from residual.deployment.graph import FLOAT, Graph, Value
-from residual.detection.loading import Trained
-from residual.detection.predicting import finder
-from residual.detection.recipe import Testing as Asking
+from residual.device import Setting
+from residual.export import classifier as export
+from residual.export import detector as building
+from residual.export import detector_check as exporting
+from residual.export.engine import session_of
+from residual.export.graph import FLOAT, Graph, Value
+from residual.tasks.detection.load import Trained
+from residual.tasks.detection.predict import finder
+from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.checkpoint import weights_sha256
 from residual.training.values import to_json
-from residual.world import Setting
 from tests.made_detectors import CLASSES, detector, picture, run_of
 from tests.test_engine import trained as classifier
 

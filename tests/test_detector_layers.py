@@ -7,9 +7,9 @@ import torch
 from test_detector import SMALL, made, picture
 from torch import nn
 
-from residual.detection.detector import build, in_one
-from residual.detection.running import check
-from residual.world import Setting
+from residual.device import Setting
+from residual.tasks.detection.faster_rcnn import build, in_one
+from residual.tasks.detection.training import check
 
 
 def test_a_convolution_and_its_fixed_map_in_one_give_the_same_numbers_and_gradients():

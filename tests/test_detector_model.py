@@ -1,4 +1,4 @@
-"""What deployment/detector_model.py claims: its parts compute what the detector's own do."""
+"""What export/detector.py claims: its parts compute what the detector's own do."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from residual.deployment import detector_model as building
-from residual.deployment.engine import session_of
-from residual.deployment.graph import FLOAT, INT64, UINT8, Graph, Value
-from residual.deployment.layers import network
-from residual.detection import supply
-from residual.detection.detector import Detector
+from residual.export import detector as building
+from residual.export.engine import session_of
+from residual.export.graph import FLOAT, INT64, UINT8, Graph, Value
+from residual.export.layers import network
+from residual.tasks.detection import loader
+from residual.tasks.detection.faster_rcnn import Detector
 from tests.made_detectors import detector
 
 pytest.importorskip("onnxruntime", reason="needs the extra deploy")
@@ -28,7 +28,7 @@ def test_the_graph_fits_pictures_of_all_sizes_as_training_does():
     for width, height in [*odd, *draw.integers(1, 3000, (400, 2)).tolist()]:
         pixels = np.zeros((1, height, width, 3), np.uint8)
         rows, columns = (int(side[0]) for side in session.run(None, {"image": pixels}))
-        assert (columns, rows) == supply.fitted((width, height), 600, 1000)
+        assert (columns, rows) == loader.fitted((width, height), 600, 1000)
 
 
 @pytest.mark.parametrize("pooling", ["pool", "align"])

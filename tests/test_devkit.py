@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from made_imagenet import KIT, LISTS, TRUTH, VAL, WORDS, meta, write
 
-from residual.data.devkit import SOLUTION, Known, devkit, told_by
-from residual.data.devkit import TRUTH as TRUTH_FILE
+from residual.preparation.imagenet import SOLUTION, Known, devkit, told_by
+from residual.preparation.imagenet import TRUTH as TRUTH_FILE
 
 LISTS_RAW = {name: text.encode() for name, text in LISTS.items()}
 ENDS = {"LF": "\n", "CRLF": "\r\n", "CR": "\r"}

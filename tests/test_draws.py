@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from residual.data.draws import below, hashed, mixed, order, packing_order
+from residual.data.rng import below, hashed, mixed, order, packing_order
 
 ALL = 2**64 - 1
 

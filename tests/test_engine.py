@@ -1,4 +1,4 @@
-"""What deployment/engine.py claims: whatever computes, the probabilities are the network's."""
+"""What export/engine.py claims: whatever computes, the probabilities are the network's."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from residual.data.batches import Preprocessing
-from residual.deployment.engine import by_onnxruntime, engine
-from residual.deployment.folding import folded
-from residual.nets.networks import build
-from residual.runs.loading import Trained
+from residual.export.engine import by_onnxruntime, engine
+from residual.export.layers import folded
+from residual.models.resnet import build
+from residual.runs.load import Trained
 
 
 def trained(
@@ -122,7 +122,7 @@ def test_an_engine_that_could_not_begin_says_why_each_time(inputs, monkeypatch):
     def none(*given: object) -> None:
         raise MemoryError("no room for the weights")
 
-    monkeypatch.setattr("residual.deployment.engine.session_of", none)
+    monkeypatch.setattr("residual.export.engine.session_of", none)
     answering = by_onnxruntime(KINDS[0], 1)
     for _ in range(2):
         with pytest.raises(MemoryError, match="no room"):

@@ -16,9 +16,9 @@ from test_foreign import apart, drawn, filled
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from residual.nets.entries import entry
-from residual.nets.foreign import Conversion, convert
-from residual.nets.weightfiles import read
+from residual.weights.convert import Conversion, convert
+from residual.weights.entries import entry
+from residual.weights.files import read
 
 State = dict[str, Any]
 
@@ -171,7 +171,7 @@ def test_a_body_of_which_more_is_missing_is_refused(theirs):
     (50, False, "resnet50-v1.5"), (50, None, "resnet50-v1.5"),
 ])  # fmt: skip
 def test_hugging_faces_networks_give_the_same_scores(tmp_path, depth, in_first, network):
-    from residual.nets.published import card_of
+    from residual.weights.published import card_of
 
     net = drawn(Classifier(depth, bool(in_first), 5))
     save_file(net.state_dict(), tmp_path / "model.safetensors")
@@ -201,7 +201,7 @@ def test_without_its_config_the_variant_of_hugging_faces_weights_has_to_be_said(
 
 
 def test_a_config_of_another_variant_is_not_passed_over(tmp_path):
-    from residual.nets.published import card_of
+    from residual.weights.published import card_of
 
     with torch.device("meta"):
         state = Classifier(50, classes=5).state_dict()

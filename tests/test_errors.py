@@ -1,11 +1,11 @@
-"""What evaluation/errors.py claims: counts add."""
+"""What tasks/classification/metrics.py claims: counts add."""
 
 import pytest
 import torch
 
 from residual.data.batches import evaluation_batches, per_pixel_mean
 from residual.data.digits import digits
-from residual.evaluation.errors import Count, confusion, count
+from residual.tasks.classification.metrics import Count, confusion, count
 
 
 def test_counts_add_and_rates_do_not():

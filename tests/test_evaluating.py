@@ -9,13 +9,13 @@ import torch
 from conftest import draw_pictures
 
 from residual.data.batches import evaluation_batches
+from residual.data.datasets import Data
 from residual.data.digits import digits
-from residual.data.images import Data
-from residual.evaluation.protocols import PROTOCOLS, protocol
-from residual.runs.answering import Work
-from residual.runs.evaluating import evaluate, judge
-from residual.runs.loading import load
-from residual.world import Setting
+from residual.device import Setting
+from residual.runs.load import load
+from residual.tasks.classification.evaluate import evaluate, judge
+from residual.tasks.classification.inference import Work
+from residual.tasks.classification.protocols import PROTOCOLS, protocol
 
 HOW = Setting(threads=1)
 WORK = Work(HOW)

@@ -1,4 +1,4 @@
-"""What deployment/export.py claims: a network that goes elsewhere answers as it does here."""
+"""What export/classifier.py claims: a network that goes elsewhere answers as it does here."""
 
 import json
 import sys
@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 
 from residual.data.batches import Preprocessing
 from residual.data.decode import centre, pixels, resized
-from residual.deployment import export
-from residual.deployment.engine import session_of
-from residual.deployment.graph import FLOAT, UINT8, Graph, Value
-from residual.deployment.model import model
-from residual.deployment.pixels import prepared
-from residual.nets.foreign import convert
-from residual.nets.networks import build
-from residual.runs.loading import load
+from residual.export import classifier
+from residual.export.engine import session_of
+from residual.export.graph import FLOAT, UINT8, Graph, Value
+from residual.export.model import model
+from residual.export.preprocess import prepared
+from residual.models.resnet import build
+from residual.runs.load import load
 from residual.training.checkpoint import weights_sha256
+from residual.weights.convert import convert
 from tests.test_engine import KINDS, NAMES, trained
 
 pytest.importorskip("onnxruntime", reason="needs the extra deploy")
@@ -30,7 +30,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_an_onnx_model_says_what_it_needs_and_answers_for_any_size(kind, inside, tmp_path):
     out = tmp_path / "net.onnx"
-    found = export.to_onnx(kind, out, inside)
+    found = classifier.to_onnx(kind, out, inside)
     assert [row.batch for row in found] == [1, 3, 17]
     assert all(row.apart < 1e-5 for row in found)
     session = session_of(out.read_bytes(), {}, 1)
@@ -74,19 +74,19 @@ def test_the_resize_in_the_graph_gives_pillow_s_pixels(shorter, size):
 def test_a_model_that_differs_is_not_written(tmp_path, monkeypatch):
     kind = trained("resnet8")
     other = replace(kind, net=build("resnet8", 7).eval())
-    monkeypatch.setattr("residual.deployment.model.model", lambda *_: model(other, True))
+    monkeypatch.setattr("residual.export.model.model", lambda *_: model(other, True))
     with pytest.raises(ValueError, match="nothing is written, for the ONNX model of resnet8"):
-        export.to_onnx(kind, tmp_path / "net.onnx", True)
+        classifier.to_onnx(kind, tmp_path / "net.onnx", True)
     assert not list(tmp_path.iterdir())
 
 
 def test_probabilities_that_are_near_with_another_best_label_are_refused():
     expected = torch.tensor([[0.40005, 0.39999, 0.2]])
-    export.compare("it", expected, expected)
+    classifier.compare("it", expected, expected)
     with pytest.raises(ValueError, match="it has other labels"):
-        export.compare("it", expected[:, [1, 0, 2]], expected)
+        classifier.compare("it", expected[:, [1, 0, 2]], expected)
     with pytest.raises(ValueError, match="differs"):
-        export.compare("it", expected * float("nan"), expected)
+        classifier.compare("it", expected * float("nan"), expected)
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet50-v1.5"])
@@ -94,7 +94,7 @@ def test_weights_go_to_torchvision_and_come_back(network, tmp_path):
     from torchvision.models import get_model
 
     kind = trained(network, 64, 72)
-    export.to_torchvision(kind, tmp_path / "theirs.safetensors")
+    classifier.to_torchvision(kind, tmp_path / "theirs.safetensors")
     state = load_file(tmp_path / "theirs.safetensors")
     theirs = get_model(network.removesuffix("-v1.5"), num_classes=7)
     theirs.load_state_dict(state, strict=True)
@@ -108,7 +108,7 @@ def test_weights_go_to_torchvision_and_come_back(network, tmp_path):
 
 def test_weights_under_our_names_load_into_a_fresh_network(tmp_path):
     kind = trained("resnet8-B", pixel=True)
-    export.to_safetensors(kind, tmp_path / "net.safetensors")
+    classifier.to_safetensors(kind, tmp_path / "net.safetensors")
     net = build("resnet8-B", 7).eval()
     net.load_state_dict(load_file(tmp_path / "net.safetensors"))
     x = torch.randn(2, 3, 32, 32)
@@ -118,7 +118,7 @@ def test_weights_under_our_names_load_into_a_fresh_network(tmp_path):
 @pytest.mark.parametrize("pixel", [True, False])
 def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_path, pixel):
     kind, file = trained("resnet8-B", pixel=pixel), tmp_path / "net.safetensors"
-    export.to_safetensors(kind, file)
+    classifier.to_safetensors(kind, file)
     back = load(file)
     assert (back.network, back.classes) == (kind.network, kind.classes)
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -129,7 +129,7 @@ def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_pat
     lost = replace(
         kind, preprocessing=replace(kind.preprocessing, whitening=torch.eye(3 * 32 * 32))
     )
-    export.to_safetensors(lost, file)
+    classifier.to_safetensors(lost, file)
     with pytest.raises(ValueError, match="lacks the whitening"):
         load(file)
 
@@ -137,19 +137,19 @@ def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_pat
 @pytest.mark.parametrize("network", ["resnet18-A", "plain18", "resnet20"])
 def test_torchvision_gets_no_network_that_it_does_not_have(network, tmp_path):
     with pytest.raises(ValueError, match=f"torchvision has no {network}; it has resnet18"):
-        export.to_torchvision(trained(network), tmp_path / "theirs.safetensors")
+        classifier.to_torchvision(trained(network), tmp_path / "theirs.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_torchvision_gets_no_network_that_it_would_compute_otherwise(tmp_path):
     with pytest.raises(ValueError, match="torchvision's resnet50 is the variant v1.5"):
-        export.to_torchvision(trained("resnet50"), tmp_path / "theirs.safetensors")
+        classifier.to_torchvision(trained("resnet50"), tmp_path / "theirs.safetensors")
 
 
 def test_without_the_extra_one_sentence_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"ONNX is not installed; pip install .*\[deploy\]"):
-        export.to_onnx(trained("resnet8"), tmp_path / "net.onnx", True)
+        classifier.to_onnx(trained("resnet8"), tmp_path / "net.onnx", True)
 
 
 WRONG = {

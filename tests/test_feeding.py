@@ -12,8 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from residual.data.batches import Drawing, Preprocessing
+from residual.data.crops import Crops
+from residual.data.datasets import Files, Photographs
 from residual.data.decode import Damaged
-from residual.data.feeding import (
+from residual.data.folder import photographs
+from residual.data.loader import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Place,
@@ -21,10 +24,7 @@ from residual.data.feeding import (
     photograph_batches,
     workers_that_fit,
 )
-from residual.data.folder import photographs
-from residual.data.photographs import Files, Photographs
-from residual.data.views import Crops
-from residual.world import World
+from residual.distributed import World
 
 CPU = torch.device("cpu")
 PER_CLASS = 20

@@ -1,7 +1,6 @@
 """Error against cost: the picture of what the paper says in words."""
 
-from residual import paper
-from residual.reproduction import figure_cost
+from residual.reproduction import figure_cost, paper
 from residual.reproduction.experiments import cost_of
 
 

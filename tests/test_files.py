@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residual.files import FORMAT, check_format, read_json, write_json, write_whole
+from residual.storage import FORMAT, check_format, read_json, write_json, write_whole
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 

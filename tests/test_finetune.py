@@ -11,21 +11,20 @@ from conftest import EXACT, Answer
 from PIL import Image
 from torch import Tensor, nn
 
+from residual.data.datasets import held_out
 from residual.data.folder import photographs
-from residual.data.images import held_out
-from residual.evaluation.errors import Count
-from residual.nets import foreign
+from residual.device import Setting
 from residual.runs import folder
-from residual.runs.answering import Judged, Work
-from residual.runs.judging import judged
-from residual.runs.loading import load
-from residual.runs.looks import Looks
-from residual.runs.moments import Watch
-from residual.runs.training import advance, begin, from_weights
-from residual.runs.weights import write
+from residual.runs.load import load
+from residual.tasks.classification.early_stopping import Looks
+from residual.tasks.classification.inference import Judged, Work, judged
+from residual.tasks.classification.metrics import Count
+from residual.tasks.classification.training import advance, begin, from_weights
 from residual.training import checkpoint
 from residual.training.recipe import RECIPES
-from residual.world import Setting
+from residual.training.task import Watch
+from residual.weights import convert
+from residual.weights.fetch import write
 
 CLASSES = ("ant", "bee", "cat")
 SIZES = {"batch": 8, "norm_group": 8, "size": 32, "shorter": 32, "steps": 6, "patience": 3}
@@ -59,7 +58,7 @@ def thousand(tmp_path_factory) -> Path:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
-    write(foreign.convert(net.state_dict(), "resnet18"), path)
+    write(convert.convert(net.state_dict(), "resnet18"), path)
     return path
 
 

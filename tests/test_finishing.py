@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from residual.data.batches import Drawing, Preprocessing
-from residual.data.finishing import Line, Pages, finished, finished_one_by_one
+from residual.data.loader import Line, Pages, finished, finished_one_by_one
 
 
 @pytest.mark.parametrize(("erasing", "per_channel"), [(0.0, False), (0.5, True)])

@@ -15,22 +15,22 @@ from torch import nn
 
 import residual
 from residual.data.digits import digits
-from residual.detection.evaluating import Work, judge
-from residual.detection.examples import Example, Scenes
-from residual.detection.predicting import finder
-from residual.detection.recipe import Testing as Asking
-from residual.evaluation.protocols import PROTOCOLS
-from residual.files import json_text
+from residual.device import Setting
 from residual.finite import NotFinite, check_finite, is_finite
 from residual.launch import join, leave
 from residual.runs import folder
-from residual.runs.answering import Work as Answering
-from residual.runs.evaluating import judge as judged
-from residual.runs.loading import load
-from residual.runs.tally import Diverged
-from residual.runs.training import advance
+from residual.runs.load import load
+from residual.storage import json_text
+from residual.tasks.classification.evaluate import judge as judged
+from residual.tasks.classification.inference import Work as Answering
+from residual.tasks.classification.protocols import PROTOCOLS
+from residual.tasks.classification.training import advance
+from residual.tasks.detection.evaluate import Work, judge
+from residual.tasks.detection.examples import Example, Scenes
+from residual.tasks.detection.predict import finder
+from residual.tasks.detection.recipe import Testing as Asking
 from residual.training import checkpoint
-from residual.world import Setting
+from residual.training.meter import Diverged
 
 NAN = math.nan
 WORDS = r"numbers that are not finite \(NaN or infinite\)"

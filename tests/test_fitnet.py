@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from residual.data.batches import Preprocessing
 from residual.data.sources import load as pictures_of
-from residual.rivals.networks import build
-from residual.rivals.parts import drawn
-from residual.rivals.recipes import RECIPES
-from residual.runs import folder, teaching
-from residual.runs.loading import load
-from residual.runs.moments import Watch
-from residual.runs.training import advance, begin
+from residual.device import Setting
+from residual.models.baselines.layers import drawn
+from residual.models.registry import build
+from residual.runs import folder
+from residual.runs.load import load
+from residual.tasks.classification import distillation
+from residual.tasks.classification.baseline_recipes import RECIPES
+from residual.tasks.classification.training import advance, begin
 from residual.training import checkpoint, loop
 from residual.training.losses import summed
 from residual.training.recipe import guidance
-from residual.world import Setting
+from residual.training.task import Watch
 
 SIZES = {"batch": 4, "norm_group": 4, "steps": 3}
 HINT = replace(RECIPES["fitnet-hint"], **SIZES)
@@ -134,7 +135,7 @@ def test_a_regressor_begins_as_it_is_published_and_learns_as_convolutions_do():
 
 def test_preprocessings_are_the_same_but_for_the_last_bits():
     one = Preprocessing(torch.rand(3, 2, 2), torch.ones(3, 1, 1), (2, 2), None, True, torch.eye(12))
-    assert teaching.same(one, replace(one, shorter=5, mean=one.mean * (1 + 1e-7)))
+    assert distillation.same(one, replace(one, shorter=5, mean=one.mean * (1 + 1e-7)))
     for change in (
         {"contrast": False},
         {"mean": one.mean + 0.01},
@@ -142,7 +143,7 @@ def test_preprocessings_are_the_same_but_for_the_last_bits():
         {"whitening": None},
         {"whitening": torch.eye(12) * 1.01},
     ):
-        assert not teaching.same(one, replace(one, **change)), change
+        assert not distillation.same(one, replace(one, **change)), change
 
 
 # By the command line
@@ -199,7 +200,7 @@ def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
     net, recipe, known = load(teacher).net, folder.recipe_of(hinted), known_of(hinted)
     assert recipe.teacher == checkpoint.weights_sha256(net.state_dict())
     own = load(hinted).preprocessing
-    lesson = teaching.lessons(recipe, known, ("cat", "dog"), own, Setting())
+    lesson = distillation.lessons(recipe, known, ("cat", "dog"), own, Setting())
     images, seen = torch.randn(2, 3, 32, 32), []
     net.pool1.register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.no_grad():
@@ -279,6 +280,6 @@ def test_a_teacher_of_other_pictures_is_refused(command, data, teacher, tmp_path
 def test_another_teacher_in_the_same_place_is_refused(teacher, hinted):
     recipe, known, own = folder.recipe_of(hinted), known_of(hinted), load(hinted).preprocessing
     with pytest.raises(ValueError, match="other weights than the recipe says"):
-        teaching.lessons(replace(recipe, teacher="0"), known, ("cat", "dog"), own, Setting())
+        distillation.lessons(replace(recipe, teacher="0"), known, ("cat", "dog"), own, Setting())
     with pytest.raises(ValueError, match="the run has no teacher"):
-        teaching.lessons(recipe, {"data": {}}, ("cat", "dog"), own, Setting())
+        distillation.lessons(recipe, {"data": {}}, ("cat", "dog"), own, Setting())

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from residual.data import folder as module
+from residual.data.datasets import fingerprint
 from residual.data.decode import decode
 from residual.data.folder import folder, plain_split
-from residual.data.images import fingerprint
 
 SIZE = 8
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from residual.nets import foreign
-from residual.nets.foreign import convert
-from residual.nets.networks import build
-from residual.nets.published import Card
-from residual.nets.weightfiles import read
+from residual.models.resnet import build
+from residual.weights import convert as foreign
+from residual.weights.convert import convert
+from residual.weights.files import read
+from residual.weights.published import Card
 
 SHARED = os.environ.get("RESIDUAL_SHARED")
 DEPTHS = {18: "resnet18", 34: "resnet34"} | {d: f"resnet{d}-v1.5" for d in (50, 101, 152)}

@@ -23,24 +23,24 @@ from test_cifar10 import N, new_pickle, old_pickle, records
 
 from residual.data import cifar10
 from residual.data.decode import decode, inspected
-from residual.data.devkit import told_by
 from residual.data.filenames import lines_of
 from residual.data.packed import CONTENTS, contents
-from residual.data.restarts import Restarting
-from residual.detection import loading as detectors
-from residual.detection.frames import header
-from residual.detection.scenes import load as scenes
-from residual.nets import caffemodel
-from residual.nets.entries import entry
-from residual.nets.foreign import convert
-from residual.nets.networks import build
-from residual.nets.published import card_of
-from residual.nets.weightfiles import read
+from residual.data.partial_jpeg import Restarting
+from residual.models.resnet import build
+from residual.preparation.imagenet import told_by
 from residual.runs import folder
-from residual.runs.loading import load
+from residual.runs.load import load
+from residual.tasks.detection import load as detectors
+from residual.tasks.detection.datasets import load as scenes
+from residual.tasks.detection.frames import header
 from residual.training import checkpoint
 from residual.training.recipe import RECIPES
 from residual.training.values import to_json
+from residual.weights import caffe
+from residual.weights.convert import convert
+from residual.weights.entries import entry
+from residual.weights.files import read
+from residual.weights.published import card_of
 from tests import release
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Pillow's at damaged pictures
@@ -218,7 +218,7 @@ def test_weights_of_another_program(place, name, data):
 @given(damaged([release.blob(torch.ones(1, 3, 4, 5))], []))
 def test_a_mean_image(place, raw):
     with watched(put(place / "mean.binaryproto", raw), "mean.binaryproto"):
-        assert caffemodel.read_mean(place / "mean.binaryproto").shape[0] == 3
+        assert caffe.read_mean(place / "mean.binaryproto").shape[0] == 3
 
 
 TIMM = {"architecture": "resnet18", "num_classes": 2, "label_names": ["a", "b"], "pretrained_cfg": {

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,16 @@ PACKAGE = ROOT / "residual"
 
 LAYERS = [
     {"locks"},
-    {"files", "finite", "pickled", "world"},
-    {"launch"},
-    {"nets", "data", "training", "evaluation"},
-    {"rivals"},
-    {"runs"},  # a run is where nets, data, training and evaluation meet
-    {"analysis", "detection"},
-    {"deployment"},  # of detectors, too
-    {"paper"},  # so high that nothing which produces a number can see the printed ones
-    {"reproduction"},
+    {"storage", "safe_pickle", "finite", "distributed"},
+    {"device", "launch"},
+    {"models", "data"},
+    {"training"},
+    {"weights"},
+    {"runs"},
+    {"tasks.classification", "tasks.detection"},  # neither knows the other
+    {"analysis", "preparation"},
+    {"export"},
+    {"reproduction"},  # so high that nothing which produces a number can see the printed ones
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -37,14 +38,20 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
+def part(names: Sequence[str]) -> str:
+    """The part of the package that a module belongs to; each task is one."""
+    return ".".join(names[:2]) if names[0] == "tasks" else names[0]
+
+
 def breaches(root: Path, longest: int = 400) -> Iterator[str]:
     """Each import that points sideways or up, and each file that is too long."""
     for file in sorted(root.rglob("*.py")):
-        own, text = file.relative_to(root).with_suffix("").parts[0], file.read_text()
+        own, text = part(file.relative_to(root).with_suffix("").parts), file.read_text()
         if text.count("\n") > longest:
             yield f"{file.name} has more than {longest} lines"
         for name in imported(ast.parse(text)):
-            package, other = [*name.split("."), ""][:2]
+            package, *names = [*name.split("."), ""]
+            other = part(names)
             ours = package == "residual" and own in LEVEL and other in LEVEL and other != own
             if ours and LEVEL[other] >= LEVEL[own]:
                 yield f"{own} must not know {other} ({file.name})"
@@ -56,13 +63,17 @@ def test_imports_point_down_and_no_file_is_too_long():
 
 def test_every_part_of_the_package_has_its_layer():
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert parts - {"__init__", "__main__", "__pycache__"} <= LEVEL.keys()
+    tasks = {f"tasks.{path.name}" for path in (PACKAGE / "tasks").iterdir() if path.is_dir()}
+    rest = {"__init__", "__main__", "__pycache__", "tasks"}
+    assert (parts | tasks) - rest - {"tasks.__pycache__"} <= LEVEL.keys()
 
 
-@pytest.mark.parametrize("line", ["from residual.runs.folder import save", "import residual.paper"])
+@pytest.mark.parametrize(
+    "line", ["from residual.runs.folder import save", "import residual.reproduction.paper"]
+)
 def test_an_import_that_points_up_is_caught(tmp_path, line):
-    (tmp_path / "nets").mkdir()
-    (tmp_path / "nets" / "blocks.py").write_text(line + "\n")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "blocks.py").write_text(line + "\n")
     assert list(breaches(tmp_path))
 
 

@@ -8,17 +8,17 @@ from conftest import EXACT
 from made_photographs import folder  # noqa: F401
 
 from residual import train
+from residual.data.datasets import Data, divided
 from residual.data.digits import digits
 from residual.data.folder import folder as small_pictures
 from residual.data.folder import photographs
-from residual.data.images import Data, divided
-from residual.detection.recipe import RECIPES as DETECTION
-from residual.detection.running import check, check_effects
-from residual.rivals import recipes as rivals
-from residual.runs import checks
-from residual.runs.training import begin, nearest, recipe_for
+from residual.device import Setting
+from residual.tasks.classification import baseline_recipes as rivals
+from residual.tasks.classification import checks
+from residual.tasks.classification.training import begin, nearest, recipe_for
+from residual.tasks.detection.recipe import RECIPES as DETECTION
+from residual.tasks.detection.training import check, check_effects
 from residual.training.recipe import RECIPES, Recipe
-from residual.world import Setting
 
 ALWAYS = {  # whatever the data and the network are, or refused in another way where they do not
     "network", "start", "teacher", "lesson", "batch", "norm_group", "steps", "lr", "optimizer",

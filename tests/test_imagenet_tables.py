@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from residual import paper
-from residual.evaluation.protocols import PROTOCOLS
-from residual.reproduction import figure4, figure6, table2, table3, table4, table5, table6
+from residual.models.registry import specify
+from residual.reproduction import figure4, figure6, paper, table2, table3, table4, table5, table6
 from residual.reproduction.evaluations import ENSEMBLE, MODELS, TOGETHER, ensemble_file
 from residual.reproduction.experiments import IMAGENET, Experiment, budgets, kept
-from residual.rivals.networks import specify
-from residual.runs.training import recipe_for
+from residual.tasks.classification.protocols import PROTOCOLS
+from residual.tasks.classification.training import recipe_for
 from residual.training.recipe import with_steps
 from residual.training.values import to_json
 

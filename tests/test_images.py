@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import draw_pictures
 
-from residual.data.images import (
+from residual.data.datasets import (
     Data,
     Images,
     divided,
@@ -17,7 +17,7 @@ from residual.data.images import (
     held_out,
 )
 from residual.data.sources import load
-from residual.runs.training import check, recipe_for
+from residual.tasks.classification.training import check, recipe_for
 
 
 def some(n: int, classes: int = 10) -> Images:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_pets import noise, pets
 
-from residual.data.listing import Listing, listing
+from residual.data.folder_index import Listing, listing
 
 VOC = "<annotation><object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object></annotation>"
 COCO = '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}'

@@ -16,8 +16,8 @@ import pytest
 from conftest import FORK
 
 from residual import locks
-from residual.files import read_json, write_json
 from residual.locks import Held, locked
+from residual.storage import read_json, write_json
 
 
 def until(ready: Callable[[], bool]) -> None:

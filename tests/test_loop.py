@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
-from residual.nets.networks import build
+from residual.models.resnet import build
+from residual.training.batchnorm import Norms
 from residual.training.loop import Pass, start, train
-from residual.training.norms import Norms
 from residual.training.recipe import CIFAR, Recipe, learning_rate
 
 TEN = replace(

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from conftest import EXACT, draw_pictures
 
+from residual.data.datasets import held_out
 from residual.data.digits import digits
-from residual.data.images import held_out
 from residual.runs import folder
 
 SLOW = ("resnet8", "--steps", "100000", *EXACT)

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from residual.data import mixing
-from residual.data.crops import unit
-from residual.data.draws import below
-from residual.data.mixing import beta, blended, coloured, erased, mirrored, mixed, pasted
+from residual.data import augment
+from residual.data.augment import beta, blended, coloured, erased, mirrored, mixed, pasted, unit
+from residual.data.rng import below
 
 
 def batch(n: int, height: int = 8, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,12 +21,12 @@ def batch(n: int, height: int = 8, width: int = 8) -> tuple[Tensor, Tensor, Tens
 
 def one_erased(image: Tensor, image_id: int, epoch: int, seed: int, probability: float) -> Tensor:
     """Random erasing as torchvision's loop has it: (3, H, W) -> (3, H, W)."""
-    if float(unit(seed, epoch, image_id, mixing.ERASED)) >= probability:
+    if float(unit(seed, epoch, image_id, augment.ERASED)) >= probability:
         return image
     _, height, width = image.shape
     for attempt in range(10):
         area, ratio, top, left = (
-            float(unit(seed, epoch, image_id, mixing.ERASED_REGION + 4 * attempt + i))
+            float(unit(seed, epoch, image_id, augment.ERASED_REGION + 4 * attempt + i))
             for i in range(4)
         )
         pixels = height * width * (0.02 + area * (0.33 - 0.02))
@@ -64,7 +63,7 @@ def test_the_mirror_agrees_with_one_image_at_a_time():
     inputs, ids, epochs = batch(64)
     result = mirrored(inputs, ids, epochs, 3)
     for i, (image_id, epoch) in enumerate(zip(ids.tolist(), epochs.tolist(), strict=True)):
-        turned = bool(below(2, 3, epoch, image_id, mixing.MIRRORED))
+        turned = bool(below(2, 3, epoch, image_id, augment.MIRRORED))
         assert torch.equal(result[i], inputs[i].flip(-1) if turned else inputs[i])
 
 
@@ -88,7 +87,7 @@ def test_a_colour_shift_is_one_colour_for_all_pixels_of_an_image():
 def test_the_colour_shift_has_the_deviations_that_are_published():
     ids, epochs = torch.arange(40_000), torch.full((40_000,), 2)
     shift = coloured(torch.zeros(40_000, 3, 1, 1).double(), ids, epochs, 1, 0.1).flatten(1)
-    vectors = torch.tensor(mixing.EIGENVECTORS).double()
+    vectors = torch.tensor(augment.EIGENVECTORS).double()
     along = shift @ vectors.T  # (n, 3): the vectors are orthonormal to three digits
     assert torch.allclose(vectors @ vectors.T, torch.eye(3).double(), atol=1e-3)
     expected = 0.1 * torch.tensor([0.2175, 0.0188, 0.0045]).double()

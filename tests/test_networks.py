@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from residual.nets.blocks import Residual
-from residual.nets.cost import outline
-from residual.nets.networks import NETWORKS, build, specify
+from residual.models.blocks import Residual
+from residual.models.complexity import outline
+from residual.models.resnet import NETWORKS, build, specify
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from residual.nets.networks import NETWORKS, build
+from residual.models.resnet import NETWORKS, build
 from residual.training.loop import Step, start, train
 from residual.training.recipe import CIFAR
 

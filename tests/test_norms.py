@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from conftest import FORK
 from torch import Tensor, nn
 
-from residual.nets.networks import build
-from residual.training.norms import Norms, measure
-from residual.world import World
+from residual.distributed import World
+from residual.models.resnet import build
+from residual.training.batchnorm import Norms, measure
 
 ALONE = World()
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import EXACT, draw_pictures
 
-from residual.data.cache import key
-from residual.data.folder import folder, photographs
-from residual.data.images import fingerprint
-from residual.data.listing import listing
+from residual.data.datasets import fingerprint
+from residual.data.folder import folder, key, photographs
+from residual.data.folder_index import listing
 
 
 def odd(place: Path, name: bytes) -> Path:

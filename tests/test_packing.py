@@ -11,12 +11,11 @@ from made_pets import pets
 
 from residual.cli.pack import in_words
 from residual.data.folder import photographs
-from residual.data.listing import listing
-from residual.data.packable import How, prepare
+from residual.data.folder_index import listing
 from residual.data.packed import identity, is_packed, open_packed
-from residual.data.packing import Packing, Summary, pack
 from residual.data.progress import unhurried
-from residual.runs.resuming import same_data
+from residual.preparation.pack import How, Packing, Summary, pack, prepare
+from residual.runs.resume import same_data
 
 
 def test_without_the_extra_it_is_named(tmp_path, pictures, monkeypatch):

@@ -1,4 +1,4 @@
-"""What data/views.py and evaluation/panel.py claim: the views are right, and memory is bounded."""
+"""What crops.py and inference.py claim: the views are right, and memory is bounded."""
 
 import io
 
@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from residual.data.crops import Crops, Each, Wholes, scaled
 from residual.data.decode import Oversized, decode
-from residual.data.views import Crops, Each, Wholes, scaled
-from residual.evaluation.panel import Member, Panel, judging, summed
+from residual.tasks.classification.inference import Member, Panel, judging, summed
 
 CPU = torch.device("cpu")
 

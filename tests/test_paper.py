@@ -2,7 +2,7 @@
 
 import pytest
 
-from residual import paper
+from residual.reproduction import paper
 
 
 def test_the_residual_net_gains_what_the_text_says_from_depth_and_over_the_plain_one():

@@ -14,11 +14,11 @@ from archives import unpack
 from conftest import EXACT
 from test_decode import MATRIX, MODES, options, saved
 
-from residual.data.feeding import Place
 from residual.data.folder import photographs
-from residual.nets.networks import build
-from residual.runs.supply import batches, preprocessing
-from residual.runs.training import recipe_for
+from residual.data.loader import Place
+from residual.models.resnet import build
+from residual.tasks.classification.loader import batches, preprocessing
+from residual.tasks.classification.training import recipe_for
 from residual.training.loop import start, train
 
 SHARED = os.environ.get("RESIDUAL_SHARED", "")

@@ -5,14 +5,14 @@ import torch
 from made_photographs import folder  # noqa: F401
 
 from residual.data.batches import Preprocessing
-from residual.data.feeding import Place
 from residual.data.folder import photographs
-from residual.detection import supply as detection_supply
-from residual.rivals import prelu_net
-from residual.rivals.networks import build, specify
-from residual.runs.loading import load, with_preprocessing
-from residual.runs.supply import batches, preprocessing
-from residual.runs.training import recipe_for
+from residual.data.loader import Place
+from residual.models.baselines import prelu_net
+from residual.models.registry import build, specify
+from residual.runs.load import load, with_preprocessing
+from residual.tasks.classification.loader import batches, preprocessing
+from residual.tasks.classification.training import recipe_for
+from residual.tasks.detection import loader as detection_supply
 from residual.training import checkpoint
 
 RANGES = {

@@ -12,8 +12,8 @@ import torch
 from made_scenes import CLASSES, example, found, random_scenes, scenes
 from torch import Tensor
 
-from residual.detection.examples import Example, Found
-from residual.detection.precision import (
+from residual.tasks.detection.examples import Example, Found
+from residual.tasks.detection.metrics import (
     MEASURES,
     MISSING,
     TENTHS,

@@ -17,10 +17,10 @@ from PIL import Image
 import residual
 from residual.data.decode import decode
 from residual.data.digits import digits
-from residual.deployment import model
-from residual.deployment.engine import by_onnxruntime
-from residual.deployment.prediction import answers
-from residual.runs.loading import load
+from residual.export import model
+from residual.export.engine import by_onnxruntime
+from residual.export.predict import answers
+from residual.runs.load import load
 
 
 @pytest.fixture(scope="module")

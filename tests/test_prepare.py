@@ -21,10 +21,10 @@ from made_imagenet import (
 )
 from torchvision.datasets.imagenet import ARCHIVE_META
 
-from residual.data import prepare as module
-from residual.data.imagenet import imagenet
-from residual.data.prepare import MARKS
-from residual.files import read_json
+from residual.preparation import archives as module
+from residual.preparation.archives import MARKS
+from residual.preparation.imagenet import imagenet
+from residual.storage import read_json
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import pytest
 from made_annotations import coco_folder, devkit, instances
 
 from residual.cli import boxes as cli
-from residual.data import prepare as preparing
-from residual.detection.prepare import COCO, VOC, VOC_ARCHIVES, Archives, coco, voc
-from residual.detection.scenes import load
+from residual.preparation import archives as preparing
+from residual.preparation.voc_coco import COCO, VOC, VOC_ARCHIVES, Archives, coco, voc
+from residual.tasks.detection.datasets import load
 
 TARS = {
     "07trainval": ("VOC2007", ("000001", "000002", "trainval", "train", "val")),

@@ -8,7 +8,7 @@ from made_imagenet import (
     write,
 )
 
-from residual.data.imagenet import imagenet
+from residual.preparation.imagenet import imagenet
 
 
 def test_a_folder_without_imagenet_is_refused_with_what_was_looked_for(tmp_path):

@@ -1,4 +1,4 @@
-"""What world.py claims: any number of processes train as one would, or name who is missing."""
+"""What distributed.py claims: many processes train as one would, or name who is missing."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
-from residual.nets.networks import build
-from residual.runs.loading import load
+from residual.distributed import World
+from residual.models.resnet import build
+from residual.runs.load import load
 from residual.training.loop import Pass, start, train
 from residual.training.recipe import CIFAR
-from residual.world import World
 
 RECIPE = replace(
     CIFAR, network="resnet8", batch=16, norm_group=4, steps=5, drops=(3,), padding=1, smoothing=0.1

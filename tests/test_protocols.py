@@ -1,4 +1,4 @@
-"""What evaluation/protocols.py and runs/answering.py claim: a protocol is its naive loop."""
+"""What tasks/classification/protocols.py and inference.py claim: a protocol is its naive loop."""
 
 from dataclasses import replace
 
@@ -9,15 +9,23 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from residual.data.augment import fitted
 from residual.data.batches import Preprocessing
-from residual.data.crops import fitted
-from residual.data.photographs import Files, Photographs
-from residual.evaluation.errors import count
-from residual.evaluation.panel import NO_ANSWER, judging, summed
-from residual.evaluation.protocols import PROTOCOLS, Protocol, protocol
-from residual.nets.networks import build
-from residual.runs.answering import Judged, Work, answers, of_photographs
-from residual.world import Setting, World
+from residual.data.datasets import Files, Photographs
+from residual.device import Setting
+from residual.distributed import World
+from residual.models.resnet import build
+from residual.tasks.classification.inference import (
+    NO_ANSWER,
+    Judged,
+    Work,
+    answers,
+    judging,
+    of_photographs,
+    summed,
+)
+from residual.tasks.classification.metrics import count
+from residual.tasks.classification.protocols import PROTOCOLS, Protocol, protocol
 
 CROP, SHORTER, CLASSES = 24, 29, 7
 SIDES = (24, 29, 38)
@@ -179,9 +187,9 @@ def test_a_micro_batch_bounds_the_pixels_and_memory_does_not_grow_with_the_set(
     passed, waiting = [], []
     net = judged(0)
     net.net.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0].shape))
-    monkeypatch.setattr("residual.runs.answering.ROUND", 2)
+    monkeypatch.setattr("residual.tasks.classification.inference.ROUND", 2)
     monkeypatch.setattr(
-        "residual.runs.answering.summed",
+        "residual.tasks.classification.inference.summed",
         lambda panels, seen_by, pictures: (
             waiting.append(sum(array.numel() // 3 for arrays in pictures for array in arrays)),
             summed(panels, seen_by, pictures),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from residual.nets import published
-from residual.nets.published import UNKNOWN, Card, Published, card_of, torchvisions
-from residual.rivals.networks import build
+from residual.models.registry import build
+from residual.weights import published
+from residual.weights.published import UNKNOWN, Card, Published, card_of, torchvisions
 
 
 def test_torchvision_gives_out_two_kinds_of_weights_for_the_deep_networks():

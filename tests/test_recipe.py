@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from residual.rivals.recipes import RECIPES as RIVALS
+from residual.tasks.classification.baseline_recipes import RECIPES as RIVALS
 from residual.training.recipe import (
     CIFAR,
     CIFAR_DEEP,

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
-from residual import paper
 from residual.reproduction import (
     beside,
     chapters,
@@ -18,6 +17,7 @@ from residual.reproduction import (
     figure1,
     figure6,
     figure7,
+    paper,
     table1,
     table6,
 )
@@ -25,7 +25,7 @@ from residual.reproduction.claims import CLAIMS
 from residual.reproduction.document import documents, excerpt, pages, readme
 from residual.reproduction.experiments import Experiment, budgets, kept, recipes, slug
 from residual.reproduction.spread import Spread, markdown
-from residual.runs.training import recipe_for
+from residual.tasks.classification.training import recipe_for
 from residual.training.recipe import from_json, with_steps
 from residual.training.values import to_json
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from residual.data import decode as decoder
-from residual.data.crops import AspectCrop, ScaleCrop
+from residual.data.augment import AspectCrop, ScaleCrop
+from residual.data.crops import Wholes
 from residual.data.decode import Damaged, Oversized, as_image, as_pixels, jpeg_pixels
-from residual.data.restarts import Restarting, restarting, spaced
-from residual.data.views import Wholes
+from residual.data.partial_jpeg import Restarting, restarting, spaced
 
 MCU = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16)}
 
@@ -60,7 +60,7 @@ def test_a_part_has_the_pixels_of_the_whole(reader, subsampling, size, monkeypat
 def test_only_what_is_needed_is_decoded(monkeypatch):
     picture, decoded = marked(640, 480, "4:2:0"), []
     monkeypatch.setattr(
-        "residual.data.restarts.jpeg_pixels",
+        "residual.data.partial_jpeg.jpeg_pixels",
         lambda raw: decoded.append(jpeg_pixels(raw)) or decoded[-1],
     )
     picture.part(200, 100, 300, 150)
@@ -121,7 +121,7 @@ def test_a_header_that_promises_too_many_pixels_is_not_believed():
 def test_a_picture_that_is_asked_for_twice_is_decoded_once(monkeypatch):
     picture, decoded = marked(64, 48), []
     monkeypatch.setattr(
-        "residual.data.restarts.jpeg_pixels",
+        "residual.data.partial_jpeg.jpeg_pixels",
         lambda raw: decoded.append(raw) or jpeg_pixels(raw),
     )
     Wholes((32, 48))(picture, 0, 0)

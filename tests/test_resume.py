@@ -16,12 +16,12 @@ import pytest
 from conftest import EXACT, FORK
 
 from residual.data.digits import digits
+from residual.device import Setting
 from residual.runs import folder
-from residual.runs.moments import Watch
-from residual.runs.training import advance, begin
+from residual.tasks.classification.training import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import DIGITS
-from residual.world import Setting
+from residual.training.task import Watch
 
 STEPS = 24
 RECIPE = replace(

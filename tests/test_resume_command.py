@@ -10,12 +10,12 @@ import pytest
 from conftest import EXACT, draw_pictures
 
 from residual.data.sources import load
+from residual.device import Setting
 from residual.runs import folder
-from residual.runs.moments import Watch
-from residual.runs.training import advance, begin
+from residual.tasks.classification.training import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import CIFAR
-from residual.world import Setting
+from residual.training.task import Watch
 
 RECIPE = replace(CIFAR, network="resnet8", batch=8, norm_group=8, steps=6, drops=(4,))
 

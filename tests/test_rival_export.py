@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from residual.data.batches import Preprocessing, of_contrast
-from residual.data.images import Images
-from residual.deployment.export import to_onnx
-from residual.deployment.graph import FLOAT, UINT8, Graph, Value
-from residual.deployment.layers import network
-from residual.deployment.model import one_size
-from residual.deployment.pixels import prepared
-from residual.rivals.networks import RIVALS, build
-from residual.rivals.parts import SpatialPyramid, drawn
-from residual.rivals.prelu_net import Windows
-from residual.runs.loading import Trained
+from residual.data.datasets import Images
+from residual.export.classifier import to_onnx
+from residual.export.graph import FLOAT, UINT8, Graph, Value
+from residual.export.layers import network
+from residual.export.model import one_size
+from residual.export.preprocess import prepared
+from residual.models.baselines.layers import SpatialPyramid, drawn
+from residual.models.baselines.prelu_net import Windows
+from residual.models.registry import RIVALS, build
+from residual.runs.load import Trained
 
 onnxruntime = pytest.importorskip("onnxruntime")
 SMALL = [name for name, rival in RIVALS.items() if rival.pixels == 32]

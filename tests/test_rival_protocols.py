@@ -1,4 +1,4 @@
-"""What data/views.py and evaluation/protocols.py claim of the protocols of the paper's rivals.
+"""What crops.py and protocols.py claim of the protocols of the paper's rivals.
 
 That each equals its naive loop is in test_protocols.py.
 """
@@ -11,15 +11,14 @@ import torch
 from PIL import Image
 
 from residual.data.batches import Preprocessing
+from residual.data.crops import Grid, Squares
+from residual.data.datasets import Files, Images, Photographs
 from residual.data.decode import resized
-from residual.data.images import Images
-from residual.data.photographs import Files, Photographs
-from residual.data.views import Grid, Squares
-from residual.evaluation.protocols import PROTOCOLS, protocol
-from residual.nets.networks import build
-from residual.runs.answering import Judged, cut_of
-from residual.runs.evaluating import check_protocol, described
-from residual.runs.loading import Trained
+from residual.models.resnet import build
+from residual.runs.load import Trained
+from residual.tasks.classification.evaluate import check_protocol, described
+from residual.tasks.classification.inference import Judged, cut_of
+from residual.tasks.classification.protocols import PROTOCOLS, protocol
 
 RIVALS = ("144crop", "150crop", "dense", "multiview")
 SIZE = (224, 224)

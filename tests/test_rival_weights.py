@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from residual.nets import caffemodel
-from residual.nets.published import torchvisions
-from residual.rivals.googlenet import MODULES
-from residual.rivals.networks import build
-from residual.rivals.weights import HEADS, INCEPTION, OUTSIDE, caffe_name, convert
-from residual.runs.loading import load
-from residual.runs.weights import converted, write
+from residual.models.baselines.googlenet import MODULES
+from residual.models.registry import build
+from residual.runs.load import load
+from residual.weights import caffe
+from residual.weights.baselines import HEADS, INCEPTION, OUTSIDE, caffe_name, convert
+from residual.weights.fetch import converted, write
+from residual.weights.published import torchvisions
 from tests import release
 
 
@@ -46,7 +46,7 @@ def test_googlenet_is_read_from_caffes_file(googlenet, form, tmp_path):
     file = tmp_path / "bvlc_googlenet.caffemodel"
     layers = as_caffe(googlenet)
     file.write_bytes(release.caffemodel(layers) if form == "today" else as_it_was(layers))
-    found = convert(caffemodel.read(file), "googlenet")
+    found = convert(caffe.read(file), "googlenet")
     expected = googlenet.state_dict()
     assert found.state.keys() == expected.keys()
     assert all(torch.equal(found.state[key], expected[key]) for key in expected)

@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residual.nets.cost import ShapesOnly, cost, layers
-from residual.nets.networks import build as build_residual
-from residual.rivals.googlenet import auxiliary, normalised
-from residual.rivals.networks import RIVALS, build, classifiers, outline, outputs, specify
-from residual.rivals.parts import Highway, Maxout, Omitted, SpatialPyramid
-from residual.rivals.prelu_net import APART, Windows, places
-from residual.rivals.recipes import RECIPES, recipe_of
-from residual.runs.training import recipe_for
+from residual.models.baselines.googlenet import auxiliary, normalised
+from residual.models.baselines.layers import Highway, Maxout, Omitted, SpatialPyramid
+from residual.models.baselines.prelu_net import APART, Windows, places
+from residual.models.complexity import ShapesOnly, cost, layers
+from residual.models.registry import RIVALS, build, classifiers, outline, outputs, specify
+from residual.models.resnet import build as build_residual
+from residual.tasks.classification.baseline_recipes import RECIPES, recipe_of
+from residual.tasks.classification.training import recipe_for
 from residual.training import loop
 
 # The reading that we took where sources contradict one another, and its exact count.

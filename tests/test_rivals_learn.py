@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residual.rivals.networks import RIVALS, build
-from residual.rivals.parts import drawn
-from residual.runs.training import recipe_for
+from residual.models.baselines.layers import drawn
+from residual.models.registry import RIVALS, build
+from residual.tasks.classification.training import recipe_for
 from residual.training import checkpoint, loop
 from residual.training.recipe import Recipe
 

@@ -12,11 +12,11 @@ from test_runs import SHORT, begun
 
 from residual.cli import train as train_command
 from residual.data.digits import digits
+from residual.device import Setting
 from residual.runs import folder
-from residual.runs.moments import Watch
-from residual.runs.training import advance, recipe_for, train
+from residual.tasks.classification.training import advance, recipe_for, train
+from residual.training.task import Watch
 from residual.training.values import to_json
-from residual.world import Setting
 
 TRAIN = ("train", "resnet8", "--steps", 3, *EXACT, "--json")
 

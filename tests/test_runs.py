@@ -11,17 +11,18 @@ import torch
 
 import residual
 from residual.data.batches import chosen
+from residual.data.datasets import Data
 from residual.data.digits import digits
-from residual.data.images import Data
-from residual.runs import folder, resuming, session, supply
-from residual.runs.loading import load
-from residual.runs.moments import Moment, Watch
-from residual.runs.tally import Diverged
-from residual.runs.training import advance, begin, check, recipe_for, train
+from residual.device import Setting
+from residual.runs import folder, resume
+from residual.runs.load import load
+from residual.tasks.classification import loader, session
+from residual.tasks.classification.training import advance, begin, check, recipe_for, train
 from residual.training import checkpoint
+from residual.training.meter import Diverged
 from residual.training.recipe import DIGITS, Recipe
+from residual.training.task import Moment, Watch
 from residual.training.values import to_json
-from residual.world import Setting
 
 HOW = Setting(threads=1)
 WHERE = {"where": "digits", "root": "none"}
@@ -209,7 +210,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
     with pytest.raises(Diverged, match="the loss of step [23] is .*, at rate 1e.29, of the images"
                        ) as stop:  # fmt: skip
         list(advance(tmp_path / "run", data, ALWAYS))
-    ids, _ = chosen(data.train.labels, supply.drawing(recipe), stop.value.step - 1)
+    ids, _ = chosen(data.train.labels, loader.drawing(recipe), stop.value.step - 1)
     assert str(stop.value).endswith(", ".join(map(str, ids.tolist())))
     assert names(tmp_path / "run" / "checkpoints") == []
     assert not (tmp_path / "run" / "result.json").exists()
@@ -279,33 +280,33 @@ def test_the_verb_train_yields_each_step_and_then_the_result(tmp_path):
 
 def test_what_makes_going_on_inexact_is_named(tmp_path):
     begun(tmp_path / "run")
-    known = resuming.known_of(tmp_path / "run")
-    assert resuming.differences(known, HOW) == []
-    assert resuming.differences(known, replace(HOW, precision="bf16")) == [
+    known = resume.known_of(tmp_path / "run")
+    assert resume.differences(known, HOW) == []
+    assert resume.differences(known, replace(HOW, precision="bf16")) == [
         "precision was float32 and is bf16"
     ]
     older = known | {"versions": known["versions"] | {"torch": "2.0"}}
-    assert resuming.differences(older, HOW) == [f"torch was 2.0 and is {version('torch')}"]
+    assert resume.differences(older, HOW) == [f"torch was 2.0 and is {version('torch')}"]
     for name in ("torchvision", "scikit-learn", "scipy"):
         other = known | {"versions": known["versions"] | {name: "0.1"}}
-        assert resuming.differences(other, HOW) == [f"{name} was 0.1 and is {version(name)}"]
+        assert resume.differences(other, HOW) == [f"{name} was 0.1 and is {version(name)}"]
     numpy = known | {"versions": known["versions"] | {"numpy": "0.1"}}
-    assert resuming.differences(numpy, HOW) == []
+    assert resume.differences(numpy, HOW) == []
     old = {k: v for k, v in known["versions"].items() if k not in ("scikit-learn", "scipy")}
-    assert resuming.differences(known | {"versions": old}, HOW) == []  # it does not tell
+    assert resume.differences(known | {"versions": old}, HOW) == []  # it does not tell
     elsewhere = known | {"hardware": "an abacus"}
-    assert "the machine was an abacus" in resuming.differences(elsewhere, HOW)[0]
+    assert "the machine was an abacus" in resume.differences(elsewhere, HOW)[0]
 
 
 def test_a_copy_of_a_run_leaves_it_as_it_is(tmp_path):
     data = begun(tmp_path / "run")
     next(advance(tmp_path / "run", data, ALWAYS))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    copy = resuming.copied(tmp_path / "run", tmp_path / "copy")
+    copy = resume.copied(tmp_path / "run", tmp_path / "copy")
     list(advance(copy, data, ALWAYS))
     assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(ValueError, match="copy exists already; choose a new folder"):
-        resuming.copied(tmp_path / "run", copy)
+        resume.copied(tmp_path / "run", copy)
 
 
 def test_weights_that_would_be_mostly_the_start_are_refused_before_a_folder_is_made(tmp_path):

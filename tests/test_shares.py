@@ -8,13 +8,13 @@ from conftest import FORK, draw_pictures
 from torch import Tensor, nn
 
 from residual.data.batches import Preprocessing
+from residual.data.datasets import Images, Set
 from residual.data.folder import photographs
-from residual.data.images import Images, Set
-from residual.evaluation.errors import count
-from residual.evaluation.panel import NO_ANSWER
-from residual.evaluation.protocols import Protocol, protocol
-from residual.runs.answering import Judged, Work, answers
-from residual.world import Setting, World
+from residual.device import Setting
+from residual.distributed import World
+from residual.tasks.classification.inference import NO_ANSWER, Judged, Work, answers
+from residual.tasks.classification.metrics import count
+from residual.tasks.classification.protocols import Protocol, protocol
 
 MICRO_BATCHES = (1, 13, 256)
 

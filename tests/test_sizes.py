@@ -148,7 +148,7 @@ def test_a_prelu_net_s_onnx_model_takes_the_size_that_it_was_trained_at(monkeypa
     pytest.importorskip("onnxruntime")
     from test_rival_export import answered, exported
 
-    from residual.rivals import prelu_net
+    from residual.models.baselines import prelu_net
 
     monkeypatch.setitem(prelu_net.MODELS, "A", (1, (4, 4, 8)))
     torch.manual_seed(0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from residual.data.datasets import fingerprint
 from residual.data.folder import KNOWN
-from residual.data.images import fingerprint
 from residual.data.sources import load
 
 

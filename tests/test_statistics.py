@@ -5,11 +5,11 @@ import itertools
 import torch
 from conftest import EXACT
 
+from residual.data.datasets import held_out
 from residual.data.digits import digits
-from residual.data.feeding import Place
-from residual.data.images import held_out
-from residual.runs import supply
-from residual.runs.loading import load
+from residual.data.loader import Place
+from residual.runs.load import load
+from residual.tasks.classification import loader
 
 
 def test_statistics_are_those_of_all_training_images(command, finished, tmp_path):
@@ -20,7 +20,7 @@ def test_statistics_are_those_of_all_training_images(command, finished, tmp_path
     batch = before.recipe.batch
     steps = -(-len(data.train) // batch)
     assert f"statistics of {steps * batch:,} training images" in answer.out
-    batches = supply.batches(before.recipe, data, before.preprocessing, Place(torch.device("cpu")))
+    batches = loader.batches(before.recipe, data, before.preprocessing, Place(torch.device("cpu")))
     conv = before.net.conv1[0][0]
     with torch.no_grad():
         maps = [conv(images).double() for images, _ in itertools.islice(batches, steps)]
@@ -44,7 +44,7 @@ def test_images_that_are_held_out_are_not_measured(command, tmp_path):
     steps = -(-len(rest.train) // before.recipe.batch)
     assert len(rest.train) < len(digits().train)
     assert f"statistics of {steps * before.recipe.batch:,} training images" in answer.out
-    batches = supply.batches(before.recipe, rest, before.preprocessing, Place(torch.device("cpu")))
+    batches = loader.batches(before.recipe, rest, before.preprocessing, Place(torch.device("cpu")))
     with torch.no_grad():
         seen = [x for x, _ in itertools.islice(batches, steps)]
         maps = torch.cat([before.net.conv1[0][0](x).double() for x in seen])

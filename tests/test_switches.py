@@ -11,11 +11,11 @@ from torch import nn
 import residual
 from residual.analysis.responses import measured
 from residual.data.digits import digits
-from residual.detection.predicting import finder
-from residual.detection.recipe import Testing as Asking
-from residual.runs.loading import load
+from residual.device import Setting, switches
+from residual.runs.load import load
+from residual.tasks.detection.predict import finder
+from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.recipe import DIGITS
-from residual.world import Setting, switches
 
 BF16 = Setting(threads=1, precision="bf16")
 SHORT = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=4, drops=())

@@ -7,17 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from residual.data.datasets import Images
 from residual.data.digits import digits
-from residual.data.images import Images
-from residual.deployment.engine import engine, installed
-from residual.deployment.prediction import answers as predictions
-from residual.evaluation.panel import best
-from residual.evaluation.protocols import PROTOCOLS
-from residual.runs.answering import Judged, Work, answers
-from residual.runs.evaluating import judge
-from residual.runs.judging import judged
-from residual.runs.loading import Trained, load
-from residual.world import Setting
+from residual.device import Setting
+from residual.export.engine import engine, installed
+from residual.export.predict import answers as predictions
+from residual.runs.load import Trained, load
+from residual.tasks.classification.evaluate import judge
+from residual.tasks.classification.inference import Judged, Work, answers, best, judged
+from residual.tasks.classification.protocols import PROTOCOLS
 
 WORK = Work(Setting())
 

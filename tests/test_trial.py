@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from residual.runs import trial
+from residual.device import Setting
+from residual.tasks.classification import autotune
 from residual.training.recipe import DIGITS, RECIPES
-from residual.world import Setting
 
 AUTO = Setting(threads=1, precision="auto")
 LONG = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=2_000)
@@ -22,12 +22,12 @@ def tried(monkeypatch) -> list[Setting]:
         found.append(how)
         return 0.5 if how.precision == "bf16" else 1.0
 
-    monkeypatch.setattr(trial, "seconds_per_step", seconds)
+    monkeypatch.setattr(autotune, "seconds_per_step", seconds)
     return found
 
 
 def settled(how: Setting, file: Path, steps: int = 2_000) -> Setting:
-    return trial.settled(how, replace(LONG, steps=steps), 10, file)
+    return autotune.settled(how, replace(LONG, steps=steps), 10, file)
 
 
 def test_a_trial_is_made_once_and_kept(tmp_path, tried):
@@ -49,14 +49,14 @@ def test_a_short_training_is_not_worth_a_trial(tmp_path, tried):
 
 def test_another_setting_is_taken_only_where_it_is_a_tenth_faster(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        trial, "seconds_per_step", lambda how, *_: 0.95 if how.precision == "bf16" else 1.0
+        autotune, "seconds_per_step", lambda how, *_: 0.95 if how.precision == "bf16" else 1.0
     )
     assert settled(AUTO, tmp_path / "trials.json").precision == "float32"
 
 
 def test_fewer_threads_are_tried_only_where_none_are_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "seconds_per_step", lambda how, *_: float(how.threads))
-    monkeypatch.setattr(trial, "cores", lambda: 6)
+    monkeypatch.setattr(autotune, "seconds_per_step", lambda how, *_: float(how.threads))
+    monkeypatch.setattr(autotune, "cores", lambda: 6)
     free = settled(replace(AUTO, threads=0), tmp_path / "trials.json")
     assert (free.threads, free.precision) == (1, "float32")
     assert settled(replace(AUTO, threads=6), tmp_path / "trials.json").threads == 6
@@ -76,26 +76,26 @@ def test_fewer_threads_are_tried_only_where_none_are_asked_for(tmp_path, monkeyp
 def test_so_many_trainings_go_on_at_once_as_make_the_most_steps_together(
     tmp_path, monkeypatch, seconds, trainings, n
 ):
-    monkeypatch.setattr(trial, "seconds_per_step", lambda how, *_: seconds[how.threads])
+    monkeypatch.setattr(autotune, "seconds_per_step", lambda how, *_: seconds[how.threads])
     how, recipes = replace(AUTO, threads=4), [LONG] * trainings
     for _ in range(2):  # by a trial, and from the file
-        assert trial.side_by_side(how, recipes, 10, tmp_path / "trials.json") == n
-        monkeypatch.setattr(trial, "seconds_per_step", None)
-    monkeypatch.setattr(trial, "seconds_per_step", lambda how, *_: float(how.threads > 4))
-    assert trial.side_by_side(replace(AUTO, threads=16), [LONG] * 20, 10, tmp_path / "x") == 4
+        assert autotune.side_by_side(how, recipes, 10, tmp_path / "trials.json") == n
+        monkeypatch.setattr(autotune, "seconds_per_step", None)
+    monkeypatch.setattr(autotune, "seconds_per_step", lambda how, *_: float(how.threads > 4))
+    assert autotune.side_by_side(replace(AUTO, threads=16), [LONG] * 20, 10, tmp_path / "x") == 4
     short = [replace(LONG, steps=2)] * trainings
-    assert trial.side_by_side(how, short, 10, tmp_path / "trials.json") == 1
+    assert autotune.side_by_side(how, short, 10, tmp_path / "trials.json") == 1
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_tried(name):
     own = replace(RECIPES[name], network="resnet8", batch=8, norm_group=2, size=32)
-    assert trial.seconds_per_step(Setting(threads=1), own, 10) > 0
+    assert autotune.seconds_per_step(Setting(threads=1), own, 10) > 0
 
 
 def test_no_trial_leaves_it_to_chance_which_start_the_network_gets():
     import torch
 
     before = torch.random.get_rng_state()
-    assert trial.seconds_per_step(replace(AUTO, precision="float32"), LONG, 10) > 0
+    assert autotune.seconds_per_step(replace(AUTO, precision="float32"), LONG, 10) > 0
     assert torch.equal(torch.random.get_rng_state(), before)

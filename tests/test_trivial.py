@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 
-from residual.data.draws import hashed
-from residual.data.trivial import TRIVIAL, TrivialAugment, trivially_augmented
+from residual.data.augment import TRIVIAL, TrivialAugment, trivially_augmented
+from residual.data.rng import hashed
 
 
 def picture(seed: int = 0, side: int = 24) -> Image.Image:

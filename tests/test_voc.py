@@ -10,8 +10,8 @@ from archives import unpack
 from made_annotations import CAT, DOG, SIDE, SKIPPING, add, described, devkit, split, voc_year, xml
 from made_pets import noise
 
-from residual.detection.recipe import Reading
-from residual.detection.scenes import load
+from residual.tasks.detection.datasets import load
+from residual.tasks.detection.recipe import Reading
 
 SHARED = os.environ.get("RESIDUAL_SHARED", "")
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from residual.nets.entries import entry
-from residual.nets.weightfiles import file_of, read
+from residual.weights.entries import entry
+from residual.weights.files import file_of, read
 
 
 class Attack:

@@ -11,11 +11,10 @@ import torch
 import typer
 
 from residual.cli.convert import convert
-from residual.nets import published
-from residual.nets.published import Card, Published
-from residual.runs import weights
-from residual.runs.loading import load
-from residual.runs.weights import obtained
+from residual.runs.load import load
+from residual.weights import fetch, published
+from residual.weights.fetch import obtained
+from residual.weights.published import Card, Published
 
 DEAD = "http://127.0.0.1:9"  # the port that discards
 NAME = "resnet18.IMAGENET1K_V1"
@@ -50,7 +49,7 @@ def serve(far, monkeypatch):
         url = f"http://127.0.0.1:{server.server_port}" if alive else DEAD
         card = Card("these are torchvision's", shorter=232, classes=("a", "b", "c"))
         known = Published(NAME, "resnet18", f"{url}/{file.name}", card)
-        for module in (weights, published):
+        for module in (fetch, published):
             monkeypatch.setattr(module, "torchvisions", lambda: {NAME: known})
         return known
 
@@ -97,7 +96,7 @@ def test_a_damaged_file_is_named_and_never_converted(serve, far, tmp_path):
 def test_what_a_server_gives_out_under_the_name_is_not_trusted(serve, far, tmp_path, monkeypatch):
     known = serve()
     other = Published(NAME, "resnet18", known.url.replace(known.sha256, "00000000"), known.card)
-    monkeypatch.setattr(weights, "torchvisions", lambda: {NAME: other})
+    monkeypatch.setattr(fetch, "torchvisions", lambda: {NAME: other})
     (far / other.file).write_bytes(b"other weights")
     try:
         with pytest.raises(OSError, match="what came has the wrong checksum"):

@@ -7,12 +7,13 @@ from conftest import EXACT
 
 from residual.data.decode import Damaged
 from residual.data.digits import digits
-from residual.files import read_json
-from residual.nets.networks import build
-from residual.runs.moments import Watch
-from residual.runs.session import Session
-from residual.runs.training import begin, recipe_for, train
-from residual.world import Setting, World
+from residual.device import Setting
+from residual.distributed import World
+from residual.models.resnet import build
+from residual.storage import read_json
+from residual.tasks.classification.session import Session
+from residual.tasks.classification.training import begin, recipe_for, train
+from residual.training.task import Watch
 
 SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)
 

@@ -1,4 +1,4 @@
-"""What world.py claims: where and how the arithmetic is done is a value."""
+"""What device.py claims: where and how the arithmetic is done is a value."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from residual.world import Setting, hardware, setting, switches
+from residual.device import Setting, hardware, setting, switches
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from residual.files import write_whole
+from residual.storage import write_whole
 
 Point = tuple[int, float]  # step, error in percent
 Line = dict[str, Any]

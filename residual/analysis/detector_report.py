@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from residual.analysis.curves import OTHERS, bare, save
 from residual.analysis.report import document, facts, inline, log_of, optional, section
-from residual.files import read_json, write_whole
+from residual.storage import read_json, write_whole
 
 PARTS = {  # of the log: what they are
     "objectness_loss": "proposals: object or not",

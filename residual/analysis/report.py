@@ -13,8 +13,8 @@ from torch import Tensor
 
 from residual.analysis.confusion import Judgement, balanced_accuracy, draw_confusion, per_class
 from residual.analysis.curves import Curve, draw_curves, from_curve, save
-from residual.files import read_json, write_whole
 from residual.runs.folder import read_log, recipe_of
+from residual.storage import read_json, write_whole
 from residual.training.values import to_json
 
 WEAKEST = 5  # so many classes are pointed out, at most

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from residual.analysis.curves import bare, palette, save
 from residual.data.batches import evaluation_batches
-from residual.data.images import Data
-from residual.data.photographs import Photographs
+from residual.data.datasets import Data, Photographs
+from residual.device import Setting
 from residual.finite import WORDS, NotFinite
-from residual.rivals.networks import specify
-from residual.runs.evaluating import check_size
-from residual.runs.loading import Trained
-from residual.world import Setting
+from residual.models.registry import specify
+from residual.runs.load import Trained
+from residual.tasks.classification.evaluate import check_size
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.files import json_text
+from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.world import Setting
+    from residual.device import Setting
 
 Network = Annotated[str, typer.Argument(help="The network's name: see `residual networks`.")]
 
@@ -40,11 +40,11 @@ def train(
 
     Example: residual benchmark train resnet50
     """
-    from residual.rivals.networks import specify
-    from residual.runs.supply import crop_size
-    from residual.runs.training import recipe_for
-    from residual.runs.trial import candidates, paying, seconds_per_step
-    from residual.world import setting_before_trial
+    from residual.device import setting_before_trial
+    from residual.models.registry import specify
+    from residual.tasks.classification.autotune import candidates, paying, seconds_per_step
+    from residual.tasks.classification.loader import crop_size
+    from residual.tasks.classification.training import recipe_for
 
     with wrong_usage():
         how = setting_before_trial(device, threads)
@@ -98,7 +98,7 @@ def predict(
 
     Example: residual benchmark predict resnet50
     """
-    from residual.deployment.speeds import speeds
+    from residual.export.speeds import speeds
 
     how = setting_of(device, threads, "float32", False)
     found = []
@@ -135,10 +135,10 @@ def data(
 
     Example: residual benchmark data photos --network resnet50 --workers 4
     """
-    from residual.runs.checks import check
-    from residual.runs.measuring import Bench, stages, verdict
-    from residual.runs.training import recipe_for, takes_photographs
-    from residual.runs.trial import candidates
+    from residual.tasks.classification.autotune import candidates
+    from residual.tasks.classification.checks import check
+    from residual.tasks.classification.throughput import Bench, stages, verdict
+    from residual.tasks.classification.training import recipe_for, takes_photographs
 
     how = setting_of(device, threads, precision, False)
     with wrong_usage():

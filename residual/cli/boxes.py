@@ -10,14 +10,14 @@ import typer
 
 from residual.cli.data import FEW, remarks
 from residual.cli.options import Json, wrong_usage
-from residual.files import json_text
+from residual.storage import json_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from residual.detection.checking import Report
-    from residual.detection.prepare import Report as Prepared
-    from residual.detection.recipe import Reading
+    from residual.preparation.check_boxes import Report
+    from residual.preparation.voc_coco import Report as Prepared
+    from residual.tasks.detection.recipe import Reading
 
 NAMES = {"voc": "PASCAL VOC", "coco": "COCO"}
 Source = Annotated[Path, typer.Argument(help="Where the archives lie.")]
@@ -28,7 +28,7 @@ Source = Annotated[Path, typer.Argument(help="Where the archives lie.")]
 
 def reading_of(box_frame: str | None, box_unit: str | None) -> "Reading":
     """How boxes are read; what is no such word is a wrong command line."""
-    from residual.detection.recipe import Reading
+    from residual.tasks.detection.recipe import Reading
 
     words = {"box_frame": box_frame, "box_unit": box_unit}
     with wrong_usage():
@@ -40,9 +40,9 @@ def check(
 ) -> None:
     """`data check` for a folder with boxes; a drawing is so many pictures in a file."""
     from residual.cli.progress import counting
-    from residual.detection.checking import check as checked
-    from residual.detection.checking import contact, everything
-    from residual.files import json_text, write_whole
+    from residual.preparation.check_boxes import check as checked
+    from residual.preparation.check_boxes import contact, everything
+    from residual.storage import json_text, write_whole
 
     draw, out = drawing
     if draw and not out.parent.is_dir():
@@ -146,7 +146,7 @@ def voc(
     Example: residual data prepare voc downloads voc
     """
     from residual.cli.progress import counting
-    from residual.detection.prepare import voc as prepared
+    from residual.preparation.voc_coco import voc as prepared
 
     finish(prepared(source, to, counting=counting), "PASCAL VOC", as_json)
 
@@ -166,7 +166,7 @@ def coco(
     Example: residual data prepare coco downloads coco
     """
     from residual.cli.progress import counting
-    from residual.detection.prepare import coco as prepared
+    from residual.preparation.voc_coco import coco as prepared
 
     finish(prepared(source, to, counting=counting), "COCO", as_json)
 

@@ -9,8 +9,8 @@ from residual.cli.networks import specified
 from residual.cli.options import CACHE, Root
 
 if TYPE_CHECKING:
-    from residual.nets.foreign import Conversion
-    from residual.nets.published import Card
+    from residual.weights.convert import Conversion
+    from residual.weights.published import Card
 
 
 def convert(
@@ -47,8 +47,9 @@ def convert(
 
     Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
     """
-    from residual.nets import foreign, published, weightfiles
-    from residual.runs.weights import converted, write
+    from residual.weights import convert as foreign
+    from residual.weights import files, published
+    from residual.weights.fetch import converted, write
 
     if (file is None) == (weights is None):
         raise typer.BadParameter("name a file of weights, or public ones by --weights")
@@ -64,10 +65,10 @@ def convert(
         file, usual = fetched(weights, root.expanduser())
         network = network or usual
     assert file is not None and network is not None
-    file = weightfiles.file_of(file)
+    file = files.file_of(file)
     card = published.card_of(file)
     try:
-        conversion = converted(weightfiles.read(file), network, assume, card, entry)
+        conversion = converted(files.read(file), network, assume, card, entry)
     except foreign.Incomplete as error:
         print("\n".join(error.keys))
         raise
@@ -81,7 +82,7 @@ def convert(
 def fetched(name: str, root: Path) -> tuple[Path, str]:
     """The file of public weights, and the network that they are for."""
     from residual.cli.progress import counting
-    from residual.runs import weights
+    from residual.weights import fetch as weights
 
     known = weights.published(name)
     with counting(f"fetching {known.file}") as progress:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.options import BoxFrame, BoxUnit, Json
-from residual.files import json_text
+from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.data.check import Report
-    from residual.data.imagenet import Report as Prepared
+    from residual.preparation.check import Report
+    from residual.preparation.imagenet import Report as Prepared
 
 FEW = 20  # so many classes, or missing pictures, are listed one by one
 
@@ -44,7 +44,7 @@ def check(
     """
     from residual.cli import boxes
     from residual.data.packed import is_packed
-    from residual.detection.scenes import has_boxes
+    from residual.tasks.detection.datasets import has_boxes
 
     if is_packed(str(folder)):
         raise ValueError(f"{folder} holds packed data, which was checked when it was packed")
@@ -63,7 +63,7 @@ def check(
 def check_classes(folder: Path, workers: int, as_json: bool) -> None:
     """`data check` for a folder of classes."""
     from residual.cli.progress import counting
-    from residual.data.check import check as checked
+    from residual.preparation.check import check as checked
 
     with counting("checking pictures") as progress:
         report = checked(folder, workers, progress)
@@ -104,7 +104,7 @@ def remarks(
     converted: Mapping[str, int], notes: Mapping[str, Collection[str]], warnings: Sequence[str]
 ) -> Iterator[str]:
     """What is no damage: what reading changes, what is odd, and what looks like a mistake."""
-    from residual.data.check import few
+    from residual.data.filenames import few
 
     if converted:
         yield "\nChanged when they are read:"
@@ -152,7 +152,7 @@ def imagenet(
     Example: residual data prepare imagenet downloads imagenet
     """
     from residual.cli.progress import counting
-    from residual.data.imagenet import imagenet as prepared
+    from residual.preparation.imagenet import imagenet as prepared
 
     report = prepared(source, to, counting=counting)
     if as_json:

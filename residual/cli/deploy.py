@@ -14,11 +14,11 @@ import typer
 from residual.cli.networks import show
 from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
 from residual.data.filenames import shown
-from residual.files import json_text
+from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.deployment import detector_export
-    from residual.deployment.export import Parity
+    from residual.export import detector_check
+    from residual.export.classifier import Parity
 
 ENDS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchvision": ".safetensors"}
 
@@ -41,9 +41,9 @@ def predict(
 
     Example: residual predict runs/resnet20-1 cat.jpg pictures/ --top 3
     """
-    from residual.deployment.engine import ENGINES
-    from residual.deployment.engine import engine as engine_of
-    from residual.deployment.prediction import answers
+    from residual.export.engine import ENGINES
+    from residual.export.engine import engine as engine_of
+    from residual.export.predict import answers
 
     if engine not in ENGINES:
         raise typer.BadParameter(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
@@ -96,7 +96,7 @@ def named(words: list[str]) -> Iterator[Path]:
 
 def fitting(word: str) -> list[Path]:
     """The pictures that one word names. A file that is not there is a picture of that name."""
-    from residual.data.listing import pictures_below
+    from residual.data.folder_index import pictures_below
     from residual.data.strays import LeftOut
 
     path = Path(word)
@@ -131,8 +131,8 @@ def export(
 
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """
-    from residual.deployment import export as exporting
-    from residual.detection.loading import is_detection
+    from residual.export import classifier as exporting
+    from residual.tasks.detection.load import is_detection
 
     check_usage(form, preprocessing, out)
     how = setting_of("cpu", threads, "float32", False)
@@ -161,7 +161,7 @@ def export(
 def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_json: bool) -> None:
     """The same for a detector."""
     from residual.cli.detections import opened
-    from residual.deployment.detector_export import to_onnx
+    from residual.export.detector_check import to_onnx
 
     if form != "onnx":
         raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
@@ -206,7 +206,7 @@ def show_parity(found: "list[Parity]") -> None:
     show(heads, rows)
 
 
-def show_detector_parity(found: "list[detector_export.Parity]") -> None:
+def show_detector_parity(found: "list[detector_check.Parity]") -> None:
     """What the check of a detector found, picture by picture."""
     heads = ["picture", "regions", "probabilities apart", "boxes apart", "found", "by both"]
     rows = [

@@ -24,11 +24,11 @@ from residual.cli.options import (
 )
 from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run, restarted
 from residual.cli.watching import Advance, Care, carry_on, together
-from residual.files import json_text, read_json
+from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
-    from residual.detection.recipe import Recipe
-    from residual.detection.running import Beginning, Data
+    from residual.tasks.detection.recipe import Recipe
+    from residual.tasks.detection.training import Beginning, Data
 
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[
@@ -86,15 +86,15 @@ def train(
 
     Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
     """
-    from residual.detection.running import (
+    from residual.tasks.detection.datasets import form
+    from residual.tasks.detection.training import (
         begin,
         check,
         check_effects,
         from_weights,
         load,
         with_splits,
-    )  # fmt: skip
-    from residual.detection.scenes import form
+    )
 
     sort = form(data)
     words = [f"shorter={shorter_side}"] if shorter_side else []
@@ -132,7 +132,7 @@ def train(
 
 def begun_with(weights: str | None, root: Path) -> "Beginning | None":
     """The weights that a training begins with: a network's, or a detector's of other data."""
-    from residual.detection.loading import is_detection, load
+    from residual.tasks.detection.load import is_detection, load
 
     if weights is not None and is_detection(Path(weights)):
         return load(Path(weights))
@@ -143,8 +143,8 @@ def again(
     run: Path, where: dict[str, str], workers: int
 ) -> "tuple[int, Data, Callable[[Path], Advance]]":
     """Of a run its steps, its data, and how it goes on."""
-    from residual.detection.loading import recipe_of as recipe_in
-    from residual.detection.running import load
+    from residual.tasks.detection.load import recipe_of as recipe_in
+    from residual.tasks.detection.training import load
 
     recipe, classes = recipe_in(run), tuple(read_json(run / "classes.json"))
     pictures = load(Path(where["where"]), recipe, classes)
@@ -153,7 +153,7 @@ def again(
 
 def of_detector(run: Path, pictures: "Data") -> Advance:
     """The steps of a detector's run."""
-    from residual.detection.running import advance
+    from residual.tasks.detection.training import advance
 
     return lambda watch: advance(run, pictures, watch)
 
@@ -162,8 +162,8 @@ def recipe_of(
     network: str, name: str, sort: str, steps: int | None, seed: int, assignments: list[str]
 ) -> "Recipe":
     """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
-    from residual.detection.recipe import parsed, with_steps
-    from residual.detection.running import recipe_for
+    from residual.tasks.detection.recipe import parsed, with_steps
+    from residual.tasks.detection.training import recipe_for
 
     with wrong_usage():
         recipe = recipe_for(network, name, sort)
@@ -189,7 +189,7 @@ def in_proportion(recipe: "Recipe", changes: dict[str, Any]) -> dict[str, Any]:
 
 def told(pictures: "Data", recipe: "Recipe", rank: int) -> None:
     """What was left out of the data, and what about it does not go with the recipe."""
-    from residual.detection.supply import median_side
+    from residual.tasks.detection.loader import median_side
 
     side, least = median_side(pictures.train, recipe), min(recipe.scales)
     if rank == 0 and side < least / 2:

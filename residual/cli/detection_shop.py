@@ -11,17 +11,17 @@ from residual.cli.watching import Care, watched
 from residual.cli.workshop import Place
 
 if TYPE_CHECKING:
-    from residual.detection.recipe import Reading
     from residual.reproduction.detections import Detection
     from residual.reproduction.detectors import Made
-    from residual.runs.loading import Trained
+    from residual.runs.load import Trained
+    from residual.tasks.detection.recipe import Reading
 
 
 def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[str]:
     """Make what is missing -> the fingerprints of the data that it is on."""
-    from residual.detection.running import Data, check, load
+    from residual.distributed import here
     from residual.reproduction.detectors import Made
-    from residual.world import here
+    from residual.tasks.detection.training import Data, check, load
 
     folder = Path(place.name).expanduser()
     begun = {net.network: net for net in map(opened, weights)}
@@ -47,8 +47,8 @@ def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[
 
 def possible(wanted: "list[Detection]", folder: Path) -> "list[Detection]":
     """What can be made of a folder; what cannot is said. Raises ValueError where nothing can."""
-    from residual.detection.scenes import has_split, splits
     from residual.reproduction.detectors import fitting
+    from residual.tasks.detection.datasets import has_split, splits
 
     before = {each.system.words for each in wanted if each.before}
     for words in sorted(before):
@@ -74,7 +74,7 @@ def possible(wanted: "list[Detection]", folder: Path) -> "list[Detection]":
 
 
 def say(sentence: str) -> None:
-    from residual.world import here
+    from residual.distributed import here
 
     if here().rank == 0:
         typer.echo(f"residual: {sentence}", err=True)
@@ -88,7 +88,7 @@ def opened(path: Path) -> "Trained":
 
 def begun_with(each: "Detection", begun: "dict[str, Trained]") -> Any:
     """The recipe, with the weights that it begins with, where there are some for its network."""
-    from residual.detection.running import from_weights
+    from residual.tasks.detection.training import from_weights
 
     own = begun.get(each.recipe.network)
     return from_weights(each.recipe, own) if own and each.recipe.norm == "frozen" else each.recipe
@@ -96,9 +96,9 @@ def begun_with(each: "Detection", begun: "dict[str, Trained]") -> Any:
 
 def train(made: "Made", seed: int, data: Any, place: Place, begun: "dict[str, Trained]") -> Path:
     """A finished run: made, or gone on with, unless it is there."""
-    from residual.detection.running import begin
+    from residual.distributed import here
     from residual.reproduction.detectors import keep
-    from residual.world import here
+    from residual.tasks.detection.training import begin
 
     run, recipe = place.runs / made.run(seed), made.member(seed)
     start = begun.get(recipe.network) if recipe.start else None
@@ -118,12 +118,12 @@ def train(made: "Made", seed: int, data: Any, place: Place, begun: "dict[str, Tr
 def judge(made: "Made", runs: list[Path], data: Any, place: Place) -> None:
     """What a table asks for besides the result of a training."""
     from residual.cli.progress import counting
-    from residual.detection.evaluating import Work
-    from residual.detection.evaluating import judge as judged
-    from residual.detection.loading import load
-    from residual.files import read_json, write_json
+    from residual.distributed import here
     from residual.reproduction.detectors import measured
-    from residual.world import here
+    from residual.storage import read_json, write_json
+    from residual.tasks.detection.evaluate import Work
+    from residual.tasks.detection.evaluate import judge as judged
+    from residual.tasks.detection.load import load
 
     how = place.how.exact()
     with counting(f"judging {made.wanted.system.words}") as progress:

@@ -19,13 +19,13 @@ from residual.cli.options import (
     wrong_usage,
 )
 from residual.cli.watching import together
-from residual.files import json_text, read_json
+from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
-    from residual.detection.loading import Trained
-    from residual.detection.predicting import Finder
-    from residual.detection.recipe import Testing
-    from residual.world import Setting
+    from residual.device import Setting
+    from residual.tasks.detection.load import Trained
+    from residual.tasks.detection.predict import Finder
+    from residual.tasks.detection.recipe import Testing
 
     Finding = tuple[Finder, tuple[str, ...]]
 
@@ -78,14 +78,14 @@ def shown(percent: float | None) -> str:
 
 def testing_of(refine: bool, multiscale: bool, shorter: int) -> "Testing":
     """How detectors are asked; scales in proportion to the paper's for 600 pixels."""
-    from residual.detection.recipe import Testing, scaled
+    from residual.tasks.detection.recipe import Testing, scaled
 
     return Testing(refinement=refine, scales=scaled(shorter) if multiscale else ())
 
 
 def opened(paths: list[Path]) -> "list[Trained]":
     """Detectors; what is to be known about them is said."""
-    from residual.detection.loading import load
+    from residual.tasks.detection.load import load
 
     nets = [load(path) for path in paths]
     for notice in (each for net in nets for each in net.notices):
@@ -120,8 +120,8 @@ def evaluate(
     Example: residual detect evaluate runs/resnet101-1 --split 07test --refine
     """
     from residual.cli.progress import counting
-    from residual.detection.evaluating import Work, judge
-    from residual.detection.scenes import load
+    from residual.tasks.detection.datasets import load
+    from residual.tasks.detection.evaluate import Work, judge
 
     with together() as world:
         how = setting_of(device, threads, precision, deterministic)
@@ -160,7 +160,7 @@ def refuse_other_division(run: Path, split: str, pictures: list[str]) -> None:
 
 def data_of(path: Path) -> Path:
     """The data that a run was trained on."""
-    from residual.runs.resuming import data_there
+    from residual.runs.resume import data_there
 
     if not (path / "environment.json").exists():
         raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
@@ -192,7 +192,7 @@ def predict(
     Example: residual detect predict runs/resnet101-1 street.jpg --out found
     """
     from residual.cli.deploy import named, said
-    from residual.detection.predicting import answers
+    from residual.tasks.detection.predict import answers
 
     onnx = path.suffix == ".onnx"
     how = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
@@ -210,7 +210,7 @@ def predict(
 def of_run(path: Path, least: float, more: tuple[bool, bool], how: "Setting") -> "Finding":
     """What finds objects of at least this score by a run, and their classes; more: refinement, and
     multi-scale."""
-    from residual.detection.predicting import finder
+    from residual.tasks.detection.predict import finder
 
     nets = opened([path])
     testing = testing_of(*more, nets[0].recipe.shorter)
@@ -220,7 +220,7 @@ def of_run(path: Path, least: float, more: tuple[bool, bool], how: "Setting") ->
 
 def exported(path: Path, least: float, more: tuple[bool, bool], how: "Setting") -> "Finding":
     """The same by an exported detector."""
-    from residual.deployment.detector_export import read
+    from residual.export.detector_check import read
 
     if any(more) or how.device != "cpu" or how.precision != "float32":
         raise typer.BadParameter(

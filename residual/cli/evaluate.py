@@ -23,13 +23,13 @@ from residual.cli.options import (
 )
 from residual.cli.watching import together
 from residual.data.filenames import shown
-from residual.files import json_text, read_json
+from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
+    from residual.data.datasets import Data
     from residual.data.filenames import Split
-    from residual.data.images import Data
-    from residual.runs.evaluating import Judgement
-    from residual.runs.loading import Trained
+    from residual.runs.load import Trained
+    from residual.tasks.classification.evaluate import Judgement
 
 Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
 
@@ -90,9 +90,9 @@ def evaluate(
     Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
     from residual.cli.progress import counting
-    from residual.evaluation.protocols import protocol as protocol_named
-    from residual.runs.answering import Work
-    from residual.runs.evaluating import judge
+    from residual.tasks.classification.evaluate import judge
+    from residual.tasks.classification.inference import Work
+    from residual.tasks.classification.protocols import protocol as protocol_named
 
     if split not in ("auto", "train", "val", "test"):
         raise typer.BadParameter(f"no split {split!r}; there are auto, test, val and train")
@@ -160,8 +160,8 @@ def report(
     from residual.analysis.detector_report import report as of_detector
     from residual.analysis.report import overlay
     from residual.analysis.report import report as written
-    from residual.detection.loading import is_detection
     from residual.runs import folder
+    from residual.tasks.detection.load import is_detection
 
     if all(map(is_detection, runs)):
         for run in runs:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual import paper
 from residual.cli.options import Json, wrong_usage
-from residual.files import json_text
+from residual.reproduction import paper
+from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.nets.cost import Layer
-    from residual.nets.foreign import Pair
-    from residual.nets.networks import Spec
+    from residual.models.complexity import Layer
+    from residual.models.resnet import Spec
+    from residual.weights.convert import Pair
 
 NETWORK = typer.Argument(help="The network's name, e.g. resnet20, plain56, resnet50-v1.5.")
 
@@ -23,7 +23,7 @@ def networks(as_json: Json = False) -> None:
 
     Example: residual networks --json
     """
-    from residual.rivals.networks import NETWORKS
+    from residual.models.registry import NETWORKS
 
     facts = [listed(name) for name in NETWORKS]
     if as_json:
@@ -53,9 +53,9 @@ def describe(
 
     Example: residual describe resnet50 --compare torchvision
     """
-    from residual.nets.cost import cost, layers
-    from residual.nets.foreign import difference
-    from residual.rivals.networks import outline
+    from residual.models.complexity import cost, layers
+    from residual.models.registry import outline
+    from residual.weights.convert import difference
 
     spec = specified(network)
     if compare is not None:
@@ -85,8 +85,8 @@ def describe(
 def readings(network: str) -> list[str]:
     """How a compared network's sources were read, where they are silent or contradict each other:
     the liberties that its file takes."""
+    from residual.models.registry import RIVALS, source
     from residual.reproduction.liberties import comments
-    from residual.rivals.networks import RIVALS, source
 
     if network not in RIVALS:
         return []
@@ -95,7 +95,7 @@ def readings(network: str) -> list[str]:
 
 def specified(network: str) -> "Spec":
     """A name from the command line, read; a wrong one is the command line's mistake."""
-    from residual.rivals.networks import specify
+    from residual.models.registry import specify
 
     with wrong_usage():
         return specify(network)
@@ -103,8 +103,8 @@ def specified(network: str) -> "Spec":
 
 def listed(network: str) -> dict[str, Any]:
     """What `networks --json` says of one."""
-    from residual.nets.cost import cost
-    from residual.rivals.networks import outline, specify
+    from residual.models.complexity import cost
+    from residual.models.registry import outline, specify
 
     spec = specify(network)
     parameters, multiply_adds = cost(outline(spec.name), spec.input_size)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from residual.files import read_json
+from residual.storage import read_json
 
 if TYPE_CHECKING:
-    from residual.data.images import Data
-    from residual.runs.loading import Trained
-    from residual.world import Setting
+    from residual.data.datasets import Data
+    from residual.device import Setting
+    from residual.runs.load import Trained
 
 CACHE = Path.home() / ".cache" / "residual"
 
@@ -50,7 +50,7 @@ Data_ = Annotated[
 
 def setting_of(device: str, threads: int, precision: str, deterministic: bool) -> "Setting":
     """How to compute, from the command line. What is not here is a wrong command line."""
-    from residual.world import setting
+    from residual.device import setting
 
     with wrong_usage():
         return setting(device, threads, precision, deterministic)
@@ -67,7 +67,7 @@ def wrong_usage() -> Iterator[None]:
 
 def opened(path: Path, body: bool = False) -> "Trained":
     """A run or a file of weights; what is to be known about it is said."""
-    from residual.runs.loading import load
+    from residual.runs.load import load
 
     trained = load(path, body=body)
     for notice in trained.notices:
@@ -84,7 +84,7 @@ def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
     """The data named on the command line, or else the one that the run was trained on; its root."""
     if name is not None:
         return name, root
-    from residual.runs.resuming import data_there
+    from residual.runs.resume import data_there
 
     if not (path / "environment.json").exists():
         raise typer.BadParameter(f"{path} is no run; say which data to take with --data")

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.options import Json, Workers
-from residual.files import json_text
+from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.data.packable import How
-    from residual.data.packing import Summary
+    from residual.preparation.pack import How, Summary
 
 
 def pack(
@@ -49,8 +48,8 @@ def pack(
     Example: residual data pack photos packed --shorter-side 480
     """
     from residual.cli.progress import counting
-    from residual.data.packable import How
-    from residual.data.packing import pack as packed
+    from residual.preparation.pack import How
+    from residual.preparation.pack import pack as packed
 
     for word, words in ((form, ("jpeg", "raw")), (bad_images, ("error", "skip"))):
         if word not in words:
@@ -67,7 +66,7 @@ def pack(
 
 def in_words(summary: "Summary", to: str, how: "How") -> str:
     """A packing as a person reads it."""
-    from residual.data.packable import encoding
+    from residual.preparation.pack import encoding
 
     if how.form == "raw":
         done = "all decoded"

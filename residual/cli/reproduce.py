@@ -128,7 +128,7 @@ def made(
 
     Only what is `fitting`: of `all`, ImageNet's tables are for photographs, CIFAR-10's for others.
     """
-    from residual.runs.training import takes_photographs
+    from residual.tasks.classification.training import takes_photographs
 
     photographs = fitting and place.has_photographs()
     used: dict[str, str] = {}
@@ -201,8 +201,8 @@ class Asked:
 
 def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     """`--depths 20 56`, `--depths 20,56` or repeated, and so with `--networks`."""
-    from residual.nets.networks import NAME
-    from residual.rivals.networks import RIVALS, specify
+    from residual.models.registry import RIVALS, specify
+    from residual.models.resnet import NAME
 
     numbers = [word for word in what if word.isdecimal()]
     numbers += [part for words in depths for part in words.split(",")]

@@ -26,14 +26,14 @@ from residual.cli.options import (
     wrong_usage,
 )
 from residual.cli.watching import Advance, Care, carry_on, finished, of_classes, together
-from residual.files import read_json
+from residual.storage import read_json
 
 if TYPE_CHECKING:
-    from residual.data.images import Data
-    from residual.detection import recipe as detection
-    from residual.runs.loading import Trained
+    from residual.data.datasets import Data
+    from residual.device import Setting
+    from residual.runs.load import Trained
+    from residual.tasks.detection import recipe as detection
     from residual.training.recipe import Recipe
-    from residual.world import Setting
 
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
 Tensorboard = Annotated[
@@ -108,10 +108,10 @@ def train(
     residual train fitnet19 --data cifar10 --recipe fitnet-distilled --teacher TEACHER --weights
     HINT.
     """
-    from residual.runs.checks import check_effects
-    from residual.runs.teaching import check, teacher_in, with_teacher
-    from residual.runs.training import found_again, from_weights
-    from residual.world import setting_before_trial
+    from residual.device import setting_before_trial
+    from residual.tasks.classification.checks import check_effects
+    from residual.tasks.classification.distillation import check, teacher_in, with_teacher
+    from residual.tasks.classification.training import found_again, from_weights
 
     name = data or "digits"
     assignments = [f"balance={balance}"] if balance else []
@@ -160,7 +160,7 @@ def restarted() -> bool:
 
 def begun(run: Path | None, *rest: Any) -> Path:
     """Make the run, unless a first attempt of the same job has made it."""
-    from residual.runs.training import begin
+    from residual.tasks.classification.training import begin
 
     if restarted() and run and (run / "recipe.json").exists():
         return run
@@ -171,16 +171,16 @@ def beginning_of(weights: str | None, root: Path) -> "Trained | None":
     """The weights that a training begins with, fetched where they have a public name."""
     if weights is None:
         return None
-    from residual.runs.weights import obtained
+    from residual.weights.fetch import obtained
 
     return opened(obtained(weights, root.expanduser()), body=True)
 
 
 def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":
     """The data, as the network of a recipe looks at it."""
-    from residual.detection.scenes import has_boxes
-    from residual.rivals.networks import specify
-    from residual.runs.training import takes_photographs
+    from residual.models.registry import specify
+    from residual.tasks.classification.training import takes_photographs
+    from residual.tasks.detection.datasets import has_boxes
 
     if Path(name).is_dir() and has_boxes(Path(name)):
         raise ValueError(f"{name} holds boxes around objects; detectors: residual detect train")
@@ -190,7 +190,7 @@ def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data
 
 def usual_recipe(network: str, data: str, name: str, steps: int | None) -> "Recipe":
     """The recipe before fields of it are set. What it cannot mean is a wrong command line."""
-    from residual.runs.training import recipe_for
+    from residual.tasks.classification.training import recipe_for
     from residual.training.recipe import with_steps
 
     with wrong_usage():
@@ -231,10 +231,10 @@ def resume(
     Example: residual resume runs/resnet20-1
     """
     from residual.cli import detect
-    from residual.detection.loading import is_detection
     from residual.runs import folder
-    from residual.runs.resuming import copied, data_there, exact, known_of, move, same_data
-    from residual.runs.training import found_again
+    from residual.runs.resume import copied, data_there, exact, known_of, move, same_data
+    from residual.tasks.classification.training import found_again
+    from residual.tasks.detection.load import is_detection
 
     with together() as world:
         known = world.first(lambda: known_of(run))
@@ -267,7 +267,7 @@ def setting_again(
     known: dict[str, Any], device: str | None, threads: int | None, precision: str | None
 ) -> "Setting":
     """How a run is computed on, where it is not to be computed otherwise."""
-    from residual.world import Setting
+    from residual.device import Setting
 
     before = Setting(**known["setting"])
     now = setting_of(
@@ -313,8 +313,8 @@ def statistics(
 
     Example: residual statistics runs/resnet50-1 --out resnet50.safetensors
     """
-    from residual.runs.statistics import measured
-    from residual.runs.training import recipe_for
+    from residual.tasks.classification.statistics import measured
+    from residual.tasks.classification.training import recipe_for
 
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")

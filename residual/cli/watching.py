@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from residual.cli.progress import Display
-from residual.files import json_text
+from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.data.images import Data
-    from residual.runs.moments import Moment, Watch
-    from residual.world import World
+    from residual.data.datasets import Data
+    from residual.distributed import World
+    from residual.training.task import Moment, Watch
 
 Advance = Callable[["Watch"], Iterator["Moment"]]  # the steps that remain of a run
 Tell = Callable[[Path, dict[str, Any], bool], None]  # how a run ended, perhaps as JSON
@@ -58,7 +58,7 @@ def carry_on(
     tell: Tell | None = None,
 ) -> None:
     """Take the steps that remain, show them, and print how it ended."""
-    from residual.world import here
+    from residual.distributed import here
 
     record = recorder(run) if care.tensorboard and here().rank == 0 else None
     result = watched(run.name, steps, advance, care, record)
@@ -67,7 +67,7 @@ def carry_on(
 
 def of_classes(run: Path, data: "Data") -> Advance:
     """The steps of a classifier's run."""
-    from residual.runs.training import advance
+    from residual.tasks.classification.training import advance
 
     return lambda watch: advance(run, data, watch)
 
@@ -76,8 +76,8 @@ def watched(
     title: str, steps: int, advance: Advance, care: Care, record: Record | None = None
 ) -> dict[str, Any]:
     """Take the steps that remain, and show them. A signal saves the run and ends the command."""
-    from residual.runs.moments import Stopped, Watch
-    from residual.world import here
+    from residual.distributed import here
+    from residual.training.task import Stopped, Watch
 
     result: dict[str, Any] = {}
     with asked_to_stop() as caught, Display(title, steps, here().rank == 0) as display:

@@ -17,10 +17,10 @@ from residual.cli.options import loaded
 from residual.cli.watching import Care, asked_to_stop, of_classes, watched
 
 if TYPE_CHECKING:
-    from residual.data.images import Data
+    from residual.data.datasets import Data
+    from residual.device import Setting
     from residual.reproduction.experiments import Experiment
     from residual.training.recipe import Recipe
-    from residual.world import Setting
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Workshop:
 
     def supply(self, recipes: "list[Recipe]", curve: bool, key: str) -> None:
         """Train what is missing: finished results are used, interrupted runs go on."""
+        from residual.distributed import here
         from residual.reproduction import evaluations
         from residual.reproduction.experiments import Experiment
-        from residual.world import here
 
         data, results, runs = self.data, self.place.results, self.place.runs
         wanted = [Experiment(recipe, data.name, data.fingerprint, curve) for recipe in recipes]
@@ -92,10 +92,10 @@ class Workshop:
     def _measure(self, key: str, runs: list[Path], path: Path, name: str) -> None:
         """What a table needs besides the result of a training."""
         from residual.cli.progress import counting
-        from residual.files import write_json
+        from residual.distributed import here
         from residual.reproduction import evaluations, figure7
-        from residual.runs.answering import Work
-        from residual.world import here
+        from residual.storage import write_json
+        from residual.tasks.classification.inference import Work
 
         if key == "error_top1":
             return
@@ -109,8 +109,8 @@ class Workshop:
         here().first(lambda: write_json(path, found))
 
     def _train(self, missing: "list[Experiment]") -> None:
-        from residual.runs.training import found_again
-        from residual.world import here
+        from residual.distributed import here
+        from residual.tasks.classification.training import found_again
 
         place, where = self.place, found_again(self.place.name, self.place.root)
         if (side_by_side := here().first(lambda: self._side_by_side(missing))) > 1:
@@ -124,8 +124,8 @@ class Workshop:
 
     def _side_by_side(self, missing: "list[Experiment]") -> int:
         """How many of these trainings go on at once."""
-        from residual.runs.trial import side_by_side
-        from residual.world import here
+        from residual.distributed import here
+        from residual.tasks.classification.autotune import side_by_side
 
         place = self.place
         if here().size > 1 and place.side_by_side > 1:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from residual.data.draws import hashed
+from residual.data.rng import hashed
 
 WITHIN, AMONG = 600, 601  # draws: of the order in a class, and of the order of all places
 

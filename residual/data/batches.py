@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residual.data.balance import balanced_order, copies
-from residual.data.draws import below, order
-from residual.data.images import Images
-from residual.world import World
+from residual.data.datasets import Images
+from residual.data.rng import below, order
+from residual.distributed import World
 
 ALONE = World()
 COPY = 2**32  # added to the epoch once for each copy of an image, so that each has its own draws

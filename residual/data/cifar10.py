@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from residual import pickled
+from residual import safe_pickle
+from residual.data.datasets import Data, Images, fingerprint_in_memory
 from residual.data.download import fetch
-from residual.data.images import Data, Images, fingerprint_in_memory
 from residual.data.progress import Progress
-from residual.files import digest
+from residual.storage import digest
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -32,7 +32,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # pixels (n, 3072), labels 
 
 def from_pickle(raw: bytes) -> Batch:
     """The Python form: a pickled dictionary, written by Python 2."""
-    batch = pickled.load(raw, encoding="bytes")
+    batch = safe_pickle.load(raw, encoding="bytes")
     return np.asarray(batch[b"data"]), np.array(batch[b"labels"], dtype=np.uint8)
 
 

@@ -1,145 +1,146 @@
-"""Which region of a photograph becomes a training image: Section 3.4, and the later recipe's."""
+"""The views of a photograph that a network is judged on, cut in a worker process (Sec. 3.4)."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
 
-from residual.data.decode import Picture, as_pixels, fitted
-from residual.data.draws import hashed, single
-
-SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also mixing.py
-ATTEMPTS = 10  # of the aspect crop, as published
-REGION = 100  # the first of its draws
-
-NEAR = 1 / 32  # of a pixel, by which a crop may lie beside its place
+from residual.data.augment import array
+from residual.data.decode import LARGEST, Oversized, Picture, fitted, resized
 
 
-class Cut(Protocol):
-    """What a worker makes of a picture."""
-
-    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        """Arrays (views, height, width, 3)."""
-
-
-def array(picture: Picture) -> NDArray[np.uint8]:
-    """A picture as one view, (1, H, W, 3)."""
-    return as_pixels(picture).pixels[None]
-
-
-def span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
-    """For `size` pixels from `start` on of a line that is resized: the first of its own pixels that
-    are needed and the one after the last, and how many of what they become come before `start`.
-    """
-    # Only from a whole pixel on can a line be resized. So it begins at one which is almost where
-    # a pixel of the resized line begins: close before the crop, or else at the border.
-    margin = math.ceil(max(1, resized / own))  # as far as the filter reaches
-    near = NEAR * resized
-    late = near if (resized - start - size) * own >= near else 0  # else the last may be lost
-    for before in range(margin, start):
-        first, rest = divmod((start - before) * own + late, resized)
-        if rest <= late + near:
-            break
-    else:
-        first, before = 0, start
-    step = own / resized
-    last = min(own, math.ceil((start + size) * step + max(1, step)) + 1)
-    if (last - first) * resized // own == last - first and own != resized:
-        return 0, own, start  # torch copies what keeps its length, whatever the factor
-    return int(first), last, before
+def scaled(image: Picture, shorter: int) -> Image.Image:
+    """A picture whose shorter side is made so many pixels. Raises Oversized for a mere stripe."""
+    width, height = fitted(image.size, shorter)
+    if width * height > LARGEST:
+        raise Oversized(
+            f"the picture is damaged: with a shorter side of {shorter} it would have "
+            f"{width}x{height} pixels, more than {LARGEST:,}"
+        )
+    return resized(image, (height, width))
 
 
-def interpolated(pixels: NDArray[np.uint8], **how: Any) -> Tensor:
-    """(H, W, 3) uint8 in another size or by other factors, bilinear with antialiasing, as one view,
-    (1, H, W, 3)."""
-    # In half of Pillow's time.
-    image = torch.from_numpy(pixels.copy())[None].permute(0, 3, 1, 2)  # which is channels_last
-    found = torch.nn.functional.interpolate(image, mode="bilinear", antialias=True, **how)
-    return found.permute(0, 2, 3, 1)
+def windows(
+    whole: Image.Image, size: tuple[int, int], places: Sequence[tuple[int, int]]
+) -> NDArray[np.uint8]:
+    """The parts of a picture that begin at (top, left): (views, height, width, 3)."""
+    (height, width), pixels = size, array(whole)
+    return np.concatenate([pixels[:, y : y + height, x : x + width] for y, x in places])
 
 
-def unit(*key: Tensor | int) -> Tensor:
-    """Numbers in [0, 1), float64, one for each key."""
-    return ((hashed(*key) >> 11) & 0x1FFFFFFFFFFFFF).double() / 2**53
-
-
-def one_below(n: int, *key: int) -> int:
-    """`below` of one key, in plain integers: a box costs a fortieth of what it does in tensors."""
-    return (single(*key) >> 1 & 0x3FFFFFFFFFFFFFFF) % n
-
-
-def one_unit(*key: int) -> float:
-    """`unit` of one key, likewise."""
-    return (single(*key) >> 11) / 2**53
+def centre_and_corners(whole: Image.Image, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Where the five crops of a (height, width) begin: (top, left), the centre first."""
+    bottom, right = whole.height - size[0], whole.width - size[1]
+    centre = (round(bottom / 2), round(right / 2))
+    return [centre, (0, 0), (0, right), (bottom, 0), (bottom, right)]
 
 
 @dataclass(frozen=True)
-class ScaleCrop:
-    """The paper's: the shorter side is a random integer in [256, 480], and 224x224 is cut
-    anywhere."""
+class Crops:
+    """The centre, or the four corners and the centre, one array of them for each shorter side.
 
-    size: int
-    scales: tuple[int, int]
-    seed: int
+    The mirrored five of AlexNet's ten crops are made where the network computes.
+    """
+
+    size: tuple[int, int]  # height and width of a crop
+    sides: tuple[int, ...]
+    corners: bool = False
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        (width, height), left, top = self.place(image.size, image_id, epoch)
-        first, last, before = span(image.size[0], width, left, self.size)
-        high, low, above = span(image.size[1], height, top, self.size)
-        # A little more, or a product that should be a whole number may be rounded down.
-        factors = [
-            (1 + 1e-9) * a / b for a, b in zip((height, width), image.size[::-1], strict=True)
-        ]
-        part = as_pixels(image).part(first, high, last, low)
-        found = interpolated(part, scale_factor=factors, recompute_scale_factor=False)
-        rows, columns = slice(above, above + self.size), slice(before, before + self.size)
-        return [found[:, rows, columns].numpy()]
+        return [self._of(scaled(image, side)) for side in self.sides]
 
-    def place(
-        self, size: tuple[int, int], image_id: int, epoch: int
-    ) -> tuple[tuple[int, int], int, int]:
-        """For a picture of a (width, height): the one that it is resized to, and where the crop
-        begins in it, (left, top)."""
-        key = (self.seed, epoch, image_id)
-        low, high = self.scales
-        width, height = fitted(size, low + one_below(high - low + 1, *key, SCALE))
-        left = one_below(width - self.size + 1, *key, LEFT)
-        return (width, height), left, one_below(height - self.size + 1, *key, TOP)
+    def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
+        places = centre_and_corners(whole, self.size)
+        return windows(whole, self.size, places if self.corners else places[:1])
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture's views, to plan memory by."""
+        return len(self.sides) * (5 if self.corners else 1) * self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True)
-class AspectCrop:
-    """The later one (Szegedy et al. 2015): a region of random area and aspect, resized to a square.
+class Squares:
+    """Of the square at each end and in the middle, the five crops, and all of it at their size.
 
-    The area is 8 to 100 % of the picture's and the aspect between 3/4 and 4/3, as in torchvision.
+    GoogLeNet's 144 crops (Szegedy et al. 2015), before they are mirrored: left to right of a
+    picture that lies, top to bottom of one that stands.
     """
 
-    size: int
-    seed: int
-    least: float = 0.08
+    size: tuple[int, int]  # height and width of a crop
+    sides: tuple[int, ...]
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        left, top, right, bottom = self.box(image.size, image_id, epoch)
-        part = as_pixels(image).part(left, top, right, bottom)
-        return [interpolated(part, size=(self.size, self.size)).numpy()]
+        return [self._of(scaled(image, side)) for side in self.sides]
 
-    def box(self, size: tuple[int, int], image_id: int, epoch: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in a picture of this (width, height)."""
-        width, height = size
-        for first in range(REGION, REGION + 4 * ATTEMPTS, 4):
-            area, aspect, left, top = (
-                one_unit(self.seed, epoch, image_id, first + draw) for draw in range(4)
-            )
-            pixels = width * height * (self.least + area * (1 - self.least))
-            ratio = math.exp((2 * aspect - 1) * math.log(4 / 3))
-            w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
-                return x, y, x + w, y + h
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-        x, y = (width - w) // 2, (height - h) // 2
-        return x, y, x + w, y + h
+    def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
+        side, found = min(whole.size), []
+        for part in (0, 0.5, 1):
+            left, top = (round(part * (length - side)) for length in whole.size)
+            square = whole.crop((left, top, left + side, top + side))
+            found.append(windows(square, self.size, centre_and_corners(square, self.size)))
+            found.append(array(resized(square, self.size)))
+        return np.concatenate(found)
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture's views, to plan memory by."""
+        return len(self.sides) * 18 * self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Crops in five rows of five, for each shorter side: VGG's (Simonyan and Zisserman 2015)."""
+
+    size: tuple[int, int]  # height and width of a crop
+    sides: tuple[int, ...]
+
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        return [self._of(scaled(image, side)) for side in self.sides]
+
+    def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
+        # Choice: the "regular grid" reaches from border to border, in equal steps.
+        bottom, right = whole.height - self.size[0], whole.width - self.size[1]
+        steps = [step / 4 for step in range(5)]
+        places = [(round(y * bottom), round(x * right)) for y in steps for x in steps]
+        return windows(whole, self.size, places)
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture's views, to plan memory by."""
+        return len(self.sides) * 25 * self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True)
+class Wholes:
+    """The whole picture, once for each shorter side."""
+
+    sides: tuple[int, ...]
+
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        return [array(scaled(image, side)) for side in self.sides]
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture's views, about: most photographs are 4 to 3."""
+        return sum(side * side * 4 // 3 for side in self.sides)
+
+
+Views = Crops | Squares | Grid | Wholes
+
+
+@dataclass(frozen=True)
+class Each:
+    """What each of several cuts makes of a picture, one after another."""
+
+    cuts: Sequence[Views]
+
+    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
+        return [part for cut in self.cuts for part in cut(image, image_id, epoch)]
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture's views, about."""
+        return sum(cut.pixels for cut in self.cuts)

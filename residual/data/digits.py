@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from residual.data.images import Data, Images, divided, fingerprint_in_memory
+from residual.data.datasets import Data, Images, divided, fingerprint_in_memory
 
 
 def digits() -> Data:

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from residual.data.progress import Progress, unhurried
-from residual.files import digest
 from residual.locks import locked
+from residual.storage import digest
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 60.0

@@ -137,3 +137,9 @@ def lines_from(stream: IO[bytes]) -> Iterator[str]:
 def lines_in(file: Path) -> Iterator[str]:
     """The entries of a list in a file: see `lines_of`. Raises OSError."""
     yield from lines_of(file.read_bytes())
+
+
+def few(names: list[str], most: int = 3) -> str:
+    """How many, and the first of them: `(12): ant, bee, cat and 9 more`."""
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"({len(names):,}): {', '.join(map(shown, names[:most]))}{rest}"

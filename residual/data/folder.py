@@ -1,23 +1,168 @@
 """A folder of pictures, one folder for each class: small ones decoded once and then kept."""
 
 import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from residual.data.cache import keep, key, recall
-from residual.data.filenames import Split, readable
-from residual.data.images import Data, fingerprint
-from residual.data.listing import Listing, Picture, listing
-from residual.data.photographs import Files, Photographs
+from residual.data.datasets import Data, Files, Images, Photographs, fingerprint, small
+from residual.data.decode import VERSION, Damaged, pixels, resized, seen
+from residual.data.filenames import SETS, Split, encoded, readable
+from residual.data.folder_index import Listing, Picture, listing
 from residual.data.progress import Progress, unhurried
-from residual.data.reading import read
-from residual.files import read_json, write_json
+from residual.storage import read_json, write_json
+
+CHUNK = 64  # pictures that a worker takes at a time
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was found in one file."""
+
+    pixels: Tensor | None  # (3, H, W) uint8; None of a damaged picture
+    digest: str  # sha256 of the file, or ""
+    resized: bool
+
+
+def read(
+    path: Path,
+    pictures: Sequence[Picture],
+    size: int,
+    workers: int,
+    hashed: bool,
+    progress: Callable[[int], None],
+) -> tuple[Images, list[str], int]:
+    """The pictures below a folder, resized to size x size.
+
+    With them the sha256 of each file, or "" where they are not to be hashed, and how many had
+    another size.
+    """
+    room = torch.empty(len(pictures), 3, size, size, dtype=torch.uint8)
+    labels = torch.tensor([picture.label for picture in pictures], dtype=torch.int64)
+    whole: list[int] = []  # the places of those that could be read
+    damaged: list[tuple[str, int]] = []
+    hashes: list[str] = []
+    others = 0
+    for i, found in enumerate(in_order(path, pictures, size, workers, hashed)):
+        if found.pixels is None:
+            damaged.append((pictures[i].path, pictures[i].label))
+        else:
+            room[len(whole)] = found.pixels
+            whole.append(i)
+        hashes.append(found.digest)
+        others += found.resized
+        progress(i + 1)
+    return Images(room[: len(whole)], labels[whole], tuple(damaged)), hashes, others
+
+
+def in_order(
+    path: Path, pictures: Sequence[Picture], size: int, workers: int, hashed: bool
+) -> Iterator[Read]:
+    """Each picture in its turn, whoever decoded it."""
+
+    def chunk(start: int) -> list[Read]:
+        return [read_one(path / p.path, size, hashed) for p in pictures[start : start + CHUNK]]
+
+    starts = range(0, len(pictures), CHUNK)
+    if workers == 0:
+        for start in starts:
+            yield from chunk(start)
+        return
+    # Threads do as well as processes here: most of the work is Pillow's, which lets others run.
+    # They start at once and need no guard in the caller's script.
+    with ThreadPoolExecutor(workers) as pool:
+        for some in pool.map(chunk, starts):
+            yield from some
+
+
+def read_one(file: Path, size: int, hashed: bool) -> Read:
+    try:
+        raw = file.read_bytes()
+    except OSError:  # a link to nothing, or one that may not be read
+        return Read(None, "", resized=False)
+    digest = hashlib.sha256(raw).hexdigest() if hashed else ""
+    try:
+        image = seen(raw)
+    except Damaged:
+        return Read(None, digest, resized=False)
+    fitted = resized(image, (size, size))
+    return Read(pixels(fitted), digest, resized=fitted is not image)
+
+
+def key(path: Path, listed: Listing, size: int) -> str:
+    """The same key, the same pixels: changes with every file that is added, removed or written."""
+    # The place counts as well: unpacked archives often give all files one time, and uncompressed
+    # pictures all have one size.
+    digest = hashlib.sha256(encoded(f"{path.resolve()}\t{size}\t{VERSION}\n"))
+    for name, pictures in listed.sets.items():
+        for picture in sorted(pictures, key=lambda picture: picture.path):
+            entry = (name, picture.path, picture.label, picture.bytes, picture.changed_ns)
+            digest.update(encoded("\t".join(map(str, entry)) + "\n"))
+    return digest.hexdigest()
+
+
+def keep(data: Data, file: Path) -> None:
+    """Write decoded data whole, or not at all. Raises OSError where that cannot be done."""
+    there = {name: getattr(data, name) for name in SETS}
+    sets = {name: small(images) for name, images in there.items() if images is not None}
+    tensors = {f"{name}.pixels": images.pixels.contiguous() for name, images in sets.items()}
+    tensors |= {f"{name}.labels": images.labels for name, images in sets.items()}
+    header = {
+        "fingerprint": data.fingerprint,
+        "classes": json.dumps(data.classes),
+        "notices": json.dumps(data.notices),
+        "damaged": json.dumps({name: images.damaged for name, images in sets.items()}),
+    }
+    header["checksum"] = checksum(header, tensors)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, header)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(file)
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def recall(file: Path, name: str) -> Data | None:
+    """The data in a file, under this name; None where there is no such file or it is damaged."""
+    try:
+        with safe_open(file, "pt") as opened:
+            header = opened.metadata()
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        if header.pop("checksum") != checksum(header, tensors):
+            return None
+        sets: dict[str, Any] = {  # of Images
+            own: Images(tensors[f"{own}.pixels"], tensors[f"{own}.labels"], tuple(map(tuple, lost)))
+            for own, lost in json.loads(header["damaged"]).items()
+        }
+        classes, notices = (tuple(json.loads(header[key])) for key in ("classes", "notices"))
+        return Data(name, header["fingerprint"], classes, **sets, notices=notices)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None  # it is only a copy, and is made again
+
+
+def checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """Over everything in the file, since a wrong pixel or class would go unnoticed."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].numpy().data)
+    return digest.hexdigest()
+
 
 QUICK_ABOVE = 5_000_000_000  # bytes; of so many the files are not hashed one by one
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from residual.data.datasets import Data, Photographs, fingerprint
 from residual.data.decode import Damaged, Decoded, Picture, in_part, naming
-from residual.data.draws import packing_order
-from residual.data.images import Data, fingerprint
-from residual.data.photographs import Photographs
-from residual.data.restarts import Restarting
-from residual.files import check_format, read_json, reading
+from residual.data.partial_jpeg import Restarting
+from residual.data.rng import packing_order
+from residual.storage import check_format, read_json, reading
 
 CONTENTS = "packed.json"  # what lies there, written last: without it nothing is packed
 COPY = " (packed copy)"  # ends the name of a copy with other pixels than its source has

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from residual.data.cifar10 import cifar10
+from residual.data.datasets import Data
 from residual.data.digits import digits
 from residual.data.folder import folder, photographs
-from residual.data.images import Data
 from residual.data.packed import is_packed, open_packed
 from residual.data.progress import Progress
 

@@ -6,14 +6,14 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from residual.evaluation.protocols import PROTOCOLS
+from residual.models.registry import specify
 from residual.reproduction.claims import CLAIMS, Claim
 from residual.reproduction.detections import Detection
 from residual.reproduction.evaluations import ENSEMBLE, TOGETHER, key_of
 from residual.reproduction.experiments import IMAGENET, cost_of, kept
 from residual.reproduction.liberties import chosen
 from residual.reproduction.spread import markdown
-from residual.rivals.networks import specify
+from residual.tasks.classification.protocols import PROTOCOLS
 from residual.training.recipe import Recipe
 
 Speeds = dict[str, tuple[float, str]]  # network: images per second, and on what

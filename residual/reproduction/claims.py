@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from residual import paper
+from residual.reproduction import paper
 from residual.reproduction.evaluations import number
 from residual.reproduction.spread import markdown
 
@@ -26,17 +26,20 @@ def rows(header: Sequence[str], printed: Mapping[str, Sequence[float | None]]) -
     return markdown(header, digits)
 
 
-NETS = ("nets/blocks.py", "nets/networks.py")
+NETS = ("models/blocks.py", "models/resnet.py")
 TRAINING = (*NETS, "training/loop.py", "data/batches.py")
-LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/feeding.py", "data/decode.py")
-CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/images.py")
-JUDGED = (*LARGE, "evaluation/protocols.py")
-FOR_CIFAR = ("maxout", "nin", "fitnet", "highway")
+LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/loader.py", "data/decode.py")
+CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/datasets.py")
+JUDGED = (*LARGE, "tasks/classification/protocols.py")
+FOR_CIFAR = ("maxout_fitnet", "nin_dsn", "highway")
 FOR_IMAGENET = ("vgg", "googlenet", "bn_inception", "prelu_net")
-COMPARED = tuple(f"rivals/{name}.py" for name in ("recipes", "parts", *FOR_IMAGENET, *FOR_CIFAR))
+COMPARED = (
+    "tasks/classification/baseline_recipes.py",
+    *(f"models/baselines/{name}.py" for name in ("layers", *FOR_IMAGENET, *FOR_CIFAR)),
+)
 BOXES = tuple(
-    f"detection/{name}.py"
-    for name in ("recipe", "detector", "anchors", "boxes", "learning", "supply", "precision")
+    f"tasks/detection/{name}.py"
+    for name in ("recipe", "faster_rcnn", "boxes", "losses", "loader", "metrics")
 )
 IMAGENET = "residual data prepare imagenet SOURCE"
 READ_OFF = f"The ends of the curves are read off, with an error of up to {paper.READING_ERROR:g}."
@@ -133,19 +136,19 @@ CLAIMS = {
         "Box refinement, context, testing in several sizes and an ensemble each add to the "
         "baseline.",
         ("residual reproduce table9 --data COCO --weights RESNET101",),
-        sources=(*BOXES, "detection/testing.py", "reproduction/table9.py"),
+        sources=(*BOXES, "tasks/detection/inference.py", "reproduction/table9.py"),
     ),
     "table10": Claim(
         "Table 10: detection on VOC 2007, by class",
         "With the improvements of Table 9 and training on COCO, ResNet-101 gains once more.",
         ("residual reproduce table10 --data VOCDEVKIT --weights RESNET101",),
-        sources=(*BOXES, "detection/testing.py", "reproduction/detections.py"),
+        sources=(*BOXES, "tasks/detection/inference.py", "reproduction/detections.py"),
     ),
     "table11": Claim(
         "Table 11: detection on VOC 2012, by class",
         "As Table 10, on the later test set.",
         ("residual reproduce table11 --data VOCDEVKIT --weights RESNET101",),
-        sources=(*BOXES, "detection/testing.py"),
+        sources=(*BOXES, "tasks/detection/inference.py"),
     ),
     "table12": Claim(
         "Table 12: ImageNet detection",
@@ -180,16 +183,16 @@ CLAIMS = {
     "figure2": Claim(
         "Figure 2: the residual unit",
         "A block of layers learns F(x), and its input is added to what it finds: y = F(x) + x "
-        "(Eq. 1). The unit is one class, `Residual` in `residual/nets/blocks.py`; a plain network "
-        "is the same class without its shortcut.",
+        "(Eq. 1). The unit is one class, `Residual` in `residual/models/blocks.py`; a plain "
+        "network is the same class without its shortcut.",
         ("residual describe resnet18-A",),
         networks=("plain18", "resnet18-A"),
-        sources=("nets/blocks.py",),
+        sources=("models/blocks.py",),
     ),
     "figure3": Claim(
         "Figure 3: a plain network and its residual counterpart",
         "The same 34 layers, without and with shortcuts; those that widen are drawn dotted. "
-        "`residual/nets/networks.py` builds both from one row of Table 1.",
+        "`residual/models/resnet.py` builds both from one row of Table 1.",
         ("residual describe plain34", "residual describe resnet34-A"),
         networks=("plain34", "resnet34-A", "resnet34"),
         sources=NETS,
@@ -205,7 +208,7 @@ CLAIMS = {
     "figure5": Claim(
         "Figure 5: the two blocks",
         "Two 3x3 layers, or a bottleneck: 1x1 narrows, 3x3 works, 1x1 widens again, at a similar "
-        "cost. They are `basic` and `bottleneck` in `residual/nets/blocks.py`.",
+        "cost. They are `basic` and `bottleneck` in `residual/models/blocks.py`.",
         ("residual describe resnet34", "residual describe resnet50"),
         networks=("resnet34", "resnet50"),
         sources=NETS,

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from residual.detection.recipe import (
+from residual.reproduction.experiments import Result
+from residual.reproduction.spread import Spread
+from residual.tasks.detection.recipe import (
     RECIPES,
     Recipe,
     Testing,
@@ -13,8 +15,6 @@ from residual.detection.recipe import (
     scaled,
     with_steps,
 )
-from residual.reproduction.experiments import Result
-from residual.reproduction.spread import Spread
 from residual.training.values import to_json
 
 AP = "ap"  # of a result file: the numbers of detection/precision.py

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from residual.detection.recipe import Recipe, Testing, scaled
-from residual.files import read_json, write_json
 from residual.reproduction.detections import Detection
 from residual.reproduction.experiments import Result, slug
+from residual.storage import read_json, write_json
+from residual.tasks.detection.recipe import Recipe, Testing, scaled
 from residual.training.values import to_json
 
 

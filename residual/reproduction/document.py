@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from residual.files import write_whole
 from residual.reproduction import beside, detections
 from residual.reproduction.chapters import Page, chapter, chapter_of, index, measured
 from residual.reproduction.claims import CLAIMS
 from residual.reproduction.experiments import RESULTS, Result, budgets, kept, slug
 from residual.reproduction.liberties import liberties
+from residual.storage import write_whole
 
 DRAWN = (  # what is drawn from results
     *("table2", "table3", "table4", "table5", "figure4"),

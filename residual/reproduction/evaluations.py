@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from residual.data.images import Data
-from residual.evaluation.protocols import PROTOCOLS
-from residual.files import FORMAT, read_json
+from residual.data.datasets import Data
+from residual.device import hardware
 from residual.reproduction.experiments import (
     Experiment,
     Result,
@@ -17,11 +16,12 @@ from residual.reproduction.experiments import (
     slug,
 )
 from residual.reproduction.spread import Spread, markdown
-from residual.runs.answering import Work
-from residual.runs.evaluating import judge
-from residual.runs.loading import load
+from residual.runs.load import load
 from residual.runs.results import versions
-from residual.world import hardware
+from residual.storage import FORMAT, read_json
+from residual.tasks.classification.evaluate import judge
+from residual.tasks.classification.inference import Work
+from residual.tasks.classification.protocols import PROTOCOLS
 
 ENSEMBLE = "ensemble"  # what the result file of several networks together must hold
 TOGETHER = "multiscale"  # their protocol (Sec. 4.1)

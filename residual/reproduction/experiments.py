@@ -8,16 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from residual.data.images import Data
-from residual.files import read_json, write_json
-from residual.nets.cost import cost
-from residual.rivals.networks import outline, specify
-from residual.runs.training import begin, recipe_for, takes_photographs
+from residual.data.datasets import Data
+from residual.device import Setting
+from residual.models.complexity import cost
+from residual.models.registry import outline, specify
+from residual.storage import read_json, write_json
+from residual.tasks.classification.training import begin, recipe_for, takes_photographs
 from residual.training.recipe import CIFAR as CIFAR_RECIPE
 from residual.training.recipe import CROP, Recipe, from_json, with_steps
 from residual.training.recipe import IMAGENET as IMAGENET_RECIPE
 from residual.training.values import to_json
-from residual.world import Setting
 
 Result = dict[str, Any]
 RESULTS = Path("results")

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from residual import paper
 from residual.analysis.curves import from_curve
-from residual.reproduction import figure6
+from residual.reproduction import figure6, paper
 from residual.reproduction.experiments import Result, by_network, recipes
 from residual.training.recipe import Recipe
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from residual import paper
 from residual.analysis.curves import Curve, from_curve
-from residual.reproduction import figure6
+from residual.models.registry import specify
+from residual.reproduction import figure6, paper
 from residual.reproduction.evaluations import remark
 from residual.reproduction.experiments import Result, by_network, recipes, with_depths
-from residual.rivals.networks import specify
 from residual.training.recipe import Recipe
 
 CURVE = True

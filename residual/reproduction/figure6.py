@@ -5,11 +5,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from residual import paper
 from residual.analysis.curves import Curve, draw_curves, from_curve, save
+from residual.models.registry import specify
+from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, recipes
 from residual.reproduction.spread import Spread, markdown
-from residual.rivals.networks import specify
 from residual.training.recipe import Recipe
 
 CURVE = True

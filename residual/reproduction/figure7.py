@@ -5,17 +5,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from residual import paper
 from residual.analysis.responses import draw_figure, measured
-from residual.data.images import Data
-from residual.files import FORMAT, read_json
+from residual.data.datasets import Data
+from residual.device import Setting
+from residual.models.registry import specify
+from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, recipes
 from residual.reproduction.figure6 import by_kind_and_depth
 from residual.reproduction.spread import Spread, markdown
-from residual.rivals.networks import specify
-from residual.runs.loading import load
+from residual.runs.load import load
+from residual.storage import FORMAT, read_json
 from residual.training.recipe import Recipe
-from residual.world import Setting
 
 CURVE = True
 KEY = "responses"  # what a result file must hold

@@ -7,13 +7,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from residual import paper
 from residual.analysis.curves import bare, save
+from residual.models.registry import specify
+from residual.reproduction import paper
 from residual.reproduction.evaluations import MODELS
 from residual.reproduction.experiments import Result, by_network, cost_of
 from residual.reproduction.spread import Spread, markdown
 from residual.reproduction.table6 import RIVALS
-from residual.rivals.networks import specify
 from residual.training.recipe import Recipe
 
 CURVE = False

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from residual import paper
+from residual.reproduction import paper
 from residual.reproduction.experiments import Result, cost_of
 from residual.reproduction.spread import markdown
 from residual.training.recipe import Recipe

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from residual import paper
+from residual.reproduction import paper
 from residual.reproduction.detections import (
     AP,
     AREA,

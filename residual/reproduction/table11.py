@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from residual import paper
+from residual.reproduction import paper
 from residual.reproduction.detections import AP, VOC12, VOC12_VAL, Detection, benchmark
 from residual.reproduction.experiments import Result
 from residual.reproduction.table10 import by_class, improved

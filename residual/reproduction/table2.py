@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from residual import paper
+from residual.reproduction import paper
 from residual.reproduction.evaluations import number, ours, remark
 from residual.reproduction.experiments import Result, by_network, recipes, with_depths
 from residual.reproduction.spread import markdown

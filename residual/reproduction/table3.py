@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from residual import paper
+from residual.reproduction import paper
 from residual.reproduction.evaluations import MODELS, models
 from residual.reproduction.experiments import Result, recipes, with_depths
 from residual.training.recipe import Recipe

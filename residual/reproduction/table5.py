@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from residual import paper
+from residual.models.registry import RIVALS
+from residual.reproduction import paper
 from residual.reproduction.evaluations import ENSEMBLE, number, remark
 from residual.reproduction.experiments import Result, recipes, with_depths
 from residual.reproduction.spread import markdown
 from residual.reproduction.table4 import NETWORKS
-from residual.rivals.networks import RIVALS
 from residual.training.recipe import Recipe
 
 CURVE = False

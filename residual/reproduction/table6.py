@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from residual import paper
+from residual.models.registry import specify
+from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, cost_of, recipes
 from residual.reproduction.spread import Spread, markdown
-from residual.rivals.networks import specify
 from residual.training.recipe import Recipe
 
 CURVE = False

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from residual import paper
+from residual.reproduction import paper
 from residual.reproduction.detections import (
     AP,
     AREA,

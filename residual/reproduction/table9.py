@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from residual import paper
-from residual.detection.recipe import MULTISCALE, Testing
-from residual.reproduction import table8
+from residual.reproduction import paper, table8
 from residual.reproduction.detections import AP, Detection, System, coco_or_own, own_data, wanted
 from residual.reproduction.experiments import Result
+from residual.tasks.detection.recipe import MULTISCALE, Testing
 
 CURVE = False
 KEY = AP  # what a result file must hold

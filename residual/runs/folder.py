@@ -6,7 +6,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from residual.files import (
+from residual.distributed import here
+from residual.locks import Held, locked
+from residual.storage import (
     FORMAT,
     Newer,
     json_text,
@@ -16,10 +18,8 @@ from residual.files import (
     write_json,
     write_whole,
 )
-from residual.locks import Held, locked
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
-from residual.world import here
 
 KEPT = 3  # checkpoints
 RUNS = Path("runs")  # where a run lies that nobody gave a folder

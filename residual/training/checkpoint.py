@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from residual.files import FORMAT, check_format, json_text, reading, write_whole
 from residual.finite import check_finite
+from residual.storage import FORMAT, check_format, json_text, reading, write_whole
 
 Tensors = dict[str, Tensor]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from residual.distributed import World
+from residual.training.batchnorm import Norms
 from residual.training.dropout import Dropouts
 from residual.training.losses import Lesson, classes_of, several, summed
-from residual.training.norms import Norms
 from residual.training.recipe import Recipe, learning_rate, momentum
-from residual.world import World
 
 
 @dataclass

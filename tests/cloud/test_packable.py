@@ -9,12 +9,11 @@ import pytest
 
 pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-cloud")
 
-from residual.data.crops import array
+from residual.data.augment import array
 from residual.data.decode import fitted, resized, seen
-from residual.data.packable import How
 from residual.data.packed import CONTENTS, open_packed
-from residual.data.packing import pack
-from residual.data.restarts import Restarting
+from residual.data.partial_jpeg import Restarting
+from residual.preparation.pack import How, pack
 
 pytest_plugins = "made_photographs"  # folder, packed
 

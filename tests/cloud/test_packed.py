@@ -12,15 +12,14 @@ pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-clou
 pytest.importorskip("moto", reason="needs moto[server]: make test-cloud")
 
 from residual.data import packed as packed_
+from residual.data.augment import array
 from residual.data.batches import ALONE, Drawing, Preprocessing
-from residual.data.crops import array
 from residual.data.decode import Damaged
-from residual.data.feeding import Place, photograph_batches
 from residual.data.folder import photographs
-from residual.data.packable import How
+from residual.data.loader import Place, photograph_batches
 from residual.data.packed import CONTENTS, is_packed, open_packed
-from residual.data.packing import pack
-from residual.world import World
+from residual.distributed import World
+from residual.preparation.pack import How, pack
 
 HOW = Drawing(batch=6, seed=3, norm_group=2, crop="scale", size=24, scales=(28, 40), block=5)
 MEAN = Preprocessing(torch.full((3, 1, 1), 0.5), torch.ones(3, 1, 1), (24, 24))

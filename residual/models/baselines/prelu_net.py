@@ -1,0 +1,78 @@
+"""PReLU-net, models A, B and C, with spatial pyramid pooling (He et al., arXiv 1502.01852)."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from residual.models.baselines.layers import SpatialPyramid, drawn, stack
+
+MODELS = {  # layers in each of three stages, and their widths
+    "A": (5, (256, 512, 512)),
+    "B": (6, (256, 512, 512)),
+    "C": (6, (384, 768, 896)),
+}
+LEVELS = (7, 3, 2, 1)
+WINDOW = 14  # of the last map of a 224x224 image
+# Choice: on a larger picture the windows stand 8 places apart, and one at the far border; the
+# publication says that they slide, and not how far.
+APART = 8
+
+
+class Windows(nn.Module):
+    """A head over windows of a map, whose scores are averaged ("multi-view on feature maps")."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, classes)."""
+        rows, columns = (places(length) for length in x.shape[2:])
+        views = [
+            self.head(x[:, :, top : top + WINDOW, left : left + WINDOW])
+            for top, left in itertools.product(rows, columns)
+        ]
+        return views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)
+
+
+def places(length: int) -> list[int]:
+    """Where windows start along a side."""
+    last = max(0, length - WINDOW)
+    return sorted({*range(0, last, APART), last})
+
+
+def unit(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution, and a PReLU with a slope for each channel."""
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2), nn.PReLU(n_out, init=0.25)
+    )
+
+
+def prelu_net(model: str, classes: int) -> nn.Module:
+    """Images (N, 3, H, W) -> scores (N, classes)."""
+    layers, widths = MODELS[model]
+    parts: dict[str, nn.Module] = {"conv1": unit(3, 96, 7, 2), "pool1": nn.MaxPool2d(2)}
+    n_in = 96
+    for number, width in enumerate(widths, 2):
+        for i in range(1, layers + 1):
+            parts[f"conv{number}_{i}"] = unit(n_in, width, 3)
+            n_in = width
+        if number < 4:
+            parts[f"pool{number}"] = nn.MaxPool2d(2)
+    head = stack(
+        pyramid=SpatialPyramid(LEVELS),
+        fc1=nn.Linear(n_in * sum(n * n for n in LEVELS), 4096),
+        prelu1=nn.PReLU(4096, init=0.25),
+        drop1=nn.Dropout(0.5),
+        fc2=nn.Linear(4096, 4096),
+        prelu2=nn.PReLU(4096, init=0.25),
+        drop2=nn.Dropout(0.5),
+        fc3=nn.Linear(4096, classes),
+    )
+    net = drawn(stack(**parts, windows=Windows(head)), "he", 0.25)
+    # Deviations of 0.01 for the first two fully connected layers and 0.001 for the last (a footnote
+    # of Section 2.2): smaller than He's, since pixels are not normalized.
+    for name, deviation in (("fc1", 0.01), ("fc2", 0.01), ("fc3", 0.001)):
+        drawn(head.get_submodule(name), "normal", deviation)
+    return net

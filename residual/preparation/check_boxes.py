@@ -1,0 +1,308 @@
+"""What is wrong in a folder of pictures with boxes, before anything is trained on it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, combinations, zip_longest
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+
+from residual.data.decode import Damaged, seen
+from residual.data.filenames import few, fits
+from residual.data.progress import Progress, unhurried
+from residual.data.rng import order
+from residual.preparation.check import Look, in_turn
+from residual.tasks.detection import coco, voc
+from residual.tasks.detection.annotations import (
+    Annotated,
+    Split,
+    classes_of,
+    examples_of,
+    faults,
+    sentence,
+)
+from residual.tasks.detection.datasets import (
+    USUAL,
+    form,
+    has_split,
+    part,
+    read,
+    splits,
+    usual_splits,
+)
+from residual.tasks.detection.drawing import BAD, drawn, sheet, titled
+from residual.tasks.detection.recipe import SKIP, Reading
+
+COLUMNS, WIDTH = 4, 2_000  # of a sheet: pictures and pixels
+Everything = dict[str, Split]  # what is said of the pictures of each split
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A picture that cannot be learned from."""
+
+    path: str  # below the folder, with /
+    kind: str  # damaged, empty, unreadable, oversized or mislabelled
+    reason: str
+
+
+@dataclass
+class Counts:
+    """What a split has, bad boxes left out."""
+
+    pictures: int = 0
+    boxes: dict[str, int] = field(default_factory=dict)  # of each class
+    difficult: int = 0  # of these boxes; crowds in COCO
+    empty: int = 0  # pictures without a box
+
+
+@dataclass
+class Report:
+    """What was found in a folder."""
+
+    folder: str
+    form: str  # voc or coco
+    splits: dict[str, Counts] = field(default_factory=dict)
+    pictures: int = 0  # each once, however many splits have it
+    damaged: list[Problem] = field(default_factory=list)
+    boxes: list[str] = field(default_factory=list)  # a sentence for each bad box
+    annotations: list[str] = field(default_factory=list)  # for each that is missing or damaged
+    sizes: list[str] = field(default_factory=list)  # for each that is not the picture's
+    converted: dict[str, int] = field(default_factory=dict)  # what is done: how often
+    misnamed: dict[str, str] = field(default_factory=dict)  # path: what it is
+    bare: list[str] = field(default_factory=list)  # pictures without annotation
+    lonely: list[str] = field(default_factory=list)  # annotations without picture
+    warnings: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)  # why training would not begin
+
+    @property
+    def bad(self) -> int:
+        """How many things there are that training stumbles on, or learns wrongly from."""
+        stumbles = self.damaged, self.boxes, self.annotations, self.sizes, self.refusals
+        return sum(len(each) for each in stumbles)
+
+
+def check(
+    folder: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+    said: Everything | None = None,
+    reading: Reading = Reading(),  # noqa: B008
+) -> Report:
+    """Look into every picture and at every box of a folder of VOC's form or of COCO's.
+
+    Raises FileNotFoundError where there is no folder, and ValueError where it has neither form.
+    """
+    said = everything(folder, reading) if said is None else said
+    report, tell = Report(str(folder), form(folder)), unhurried(progress)
+    pictures = (one.picture for own in said.values() for one in own.pictures)
+    once = dict.fromkeys(picture for picture in pictures if picture is not None)
+    paths = {below(folder, picture): picture for picture in once}
+    changes: Counter[str] = Counter()
+    equal: dict[bytes, list[Path]] = defaultdict(list)
+    looks = in_turn(folder, list(paths), workers)
+    for done, ((path, picture), look) in enumerate(zip(paths.items(), looks, strict=True), start=1):
+        changes.update(look.changes)
+        judge(report, path, look)
+        if not look.kind:
+            equal[look.digest].append(picture)
+        tell(done, len(paths))
+    report.pictures, report.converted = len(paths), dict(changes.most_common())
+    report.damaged.sort(key=lambda problem: problem.path)
+    count(report, said)
+    unpaired(folder, report, once.keys())
+    copies = [own for own in equal.values() if len(own) > 1]
+    notices = [notice for own in said.values() for notice in own.notices]
+    report.warnings = [*dict.fromkeys(notices), *lacking(report), *overlapping(said)]
+    report.warnings += twice(folder, said, copies)
+    if not report.bad:
+        report.refusals = list(refusals(folder, said))
+    return report
+
+
+def everything(folder: Path, reading: Reading = Reading()) -> Everything:  # noqa: B008
+    """Every split; of one that cannot be read as a whole, only why. Raises as `check`."""
+
+    def of(split: str) -> Split:
+        try:
+            return read(folder, split, reading)
+        except (ValueError, OSError) as error:
+            return Split((Annotated(split, split, trouble=error),))
+
+    return {split: of(split) for split in splits(folder)}
+
+
+def below(folder: Path, file: Path) -> str:
+    """A file's name in the folder, or all of it where it lies elsewhere."""
+    inside = file.is_relative_to(folder)
+    return file.relative_to(folder).as_posix() if inside else file.as_posix()
+
+
+def judge(report: Report, path: str, look: Look) -> None:
+    """What one picture is."""
+    if look.kind:
+        report.damaged.append(Problem(path, look.kind, look.reason))
+        return
+    if not fits(path, look.form):
+        report.misnamed[path] = look.form
+
+
+def count(report: Report, said: Everything) -> None:
+    """Pictures and boxes of each split; what is bad in several is told once."""
+    bad: dict[str, None] = {}
+    trouble: dict[str, None] = {}
+    sizes: dict[str, None] = {}
+    for name, own in said.items():
+        counts = report.splits[name] = Counts()
+        trouble |= dict.fromkeys(map(str, faults(name, own.pictures)))
+        for one in own.pictures:
+            if one.trouble is not None:
+                continue
+            sizes |= dict.fromkeys([one.wrong] if one.wrong else [])
+            bad |= dict.fromkeys(sentence(one, box) for box in one.boxes if box.wrong)
+            good = [box for box in one.boxes if not box.wrong]
+            counts.pictures += 1
+            counts.empty += not good
+            counts.difficult += sum(box.difficult for box in good)
+            for box in good:
+                counts.boxes[box.name] = counts.boxes.get(box.name, 0) + 1
+    report.boxes, report.annotations, report.sizes = list(bad), list(trouble), list(sizes)
+    classes = sorted({label for counts in report.splits.values() for label in counts.boxes})
+    for counts in report.splits.values():
+        counts.boxes = {label: counts.boxes.get(label, 0) for label in classes}
+
+
+def unpaired(folder: Path, report: Report, known: Collection[Path]) -> None:
+    """Annotations without picture, and pictures that no annotation is about."""
+    if report.form == "voc":
+        lonely, bare = voc.unpaired(folder)
+    else:
+        lonely, bare = [], coco.bare(known)
+    report.lonely = [below(folder, file) for file in lonely]
+    report.bare = [below(folder, file) for file in bare]
+
+
+def lacking(report: Report) -> Iterator[str]:
+    for name, counts in report.splits.items():
+        if none := [label for label, n in counts.boxes.items() if not n]:
+            yield f"classes without a box in {name} {few(none)}"
+
+
+def overlapping(said: Everything) -> Iterator[str]:
+    """Splits with pictures in common, but for those of which one is a part: train of trainval."""
+    pictures = {name: {one.picture: one.name for one in own.pictures} for name, own in said.items()}
+    for first, second in combinations(said, 2):
+        a, b = (name.strip("0123456789") for name in (first, second))
+        both = pictures[first].keys() & pictures[second].keys() - {None}
+        if both and (a == b or (a not in b and b not in a)):
+            names = sorted(pictures[first][picture] for picture in both)
+            yield f"{first} and {second} have pictures in common {few(names)}"
+
+
+def twice(folder: Path, said: Everything, copies: list[list[Path]]) -> Iterator[str]:
+    """Pictures of equal bytes under several names, where they do harm."""
+    splits_of: dict[Path, set[str]] = defaultdict(set)
+    for name, own in said.items():
+        for one in own.pictures:
+            if one.picture is not None:
+                splits_of[one.picture].add(name)
+    across: list[str] = []
+    within: list[str] = []
+    for files in copies:
+        names = " = ".join(below(folder, file) for file in files[:2])
+        apart = any(splits_of[files[0]].isdisjoint(splits_of[other]) for other in files[1:])
+        (across if apart else within).append(names)
+    for what, pairs in (
+        ("in more than one split, so that what is tested on was learned", across),
+        ("more than once in a split", within),
+    ):
+        if pairs:
+            yield f"equal pictures {what} {few(pairs)}"
+
+
+def refusals(folder: Path, said: Everything) -> Iterator[str]:
+    """What training by the usual recipe says where it does not begin."""
+    try:
+        train, test = usual_splits(folder, *USUAL[form(folder)])
+        if voc.years(folder) and not has_split(folder, train):
+            return  # which years are meant is for the user to say
+        learned = part(folder, said, train)
+        if not classes_of(learned):
+            raise ValueError(f"{train} holds no objects")
+        for name, own in ((train, learned), (test, part(folder, said, test))):
+            examples_of(name, own, classes_of(learned), SKIP)
+    except (ValueError, OSError) as error:
+        yield str(error)
+
+
+# ---- a sheet of them ----------------------------------------------------------------------------
+
+
+def contact(said: Everything, n: int) -> Image.Image:
+    """A sheet of so many pictures with their boxes: those with bad boxes, then some of each split.
+
+    Raises ValueError where no picture can be read.
+    """
+    pictures = (one for own in said.values() for one in own.pictures)
+    names = sorted({box.name for one in pictures for box in one.boxes})
+    columns = min(COLUMNS, n)
+    shown: list[Image.Image] = []
+    for split, one in chosen(said):
+        if len(shown) == n:
+            break
+        try:
+            assert one.picture is not None
+            whole = seen(one.picture)
+        except (Damaged, OSError):
+            continue
+        small = ImageOps.contain(whole, (WIDTH // columns, 2 * WIDTH // columns))
+        shown.append(pictured(small, small.width / whole.width, split, one, names))
+    if not shown:
+        raise ValueError("there is no picture that can be read and drawn")
+    return sheet(shown, columns, WIDTH)
+
+
+def chosen(said: Everything) -> Iterator[tuple[str, Annotated]]:
+    """Every picture that is annotated, once: those with bad boxes, then of each split in turn.
+
+    However many are taken of them, they come from all over their split.
+    """
+    there = {
+        split: [one for one in own.pictures if one.trouble is None] for split, own in said.items()
+    }
+    bad = [
+        (split, one)
+        for split, own in there.items()
+        for one in own
+        if one.wrong or any(box.wrong for box in one.boxes)
+    ]
+    spread = [
+        [(split, own[i]) for i in order(0, place, len(own)).tolist()]
+        for place, (split, own) in enumerate(there.items())
+    ]
+    in_turns = (each for one_of_each in zip_longest(*spread) for each in one_of_each if each)
+    taken: set[Path | None] = set()
+    for split, one in chain(bad, in_turns):
+        if one.picture not in taken:
+            taken.add(one.picture)
+            yield split, one
+
+
+def pictured(
+    image: Image.Image, scale: float, split: str, one: Annotated, names: list[str]
+) -> Image.Image:
+    """A picture at a scale, with its boxes and its name."""
+    boxes = one.boxes
+    captions = [
+        f"{box.place} {box.wrong}"
+        if box.wrong
+        else f"{box.name}, difficult"
+        if box.difficult
+        else box.name
+        for box in boxes
+    ]
+    labels = [BAD if box.wrong else names.index(box.name) for box in boxes]
+    corners = torch.tensor([box.corners for box in boxes]).reshape(-1, 4) * scale
+    return titled(drawn(image, corners, captions, labels), f"{split}: {one.name}")

@@ -1,0 +1,107 @@
+"""What a network learns from a trained one (Romero et al. 2015): FitNet-19 from Maxout."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from residual.data.batches import Preprocessing
+from residual.device import Setting
+from residual.distributed import here
+from residual.runs.load import Trained, load
+from residual.training.checkpoint import weights_sha256
+from residual.training.losses import Lesson
+from residual.training.recipe import Recipe
+
+TEACHER, STUDENT = "maxout", "fitnet19"
+HINT = "pool1"  # the part of the teacher whose output is its second hidden layer
+
+
+def teacher_in(path: Path) -> Trained:
+    """A finished run, to learn from. Raises ValueError where the folder holds none."""
+    if not (path / "result.json").exists():
+        raise ValueError(f"{path} holds no finished run; a teacher is a finished run of {TEACHER}")
+    return load(path)
+
+
+def with_teacher(recipe: Recipe, teacher: Trained | None) -> Recipe:
+    """The recipe for a training with this teacher. Raises ValueError for a lesson without one, and
+    for a teacher without a lesson."""
+    if teacher is None and recipe.lesson != "none":
+        raise ValueError(
+            f"the lesson {recipe.lesson} comes from a teacher; name a finished run of {TEACHER} "
+            f"with --teacher"
+        )
+    if teacher is None:
+        return recipe
+    if recipe.lesson == "none":
+        raise ValueError(
+            "the recipe has no lesson for a teacher; choose --recipe fitnet-hint or "
+            "fitnet-distilled"
+        )
+    return replace(recipe, teacher=weights_sha256(teacher.net.state_dict()))
+
+
+def check(teacher: Trained, recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Raises ValueError where this is not the recipe's teacher, or cannot be one here."""
+    if teacher.network != TEACHER:
+        raise ValueError(f"a teacher is a run of {TEACHER}, and this one is of {teacher.network}")
+    if recipe.lesson == "hint" and recipe.network != STUDENT:
+        raise ValueError(f"{recipe.network} has no layer for a hint; {STUDENT} has")
+    if weights_sha256(teacher.net.state_dict()) != recipe.teacher:
+        raise ValueError("the teacher has other weights than the recipe says: it is another run")
+    if teacher.classes != classes:
+        raise ValueError(
+            f"the teacher knows the classes {', '.join(teacher.classes or ())}, "
+            f"and the data has {', '.join(classes)}"
+        )
+
+
+def same(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether two make the same inputs, but for the last bits of what was measured."""
+
+    def near(a: Tensor | None, b: Tensor | None) -> bool:
+        if a is None or b is None:
+            return a is b
+        return a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    return (
+        one.contrast == other.contrast
+        and near(one.mean, other.mean)
+        and near(one.whitening, other.whitening)
+    )
+
+
+def lessons(
+    recipe: Recipe,
+    known: dict[str, Any],
+    classes: tuple[str, ...],
+    own: Preprocessing,
+    how: Setting,
+) -> Callable[[Tensor], Lesson]:
+    """What the teacher of a run says of images, preprocessed as the run's own are. Raises
+    ValueError where it is not the recipe's or does not fit."""
+    path = known["data"].get("teacher")
+    if path is None:
+        raise ValueError(f"the recipe has the lesson {recipe.lesson}, and the run has no teacher")
+    teacher = here().first(lambda: teacher_in(Path(path)))
+    check(teacher, recipe, classes)
+    if not same(teacher.preprocessing, own):
+        raise ValueError(
+            f"the teacher {path} sees pictures after another preprocessing; train both on the "
+            f"same data, with the same contrast and split"
+        )
+    net = teacher.placed(how).net.requires_grad_(False)
+
+    def lesson(images: Tensor) -> Lesson:
+        x = hint = images
+        for name, part in net.named_children():
+            x = part(x)
+            if name == HINT:
+                hint = x
+        return x, hint
+
+    return lesson

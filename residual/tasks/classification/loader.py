@@ -1,0 +1,80 @@
+"""What a recipe asks of the data: how batches are drawn, and what is subtracted from them."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from residual.data.batches import (
+    Drawing,
+    Preprocessing,
+    of_contrast,
+    per_pixel_mean,
+    training_batches,
+)
+from residual.data.datasets import Data, Photographs
+from residual.data.loader import TASK, Place, measured_preprocessing, photograph_batches
+from residual.data.progress import Progress
+from residual.device import Setting
+from residual.models.registry import specify
+from residual.training.recipe import Recipe
+
+
+def crop_size(recipe: Recipe) -> int:
+    """Pixels on a side of a training image."""
+    return recipe.size or specify(recipe.network).input_size
+
+
+def test_size(recipe: Recipe) -> int:
+    """Pixels on a side of the centre crop of a test."""
+    return recipe.test_size or crop_size(recipe)
+
+
+def drawing(recipe: Recipe) -> Drawing:
+    """How a recipe draws its batches."""
+    own = {field.name: getattr(recipe, field.name) for field in fields(Drawing)}
+    return Drawing(**own | {"size": crop_size(recipe)})
+
+
+def preprocessing(
+    recipe: Recipe, data: Data, workers: int = 0, progress: Progress | None = None
+) -> Preprocessing:
+    """The recipe's, measured on the training set. Where training and test differ in their crops, no
+    mean image is of both, and the means of its channels are taken."""
+    if not isinstance(data.train, Photographs):
+        if recipe.contrast == "none":
+            return per_pixel_mean(data.train)
+        return of_contrast(data.train, recipe.contrast == "whitened")
+    spec, mean, size = specify(recipe.network), recipe.mean, test_size(recipe)
+    if mean == "pixel" and crop_size(recipe) != size:
+        mean = "channel"
+    own = measured_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)
+    return own if mean == "imagenet" else replace(own, std=own.std / spec.pixel_range)
+
+
+def batches(
+    recipe: Recipe, data: Data, before: Preprocessing, place: Place, step: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless training batches on the device, this process's part of each."""
+    how, ready = drawing(recipe), before.to(place.device)
+    if isinstance(data.train, Photographs):
+        classes = len(data.classes)
+        return photograph_batches(data.train, ready, how, place, classes, step)
+    return training_batches(data.train.to(place.device), ready, how, step, place.world)
+
+
+def made_up(recipe: Recipe, images: int, how: Setting) -> Iterator[tuple[Tensor, Tensor]]:
+    """One made-up batch again and again, to measure a network by."""
+    device, size = torch.device(how.device), crop_size(recipe)
+    with torch.random.fork_rng(devices=[]):
+        # Noise: after zeros, a normalization makes numbers so small that processors are slow.
+        pixels = torch.rand(images, 3, size, size)
+    inputs = pixels.to(device).contiguous(memory_format=how.memory_format)
+    return itertools.repeat((inputs, torch.zeros(images, dtype=torch.int64, device=device)))
+
+
+def bytes_of_task(recipe: Recipe) -> int:
+    """What a worker hands over at a time, where it reads photographs."""
+    return TASK * 3 * crop_size(recipe) ** 2

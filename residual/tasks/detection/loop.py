@@ -1,0 +1,90 @@
+"""The training loop of a detector. It yields after each step; who iterates, decides the rest."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from residual.distributed import World
+from residual.tasks.detection.faster_rcnn import Detector, in_one
+from residual.tasks.detection.losses import PARTS, Sample, losses
+from residual.tasks.detection.recipe import Recipe, learning_rate
+from residual.training.dropout import Dropouts
+from residual.training.loop import Step
+
+
+@dataclass
+class Learner:
+    """A detector while it learns."""
+
+    net: Detector
+    optimizer: torch.optim.Optimizer
+    dropouts: Dropouts
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Way:
+    """How pictures pass through the detector here."""
+
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext
+    memory_format: torch.memory_format = torch.contiguous_format
+    world: World = field(default_factory=World)
+
+
+def start(net: Detector, recipe: Recipe) -> Learner:
+    """Weight decay is on weights, not on biases, as for classification."""
+    in_one(net)
+    learned = [p for p in net.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum)
+    # A picture's regions are one group; see learning.losses.
+    return Learner(net, optimizer, Dropouts(net, recipe.regions, recipe.seed))
+
+
+def train(
+    learner: Learner,
+    batches: Iterator[list[Sample]],
+    recipe: Recipe,
+    way: Way | None = None,
+    parts: tuple[str, ...] = PARTS,
+    rate: Callable[[int], float] | None = None,
+) -> Iterator[tuple[Step, Tensor]]:
+    """Take the steps that remain, one at a time. Batches are this process's part. With each step
+    come its four losses (4,), the mean over the pictures of all processes."""
+    way = way or Way()
+    while learner.step < recipe.steps:
+        samples = next(batches)
+        learner.net.train()
+        lr = rate(learner.step) if rate else learning_rate(recipe, learner.step)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = lr
+        learner.dropouts.step = learner.step
+        found = gathered(learner, samples, parts, way)
+        # Parameters of what does not learn in a stage have no gradients, in any process.
+        gradients = [p.grad for p in learner.net.parameters() if p.grad is not None]
+        way.world.average([*gradients, found])
+        learner.optimizer.step()
+        learner.optimizer.zero_grad()
+        learner.step += 1
+        none = torch.zeros((), device=found.device)
+        yield Step(learner.step, lr, found.sum().float(), none, recipe.batch, 1), found.float()
+
+
+def gathered(learner: Learner, samples: list[Sample], parts: tuple[str, ...], way: Way) -> Tensor:
+    """Gradients of the mean loss over these pictures -> the four losses (4,)."""
+    exact = torch.promote_types(next(learner.net.parameters()).dtype, torch.float32)
+    total = torch.zeros(4, device=samples[0].image.device, dtype=exact)
+    alike = sorted(samples, key=lambda sample: sample.image.shape)
+    for _, own in groupby(alike, key=lambda sample: sample.image.shape):
+        with way.precision():
+            found = losses(learner.net, list(own), way.memory_format, parts, learner.dropouts)
+        (found.sum() / len(samples)).backward()  # type: ignore[no-untyped-call]
+        total += found.detach() / len(samples)
+    return total

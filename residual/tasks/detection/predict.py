@@ -1,0 +1,84 @@
+"""What a detector finds on pictures, as it is printed and drawn."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from residual.data.decode import Damaged
+from residual.data.decode import seen as seen_picture
+from residual.device import Setting
+from residual.storage import write_whole
+from residual.tasks.detection import loader
+from residual.tasks.detection.drawing import drawn
+from residual.tasks.detection.evaluate import check_together, found_on, scales_of
+from residual.tasks.detection.examples import Found
+from residual.tasks.detection.load import Trained
+from residual.tasks.detection.recipe import Testing
+
+Finder = Callable[[Path], Found]  # of a picture, boxes in its own pixels
+
+
+def finder(nets: Sequence[Trained], testing: Testing, how: Setting) -> Finder:
+    """One detector, or several as an ensemble. Raises ValueError where they do not go together."""
+    check_together(nets)
+    placed = [net.placed(how) for net in nets]
+    sides = scales_of(nets, testing)
+
+    def find(path: Path) -> Found:
+        pictures = [loader.seen(path, *each) for each in sides]
+        return found_on(placed, pictures, testing, how)
+
+    return find
+
+
+def answers(
+    find: Finder,
+    classes: Sequence[str],
+    pictures: Iterable[Path],
+    least: float,
+    folder: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Of each picture: `image`, and `objects` (`label`, `score`, `box`: left, top, right, bottom in
+    pixels) of at least this score, the best first; or `error`. With a folder, pictures with their
+    boxes are written there as NAME-boxes.png."""
+    written: set[Path] = set()
+    for path in pictures:
+        try:
+            found = find(path)
+        except (Damaged, OSError) as error:
+            yield {"image": str(path), "error": str(error)}
+            continue
+        keep = found.scores >= least
+        found = Found(found.boxes[keep], found.scores[keep], found.labels[keep])
+        answer: dict[str, Any] = {"image": str(path), "objects": objects(found, classes)}
+        if folder is not None:
+            to, n = folder / f"{path.stem}-boxes.png", 1
+            while to in written:
+                n += 1
+                to = folder / f"{path.stem}-boxes-{n}.png"
+            written.add(to)
+            captions = [
+                f"{classes[label]} {score:.2f}"
+                for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)
+            ]
+            image = drawn(seen_picture(path), found.boxes, captions, found.labels.tolist())
+            content = BytesIO()
+            image.save(content, "PNG")
+            write_whole(to, content.getvalue())
+            answer["drawing"] = str(to)
+        yield answer
+
+
+def objects(found: Found, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """What was found, for JSON."""
+    return [
+        {
+            "label": classes[label],
+            "score": round(score, 4),
+            "box": [round(side, 2) for side in box],
+        }
+        for box, score, label in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        )
+    ]

@@ -1,0 +1,265 @@
+"""The verbs `train` and `resume` of detection: a recipe and pictures with boxes become a run."""
+
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from residual.data.batches import Preprocessing
+from residual.device import Setting, hardware
+from residual.distributed import here
+from residual.finite import check_finite
+from residual.models.registry import specify
+from residual.runs import folder
+from residual.runs.load import Trained, with_preprocessing
+from residual.runs.results import versions
+from residual.runs.resume import exact, same_data
+from residual.storage import read_json
+from residual.tasks.detection import datasets as reading
+from residual.tasks.detection.examples import Scenes
+from residual.tasks.detection.faster_rcnn import VGGS, Detector, build, check_network, of_network
+from residual.tasks.detection.load import Trained as Detecting
+from residual.tasks.detection.load import recipe_of
+from residual.tasks.detection.metrics import check_installed
+from residual.tasks.detection.recipe import RECIPES, Recipe
+from residual.tasks.detection.session import BEGUN, Session
+from residual.training import checkpoint
+from residual.training.checkpoint import weights_sha256
+from residual.training.task import Moment, Watch
+from residual.training.values import refuse_idle, to_json
+
+Beginning = Trained | Detecting  # a network's weights, or a detector's
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a detector is trained and judged on."""
+
+    train: Scenes
+    test: Scenes
+
+    @property
+    def name(self) -> str:
+        return self.train.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.train.fingerprint
+
+
+def recipe_for(network: str, name: str, sort: str) -> Recipe:
+    """A recipe by name; `auto` goes by what the annotations are. Raises ValueError."""
+    if name == "auto":
+        name = "coco" if sort == "coco" else "voc07"
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(RECIPES)}")
+    recipe = replace(RECIPES[name], network=specify(network).name)
+    if sort == "coco" and name != "coco":
+        recipe = replace(recipe, train_split="train", test_split="val")
+    return recipe
+
+
+def with_splits(recipe: Recipe, path: Path, chosen: Collection[str]) -> Recipe:
+    """The recipe with a folder's own names of splits, but for the fields that a user has chosen.
+    Raises ValueError where it cannot be told which is which."""
+    if {"train_split", "test_split"} <= set(chosen):
+        return recipe
+    train, test = reading.usual_splits(path, recipe.train_split, recipe.test_split)
+    return replace(
+        recipe,
+        train_split=recipe.train_split if "train_split" in chosen else train,
+        test_split=recipe.test_split if "test_split" in chosen else test,
+    )
+
+
+def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> Data:
+    """The splits of a recipe. The classes are those of a run that goes on, or of the split that is
+    trained on."""
+    train = reading.load(path, recipe.train_split, classes, recipe.reading)
+    if not train.examples:
+        raise ValueError(f"{train.name} holds no pictures")
+    if not train.classes:
+        raise ValueError(f"{train.name} holds no objects")
+    if train.sort == "coco":
+        check_installed()  # not only after the training
+    test = reading.load(path, recipe.test_split, train.classes, recipe.reading)
+    return Data(train, test)
+
+
+def check(recipe: Recipe, how: Setting) -> None:
+    """Raises ValueError where this cannot be trained here, before a picture is read."""
+    check_network(recipe.network)
+    if recipe.norm == "frozen" and not recipe.start and specify(recipe.network).family != "rival":
+        raise ValueError(
+            "frozen batch normalization has the statistics of weights to begin with; name them "
+            "with --weights, or train from scratch: norm=group and fixed=0, as in --recipe scratch"
+        )
+    own = recipe.drops or recipe.warmup[0] or recipe.steps < 6
+    if recipe.schedule == "alternating" and own:
+        raise ValueError(
+            "the alternating schedule has drops of its own, no warm-up, and at least 6 steps; say "
+            "--set drops= --set warmup=0,0.001"
+        )
+    if recipe.shorter > recipe.longest:
+        raise ValueError(
+            f"shorter={recipe.shorter} is more than longest={recipe.longest}, the most pixels that "
+            f"the longer side may have"
+        )
+    if recipe.background >= 0.5:
+        raise ValueError(
+            f"background is below 0.5, the overlap from which on a region is an object's, not "
+            f"{recipe.background}"
+        )
+    if recipe.batch % how.processes:
+        raise ValueError(
+            f"{how.processes} processes cannot share a batch of {recipe.batch} pictures equally; "
+            f"say --set batch={how.processes}, which is another recipe"
+        )
+    if recipe.fixed and not recipe.start:
+        raise ValueError(
+            "stages that do not learn need weights to begin with; name them with --weights, or say "
+            "--set fixed=0"
+        )
+    device = torch.device(how.device).type
+    if how.deterministic and device != "cpu" and recipe.pooling == "pool":
+        raise ValueError(
+            f"RoI pooling has no deterministic kernel on {device}; say --set pooling=align, or "
+            f"leave out --deterministic"
+        )
+
+
+def check_effects(recipe: Recipe, usual: Recipe) -> None:
+    """Raises ValueError for a field that was set and that changes nothing."""
+    own = recipe.schedule == "alternating"
+    drops = any(drop < recipe.steps for drop in recipe.drops)
+    norms = specify(recipe.network).family != "rival"
+    acting = {
+        "drops": (drops or own, f"the rate drops within the {recipe.steps:,} steps"),
+        "factor": (drops or own, "the rate never drops by it"),
+        "norm": (norms, f"{recipe.network} has no batch normalization to replace"),
+    }
+    refuse_idle(recipe, usual, acting)
+
+
+def begin(
+    run: Path | None, recipe: Recipe, data: Data, where: dict[str, str], how: Setting,
+    weights: Beginning | None = None,
+) -> Path:  # fmt: skip
+    """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
+    again."""
+    how = replace(how, precision="float32") if how.precision == "auto" else how
+    known = {
+        "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
+        "setting": asdict(how),
+        "versions": versions(),
+        "hardware": hardware(how),
+    }
+    if isinstance(weights, Detecting):
+        known["before"] = weights.sort
+
+    def fill(own: Path) -> None:
+        if weights is not None:
+            begun_with(own, recipe, data, weights)
+
+    split = split_of(recipe, data)
+    return folder.create(run, to_json(recipe), data.train.classes, known, split, fill)
+
+
+def split_of(recipe: Recipe, data: Data) -> dict[str, list[str]]:
+    """Which pictures are in which part of a split that was divided once; {} of any other."""
+    parts = {recipe.train_split: data.train, recipe.test_split: data.test}
+    return {
+        name: [each.name for each in own.examples] for name, own in parts.items() if ":" in name
+    }
+
+
+def begun_with(run: Path, recipe: Recipe, data: Data, weights: Beginning) -> None:
+    """The checkpoint before the first step of a run that begins with a network's weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = build(recipe, len(data.train.classes))
+    net.load_state_dict(begins_with(weights, net), strict=False)
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    header = {
+        "step": 0,
+        "network": recipe.network,
+        "recipe": to_json(recipe),
+        "classes": list(data.train.classes),
+    }
+    mean, std = (
+        each.mean(dim=(1, 2), keepdim=True)
+        for each in (weights.preprocessing.mean, weights.preprocessing.std)
+    )
+    size = recipe.shorter, recipe.shorter
+    before = Preprocessing(mean, std.contiguous(), size, recipe.shorter)
+    content = with_preprocessing(tensors, header, before)
+    if recipe.schedule == "alternating":
+        checkpoint.save(run / BEGUN, *content)
+    folder.save(run, *content)
+
+
+def begins_with(weights: Beginning, net: Detector) -> dict[str, Tensor]:
+    """What a detector takes over: from a network all but its last layer; from a detector all that
+    does not depend on its classes, where it has the same shape."""
+    state = weights.net.state_dict()
+    if isinstance(weights, Trained):
+        return of_network(state, net)
+    own = net.state_dict()
+    last = ("score.", "shift.")
+    return {k: t for k, t in state.items() if not k.startswith(last) and t.shape == own[k].shape}
+
+
+def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
+    """The recipe for a training that begins with these. Raises ValueError where they are another
+    network's, and NotFinite."""
+    network = weights.network if isinstance(weights, Trained) else weights.recipe.network
+    if network != recipe.network:
+        raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
+    norm = "frozen" if isinstance(weights, Trained) else weights.recipe.norm
+    if norm != recipe.norm and specify(recipe.network).name not in VGGS:
+        kinds = {"frozen": "batch", "group": "group"}
+        raise ValueError(
+            f"the weights are of {kinds[norm]} normalization, and the recipe is of "
+            f"{kinds[recipe.norm]} normalization: say --set norm={norm}"
+        )
+    state = weights.net.state_dict()
+    check_finite(state, "these weights are none to begin with")
+    return replace(recipe, start=weights_sha256(state))
+
+
+def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
+    """Take the steps that remain of a run: all of a new one, none of a finished one.
+
+    Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
+    saving or before; ValueError for data of another kind, and where another process works on the
+    run.
+    """
+    with folder.writing(run):
+        recipe, known, result = here().first(lambda: contents(run))
+        if result is not None:
+            yield Moment(recipe.steps, result=result)
+            return
+        same_data(run, known, data)
+        how = Setting(**known["setting"])
+        exact(run, known, how)
+        yield from how.within(_advance(run, recipe, data, known, watch))
+
+
+def _advance(
+    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
+) -> Generator[Moment]:
+    session = Session(run, recipe, data.train, known, watch)
+    yield from session.said()
+    yield from session.steps()
+    found = session.finish(data.test)
+    yield from session.said()
+    yield Moment(recipe.steps, result=found)
+
+
+def contents(run: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:
+    """A run's recipe, what it remembers of its surroundings, and its result, if there is one."""
+    result = read_json(run / "result.json") if (run / "result.json").exists() else None
+    return recipe_of(run), read_json(run / "environment.json"), result
