@@ -19,7 +19,7 @@ from benchmarks import usual_loop
 from residual.data.batches import per_pixel_mean
 from residual.data.datasets import Data, small
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.device import Setting, hardware
+from residual.device import ComputeConfig, hardware
 from residual.models.resnet import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
@@ -47,7 +47,7 @@ def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
         data,
         usual_loop.wrong(net, test.pixels, test.labels, mean, device),
         seconds,
-        hardware(Setting(str(device), torch.get_num_threads())),
+        hardware(ComputeConfig(str(device), torch.get_num_threads())),
     )
 
 

@@ -27,11 +27,11 @@ from benchmarks import usual_loop
 from benchmarks.sides import environment_of, record, tree_memory
 from residual.data.batches import per_pixel_mean
 from residual.data.datasets import Data, Images, small
-from residual.device import Setting, setting
+from residual.device import ComputeConfig, setting
 from residual.models.resnet import build
 from residual.storage import write_json
 from residual.tasks.classification.training import advance, begin, recipe_for
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 
 NETWORKS = ("resnet20", "resnet56")
 IMAGES = 50_000
@@ -49,17 +49,17 @@ def made_up() -> Data:
     )
 
 
-def ours(network: str, how: Setting, data: Data) -> Iterator[None]:
+def ours(network: str, how: ComputeConfig, data: Data) -> Iterator[None]:
     """Steps of `residual train`, as they come."""
     recipe = recipe_for(network, "cifar10")
     with tempfile.TemporaryDirectory() as folder:
         where = {"where": "", "root": folder}
         begin(Path(folder) / "run", recipe, data, where, how, test_curve=False)
-        for _ in advance(Path(folder) / "run", data, Watch()):
+        for _ in advance(Path(folder) / "run", data, RunOptions()):
             yield
 
 
-def usual(network: str, how: Setting, data: Data) -> Iterator[None]:
+def usual(network: str, how: ComputeConfig, data: Data) -> Iterator[None]:
     """Steps of the usual loop."""
     recipe = recipe_for(network, "cifar10")
     torch.set_num_threads(how.threads)
@@ -70,9 +70,9 @@ def usual(network: str, how: Setting, data: Data) -> Iterator[None]:
         yield
 
 
-def measure(side: str, network: str, how: Setting, steps: int) -> dict[str, float]:
+def measure(side: str, network: str, how: ComputeConfig, steps: int) -> dict[str, float]:
     """Images per second of one side, after a few steps, and seconds to its first step."""
-    kinds: dict[str, Callable[[str, Setting, Data], Iterator[None]]] = {
+    kinds: dict[str, Callable[[str, ComputeConfig, Data], Iterator[None]]] = {
         "ours": ours,
         "usual": usual,
     }
@@ -93,7 +93,7 @@ def measure(side: str, network: str, how: Setting, steps: int) -> dict[str, floa
     return {"images_per_second": speed, "seconds_to_first_step": first, "peak_gpu_bytes": memory}
 
 
-def _wait(how: Setting) -> None:
+def _wait(how: ComputeConfig) -> None:
     if how.device.startswith("cuda"):
         torch.cuda.synchronize()
 

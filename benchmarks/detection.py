@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
-from residual.device import Setting, setting
+from residual.device import ComputeConfig, setting
 from residual.storage import write_json
 from residual.tasks.detection import inference, loader, loop
 from residual.tasks.detection import losses as learning
@@ -34,7 +34,7 @@ CLASSES = 20
 HEIGHT, WIDTH_OF_PICTURE = 600, 800
 
 
-def made_up(how: Setting) -> tuple[Tensor, Tensor, Tensor]:
+def made_up(how: ComputeConfig) -> tuple[Tensor, Tensor, Tensor]:
     """A picture of noise (3, 600, 800), twelve boxes and their labels, from 0."""
     draw = torch.Generator().manual_seed(0)
     image = torch.rand(3, HEIGHT, WIDTH_OF_PICTURE, generator=draw)
@@ -45,7 +45,7 @@ def made_up(how: Setting) -> tuple[Tensor, Tensor, Tensor]:
     return image.to(device), torch.cat([corner, corner + size], dim=1).to(device), labels.to(device)
 
 
-def ours(network: str, how: Setting, work: str) -> Iterator[Any]:
+def ours(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
     """Steps of the package's loop, or answers of its detector."""
     recipe = replace(VOC07, network=f"{network}-v1.5", start="noise", pooling="align", smallest=1)
     recipe = replace(recipe, steps=2**62, drops=(), lr=0.0)
@@ -79,7 +79,7 @@ def counted(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None
     REGIONS.append(len(given[0]))
 
 
-def answers(net: Any, image: Tensor, before: Any, how: Setting) -> Iterator[Any]:
+def answers(net: Any, image: Tensor, before: Any, how: ComputeConfig) -> Iterator[Any]:
     while True:
         with torch.no_grad(), how.autocast():
             inputs = before.normalised(image[None].clone())[0]
@@ -99,7 +99,7 @@ class Proposes(nn.Module):
         return [self.score(each) for each in x], [self.shift(each) for each in x]
 
 
-def theirs(network: str, how: Setting, work: str) -> Iterator[Any]:
+def theirs(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
     """The same in torchvision's FasterRCNN, in a plain loop."""
     import torchvision
     from torchvision.models.detection import FasterRCNN
@@ -136,7 +136,7 @@ def theirs(network: str, how: Setting, work: str) -> Iterator[Any]:
     return looped(net, how, work)
 
 
-def looped(net: Any, how: Setting, work: str) -> Iterator[Any]:
+def looped(net: Any, how: ComputeConfig, work: str) -> Iterator[Any]:
     """Steps of a plain loop, or answers."""
     image, boxes, labels = made_up(how)
     learned = [p for p in net.parameters() if p.requires_grad]
@@ -154,7 +154,7 @@ def looped(net: Any, how: Setting, work: str) -> Iterator[Any]:
         yield losses
 
 
-def measure(steps: Iterator[Any], how: Setting, counted: int) -> Measured:
+def measure(steps: Iterator[Any], how: ComputeConfig, counted: int) -> Measured:
     """Pictures per second, and on a GPU the peak of the allocator."""
     cuda = how.device.startswith("cuda")
     found = timed(steps, counted, 1, torch.cuda.synchronize if cuda else lambda: None)

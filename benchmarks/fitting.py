@@ -26,7 +26,7 @@ from benchmarks.sides import record
 from residual.data.crops import Crops
 from residual.data.datasets import Data, Photographs
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.device import Setting, setting
+from residual.device import ComputeConfig, setting
 from residual.models.baselines.layers import drawn
 from residual.models.registry import RIVALS, build
 from residual.storage import write_json
@@ -61,7 +61,7 @@ def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
     return (raw - mean) / deviation, labels[ids]
 
 
-def wrong(net: nn.Module, images: Tensor, labels: Tensor, how: Setting) -> int:
+def wrong(net: nn.Module, images: Tensor, labels: Tensor, how: ComputeConfig) -> int:
     """How many are not recognised, as in a test."""
     before = net.training
     net.eval()
@@ -72,7 +72,7 @@ def wrong(net: nn.Module, images: Tensor, labels: Tensor, how: Setting) -> int:
 
 
 def attempt(
-    name: str, start: str, recipe: Recipe, images: Tensor, labels: Tensor, how: Setting
+    name: str, start: str, recipe: Recipe, images: Tensor, labels: Tensor, how: ComputeConfig
 ) -> dict[str, Any]:
     """One training, until all pictures are recognised or the steps are over."""
     torch.manual_seed(recipe.seed)
@@ -112,7 +112,7 @@ def attempt(
 
 
 def attempts(
-    name: str, data: Data, size: int, options: argparse.Namespace, how: Setting
+    name: str, data: Data, size: int, options: argparse.Namespace, how: ComputeConfig
 ) -> Iterator[dict[str, Any]]:
     """Seed by seed, rate by rate, one start after another."""
     images, labels = (each.to(how.device) for each in pictures(data, size))

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
-from residual.device import Setting, setting
+from residual.device import ComputeConfig, setting
 from residual.models.resnet import build
 from residual.storage import write_json
 from residual.tasks.classification.training import recipe_for
@@ -30,14 +30,14 @@ SIDES = ("torchvision", "timm", "ours")
 WARM_UP = 3  # steps that are not counted
 
 
-def made_up(how: Setting, batch: int, size: int) -> tuple[Tensor, Tensor]:
+def made_up(how: ComputeConfig, batch: int, size: int) -> tuple[Tensor, Tensor]:
     """Noise, and classes."""
     images = torch.rand(batch, 3, size, size, device=how.device)
     labels = torch.randint(0, 1000, (batch,), device=how.device)
     return images.contiguous(memory_format=how.memory_format), labels
 
 
-def ours(network: str, how: Setting, batch: int, size: int) -> Iterator[Any]:
+def ours(network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[Any]:
     """Steps of the package's loop."""
     recipe = replace(recipe_for(f"{network}-v1.5", ""), batch=batch, norm_group=batch, steps=2**62)
     net = how.place(build(recipe.network))
@@ -45,7 +45,7 @@ def ours(network: str, how: Setting, batch: int, size: int) -> Iterator[Any]:
     return loop.train(loop.start(net, recipe), batches, recipe, loop.Pass(how.autocast))
 
 
-def theirs(side: str, network: str, how: Setting, batch: int, size: int) -> Iterator[Any]:
+def theirs(side: str, network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[Any]:
     """Steps of a plain loop."""
     if side == "timm":
         import timm
@@ -70,7 +70,7 @@ def theirs(side: str, network: str, how: Setting, batch: int, size: int) -> Iter
         yield loss.detach()
 
 
-def measure(steps: Iterator[Any], how: Setting, counted: int, batch: int) -> Measured:
+def measure(steps: Iterator[Any], how: ComputeConfig, counted: int, batch: int) -> Measured:
     """Images per second, and on a GPU the peak of the allocator."""
     cuda = how.device.startswith("cuda")
     next(steps)

@@ -28,12 +28,12 @@ from benchmarks.sides import SPINNING, Measured, Side, answer, record, timed
 from residual.data.batches import per_pixel_mean
 from residual.data.datasets import small
 from residual.data.digits import digits
-from residual.device import Setting, setting
+from residual.device import ComputeConfig, setting
 from residual.models.resnet import build
 from residual.storage import write_json
 from residual.tasks.classification.training import advance, begin, recipe_for
 from residual.training.recipe import with_steps
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 
 SIDES: dict[str, dict[str, str]] = {"ours": {}, "ours, spinning": SPINNING, "usual": {}}
 NEIGHBOURS = ("alone", "beside a busy loop", "beside another training")
@@ -42,16 +42,16 @@ WARM_UP = 10  # steps of each measurement that are not counted
 FOREVER = 10**6  # steps of a neighbour
 
 
-def ours(how: Setting) -> Iterator[Any]:
+def ours(how: ComputeConfig) -> Iterator[Any]:
     """Steps of `residual train`."""
     recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         begin(run, recipe, digits(), {"where": "digits", "root": folder}, how, test_curve=False)
-        yield from advance(run, digits(), Watch())
+        yield from advance(run, digits(), RunOptions())
 
 
-def usual(how: Setting) -> Iterator[Any]:
+def usual(how: ComputeConfig) -> Iterator[Any]:
     """Steps of the usual loop."""
     recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
     torch.set_num_threads(how.threads)

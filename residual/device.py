@@ -77,7 +77,7 @@ def switches() -> Switches:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComputeConfig:
     """How the arithmetic is done here. Equal settings on equal machines give equal bits."""
 
     device: str = "cpu"
@@ -120,7 +120,7 @@ class Setting:
                         return
                 yield item
 
-    def exact(self) -> "Setting":
+    def exact(self) -> "ComputeConfig":
         """The same in float32: how a network is evaluated, however it was trained."""
         return replace(self, precision="float32")
 
@@ -147,7 +147,7 @@ def setting(
     threads: int = 0,
     precision: str = "auto",
     deterministic: bool = False,
-) -> Setting:
+) -> ComputeConfig:
     """How to compute here. Zero threads: all cores. Precision `auto` leaves it to a trial.
 
     Raises ValueError for a device that is not here.
@@ -158,14 +158,14 @@ def setting(
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"no precision {precision!r}; there are auto, float32 and bf16")
     size = here().size
-    return Setting(
+    return ComputeConfig(
         device, threads or cores(), precision, deterministic=deterministic, processes=size
     )
 
 
 def setting_before_trial(
     device: str = "auto", threads: int = 0, precision: str = "auto", deterministic: bool = False
-) -> Setting:
+) -> ComputeConfig:
     """The same for a training, where a trial that chooses the precision chooses threads, too."""
     how = setting(device, threads, precision, deterministic)
     return replace(how, threads=threads) if precision == "auto" else how
@@ -185,7 +185,7 @@ def _check(device: str) -> None:
         raise ValueError(f"no device {device!r} here; there are {', '.join(there)}") from error
 
 
-def hardware(how: Setting) -> str:
+def hardware(how: ComputeConfig) -> str:
     """The machine in words, as a result names it."""
     if torch.device(how.device).type == "cuda":
         return torch.cuda.get_device_name(how.device)

@@ -19,7 +19,7 @@ from residual.data.batches import crop_and_mirror, per_pixel_mean
 from residual.data.datasets import Data, Images, Photographs
 from residual.data.digits import digits
 from residual.data.sources import load
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.resnet import build
 from residual.tasks.classification.throughput import Bench, Stage, decoding, verdict
 from residual.tasks.classification.training import recipe_for
@@ -118,14 +118,14 @@ def test_each_side_beside_other_work_trains(side):
 
 
 def test_both_ways_of_training_take_steps():
-    how = Setting()
+    how = ComputeConfig()
     for steps in (training.ours("resnet50", how, 2, 32), plain_training(how)):
         first, *_, last = (next(steps) for _ in range(3))
         assert torch.isfinite(torch.as_tensor(getattr(first, "loss", first)))
         assert torch.isfinite(torch.as_tensor(getattr(last, "loss", last)))
 
 
-def plain_training(how: Setting):
+def plain_training(how: ComputeConfig):
     return training.theirs("torchvision", "resnet50", how, 2, 32)
 
 
@@ -211,7 +211,7 @@ def test_fitting_ends_where_none_is_wrong_or_the_steps_are_over_or_the_loss_is_n
 
     def tried(lr: float, steps: int) -> dict[str, object]:
         how = replace(recipe, lr=lr, steps=steps)
-        return fitting.attempt("nin", "raised", how, images, labels, Setting(threads=2))
+        return fitting.attempt("nin", "raised", how, images, labels, ComputeConfig(threads=2))
 
     learned = tried(5e-4, 50)
     assert learned["wrong"] == 0 and learned["steps"] in range(5, 50, 5)
@@ -235,7 +235,7 @@ def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_pa
     ever = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
     with torch.no_grad():
         ever[1].weight.zero_(), ever[1].bias.copy_(torch.tensor([0.0, 0, 1]))
-    assert fitting.wrong(ever, images, labels, Setting(threads=2)) == 22 and ever.training
+    assert fitting.wrong(ever, images, labels, ComputeConfig(threads=2)) == 22 and ever.training
     few = replace(data, train=data.train.part(torch.arange(20)))
     with pytest.raises(SystemExit, match="photos has 20 training pictures, not 32"):
         fitting.pictures(few, 32)
@@ -265,7 +265,7 @@ def test_only_the_part_that_is_cut_counts_as_decoded():
     pictures = Photographs(source, torch.arange(4), torch.tensor([0, 0, 1, 1]))
     data = Data("pets", "", ("cat", "dog"), pictures)
     recipe = replace(recipe_for("resnet18", "pets"), batch=2, norm_group=2, scales=(300, 400))
-    step = decoding(Bench(data, recipe, Setting(), workers=0, seconds=0.0))
+    step = decoding(Bench(data, recipe, ComputeConfig(), workers=0, seconds=0.0))
     source.asked.clear()
     assert step() == 1
     ((left, top, right, bottom),) = source.asked

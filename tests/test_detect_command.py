@@ -17,7 +17,7 @@ from test_processes import side_by_side
 from residual.runs.folder import writing
 from residual.tasks.detection import load
 from residual.tasks.detection import training as running
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 
 SMALL = (
     *("--recipe", "scratch", "--shorter-side", 64, "--set", "bins=3", "--set", "scales=16,32"),
@@ -92,7 +92,7 @@ def test_a_run_that_a_process_works_on_is_refused_to_another(run, command, folde
             assert f"{copy} is in use by process {os.getpid()} on " in answer.complaint
         recipe = load.recipe_of(copy)
         with pytest.raises(ValueError, match=f"{copy} is in use by"):
-            next(running.advance(copy, running.load(folder, recipe), Watch()))
+            next(running.advance(copy, running.load(folder, recipe), RunOptions()))
 
 
 def test_a_finished_run_prints_its_end_again(run, command):

@@ -7,7 +7,7 @@ import torch
 from made_boxes import draw_voc
 from test_detector import SMALL, made, sample
 
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.registry import build
 from residual.runs.load import load as loaded
 from residual.runs.load import with_preprocessing
@@ -15,7 +15,7 @@ from residual.tasks.detection import loader, phases, training
 from residual.tasks.detection import loop as learning
 from residual.tasks.detection.recipe import VOC07, VOC07_ALTERNATING
 from residual.training import checkpoint
-from residual.training.task import Stopped, Watch
+from residual.training.task import RunOptions, Stopped
 
 FOUR = replace(SMALL, schedule="alternating", steps=12)
 
@@ -86,18 +86,18 @@ def test_an_alternating_training_that_stopped_ends_as_one_that_did_not(tmp_path,
         checkpoint.save(file, *with_preprocessing(tensors, header, before))
         begin = loaded(file)
         recipe = training.from_weights(recipe, begin)
-    data, how = training.load(folder, recipe), Setting(threads=1)
+    data, how = training.load(folder, recipe), ComputeConfig(threads=1)
     ends = []
     for stop in (0, *stops):
         run = tmp_path / f"{stop}"
         training.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
         taken: list[int] = []
-        watch = Watch(60, stop=lambda taken=taken, stop=stop: len(taken) == stop - 1)
+        watch = RunOptions(60, stop=lambda taken=taken, stop=stop: len(taken) == stop - 1)
         try:
             for moment in training.advance(run, data, watch):
                 taken.append(moment.step)
         except Stopped:
-            *_, moment = training.advance(run, data, Watch())
+            *_, moment = training.advance(run, data, RunOptions())
         assert bool(stop) == (len(taken) < 12)
         ends.append(moment.result["weights_sha256"])
     assert len(set(ends)) == 1

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.export import classifier as export
 from residual.export import detector as building
 from residual.export import detector_check as exporting
@@ -167,7 +167,7 @@ def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_
     own, out = exported
     again = exporting.read(out, 1)
     assert again.classes == CLASSES and again.testing == Asking()
-    asked = finder([own], Asking(), Setting())
+    asked = finder([own], Asking(), ComputeConfig())
     for i, size in enumerate([(90, 60), (50, 200), (64, 64), (4, 3)]):
         file = tmp_path / f"{i}.png"
         turned = Image.Exif()

@@ -7,7 +7,7 @@ import torch
 from test_detector import SMALL, made, picture
 from torch import nn
 
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.tasks.detection.faster_rcnn import build, in_one
 from residual.tasks.detection.training import check
 
@@ -59,8 +59,8 @@ def test_no_detector_is_made_of_a_network_for_small_pictures():
 
 
 def test_what_has_no_deterministic_kernel_is_refused_where_it_would_be_needed():
-    on_gpu = Setting("cuda", deterministic=True)
+    on_gpu = ComputeConfig("cuda", deterministic=True)
     with pytest.raises(ValueError, match="RoI pooling has no deterministic kernel on cuda"):
         check(SMALL, on_gpu)
     check(replace(SMALL, pooling="align"), on_gpu)
-    check(SMALL, Setting("cpu", deterministic=True))
+    check(SMALL, ComputeConfig("cpu", deterministic=True))

@@ -11,13 +11,13 @@ from conftest import draw_pictures
 from residual.data.batches import evaluation_batches
 from residual.data.datasets import Data
 from residual.data.digits import digits
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.runs.load import load
 from residual.tasks.classification.evaluate import evaluate, judge
 from residual.tasks.classification.inference import Work
 from residual.tasks.classification.protocols import PROTOCOLS, protocol
 
-HOW = Setting(threads=1)
+HOW = ComputeConfig(threads=1)
 WORK = Work(HOW)
 ONE = PROTOCOLS["1crop"]
 KEYS = {

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from residual.data.datasets import held_out
 from residual.data.folder import photographs
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.runs.load import load
-from residual.tasks.classification.early_stopping import Looks
+from residual.tasks.classification.early_stopping import EarlyStopping
 from residual.tasks.classification.inference import Judged, Work, judged
 from residual.tasks.classification.metrics import Count
 from residual.tasks.classification.training import advance, begin, from_weights
 from residual.training import checkpoint
 from residual.training.recipe import RECIPES
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 from residual.weights import convert
 from residual.weights.fetch import write
 
@@ -117,7 +117,9 @@ def test_the_head_is_kept_where_the_classes_are_the_same(run, insects, tmp_path)
     start, again = load(run), tmp_path / "again"
     recipe = from_weights(folder.recipe_of(run), start)
     where = {"where": str(insects), "root": str(tmp_path)}
-    begin(again, recipe, photographs(insects, tmp_path), where, Setting(threads=1), False, start)
+    begin(
+        again, recipe, photographs(insects, tmp_path), where, ComputeConfig(threads=1), False, start
+    )
     first, given = state_at(again, 0), start.net.state_dict()
     assert all(torch.equal(tensor, given[name]) for name, tensor in first.items())
 
@@ -135,11 +137,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, insects, thousand,
     stopped, trained = tmp_path / "stopped", load(thousand)
     data = photographs(insects, tmp_path / "root")
     where = {"where": str(insects), "root": str(tmp_path / "root")}
-    begin(stopped, folder.recipe_of(run), data, where, Setting(threads=1), False, trained)
-    for moment in advance(stopped, data, Watch(checkpoint_minutes=0)):
+    begin(stopped, folder.recipe_of(run), data, where, ComputeConfig(threads=1), False, trained)
+    for moment in advance(stopped, data, RunOptions(checkpoint_minutes=0)):
         if moment.step == 3:
             break
-    found = next(m.result for m in advance(stopped, data, Watch()) if m.result)
+    found = next(m.result for m in advance(stopped, data, RunOptions()) if m.result)
     whole = json.loads((run / "result.json").read_text())
     assert found["weights_sha256"] == whole["weights_sha256"]
     assert found["chosen_step"] == whole["chosen_step"]
@@ -148,7 +150,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, insects, thousand,
 def test_a_stop_before_the_first_step_loses_nothing(command, run, insects, thousand, tmp_path):
     fresh, data = tmp_path / "fresh", photographs(insects, tmp_path)
     where = {"where": str(insects), "root": str(tmp_path)}
-    begin(fresh, folder.recipe_of(run), data, where, Setting(threads=1), False, load(thousand))
+    begin(
+        fresh, folder.recipe_of(run), data, where, ComputeConfig(threads=1), False, load(thousand)
+    )
     answer = command("resume", fresh, "--json", "--workers", 2)
     assert answer.status == 0, answer.err
     whole = json.loads((run / "result.json").read_text())
@@ -184,7 +188,7 @@ def test_a_mean_image_of_weights_for_other_sizes_becomes_its_channels_means(
     where = {"where": str(insects), "root": str(tmp_path)}
     data = photographs(insects, tmp_path)
     recipe = from_weights(recipe, weights)
-    run = begin(tmp_path / "run", recipe, data, where, Setting(threads=1), False, weights)
+    run = begin(tmp_path / "run", recipe, data, where, ComputeConfig(threads=1), False, weights)
     found = load(run).preprocessing
     assert torch.allclose(found.mean[:, 0, 0], image.mean(dim=(1, 2)))
     assert found.size == (test_size or size,) * 2 and found.shorter == 256
@@ -215,9 +219,9 @@ def test_a_name_that_is_no_file_and_no_public_weights_is_refused(command, insect
 # Looks
 
 
-def looks(patience: int, *wrong: int) -> tuple[Looks, nn.Module]:
+def looks(patience: int, *wrong: int) -> tuple[EarlyStopping, nn.Module]:
     """So many wrong at each look; the weight of the network says after which step."""
-    seen, net = Looks(patience), nn.Linear(1, 1)
+    seen, net = EarlyStopping(patience), nn.Linear(1, 1)
     for step, each in enumerate(wrong, 1):
         nn.init.constant_(net.weight, step)
         seen.add(step, Count(seen=100, wrong_top1=each, wrong_top5=0), net)
@@ -251,7 +255,7 @@ def test_without_patience_nothing_is_kept_and_nothing_ends():
 def test_looks_go_on_from_a_checkpoint():
     whole, _ = looks(2, 9, 7, 8, 8)
     part, net = looks(2, 9, 7)
-    other = Looks(2)
+    other = EarlyStopping(2)
     other.restore(json.loads(json.dumps(part.to_json())), part.best)
     for step in (3, 4):
         other.add(step, Count(seen=100, wrong_top1=8, wrong_top5=0), net)
@@ -263,8 +267,8 @@ def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, t
     recipe = replace(folder.recipe_of(run), steps=60, patience=2, lr=0.1)
     data, early = photographs(insects, tmp_path / "root"), tmp_path / "early"
     where = {"where": str(insects), "root": str(tmp_path / "root")}
-    begin(early, recipe, data, where, Setting(threads=1), False, load(thousand))
-    found = next(m.result for m in advance(early, data, Watch()) if m.result)
+    begin(early, recipe, data, where, ComputeConfig(threads=1), False, load(thousand))
+    found = next(m.result for m in advance(early, data, RunOptions()) if m.result)
     log = folder.read_log(early / "log.jsonl")
     wrong = {line["step"]: line["val_wrong"] for line in log if "val_wrong" in line}
     best = min(wrong, key=lambda step: wrong[step])
@@ -274,5 +278,5 @@ def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, t
     kept = load(early)
     choices = held_out(data, recipe.split).choices
     assert choices is not None
-    seen, _, _ = judged(Judged(kept.net, kept.preprocessing), choices, 3, Work(Setting()))
+    seen, _, _ = judged(Judged(kept.net, kept.preprocessing), choices, 3, Work(ComputeConfig()))
     assert seen.wrong_top1 == wrong[best]

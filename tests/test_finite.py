@@ -15,7 +15,7 @@ from torch import nn
 
 import residual
 from residual.data.digits import digits
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.finite import NotFinite, check_finite, is_finite
 from residual.launch import join, leave
 from residual.runs import folder
@@ -136,7 +136,7 @@ def test_activations_that_overflow_are_named_by_the_layer_they_come_from(finishe
     inputs = torch.randn(2, 3, 8, 8)
     assert not is_finite(trained.net(inputs))
     with pytest.raises(NotFinite, match="resnet8 answers with .* first after the layer conv2_x"):
-        judged([trained], digits(), None, PROTOCOLS["1crop"], Answering(Setting()))
+        judged([trained], digits(), None, PROTOCOLS["1crop"], Answering(ComputeConfig()))
 
 
 def one_of_two(run: str, out: str) -> None:
@@ -145,7 +145,9 @@ def one_of_two(run: str, out: str) -> None:
     if world.rank == 0:
         nn.init.constant_(trained.net.fc.weight, NAN)
     try:
-        judged([trained], digits(), None, PROTOCOLS["1crop"], Answering(Setting(), world=world))
+        judged(
+            [trained], digits(), None, PROTOCOLS["1crop"], Answering(ComputeConfig(), world=world)
+        )
     except NotFinite as error:
         Path(out).write_text(str(error))
     leave()
@@ -223,7 +225,7 @@ def ruined(layer: str, number: float):
 @pytest.mark.parametrize("layer", ["proposing.score", "proposing.shift", "score", "shift"])
 def test_a_detector_whose_numbers_are_none_is_named_with_the_layer(tmp_path, layer, number):
     picture((80, 64)).save(tmp_path / "a.png")
-    find = finder([ruined(layer, number)], Asking(), Setting(threads=1))
+    find = finder([ruined(layer, number)], Asking(), ComputeConfig(threads=1))
     with pytest.raises(NotFinite, match=f"^resnet18 answers with {WORDS}, first after the layer "
                        f"{layer}"):  # fmt: skip
         find(tmp_path / "a.png")
@@ -236,8 +238,8 @@ def test_it_has_no_average_precision(tmp_path):
     own = ruined("score", NAN)
     split = Scenes("made", own.classes, examples, "f" * 64, sort="voc")
     with pytest.raises(NotFinite, match="first after the layer score"):
-        judge([own], split, Asking(), Work(Setting(threads=1)))
-    assert judge([detector()], split, Asking(), Work(Setting(threads=1)))["seen"] == 1
+        judge([own], split, Asking(), Work(ComputeConfig(threads=1)))
+    assert judge([detector()], split, Asking(), Work(ComputeConfig(threads=1)))["seen"] == 1
 
 
 def test_a_detector_of_such_weights_is_neither_kept_nor_exported(command, tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from residual.data.batches import Preprocessing
 from residual.data.sources import load as pictures_of
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.baselines.layers import drawn
 from residual.models.registry import build
 from residual.runs import folder
@@ -22,7 +22,7 @@ from residual.tasks.classification.training import advance, begin
 from residual.training import checkpoint, loop
 from residual.training.losses import summed
 from residual.training.recipe import guidance
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 
 SIZES = {"batch": 4, "norm_group": 4, "steps": 3}
 HINT = replace(RECIPES["fitnet-hint"], **SIZES)
@@ -200,7 +200,7 @@ def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
     net, recipe, known = load(teacher).net, folder.recipe_of(hinted), known_of(hinted)
     assert recipe.teacher == checkpoint.weights_sha256(net.state_dict())
     own = load(hinted).preprocessing
-    lesson = distillation.lessons(recipe, known, ("cat", "dog"), own, Setting())
+    lesson = distillation.lessons(recipe, known, ("cat", "dog"), own, ComputeConfig())
     images, seen = torch.randn(2, 3, 32, 32), []
     net.pool1.register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.no_grad():
@@ -237,8 +237,8 @@ def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
     assert recipe.start == checkpoint.weights_sha256(load(hinted).net.state_dict())
     where = {key: known["data"][key] for key in ("where", "root", "teacher")}
     pictures = pictures_of(str(data), Path(where["root"]), size=32)
-    begin(stopped, recipe, pictures, where, Setting(threads=1), False, load(hinted))
-    for moment in advance(stopped, pictures, Watch(checkpoint_minutes=0)):
+    begin(stopped, recipe, pictures, where, ComputeConfig(threads=1), False, load(hinted))
+    for moment in advance(stopped, pictures, RunOptions(checkpoint_minutes=0)):
         if moment.step == 2:
             break
     again = command("resume", stopped, "--json", "--workers", 0)
@@ -280,6 +280,8 @@ def test_a_teacher_of_other_pictures_is_refused(command, data, teacher, tmp_path
 def test_another_teacher_in_the_same_place_is_refused(teacher, hinted):
     recipe, known, own = folder.recipe_of(hinted), known_of(hinted), load(hinted).preprocessing
     with pytest.raises(ValueError, match="other weights than the recipe says"):
-        distillation.lessons(replace(recipe, teacher="0"), known, ("cat", "dog"), own, Setting())
+        distillation.lessons(
+            replace(recipe, teacher="0"), known, ("cat", "dog"), own, ComputeConfig()
+        )
     with pytest.raises(ValueError, match="the run has no teacher"):
-        distillation.lessons(recipe, {"data": {}}, ("cat", "dog"), own, Setting())
+        distillation.lessons(recipe, {"data": {}}, ("cat", "dog"), own, ComputeConfig())

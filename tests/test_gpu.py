@@ -11,14 +11,14 @@ from test_detector import SMALL, picture, sample
 from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.data.rng import hashed, order
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.tasks.classification.training import advance, begin, recipe_for
 from residual.tasks.detection import training
 from residual.tasks.detection.boxes import overlaps
 from residual.tasks.detection.losses import losses
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.recipe import with_steps
-from residual.training.task import Stopped, Watch
+from residual.training.task import RunOptions, Stopped
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,16 +47,16 @@ def test_the_batches_are_those_of_a_processor():
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_run_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path, precision):
     data, recipe = digits(), with_steps(recipe_for("resnet20", "digits"), 40)
-    how = Setting("cuda", threads=1, precision=precision, deterministic=True)
+    how = ComputeConfig("cuda", threads=1, precision=precision, deterministic=True)
     ends = []
     for name, stop_at in (("whole", 0), ("parts", 17)):
         begin(tmp_path / name, recipe, data, {"where": "digits", "root": ""}, how, False)
         asked = iter(range(1, 100))
-        watch = Watch(60, stop=lambda asked=asked, at=stop_at: next(asked) == at)
+        watch = RunOptions(60, stop=lambda asked=asked, at=stop_at: next(asked) == at)
         try:
             moments = list(advance(tmp_path / name, data, watch))
         except Stopped:
-            moments = list(advance(tmp_path / name, data, Watch()))
+            moments = list(advance(tmp_path / name, data, RunOptions()))
         ends.append(moments[-1].result["weights_sha256"])
     assert ends[0] == ends[1]
 
@@ -78,16 +78,16 @@ def test_the_losses_and_boxes_of_a_detector_are_those_of_a_processor():
 def test_a_detector_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path):
     recipe = replace(SMALL, pooling="align", steps=8)
     data = training.load(draw_voc(tmp_path / "made"), recipe)
-    how = Setting("cuda", threads=1, deterministic=True)
+    how = ComputeConfig("cuda", threads=1, deterministic=True)
     where = {"where": str(tmp_path / "made"), "root": ""}
     ends = []
     for name, stop_at in (("whole", 0), ("parts", 3)):
         training.begin(tmp_path / name, recipe, data, where, how)
         asked_ = iter(range(1, 100))
-        watch = Watch(60, stop=lambda asked=asked_, at=stop_at: next(asked) == at)
+        watch = RunOptions(60, stop=lambda asked=asked_, at=stop_at: next(asked) == at)
         try:
             moments = list(training.advance(tmp_path / name, data, watch))
         except Stopped:
-            moments = list(training.advance(tmp_path / name, data, Watch()))
+            moments = list(training.advance(tmp_path / name, data, RunOptions()))
         ends.append(moments[-1].result["weights_sha256"])
     assert ends[0] == ends[1]

@@ -12,7 +12,7 @@ from residual.data.datasets import Data, divided
 from residual.data.digits import digits
 from residual.data.folder import folder as small_pictures
 from residual.data.folder import photographs
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.tasks.classification import baseline_recipes as rivals
 from residual.tasks.classification import checks
 from residual.tasks.classification.training import begin, nearest, recipe_for
@@ -170,7 +170,7 @@ def test_the_library_refuses_before_a_folder_is_made(tmp_path):
 def test_a_run_from_before_with_such_a_field_loads_and_resumes(command, tmp_path):
     recipe = replace(recipe_for("resnet8", "digits"), steps=6, drops=(), erasing=0.1, size=64)
     where = {"where": "digits", "root": str(tmp_path)}
-    how = Setting(threads=1, precision="float32")
+    how = ComputeConfig(threads=1, precision="float32")
     run = begin(tmp_path / "run", recipe, digits(), where, how, False)
     answer = command("resume", run, "--workers", 0)
     assert answer.status == 0, answer.err
@@ -204,4 +204,4 @@ def test_a_detector_s_field_that_changes_nothing_is_refused(name, changes):
 )
 def test_a_detector_s_inverted_bounds_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        check(replace(DETECTION["scratch"], **changes), Setting("cpu"))
+        check(replace(DETECTION["scratch"], **changes), ComputeConfig("cpu"))

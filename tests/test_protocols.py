@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from residual.data.augment import fitted
 from residual.data.batches import Preprocessing
 from residual.data.datasets import Files, Photographs
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.models.resnet import build
 from residual.tasks.classification.inference import (
@@ -50,7 +50,7 @@ def words(asked: Protocol) -> str:
     return f"{asked.name}-{'-'.join(map(str, asked.sides))}-{asked.average}-{mirror}"
 
 
-WORK = Work(Setting(), micro_batch=3)
+WORK = Work(ComputeConfig(), micro_batch=3)
 
 
 @pytest.fixture(scope="module")

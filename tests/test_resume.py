@@ -16,12 +16,12 @@ import pytest
 from conftest import EXACT, FORK
 
 from residual.data.digits import digits
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks.classification.training import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import DIGITS
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 
 STEPS = 24
 RECIPE = replace(
@@ -49,11 +49,11 @@ def work(run: Path, how: str = "", count: int = 0) -> None:
         die_at_flush(count)
     if not (run / "recipe.json").exists():
         where = {"where": "digits", "root": "none"}
-        begin(run, RECIPE, digits(), where, Setting(threads=1), test_curve=False)
+        begin(run, RECIPE, digits(), where, ComputeConfig(threads=1), test_curve=False)
     if how == "at a flush to the disk":
         die_at_flush(count)
     seldom = how == "before the first checkpoint"
-    for moment in advance(run, digits(), Watch(checkpoint_minutes=60 if seldom else 0)):
+    for moment in advance(run, digits(), RunOptions(checkpoint_minutes=60 if seldom else 0)):
         if seldom and moment.step == count:
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "in the middle of a checkpoint" and moment.step == count:
@@ -170,7 +170,7 @@ def test_a_checkpoint_that_is_cut_off_or_changed_is_passed_over(tmp_path, whole)
     changed[len(changed) // 2] ^= 1
     before.write_bytes(changed)
     (run / "checkpoints" / "step-00000099.safetensors.partial").write_bytes(bytes(changed[:1000]))
-    first = next(advance(run, digits(), Watch()))
+    first = next(advance(run, digits(), RunOptions()))
     assert f"{newest} is damaged" in first.notice
     assert lives(run) == 0
     assert ended(run) == whole

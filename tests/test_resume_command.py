@@ -10,12 +10,12 @@ import pytest
 from conftest import EXACT, draw_pictures
 
 from residual.data.sources import load
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks.classification.training import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import CIFAR
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 
 RECIPE = replace(CIFAR, network="resnet8", batch=8, norm_group=8, steps=6, drops=(4,))
 
@@ -25,8 +25,8 @@ def start(run: Path, pictures: Path, steps: int) -> Path:
     root = pictures.parent / "root"
     data = load(str(pictures), root)
     where = {"where": str(pictures.resolve()), "root": str(root)}
-    begin(run, RECIPE, data, where, Setting(threads=1), test_curve=False)
-    for _ in islice(advance(run, data, Watch(checkpoint_minutes=0)), steps):
+    begin(run, RECIPE, data, where, ComputeConfig(threads=1), test_curve=False)
+    for _ in islice(advance(run, data, RunOptions(checkpoint_minutes=0)), steps):
         pass
     return run
 

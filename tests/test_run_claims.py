@@ -12,10 +12,10 @@ from test_runs import SHORT, begun
 
 from residual.cli import train as train_command
 from residual.data.digits import digits
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks.classification.training import advance, recipe_for, train
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 from residual.training.values import to_json
 
 TRAIN = ("train", "resnet8", "--steps", 3, *EXACT, "--json")
@@ -49,7 +49,7 @@ def test_of_two_trainings_into_one_folder_one_is_refused(command, tmp_path):
 
 def test_a_run_that_another_command_made_meanwhile_is_not_taken_for_ones_own(finished, monkeypatch):
     data, recipe = digits(), recipe_for("resnet8", "digits")
-    rest = (recipe, data, {"where": "digits", "root": ""}, Setting(), False, None)
+    rest = (recipe, data, {"where": "digits", "root": ""}, ComputeConfig(), False, None)
     with pytest.raises(ValueError, match="holds a run already"):
         train_command.begun(finished, *rest)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -92,18 +92,18 @@ def test_a_finished_run_is_not_locked(finished):
 
 def test_a_run_belongs_to_the_iterator_that_takes_its_steps(tmp_path):
     run, data = tmp_path / "run", begun(tmp_path / "run")
-    first = advance(run, data, Watch())
+    first = advance(run, data, RunOptions())
     next(first)
     with pytest.raises(ValueError, match=f"{run} is in use by process {os.getpid()}"):
-        next(advance(run, data, Watch()))
+        next(advance(run, data, RunOptions()))
     first.close()
-    *_, last = advance(run, data, Watch())
+    *_, last = advance(run, data, RunOptions())
     assert last.result
 
 
 def test_a_folder_with_the_checkpoints_of_something_else_is_refused(tmp_path):
     run, data = tmp_path / "run", begun(tmp_path / "run")
-    next(advance(run, data, Watch(checkpoint_minutes=0)))
+    next(advance(run, data, RunOptions(checkpoint_minutes=0)))
     (run / "recipe.json").unlink()
     with pytest.raises(ValueError, match="has checkpoints, and no recipe.json"):
         begun(run)

@@ -13,7 +13,7 @@ import residual
 from residual.data.batches import chosen
 from residual.data.datasets import Data
 from residual.data.digits import digits
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.runs import folder, resume
 from residual.runs.load import load
 from residual.tasks.classification import loader, session
@@ -21,13 +21,13 @@ from residual.tasks.classification.training import advance, begin, check, recipe
 from residual.training import checkpoint
 from residual.training.meter import Diverged
 from residual.training.recipe import DIGITS, Recipe
-from residual.training.task import Moment, Watch
+from residual.training.task import Event, RunOptions
 from residual.training.values import to_json
 
-HOW = Setting(threads=1)
+HOW = ComputeConfig(threads=1)
 WHERE = {"where": "digits", "root": "none"}
 SHORT = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=6, drops=(4,))
-ALWAYS = Watch(checkpoint_minutes=0)
+ALWAYS = RunOptions(checkpoint_minutes=0)
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 
 
@@ -43,7 +43,7 @@ def begun(run: Path, recipe: Recipe = SHORT, data: Data | None = None, curve: bo
     return data
 
 
-def moments(run: Path, recipe: Recipe = SHORT, data: Data | None = None) -> Iterator[Moment]:
+def moments(run: Path, recipe: Recipe = SHORT, data: Data | None = None) -> Iterator[Event]:
     yield from advance(run, begun(run, recipe, data), ALWAYS)
 
 
@@ -162,7 +162,7 @@ def test_only_the_newest_checkpoints_are_kept_and_no_remnant(tmp_path):
 
 
 def test_a_run_saves_by_the_minute_and_at_its_end(tmp_path):
-    list(advance(tmp_path / "run", begun(tmp_path / "run"), Watch(checkpoint_minutes=60)))
+    list(advance(tmp_path / "run", begun(tmp_path / "run"), RunOptions(checkpoint_minutes=60)))
     assert names(tmp_path / "run" / "checkpoints") == ["step-00000006.safetensors"]
 
 
@@ -221,7 +221,7 @@ def test_a_loss_that_is_no_number_is_found_at_a_stop_too(tmp_path):
     data = begun(tmp_path / "run", recipe)
     asked = iter([False] * 3 + [True])
     with pytest.raises(Diverged, match="the loss of step [23] is .*, of the images [0-9]+, "):
-        list(advance(tmp_path / "run", data, Watch(60, stop=lambda: next(asked))))
+        list(advance(tmp_path / "run", data, RunOptions(60, stop=lambda: next(asked))))
     assert names(tmp_path / "run" / "checkpoints") == []
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from residual.data.batches import Preprocessing
 from residual.data.datasets import Images, Set
 from residual.data.folder import photographs
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.tasks.classification.inference import NO_ANSWER, Judged, Work, answers
 from residual.tasks.classification.metrics import count
@@ -32,7 +32,7 @@ def share(rank: int, world: World, place: Path, net: Judged, images: Set, asked:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=world.size
     )
-    found = [answers([net], images, asked, Work(Setting(), 0, n)) for n in MICRO_BATCHES]
+    found = [answers([net], images, asked, Work(ComputeConfig(), 0, n)) for n in MICRO_BATCHES]
     torch.save(found, place / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -70,7 +70,7 @@ def test_photographs_have_the_same_answers_on_two_processes(tmp_path):
     (folder / "test" / "dog" / "3.png").write_bytes(b"torn")
     images = photographs(folder, tmp_path / "root").test
     net, asked = network(24, 28), protocol("multiscale", sides=[24, 31])
-    alone = answers([net], images, asked, Work(Setting(), 0, 2))
+    alone = answers([net], images, asked, Work(ComputeConfig(), 0, 2))
     assert (alone[:, 0] == NO_ANSWER).nonzero().flatten().tolist() == [8]
     for found in together(2, tmp_path / "place", net, images, asked):
         assert all(torch.equal(one, alone) for one in found)
@@ -79,6 +79,6 @@ def test_photographs_have_the_same_answers_on_two_processes(tmp_path):
 def test_there_may_be_more_processes_than_images(tmp_path):
     images = Images(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2).long())
     net = network(2, None)
-    alone = answers([net], images, protocol("1crop"), Work(Setting()))
+    alone = answers([net], images, protocol("1crop"), Work(ComputeConfig()))
     for found in together(3, tmp_path / "place", net, images, protocol("1crop")):
         assert torch.equal(found[0], alone)

@@ -11,13 +11,13 @@ from torch import nn
 import residual
 from residual.analysis.responses import measured
 from residual.data.digits import digits
-from residual.device import Setting, switches
+from residual.device import ComputeConfig, switches
 from residual.runs.load import load
 from residual.tasks.detection.predict import finder
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.recipe import DIGITS
 
-BF16 = Setting(threads=1, precision="bf16")
+BF16 = ComputeConfig(threads=1, precision="bf16")
 SHORT = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=4, drops=())
 
 
@@ -62,7 +62,9 @@ def test_after_training_in_bf16_the_network_is_judged_in_float32(passes, tmp_pat
 
 def test_a_training_that_is_left_leaves_the_switches_as_they_were(tmp_path):
     mine = switches()
-    steps = residual.train(recipe=SHORT, out=tmp_path / "run", how=Setting(deterministic=True))
+    steps = residual.train(
+        recipe=SHORT, out=tmp_path / "run", how=ComputeConfig(deterministic=True)
+    )
     next(steps)
     assert switches() == mine
     steps.close()
@@ -73,7 +75,7 @@ def test_the_verbs_compute_in_float32_and_put_the_switches_back(passes, finished
     mine = switches()
     residual.evaluate(finished, "digits")
     residual.predict(load(finished), sorted((pictures / "test").rglob("*.png")))
-    measured(load(finished), digits(), Setting(threads=1))
+    measured(load(finished), digits(), ComputeConfig(threads=1))
     assert switches() == mine
     assert set(passes) == {(False, False, False)}
 
@@ -86,6 +88,6 @@ def test_responses_are_measured_with_the_setting_that_is_asked_for(passes, finis
 def test_a_detector_finds_in_float32_and_puts_the_switches_back(passes, tmp_path):
     mine = switches()
     picture((80, 64)).save(tmp_path / "a.png")
-    finder([detector()], Asking(least=0.0), Setting(threads=1))(tmp_path / "a.png")
+    finder([detector()], Asking(least=0.0), ComputeConfig(threads=1))(tmp_path / "a.png")
     assert switches() == mine
     assert set(passes) == {(False, False, False)}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from residual.data.datasets import Images
 from residual.data.digits import digits
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.export.engine import engine, installed
 from residual.export.predict import answers as predictions
 from residual.runs.load import Trained, load
@@ -17,7 +17,7 @@ from residual.tasks.classification.evaluate import judge
 from residual.tasks.classification.inference import Judged, Work, answers, best, judged
 from residual.tasks.classification.protocols import PROTOCOLS
 
-WORK = Work(Setting())
+WORK = Work(ComputeConfig())
 
 
 def slowly(scores: torch.Tensor, k: int) -> list[list[int]]:

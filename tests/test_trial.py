@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.tasks.classification import autotune
 from residual.training.recipe import DIGITS, RECIPES
 
-AUTO = Setting(threads=1, precision="auto")
+AUTO = ComputeConfig(threads=1, precision="auto")
 LONG = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=2_000)
 
 
 @pytest.fixture
-def tried(monkeypatch) -> list[Setting]:
+def tried(monkeypatch) -> list[ComputeConfig]:
     """Each setting that was given a trial; bf16 is twice as fast."""
-    found: list[Setting] = []
+    found: list[ComputeConfig] = []
 
-    def seconds(how: Setting, *_: object) -> float:
+    def seconds(how: ComputeConfig, *_: object) -> float:
         found.append(how)
         return 0.5 if how.precision == "bf16" else 1.0
 
@@ -26,7 +26,7 @@ def tried(monkeypatch) -> list[Setting]:
     return found
 
 
-def settled(how: Setting, file: Path, steps: int = 2_000) -> Setting:
+def settled(how: ComputeConfig, file: Path, steps: int = 2_000) -> ComputeConfig:
     return autotune.settled(how, replace(LONG, steps=steps), 10, file)
 
 
@@ -90,7 +90,7 @@ def test_so_many_trainings_go_on_at_once_as_make_the_most_steps_together(
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_tried(name):
     own = replace(RECIPES[name], network="resnet8", batch=8, norm_group=2, size=32)
-    assert autotune.seconds_per_step(Setting(threads=1), own, 10) > 0
+    assert autotune.seconds_per_step(ComputeConfig(threads=1), own, 10) > 0
 
 
 def test_no_trial_leaves_it_to_chance_which_start_the_network_gets():

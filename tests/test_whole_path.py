@@ -7,13 +7,13 @@ from conftest import EXACT
 
 from residual.data.decode import Damaged
 from residual.data.digits import digits
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.models.resnet import build
 from residual.storage import read_json
 from residual.tasks.classification.session import Session
 from residual.tasks.classification.training import begin, recipe_for, train
-from residual.training.task import Watch
+from residual.training.task import RunOptions
 
 SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)
 
@@ -149,8 +149,8 @@ def test_damaged_pictures_that_all_processes_skipped_count_together(tmp_path):
     data, run = digits(), tmp_path / "run"
     recipe = recipe_for("resnet8", "digits")
     where = {"where": "digits", "root": str(tmp_path)}
-    begin(run, recipe, data, where, Setting(threads=1, precision="float32"), False)
-    session = Session(run, recipe, data, read_json(run / "environment.json"), Watch())
+    begin(run, recipe, data, where, ComputeConfig(threads=1, precision="float32"), False)
+    session = Session(run, recipe, data, read_json(run / "environment.json"), RunOptions())
     session.skipped = {"b.jpg": "torn"}
     session._save()
     session.world = Others()

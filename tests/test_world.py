@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from residual.device import Setting, hardware, setting, switches
+from residual.device import ComputeConfig, hardware, setting, switches
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +42,15 @@ def test_auto_takes_the_gpu_where_there_is_one():
 
 
 def test_equal_settings_are_equal_values():
-    assert setting("cpu", 1, "bf16", True) == Setting("cpu", 1, "bf16", deterministic=True)
+    assert setting("cpu", 1, "bf16", True) == ComputeConfig("cpu", 1, "bf16", deterministic=True)
 
 
 def test_a_setting_sets_the_threads_and_the_determinism_of_torch():
-    with Setting(threads=2, deterministic=True).applied():
+    with ComputeConfig(threads=2, deterministic=True).applied():
         assert torch.get_num_threads() == 2
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
-        with Setting(threads=1).applied():
+        with ComputeConfig(threads=1).applied():
             assert torch.get_num_threads() == 1
             assert not torch.are_deterministic_algorithms_enabled()
 
@@ -80,7 +80,7 @@ def test_float32_is_float32_whatever_the_process_allows_and_all_switches_are_put
 ):
     before()
     as_it_was = switches()
-    with pytest.raises(ZeroDivisionError), Setting(precision=precision, threads=2).applied():
+    with pytest.raises(ZeroDivisionError), ComputeConfig(precision=precision, threads=2).applied():
         assert torch.backends.cudnn.allow_tf32 == (precision == "bf16")
         assert not torch.backends.cuda.matmul.allow_tf32
         assert torch.get_float32_matmul_precision() == "highest"
@@ -99,11 +99,11 @@ def counted(n: int) -> Iterator[int]:
 
 def test_between_two_steps_the_switches_are_those_of_whoever_takes_them():
     torch.set_num_threads(1)
-    one, other = (Setting(threads=n).within(counted(3)) for n in (2, 3))
+    one, other = (ComputeConfig(threads=n).within(counted(3)) for n in (2, 3))
     for found in zip(one, other, strict=True):
         assert found == (2, 3) and torch.get_num_threads() == 1
     torch.set_num_threads(4)
-    half = Setting(threads=2).within(counted(3))
+    half = ComputeConfig(threads=2).within(counted(3))
     assert next(half) == 2
     half.close()
     assert torch.get_num_threads() == 4
@@ -112,7 +112,7 @@ def test_between_two_steps_the_switches_are_those_of_whoever_takes_them():
 
 @pytest.mark.parametrize("last", [True, False])
 def test_a_network_lies_in_memory_as_the_setting_says(last):
-    net = Setting(channels_last=last).place(torch.nn.Conv2d(4, 4, 3))
+    net = ComputeConfig(channels_last=last).place(torch.nn.Conv2d(4, 4, 3))
     assert net.weight.is_contiguous(memory_format=torch.channels_last) == last
     assert net.weight.is_contiguous() != last
 
@@ -122,13 +122,13 @@ def test_a_network_lies_in_memory_as_the_setting_says(last):
 )
 def test_a_forward_pass_has_the_precision_of_the_setting(precision, dtype):
     net, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
-    with Setting(precision=precision).autocast():
+    with ComputeConfig(precision=precision).autocast():
         assert net(x).dtype == dtype
 
 
 def test_the_hardware_is_named_with_its_threads():
-    assert hardware(Setting(threads=1)).endswith(", 1 threads")
-    assert len(hardware(Setting(threads=1))) > len(", 1 threads")
+    assert hardware(ComputeConfig(threads=1)).endswith(", 1 threads")
+    assert len(hardware(ComputeConfig(threads=1))) > len(", 1 threads")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU OpenMP on Linux alone")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from residual.analysis.curves import bare, palette, save
 from residual.data.batches import evaluation_batches
 from residual.data.datasets import Data, Photographs
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.finite import WORDS, NotFinite
 from residual.models.registry import specify
 from residual.runs.load import Trained
@@ -135,7 +135,7 @@ def draw_responses(original: Axes, ordered: Axes, series: Sequence[Series]) -> N
         text.set_parse_math(False)
 
 
-def measured(trained: Trained, data: Data, how: Setting) -> list[float]:
+def measured(trained: Trained, data: Data, how: ComputeConfig) -> list[float]:
     """The responses of a trained network on the headline's images, as they are."""
     device = torch.device(how.device)
     images = data.split(data.headline)

@@ -21,7 +21,7 @@ from residual.cli.options import (
 from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.device import Setting
+    from residual.device import ComputeConfig
 
 Network = Annotated[str, typer.Argument(help="The network's name: see `residual networks`.")]
 
@@ -72,7 +72,7 @@ def train(
     )
 
 
-def in_words(how: "Setting") -> str:
+def in_words(how: "ComputeConfig") -> str:
     parts = {"channels_last": how.channels_last, "compiled": how.compile}
     threads = "1 thread" if how.threads == 1 else f"{how.threads} threads"
     return ", ".join([how.precision, threads, *(name for name, so in parts.items() if so)])

@@ -22,7 +22,7 @@ from residual.cli.watching import together
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
-    from residual.device import Setting
+    from residual.device import ComputeConfig
     from residual.tasks.detection.load import Trained
     from residual.tasks.detection.predict import Finder
     from residual.tasks.detection.recipe import Testing
@@ -207,7 +207,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def of_run(path: Path, least: float, more: tuple[bool, bool], how: "Setting") -> "Finding":
+def of_run(path: Path, least: float, more: tuple[bool, bool], how: "ComputeConfig") -> "Finding":
     """What finds objects of at least this score by a run, and their classes; more: refinement, and
     multi-scale."""
     from residual.tasks.detection.predict import finder
@@ -218,7 +218,7 @@ def of_run(path: Path, least: float, more: tuple[bool, bool], how: "Setting") ->
     return find, nets[0].classes
 
 
-def exported(path: Path, least: float, more: tuple[bool, bool], how: "Setting") -> "Finding":
+def exported(path: Path, least: float, more: tuple[bool, bool], how: "ComputeConfig") -> "Finding":
     """The same by an exported detector."""
     from residual.export.detector_check import read
 

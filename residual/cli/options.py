@@ -11,7 +11,7 @@ from residual.storage import read_json
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
-    from residual.device import Setting
+    from residual.device import ComputeConfig
     from residual.runs.load import Trained
 
 CACHE = Path.home() / ".cache" / "residual"
@@ -48,7 +48,7 @@ Data_ = Annotated[
 ]
 
 
-def setting_of(device: str, threads: int, precision: str, deterministic: bool) -> "Setting":
+def setting_of(device: str, threads: int, precision: str, deterministic: bool) -> "ComputeConfig":
     """How to compute, from the command line. What is not here is a wrong command line."""
     from residual.device import setting
 

@@ -30,7 +30,7 @@ from residual.storage import read_json
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
-    from residual.device import Setting
+    from residual.device import ComputeConfig
     from residual.runs.load import Trained
     from residual.tasks.detection import recipe as detection
     from residual.training.recipe import Recipe
@@ -265,11 +265,11 @@ def resume(
 
 def setting_again(
     known: dict[str, Any], device: str | None, threads: int | None, precision: str | None
-) -> "Setting":
+) -> "ComputeConfig":
     """How a run is computed on, where it is not to be computed otherwise."""
-    from residual.device import Setting
+    from residual.device import ComputeConfig
 
-    before = Setting(**known["setting"])
+    before = ComputeConfig(**known["setting"])
     now = setting_of(
         device or before.device.partition(":")[0],
         before.threads if threads is None else threads,

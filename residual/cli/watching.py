@@ -18,9 +18,9 @@ from residual.storage import json_text
 if TYPE_CHECKING:
     from residual.data.datasets import Data
     from residual.distributed import World
-    from residual.training.task import Moment, Watch
+    from residual.training.task import Event, RunOptions
 
-Advance = Callable[["Watch"], Iterator["Moment"]]  # the steps that remain of a run
+Advance = Callable[["RunOptions"], Iterator["Event"]]  # the steps that remain of a run
 Tell = Callable[[Path, dict[str, Any], bool], None]  # how a run ended, perhaps as JSON
 Record = Callable[[dict[str, Any]], None]
 
@@ -77,11 +77,11 @@ def watched(
 ) -> dict[str, Any]:
     """Take the steps that remain, and show them. A signal saves the run and ends the command."""
     from residual.distributed import here
-    from residual.training.task import Stopped, Watch
+    from residual.training.task import RunOptions, Stopped
 
     result: dict[str, Any] = {}
     with asked_to_stop() as caught, Display(title, steps, here().rank == 0) as display:
-        watch = Watch(care.minutes, lambda: bool(caught), care.workers, display.counted)
+        watch = RunOptions(care.minutes, lambda: bool(caught), care.workers, display.counted)
         try:
             for moment in advance(watch):
                 result = moment.result or result

@@ -18,7 +18,7 @@ from residual.cli.watching import Care, asked_to_stop, of_classes, watched
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
-    from residual.device import Setting
+    from residual.device import ComputeConfig
     from residual.reproduction.experiments import Experiment
     from residual.training.recipe import Recipe
 
@@ -29,7 +29,7 @@ class Place:
 
     name: str  # of the data
     root: Path
-    how: "Setting"
+    how: "ComputeConfig"
     results: Path
     runs: Path
     side_by_side: int  # trainings; 0: as many as a short trial shows to pay

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from residual.data.decode import seen as seen_picture
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.export.classifier import short, timed
 from residual.export.engine import MISSING, installed, session_of
 from residual.finite import check_finite
@@ -118,7 +118,7 @@ def parity(trained: Trained, content: bytes, testing: Testing) -> Iterator[Parit
     steps, weights = in_steps(trained, every)
     stepping = session_of(steps, weights, torch.get_num_threads())
     session = session_of(content, {}, torch.get_num_threads())
-    how = Setting(threads=torch.get_num_threads())
+    how = ComputeConfig(threads=torch.get_num_threads())
     for picture in made_up(trained):
         seen = loader.seen(as_png(picture), trained.recipe.shorter, trained.recipe.longest)
         pixels = np.asarray(picture)[None]
@@ -149,7 +149,7 @@ def compared(
     """The largest differences of the model's steps from the detector's: of a probability, and of
     a side of a box in pixels. Raises ValueError where there are greater ones than are allowed."""
     net, recipe = trained.net, trained.recipe
-    (look,) = looked([trained], [seen], Setting())
+    (look,) = looked([trained], [seen], ComputeConfig())
     maps = net.maps(loader.input_of(seen, trained.preprocessing, torch.device("cpu"))[None])
     scores, shifts = (each[0] for each in net.proposing(maps))
     told = own["objectness"], own["anchor_shifts"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from residual.data.batches import Preprocessing
 from residual.data.decode import Damaged, decode
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.export.engine import Engine, engine
 from residual.finite import WORDS, NotFinite, is_finite
 from residual.runs.load import Trained, load
@@ -47,9 +47,9 @@ def predict(
     threads = torch.get_num_threads()
     if isinstance(trained, Trained):
         device = str(next(trained.net.parameters()).device)
-        return list(Setting(device, threads).within(answers(trained, pictures, top)))
+        return list(ComputeConfig(device, threads).within(answers(trained, pictures, top)))
     # Nobody else holds the network.
-    return list(Setting(threads=threads).within(answers(load(trained), pictures, top)))
+    return list(ComputeConfig(threads=threads).within(answers(load(trained), pictures, top)))
 
 
 def as_picture(image: Given) -> Path | Image.Image:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from residual.data.batches import Preprocessing
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.export.engine import engine, installed
 from residual.models.registry import build, specify
 from residual.runs.load import Trained
@@ -22,7 +22,9 @@ class Speed:
     images_per_second: float
 
 
-def speeds(network: str, how: Setting, batches: Sequence[int], seconds: float) -> Generator[Speed]:
+def speeds(
+    network: str, how: ComputeConfig, batches: Sequence[int], seconds: float
+) -> Generator[Speed]:
     """A fresh network on noise, for so many seconds each, after a first answer that is not counted.
 
     Raises ValueError for a network that there is not.

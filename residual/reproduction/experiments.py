@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from residual.data.datasets import Data
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.complexity import cost
 from residual.models.registry import outline, specify
 from residual.storage import read_json, write_json
@@ -72,7 +72,7 @@ class Experiment:
         folders = [runs / name for name in (self.name, replace(self, curve=True).name)]
         return next((run for run in folders if (run / "result.json").exists()), None)
 
-    def begin(self, runs: Path, data: Data, where: dict[str, str], how: Setting) -> Path:
+    def begin(self, runs: Path, data: Data, where: dict[str, str], how: ComputeConfig) -> Path:
         """The folder of its run: made, unless it was made before and has been interrupted."""
         run = runs / self.name
         if not (run / "recipe.json").exists():

@@ -7,7 +7,7 @@ from typing import Any
 
 from residual.analysis.responses import draw_figure, measured
 from residual.data.datasets import Data
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.registry import specify
 from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, recipes
@@ -28,7 +28,7 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
     return recipes(chosen, data, steps, seeds)
 
 
-def measured_on(run: Path, data: Data, how: Setting) -> dict[str, Any]:
+def measured_on(run: Path, data: Data, how: ComputeConfig) -> dict[str, Any]:
     """The content of a result file: the responses of a finished run."""
     net = load(run).placed(how)
     known = read_json(run / "result.json")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from residual.data.batches import Preprocessing
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.registry import build, classifiers, outline, specify
 from residual.runs import folder
 from residual.storage import reading
@@ -30,7 +30,7 @@ class Trained:
     notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
     body: bool = False  # without the weights of its last layer, in place of which there are zeros
 
-    def placed(self, how: Setting) -> "Trained":
+    def placed(self, how: ComputeConfig) -> "Trained":
         """The same, on a device."""
         how.place(self.net)
         return self

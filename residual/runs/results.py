@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from residual.data.datasets import Data
-from residual.device import Setting, hardware
+from residual.device import ComputeConfig, hardware
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
 
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(
-    data: Data, where: dict[str, str], how: Setting, test_curve: bool
+    data: Data, where: dict[str, str], how: ComputeConfig, test_curve: bool
 ) -> dict[str, Any]:
     """What a run remembers of its surroundings."""
     return {

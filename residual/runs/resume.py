@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from residual.data.filenames import shown
 from residual.data.packed import is_packed
-from residual.device import Setting, hardware
+from residual.device import ComputeConfig, hardware
 from residual.runs import folder
 from residual.runs.results import versions
 from residual.storage import read_object, write_json
@@ -25,7 +25,7 @@ def known_of(run: Path) -> dict[str, Any]:
     return read_object(run / "environment.json")
 
 
-def differences(known: dict[str, Any], how: Setting) -> list[str]:
+def differences(known: dict[str, Any], how: ComputeConfig) -> list[str]:
     """Each thing that makes going on here inexact, in words."""
     before, now = known["setting"], asdict(how)
     found = [
@@ -47,7 +47,7 @@ def differences(known: dict[str, Any], how: Setting) -> list[str]:
     return found
 
 
-def exact(run: Path, known: dict[str, Any], how: Setting) -> None:
+def exact(run: Path, known: dict[str, Any], how: ComputeConfig) -> None:
     """Raises ValueError where the run cannot go on here exactly as it would have gone on."""
     if found := differences(known, how):
         raise ValueError(
@@ -89,7 +89,7 @@ def same_data(run: Path, known: dict[str, Any], data: Named) -> None:
         )
 
 
-def move(run: Path, known: dict[str, Any], where: dict[str, str], how: Setting) -> None:
+def move(run: Path, known: dict[str, Any], where: dict[str, str], how: ComputeConfig) -> None:
     """Write down where the data lies now, and how the rest is computed."""
     now = known | {
         "data": known["data"] | where,

@@ -22,7 +22,7 @@ class Diverged(ArithmeticError):
 
 
 @dataclass
-class Tally:
+class Meter:
     """Sums since the last line of the log. Only reading them waits for the device."""
 
     loss: Tensor
@@ -36,7 +36,7 @@ class Tally:
     _mark: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def new(cls, device: torch.device | str) -> "Tally":
+    def new(cls, device: torch.device | str) -> "Meter":
         loss, wrong, finite = torch.zeros((3,), device=device).unbind()
         return cls(loss, wrong, finite)
 
@@ -100,7 +100,7 @@ class Tally:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], device: torch.device | str) -> "Tally":
+    def from_json(cls, values: dict[str, Any], device: torch.device | str) -> "Meter":
         tally = cls.new(device)
         tally.loss += values["loss"]
         tally.wrong += values["wrong"]

@@ -8,7 +8,7 @@ from residual.data.progress import Progress
 
 
 @dataclass(frozen=True)
-class Watch:
+class RunOptions:
     """How a run is looked after. Nothing here changes a weight."""
 
     checkpoint_minutes: float = 5.0
@@ -22,7 +22,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Moment:
+class Event:
     """What training yields after each step, and once more at the end."""
 
     step: int

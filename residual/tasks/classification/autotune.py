@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from residual.device import Setting, cores, hardware
+from residual.device import ComputeConfig, cores, hardware
 from residual.models.registry import build
 from residual.runs.results import versions
 from residual.storage import read_json, write_json
@@ -27,7 +27,7 @@ GAIN = 1.1  # so much faster another setting must be, to be taken in place of th
 STEPS = 5
 
 
-def candidates(how: Setting, steps: int) -> Iterator[Setting]:
+def candidates(how: ComputeConfig, steps: int) -> Iterator[ComputeConfig]:
     """The settings worth a trial, the usual one of the device first."""
     usual = replace(how, threads=how.threads or cores())
     if torch.device(how.device).type == "cpu":  # compilation gained nothing on processors
@@ -49,7 +49,7 @@ def halves(threads: int) -> list[int]:
     return [threads >> n for n in range(threads.bit_length())]
 
 
-def settled(how: Setting, recipe: Recipe, classes: int, cache: Path) -> Setting:
+def settled(how: ComputeConfig, recipe: Recipe, classes: int, cache: Path) -> ComputeConfig:
     """The setting with every `auto` decided, by a trial where the training is long enough."""
     if how.precision != "auto":
         return how
@@ -62,11 +62,11 @@ def settled(how: Setting, recipe: Recipe, classes: int, cache: Path) -> Setting:
         return asdict(paying(timed))
 
     words = ["compiled"] * (recipe.steps >= COMPILED) + ["fewer threads"] * (not how.threads)
-    chosen = Setting(**kept(cache, key_of(usual, recipe, *words), trial))
+    chosen = ComputeConfig(**kept(cache, key_of(usual, recipe, *words), trial))
     return replace(chosen, deterministic=how.deterministic, processes=how.processes)
 
 
-def side_by_side(how: Setting, recipes: Sequence[Recipe], classes: int, cache: Path) -> int:
+def side_by_side(how: ComputeConfig, recipes: Sequence[Recipe], classes: int, cache: Path) -> int:
     """How many of several trainings run at once, each on its share of the processor's threads: the
     number that gives the most steps per second. The speed of the first training alone, on each
     share, is measured; that trainings do not slow one another is assumed."""
@@ -87,7 +87,7 @@ def side_by_side(how: Setting, recipes: Sequence[Recipe], classes: int, cache: P
     return paying({int(n): seconds for n, seconds in kept(cache, key, trial).items()})
 
 
-def key_of(how: Setting, recipe: Recipe, *words: str) -> str:
+def key_of(how: ComputeConfig, recipe: Recipe, *words: str) -> str:
     """What a trial's outcome may depend on."""
     return " ".join(
         [
@@ -118,14 +118,14 @@ def paying(timed: dict[T, float]) -> T:
     return best if timed[best] * GAIN < timed[usual] else usual
 
 
-def seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
+def seconds_per_step(how: ComputeConfig, recipe: Recipe, classes: int) -> float:
     """The median over a few steps of a fresh network on one norm group of made-up images, after a
     first one that is not counted."""
     with how.applied():
         return _seconds_per_step(how, recipe, classes)
 
 
-def _seconds_per_step(how: Setting, recipe: Recipe, classes: int) -> float:
+def _seconds_per_step(how: ComputeConfig, recipe: Recipe, classes: int) -> float:
     with torch.random.fork_rng(devices=[]):
         net = how.place(build(recipe.network, classes))
     short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS, repeats=1)

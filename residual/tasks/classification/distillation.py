@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from residual.data.batches import Preprocessing
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import here
 from residual.runs.load import Trained, load
 from residual.training.checkpoint import weights_sha256
@@ -80,7 +80,7 @@ def lessons(
     known: dict[str, Any],
     classes: tuple[str, ...],
     own: Preprocessing,
-    how: Setting,
+    how: ComputeConfig,
 ) -> Callable[[Tensor], Lesson]:
     """What the teacher of a run says of images, preprocessed as the run's own are. Raises
     ValueError where it is not the recipe's or does not fit."""

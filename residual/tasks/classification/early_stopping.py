@@ -10,7 +10,7 @@ from residual.tasks.classification.metrics import Count
 from residual.training.schedule import drops_by_plateau
 
 
-class Looks:
+class EarlyStopping:
     """What was seen. With patience for an early end, the best weights are kept as well."""
 
     def __init__(self, patience: int) -> None:

@@ -13,7 +13,7 @@ from residual.data.datasets import Data, Photographs, Set, held_out
 from residual.data.filenames import Split
 from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
-from residual.device import Setting, setting
+from residual.device import ComputeConfig, setting
 from residual.models.registry import check_input, outputs
 from residual.runs.load import Trained, load
 from residual.tasks.classification.inference import Judged, Work, answers, sides, unread
@@ -36,7 +36,7 @@ def evaluate(
     *,
     split: Split | None = None,
     protocol: str | Protocol = "1crop",
-    how: Setting | None = None,
+    how: ComputeConfig | None = None,
     workers: int = 0,
 ) -> dict[str, Any]:
     """The error of one run or file, or of several as an ensemble; the keys say what it is.

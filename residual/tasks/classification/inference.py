@@ -13,7 +13,7 @@ from residual.data.crops import Crops, Each, Grid, Squares, Views, Wholes
 from residual.data.datasets import Images, Photographs, Set
 from residual.data.loader import TASK, read, tasks_of
 from residual.data.progress import Progress
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import World, here
 from residual.finite import WORDS, NotFinite, is_finite, refuse_answers
 from residual.tasks.classification.metrics import Count, confusion, count
@@ -185,7 +185,7 @@ ROUND = 16  # micro-batches of pixels wait in memory, to be put together by thei
 class Work:
     """How the work is done. None of it changes an answer."""
 
-    how: Setting
+    how: ComputeConfig
     workers: int = 0  # processes that decode photographs
     micro_batch: int = 0  # images of the network's size that pass at once; 0: as said above
     progress: Progress | None = None

@@ -17,7 +17,7 @@ from residual.data.batches import (
 from residual.data.datasets import Data, Photographs
 from residual.data.loader import TASK, Place, measured_preprocessing, photograph_batches
 from residual.data.progress import Progress
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.registry import specify
 from residual.training.recipe import Recipe
 
@@ -65,7 +65,7 @@ def batches(
     return training_batches(data.train.to(place.device), ready, how, step, place.world)
 
 
-def made_up(recipe: Recipe, images: int, how: Setting) -> Iterator[tuple[Tensor, Tensor]]:
+def made_up(recipe: Recipe, images: int, how: ComputeConfig) -> Iterator[tuple[Tensor, Tensor]]:
     """One made-up batch again and again, to measure a network by."""
     device, size = torch.device(how.device), crop_size(recipe)
     with torch.random.fork_rng(devices=[]):

@@ -13,7 +13,7 @@ from residual.data.balance import class_weights
 from residual.data.batches import Preprocessing, chosen
 from residual.data.datasets import Data, Set
 from residual.data.loader import Place, refuse_more, workers_that_fit
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import here
 from residual.finite import NotFinite
 from residual.models.registry import build
@@ -21,14 +21,14 @@ from residual.runs import folder
 from residual.runs.load import preprocessing_of, with_preprocessing
 from residual.storage import write_json
 from residual.tasks.classification import distillation, loader
-from residual.tasks.classification.early_stopping import Looks
+from residual.tasks.classification.early_stopping import EarlyStopping
 from residual.tasks.classification.inference import Judged, Work, judged
 from residual.tasks.classification.metrics import Count
 from residual.tasks.classification.results import result, test_view
 from residual.training import averaging, batchnorm, checkpoint, loop
-from residual.training.meter import Diverged, Tally
+from residual.training.meter import Diverged, Meter
 from residual.training.recipe import Recipe, learning_rate
-from residual.training.task import Moment, Stopped, Watch, log_interval, test_interval
+from residual.training.task import Event, RunOptions, Stopped, log_interval, test_interval
 from residual.training.values import to_json
 
 
@@ -36,10 +36,13 @@ class Session:
     """A run while processes work on it. The first of them writes; all of them take each step."""
 
     def __init__(
-        self, run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
+        self, run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: RunOptions
     ) -> None:
         self.run, self.recipe, self.data, self.known, self.watch = run, recipe, data, known, watch
-        self.world, self.how = here(), Setting(**known["setting"] | {"processes": here().size})
+        self.world, self.how = (
+            here(),
+            ComputeConfig(**known["setting"] | {"processes": here().size}),
+        )
         self.device = torch.device(self.how.device)
         self.world.share_of(recipe.batch, recipe.norm_group)
         with torch.random.fork_rng(devices=[]):
@@ -50,8 +53,8 @@ class Session:
         if recipe.balance == "weights":
             weights = class_weights(data.train.labels, len(data.classes))
             self.learner.weights = weights.to(self.device)
-        self.tally = Tally.new(self.device)
-        self.looks = Looks(recipe.patience if recipe.schedule != "plateau" else 0)
+        self.tally = Meter.new(self.device)
+        self.looks = EarlyStopping(recipe.patience if recipe.schedule != "plateau" else 0)
         self.average: dict[str, Tensor] = {}
         self.skipped: dict[str, str] = {}
         self.notices: list[str] = []
@@ -86,7 +89,7 @@ class Session:
         self.skipped = header.get("skipped", {})
         self.over = header.get("over", False)
         if "tally" in header:
-            self.tally = Tally.from_json(header["tally"], self.device)
+            self.tally = Meter.from_json(header["tally"], self.device)
         return preprocessing_of(tensors, header)
 
     def _put_back(self, prefix: str, tensors: checkpoint.Tensors) -> dict[str, Tensor]:
@@ -96,7 +99,7 @@ class Session:
             if name.startswith(prefix)
         }
 
-    def steps(self) -> Iterator[Moment]:
+    def steps(self) -> Iterator[Event]:
         """The steps that remain. Raises Stopped, and Diverged with the images of the bad step: its
         loss is not finite, or what it has made of the weights."""
         try:
@@ -111,7 +114,7 @@ class Session:
             rate = learning_rate(self.recipe, step - 1, self.learner.plateaus)
             raise Diverged(what, step, rate, ids.tolist()) from None
 
-    def _steps(self) -> Iterator[Moment]:
+    def _steps(self) -> Iterator[Event]:
         """Each step is logged, saved and looked at where it is due."""
         recipe, tally, every = self.recipe, self.tally, self.recipe.average[0]
         saved = time.monotonic()
@@ -137,7 +140,7 @@ class Session:
             if not last and self.world.any(self.watch.stop()):
                 self._stop(step)
             yield from self.said()
-            yield Moment(step.number, line)
+            yield Event(step.number, line)
             if last:
                 return
 
@@ -156,10 +159,10 @@ class Session:
         if self.world.rank == 0:
             write_json(self.run / "environment.json", self.known)
 
-    def said(self) -> Iterator[Moment]:
+    def said(self) -> Iterator[Event]:
         """What a person should know, and was not told yet."""
         notices, self.notices = self.notices, []
-        yield from (Moment(self.learner.step, notice=notice) for notice in notices)
+        yield from (Event(self.learner.step, notice=notice) for notice in notices)
 
     def _hear(self, path: str, why: str) -> None:
         """A damaged picture was replaced by another of its class."""

@@ -7,7 +7,7 @@ import torch
 
 from residual.data.datasets import Data, held_out
 from residual.data.loader import Place
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import here
 from residual.runs.load import Trained, with_preprocessing
 from residual.tasks.classification import loader
@@ -18,7 +18,7 @@ from residual.training.values import to_json
 
 
 def measured(
-    trained: Trained, data: Data, images: int, how: Setting, workers: int, out: Path
+    trained: Trained, data: Data, images: int, how: ComputeConfig, workers: int, out: Path
 ) -> int:
     """Write the weights with statistics that are averages over so many training images, or all that
     there are, drawn and altered as the recipe has it -> how many were looked at. Images that the

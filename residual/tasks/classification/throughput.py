@@ -19,7 +19,7 @@ from residual.data.decode import Decoded, Pixels, as_pixels
 from residual.data.loader import TASK, Place, cut_of
 from residual.data.loader import finishing as finishing_of
 from residual.data.packed import Packed
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.models.registry import build
 from residual.tasks.classification import loader
 from residual.training import loop
@@ -46,7 +46,7 @@ class Bench:
 
     data: Data
     recipe: Recipe
-    how: Setting
+    how: ComputeConfig
     workers: int
     seconds: float  # for each stage
 

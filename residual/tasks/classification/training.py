@@ -11,7 +11,7 @@ from residual.data.datasets import Data, held_out
 from residual.data.folder import plain_split
 from residual.data.packed import is_packed
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.device import Setting, setting_before_trial
+from residual.device import ComputeConfig, setting_before_trial
 from residual.distributed import here
 from residual.finite import check_finite
 from residual.models.registry import build, classifiers, specify
@@ -29,7 +29,7 @@ from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.session import Session
 from residual.training.checkpoint import weights_sha256
 from residual.training.recipe import RECIPES, Recipe, changed, check_average, with_steps
-from residual.training.task import Moment, Watch
+from residual.training.task import Event, RunOptions
 from residual.training.values import to_json
 
 
@@ -80,7 +80,7 @@ def begin(
     recipe: Recipe,
     data: Data,
     where: dict[str, str],
-    how: Setting,
+    how: ComputeConfig,
     test_curve: bool,
     weights: Trained | None = None,
 ) -> Path:
@@ -142,10 +142,10 @@ def train(
     *,
     recipe: Recipe | None = None,
     out: Path | str | None = None,
-    how: Setting | None = None,
+    how: ComputeConfig | None = None,
     weights: Path | str | None = None,
     **changes: Any,
-) -> Iterator[Moment]:
+) -> Iterator[Event]:
     """Train a network; `for moment in train("resnet20"): ...` takes the steps one at a time.
 
     Without a recipe it goes by the one of network and data, with `changes` to its fields: `seed=1`,
@@ -172,10 +172,10 @@ def train(
     where = found_again(data, DEFAULT_ROOT)
     own, how = Path(out) if out else None, how or setting_before_trial()
     run = begin(own, recipe, loaded, where, how, False, beginning)
-    yield from advance(run, loaded, Watch())
+    yield from advance(run, loaded, RunOptions())
 
 
-def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
+def advance(run: Path, data: Data, watch: RunOptions) -> Iterator[Event]:
     """Take the steps that remain of a run: all of a new one, none of a finished one.
 
     Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
@@ -185,23 +185,23 @@ def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
     with folder.writing(run):
         recipe, known, result = here().first(lambda: contents(run))
         if result is not None:
-            yield Moment(recipe.steps, result=result)
+            yield Event(recipe.steps, result=result)
             return
         same_data(run, known, data)
-        how = Setting(**known["setting"])
+        how = ComputeConfig(**known["setting"])
         exact(run, known, how)
         yield from how.within(_advance(run, recipe, data, known, watch))
 
 
 def _advance(
-    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
-) -> Generator[Moment]:
+    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: RunOptions
+) -> Generator[Event]:
     session = Session(run, recipe, held_out(data, recipe.split), known, watch)
     yield from session.said()
     yield from session.steps()
     found = session.finish()
     yield from session.said()
-    yield Moment(session.learner.step, result=found)
+    yield Event(session.learner.step, result=found)
 
 
 def contents(run: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from residual.data.decode import Damaged
 from residual.data.progress import Progress
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.finite import NotFinite
 from residual.tasks.detection import loader
@@ -31,7 +31,7 @@ NOTHING = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.in
 class Work:
     """How detectors are asked about many pictures. Nothing here changes an answer."""
 
-    how: Setting
+    how: ComputeConfig
     workers: int = 2  # threads that read pictures
     progress: Progress | None = None
     world: World = field(default_factory=World)
@@ -51,7 +51,9 @@ def check_together(nets: Sequence[Trained]) -> None:
                 raise ValueError(f"the detectors look at other sizes: {what} {one}, and {other}")
 
 
-def looked(nets: Sequence[Trained], pictures: Sequence[loader.Seen], how: Setting) -> list[Look]:
+def looked(
+    nets: Sequence[Trained], pictures: Sequence[loader.Seen], how: ComputeConfig
+) -> list[Look]:
     """One picture, at one scale or several, as each detector sees it."""
     device = torch.device(how.device)
     looks = []
@@ -71,7 +73,7 @@ def scales_of(nets: Sequence[Trained], testing: Testing) -> list[tuple[int, int]
 
 @torch.no_grad()
 def found_on(
-    nets: Sequence[Trained], pictures: Sequence[loader.Seen], testing: Testing, how: Setting
+    nets: Sequence[Trained], pictures: Sequence[loader.Seen], testing: Testing, how: ComputeConfig
 ) -> Found:
     """What is found on a picture that was read at every scale, in its own pixels."""
     with how.applied(), how.autocast():

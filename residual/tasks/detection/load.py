@@ -8,7 +8,7 @@ from typing import Any
 import safetensors
 
 from residual.data.batches import Preprocessing
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.runs.load import preprocessing_of, read_network
 from residual.storage import read_object, reading
@@ -29,7 +29,7 @@ class Trained:
     sort: str = ""  # of the data that it was trained on: voc or coco
     notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
 
-    def placed(self, how: Setting) -> "Trained":
+    def placed(self, how: ComputeConfig) -> "Trained":
         """The same, on a device."""
         how.place(in_one(self.net))
         return self

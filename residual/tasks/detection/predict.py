@@ -7,7 +7,7 @@ from typing import Any
 
 from residual.data.decode import Damaged
 from residual.data.decode import seen as seen_picture
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.storage import write_whole
 from residual.tasks.detection import loader
 from residual.tasks.detection.drawing import drawn
@@ -19,7 +19,7 @@ from residual.tasks.detection.recipe import Testing
 Finder = Callable[[Path], Found]  # of a picture, boxes in its own pixels
 
 
-def finder(nets: Sequence[Trained], testing: Testing, how: Setting) -> Finder:
+def finder(nets: Sequence[Trained], testing: Testing, how: ComputeConfig) -> Finder:
     """One detector, or several as an ensemble. Raises ValueError where they do not go together."""
     check_together(nets)
     placed = [net.placed(how) for net in nets]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from residual.device import Setting
+from residual.device import ComputeConfig
 from residual.distributed import here
 from residual.finite import NotFinite
 from residual.models.registry import specify
@@ -26,8 +26,8 @@ from residual.tasks.detection.losses import PARTS, Sample
 from residual.tasks.detection.recipe import Recipe, Testing
 from residual.training import checkpoint
 from residual.training.loop import Step
-from residual.training.meter import Diverged, Tally
-from residual.training.task import Moment, Stopped, Watch, log_interval
+from residual.training.meter import Diverged, Meter
+from residual.training.task import Event, RunOptions, Stopped, log_interval
 from residual.training.values import to_json
 
 KNOWN = ("setting", "versions", "hardware")
@@ -39,16 +39,19 @@ class Session:
     """The first process writes; all of them take each step."""
 
     def __init__(
-        self, run: Path, recipe: Recipe, train: Scenes, known: dict[str, Any], watch: Watch
+        self, run: Path, recipe: Recipe, train: Scenes, known: dict[str, Any], watch: RunOptions
     ) -> None:
         self.run, self.recipe, self.data, self.known, self.watch = run, recipe, train, known, watch
-        self.world, self.how = here(), Setting(**known["setting"] | {"processes": here().size})
+        self.world, self.how = (
+            here(),
+            ComputeConfig(**known["setting"] | {"processes": here().size}),
+        )
         self.device = torch.device(self.how.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             net = faster_rcnn.build(recipe, len(train.classes))
         self.learner = loop.start(self.how.place(net), recipe)  # type: ignore[arg-type]
-        self.tally = Tally.new(self.device)
+        self.tally = Meter.new(self.device)
         self.parts = torch.zeros(4, device=self.device)
         self.notices: list[str] = []
         self.skipped: dict[str, str] = {}
@@ -77,10 +80,10 @@ class Session:
         self.before = preprocessing_of(tensors, header)
         self.skipped = header.get("skipped", {})
         if "tally" in header:
-            self.tally = Tally.from_json(header["tally"], self.device)
+            self.tally = Meter.from_json(header["tally"], self.device)
             self.parts += torch.tensor(header["parts"], device=self.device)
 
-    def steps(self) -> Iterator[Moment]:
+    def steps(self) -> Iterator[Event]:
         """The steps that remain. Raises Stopped, and Diverged with the images of the bad step."""
         try:
             yield from self._steps()
@@ -91,7 +94,7 @@ class Session:
             ids = [i for *_, i in self.supply.places(step - 1)]
             raise Diverged(what, step, phases.rate(self.recipe, step - 1), ids) from None
 
-    def _steps(self) -> Iterator[Moment]:
+    def _steps(self) -> Iterator[Event]:
         """Each step is logged and saved where it is due."""
         self.saved = time.monotonic()
         for stage in phases.remaining(self.recipe, self.learner.step):
@@ -127,7 +130,7 @@ class Session:
             self.how.place(self.learner.net)
         phases.hold(stage, self.learner.net)
 
-    def _after(self, step: Step, ends: bool) -> Iterator[Moment]:
+    def _after(self, step: Step, ends: bool) -> Iterator[Event]:
         """What is due after a step; at the end of a stage it is saved."""
         line = None
         last = step.number == self.recipe.steps
@@ -145,7 +148,7 @@ class Session:
             self._save()
             raise Stopped(f"stopped at step {step.number}; go on with: residual resume {self.run}")
         yield from self.said()
-        yield Moment(step.number, line)
+        yield Event(step.number, line)
 
     def _batches(self) -> Iterator[list[Sample]]:
         """Training batches on the device, with the time that was waited for them."""
@@ -171,13 +174,13 @@ class Session:
         self.tally.pause()
         return line
 
-    def said(self) -> Iterator[Moment]:
+    def said(self) -> Iterator[Event]:
         """What a person should know, and was not told yet."""
         fresh = list(self.supply.damaged.values())[self._told :]
         self._told += len(fresh)
         notices = [*self.notices, *(f"{why}; another is taken in its place" for why in fresh)]
         self.notices = []
-        yield from (Moment(self.learner.step, notice=notice) for notice in notices)
+        yield from (Event(self.learner.step, notice=notice) for notice in notices)
 
     def _save(self) -> None:
         """Write a checkpoint; the file's header says all that is not a tensor."""

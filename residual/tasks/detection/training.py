@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from residual.data.batches import Preprocessing
-from residual.device import Setting, hardware
+from residual.device import ComputeConfig, hardware
 from residual.distributed import here
 from residual.finite import check_finite
 from residual.models.registry import specify
@@ -28,7 +28,7 @@ from residual.tasks.detection.recipe import RECIPES, Recipe
 from residual.tasks.detection.session import BEGUN, Session
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
-from residual.training.task import Moment, Watch
+from residual.training.task import Event, RunOptions
 from residual.training.values import refuse_idle, to_json
 
 Beginning = Trained | Detecting  # a network's weights, or a detector's
@@ -89,7 +89,7 @@ def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> 
     return Data(train, test)
 
 
-def check(recipe: Recipe, how: Setting) -> None:
+def check(recipe: Recipe, how: ComputeConfig) -> None:
     """Raises ValueError where this cannot be trained here, before a picture is read."""
     check_network(recipe.network)
     if recipe.norm == "frozen" and not recipe.start and specify(recipe.network).family != "rival":
@@ -145,7 +145,7 @@ def check_effects(recipe: Recipe, usual: Recipe) -> None:
 
 
 def begin(
-    run: Path | None, recipe: Recipe, data: Data, where: dict[str, str], how: Setting,
+    run: Path | None, recipe: Recipe, data: Data, where: dict[str, str], how: ComputeConfig,
     weights: Beginning | None = None,
 ) -> Path:  # fmt: skip
     """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
@@ -230,7 +230,7 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     return replace(recipe, start=weights_sha256(state))
 
 
-def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
+def advance(run: Path, data: Data, watch: RunOptions) -> Iterator[Event]:
     """Take the steps that remain of a run: all of a new one, none of a finished one.
 
     Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
@@ -240,23 +240,23 @@ def advance(run: Path, data: Data, watch: Watch) -> Iterator[Moment]:
     with folder.writing(run):
         recipe, known, result = here().first(lambda: contents(run))
         if result is not None:
-            yield Moment(recipe.steps, result=result)
+            yield Event(recipe.steps, result=result)
             return
         same_data(run, known, data)
-        how = Setting(**known["setting"])
+        how = ComputeConfig(**known["setting"])
         exact(run, known, how)
         yield from how.within(_advance(run, recipe, data, known, watch))
 
 
 def _advance(
-    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: Watch
-) -> Generator[Moment]:
+    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: RunOptions
+) -> Generator[Event]:
     session = Session(run, recipe, data.train, known, watch)
     yield from session.said()
     yield from session.steps()
     found = session.finish(data.test)
     yield from session.said()
-    yield Moment(recipe.steps, result=found)
+    yield Event(recipe.steps, result=found)
 
 
 def contents(run: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:
