@@ -9,7 +9,9 @@ from residual.training.dropout import Dropouts
 
 def net(seed: int = 0, group: int = 2) -> tuple[nn.Module, Dropouts]:
     both = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.25))
-    return both, Dropouts(both, group, seed)
+    coins = Dropouts(both, group, seed)
+    coins.begin(0)
+    return both, coins
 
 
 ONES = torch.ones(8, 1_000)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.models.resnet import build
-from residual.training.batchnorm import Norms
+from residual.training.batchnorm import GhostBatchNorms
 from residual.training.loop import Pass, start, train
 from residual.training.recipe import CIFAR, Recipe, learning_rate
 
@@ -103,9 +103,8 @@ def test_the_size_of_the_norm_group_changes_the_answer():
 @pytest.mark.parametrize("at_once", [8, 24])
 def test_running_statistics_move_once_by_a_tenth_toward_the_mean_over_the_groups(groups, at_once):
     x = torch.randn(8 * groups, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
-    norm = nn.BatchNorm2d(3).double()
-    norms = Norms(nn.Sequential(norm), 8)
-    norm.train()
+    norm = nn.Sequential(nn.BatchNorm2d(3).double())
+    norms = GhostBatchNorms(norm, 8)
     norms.begin()
     out = []
     for part in x.split(at_once):
@@ -114,8 +113,8 @@ def test_running_statistics_move_once_by_a_tenth_toward_the_mean_over_the_groups
     norms.move()
     means = torch.stack([part.mean(dim=(0, 2, 3)) for part in x.chunk(groups)]).mean(dim=0)
     variances = torch.stack([part.var(dim=(0, 2, 3)) for part in x.chunk(groups)]).mean(dim=0)
-    assert torch.allclose(norm.running_mean, 0.1 * means, rtol=0, atol=1e-12)
-    assert torch.allclose(norm.running_var, 0.9 + 0.1 * variances, rtol=0, atol=1e-12)
+    assert torch.allclose(norm[0].running_mean, 0.1 * means, rtol=0, atol=1e-12)
+    assert torch.allclose(norm[0].running_var, 0.9 + 0.1 * variances, rtol=0, atol=1e-12)
     plain = torch.cat([nn.BatchNorm2d(3).double()(part) for part in x.chunk(groups)])
     assert torch.allclose(torch.cat(out), plain, rtol=0, atol=1e-12)
 

@@ -1,4 +1,4 @@
-"""What norms.py claims: each group by itself, and true statistics over all images together."""
+"""What batchnorm.py claims: each group by itself, and true statistics over all images together."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from residual.distributed import World
 from residual.models.resnet import build
-from residual.training.batchnorm import Norms, measure
+from residual.training.batchnorm import GhostBatchNorms, measure
 
 ALONE = World()
 
@@ -39,7 +39,7 @@ def batches(world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
 
 def measured(group: int, world: World = ALONE) -> nn.Module:
     net = network()
-    measure(net, Norms(net, group), batches(world), STEPS, nullcontext, world)
+    measure(net, GhostBatchNorms(net, group), batches(world), STEPS, nullcontext, world)
     return net
 
 
@@ -62,7 +62,7 @@ def test_later_layers_see_the_images_as_training_does():
     torch.manual_seed(0)
     one, two = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
     net = nn.Sequential(one, nn.ReLU(), nn.AdaptiveAvgPool2d(1), two)
-    measure(net, Norms(net, 8), batches(), STEPS, nullcontext, World())
+    measure(net, GhostBatchNorms(net, 8), batches(), STEPS, nullcontext, World())
     seen = [F.relu(F.batch_norm(x, None, None, training=True)) for x in images().split(8)]
     few = torch.cat(seen).mean(dim=(2, 3))
     assert torch.allclose(two.running_mean, few.mean(dim=0), rtol=1e-9)
@@ -103,7 +103,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path):
 
 def test_each_group_is_normalised_by_itself_and_running_statistics_move_once():
     net = nn.Sequential(nn.BatchNorm2d(3).double())
-    norms, x = Norms(net, 4), images()[:BATCH]
+    norms, x = GhostBatchNorms(net, 4), images()[:BATCH]
     norms.begin()
     y = net(x)
     norms.gather(4 / BATCH)
@@ -120,7 +120,7 @@ def test_each_group_is_normalised_by_itself_and_running_statistics_move_once():
 def test_frozen_statistics_normalise_and_stay():
     net = nn.Sequential(nn.BatchNorm2d(3).double()).train()
     net[0].running_mean.fill_(0.5)
-    norms, x = Norms(net, 4, frozen=True), images()[:BATCH]
+    norms, x = GhostBatchNorms(net, 4, frozen=True), images()[:BATCH]
     norms.begin()
     assert torch.allclose(net(x), (x - 0.5) / (1 + 1e-5) ** 0.5)
     norms.gather(4 / BATCH)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from residual.distributed import World
-from residual.training.batchnorm import Norms
+from residual.training.batchnorm import GhostBatchNorms
 from residual.training.dropout import Dropouts
 from residual.training.losses import Lesson, classes_of, several, summed
 from residual.training.recipe import Recipe, learning_rate, momentum
@@ -20,7 +20,7 @@ class Run:
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
-    norms: Norms
+    norms: GhostBatchNorms
     dropouts: Dropouts
     limits: list[tuple[Tensor, float]]  # weights (filters, ...), and the norm that each keeps to
     step: int = 0
@@ -67,8 +67,8 @@ def start(net: nn.Module, recipe: Recipe) -> Run:
             optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
     group = recipe.norm_group
     limits = [(m.weight, m.max_norm) for m in net.modules() if hasattr(m, "max_norm")]
-    norms, dropouts = Norms(net, group, recipe.frozen), Dropouts(net, group, recipe.seed)
-    return Run(net, optimizer, norms, dropouts, limits)  # type: ignore[arg-type]
+    norms = GhostBatchNorms(net, group, recipe.frozen)
+    return Run(net, optimizer, norms, Dropouts(net, group, recipe.seed), limits)  # type: ignore[arg-type]
 
 
 def alike(net: nn.Module, recipe: Recipe) -> dict[tuple[float, float], list[nn.Parameter]]:
@@ -106,11 +106,12 @@ def train(
             group["lr"] = lr * group["share"]
             if recipe.optimizer != "rmsprop":
                 group["momentum"] = momentum(recipe, run.step)
-        run.dropouts.step = run.step
+        run.dropouts.begin(run.step)
         found, at_once = passed(run, images, labels, recipe, how, at_once)
         gradients = [p.grad for p in run.net.parameters() if p.grad is not None]
         how.world.average([*gradients, *run.norms.gathered, found])
         run.norms.move()
+        run.dropouts.end()
         run.optimizer.step()
         run.optimizer.zero_grad()
         with torch.no_grad():

@@ -31,7 +31,7 @@ def measured(
     data = held_out(data, recipe.split)
     world, device = here(), torch.device(how.device)
     net = how.place(trained.net)
-    gathering = batchnorm.Norms(net, recipe.norm_group)
+    gathering = batchnorm.GhostBatchNorms(net, recipe.norm_group)
     batches = loader.batches(recipe, data, trained.preprocessing, Place(device, workers, world))
     steps = -(-min(images, len(data.train)) // recipe.batch)
     with how.applied():

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -110,21 +109,27 @@ class Detector(nn.Module):
 def in_one(net: nn.Module) -> nn.Module:
     """The same detector, in which a convolution and the fixed affine map behind it are computed as
     one: no map is kept between them, and none is passed over twice. Names and weights stay."""
-    for module in net.modules():
-        if isinstance(module, nn.Sequential) and len(module) == 2:
-            conv, norm = module
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module.forward = partial(at_once, conv, norm)  # type: ignore[method-assign]
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Sequential) and len(child) == 2:
+                conv, norm = child
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    setattr(module, name, FixedConvNorm(conv, norm))
     return net
 
 
-def at_once(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """A convolution whose filters are scaled as the fixed statistics say; gradients are equal."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = norm.bias - norm.running_mean * scale
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+class FixedConvNorm(nn.Sequential):
+    """A convolution and its batch normalization with fixed statistics, computed as one convolution
+    whose filters are scaled; gradients are equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm = self
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        weight = conv.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
 def unlearned(shared: nn.Sequential, stages: int) -> int:

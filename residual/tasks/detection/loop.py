@@ -65,11 +65,12 @@ def train(
         lr = rate(learner.step) if rate else learning_rate(recipe, learner.step)
         for group in learner.optimizer.param_groups:
             group["lr"] = lr
-        learner.dropouts.step = learner.step
+        learner.dropouts.begin(learner.step)
         found = gathered(learner, samples, parts, way)
         # Parameters of what does not learn in a stage have no gradients, in any process.
         gradients = [p.grad for p in learner.net.parameters() if p.grad is not None]
         way.world.average([*gradients, found])
+        learner.dropouts.end()
         learner.optimizer.step()
         learner.optimizer.zero_grad()
         learner.step += 1

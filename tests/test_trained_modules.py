@@ -1,0 +1,87 @@
+"""A network that a training has had in hand is a module like any other."""
+
+import copy
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from residual.data.batches import Drawing, per_pixel_mean, training_batches
+from residual.data.digits import digits
+from residual.models.registry import build
+from residual.tasks.classification.training import recipe_for
+from residual.training.checkpoint import weights_sha256
+from residual.training.loop import Step, start, train
+from residual.training.recipe import changed
+
+SMALL = {"batch": 8, "norm_group": 8, "steps": 6}
+NAMES = pytest.mark.parametrize("name", ["resnet8", "nin"])  # batch normalization, and dropout
+
+
+def begun(name: str) -> tuple[nn.Module, Iterator[Step]]:
+    """A network, and its training on digits, one step at a time."""
+    torch.manual_seed(0)
+    net, images = build(name, 10), digits().train
+    batches = training_batches(images, per_pixel_mean(images), Drawing(batch=8, seed=0))
+    recipe = changed(recipe_for(name, "digits", "digits"), SMALL)
+    return net, train(start(net, recipe), batches, recipe)
+
+
+def images(n: int) -> Tensor:
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def scores(net: nn.Module, x: Tensor) -> Tensor:
+    torch.manual_seed(5)  # of ordinary dropout
+    answer: Tensor = net(x)
+    return answer
+
+
+@NAMES
+@pytest.mark.parametrize("n", [3, 8])
+def test_between_two_steps_it_learns_from_batches_of_any_size_as_a_fresh_one_does(name, n):
+    net, steps = begun(name)
+    next(steps)
+    fresh = build(name, 10)
+    fresh.load_state_dict(net.state_dict())
+    ours, theirs = copy.deepcopy(net).train(), fresh.train()
+    assert torch.equal(scores(ours, images(n)), scores(theirs, images(n)))
+    assert weights_sha256(ours.state_dict()) == weights_sha256(theirs.state_dict())
+
+
+@NAMES
+def test_looking_at_it_between_two_steps_changes_no_bit_of_the_training(name):
+    (looked_at, steps), (alone, undisturbed) = begun(name), begun(name)
+    for _ in steps:
+        copy.deepcopy(looked_at).train()(images(3))
+        looked_at.eval()(images(2))
+    list(undisturbed)
+    assert weights_sha256(looked_at.state_dict()) == weights_sha256(alone.state_dict())
+
+
+@NAMES
+def test_it_is_pickled_and_exported_and_its_names_stay(name):
+    net, steps = begun(name)
+    next(steps)
+    net.eval()
+    x, file = images(2), io.BytesIO()
+    with torch.no_grad():
+        expected = net(x)
+        torch.save(net, file)
+        file.seek(0)
+        assert torch.equal(torch.load(file, weights_only=False)(x), expected)
+        exported = torch.export.export(net, (x,)).module()
+        assert torch.allclose(exported(x), expected, atol=1e-5)
+    assert list(net.state_dict()) == list(build(name, 10).state_dict())
+
+
+def test_hooks_from_before_the_training_are_called():
+    net, called = build("resnet8", 10), []
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda *_: called.append(1))
+    start(net, changed(recipe_for("resnet8", "digits"), SMALL))
+    net(images(8))
+    assert len(called) == 7
