@@ -22,7 +22,8 @@ from residual.device import setting
 from residual.storage import write_json
 from residual.tasks.detection import loader, loop, training
 from residual.tasks.detection.evaluate import Work, judge
-from residual.tasks.detection.faster_rcnn import Detector, build
+from residual.tasks.detection.examples import Data
+from residual.tasks.detection.faster_rcnn import Detector, FixedConvNorm, build
 from residual.tasks.detection.load import Trained
 from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
 from residual.training.values import to_json
@@ -39,7 +40,7 @@ def moving() -> Iterator[None]:
         Detector.train = usual  # type: ignore[method-assign]
 
 
-def trained(recipe: Recipe, data: training.Data, how: Any) -> dict[str, Any]:
+def trained(recipe: Recipe, data: Data, how: Any) -> dict[str, Any]:
     """Average precision on the test split after a whole training."""
     torch.manual_seed(recipe.seed)
     net = build(recipe, len(data.train.classes))
@@ -50,13 +51,15 @@ def trained(recipe: Recipe, data: training.Data, how: Any) -> dict[str, Any]:
     device, before = torch.device(how.device), loader.imagenet_preprocessing(recipe.shorter)
     feed = loader.Supply(data.train, recipe, before.to(device), device)
     learner = loop.start(net, recipe)
-    for module in net.modules():  # statistics that move are no fixed map of a convolution's
-        module.__dict__.pop("forward", None)
-    for step, losses in loop.train(
+    for module in list(net.modules()):  # statistics that move are no fixed map of a convolution's
+        for name, child in module.named_children():
+            if isinstance(child, FixedConvNorm):
+                setattr(module, name, nn.Sequential(*child))
+    for step in loop.train(
         learner, feed.batches(), recipe, loop.Way(how.autocast, how.memory_format)
     ):
         if step.number % 50 == 0:
-            print(f"{recipe.norm}: step {step.number}, loss {float(losses.sum()):.3f}", flush=True)
+            print(f"{recipe.norm}: step {step.number}, loss {float(step.loss):.3f}", flush=True)
     done = Trained(net.eval(), recipe, data.train.classes, before, learner.step)
     found = judge([done], data.test, Testing(), Work(how))
     ap: dict[str, Any] = found["ap"]

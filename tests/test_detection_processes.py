@@ -29,7 +29,7 @@ def trained(folder: Path, world: World) -> tuple[dict[str, torch.Tensor], list[l
     learner = learning.start(made(RECIPE).double(), RECIPE)
     way = learning.Way(world=world)
     steps = learning.train(learner, exact(feed.batches()), RECIPE, way)
-    losses = [parts.tolist() for _, parts in steps]
+    losses = [step.parts.tolist() for step in steps]
     return learner.net.state_dict(), losses
 
 

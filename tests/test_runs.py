@@ -16,9 +16,9 @@ from residual.data.digits import digits
 from residual.device import ComputeConfig
 from residual.runs import folder, resume
 from residual.runs.load import load
-from residual.tasks.classification import loader, session
+from residual.tasks.classification import loader
 from residual.tasks.classification.training import advance, begin, check, recipe_for, train
-from residual.training import checkpoint
+from residual.training import checkpoint, task
 from residual.training.meter import Diverged
 from residual.training.recipe import DIGITS, Recipe
 from residual.training.task import Event, RunOptions
@@ -101,14 +101,14 @@ def test_a_line_of_the_log_counts_what_was_seen_since_the_line_before(tmp_path):
 
 
 def test_a_full_training_is_logged_every_100_steps():
-    assert [session.log_interval(n) for n in (1, 40, 600, 3_900, 64_000)] == [1, 1, 3, 19, 100]
-    assert session.test_interval(64_000) == 1_000
+    assert [task.log_interval(n) for n in (1, 40, 600, 3_900, 64_000)] == [1, 1, 3, 19, 100]
+    assert task.test_interval(64_000) == 1_000
 
 
 @pytest.mark.parametrize("steps", [1, 12, 300, 800, 3_900, 10_000, 64_000])
 def test_the_test_curve_has_at_least_eight_points_and_each_at_a_logged_step(steps):
-    every = session.test_interval(steps)
-    assert every % session.log_interval(steps) == 0
+    every = task.test_interval(steps)
+    assert every % task.log_interval(steps) == 0
     assert steps // every >= min(8, steps)
 
 

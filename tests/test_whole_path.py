@@ -10,8 +10,9 @@ from residual.data.digits import digits
 from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.models.resnet import build
+from residual.runs.session import RunContext, Session
 from residual.storage import read_json
-from residual.tasks.classification.session import Session
+from residual.tasks.classification.task import Classification
 from residual.tasks.classification.training import begin, recipe_for, train
 from residual.training.task import RunOptions
 
@@ -150,11 +151,14 @@ def test_damaged_pictures_that_all_processes_skipped_count_together(tmp_path):
     recipe = recipe_for("resnet8", "digits")
     where = {"where": "digits", "root": str(tmp_path)}
     begin(run, recipe, data, where, ComputeConfig(threads=1, precision="float32"), False)
-    session = Session(run, recipe, data, read_json(run / "environment.json"), RunOptions())
-    session.skipped = {"b.jpg": "torn"}
+    how = ComputeConfig(threads=1, precision="float32")
+    context = RunContext(run, read_json(run / "environment.json"), RunOptions(), how)
+    task = Classification(recipe, data, context)
+    session = Session(task, context)
+    task.skipped = {"b.jpg": "torn"}
     session._save()
-    session.world = Others()
+    context.world = Others()
     session._save()
-    session.skipped = {"a.jpg": "torn"}
+    task.skipped = {"a.jpg": "torn"}
     with pytest.raises(Damaged, match="3 of 1,437 training pictures are damaged, more than the 2"):
         session._save()

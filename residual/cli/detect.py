@@ -27,8 +27,9 @@ from residual.cli.watching import Advance, Care, carry_on, together
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
+    from residual.tasks.detection.examples import Data
     from residual.tasks.detection.recipe import Recipe
-    from residual.tasks.detection.training import Beginning, Data
+    from residual.tasks.detection.training import Beginning
 
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[

@@ -21,7 +21,8 @@ def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[
     """Make what is missing -> the fingerprints of the data that it is on."""
     from residual.distributed import here
     from residual.reproduction.detectors import Made
-    from residual.tasks.detection.training import Data, check, load
+    from residual.tasks.detection.examples import Data
+    from residual.tasks.detection.training import check, load
 
     folder = Path(place.name).expanduser()
     begun = {net.network: net for net in map(opened, weights)}

@@ -46,9 +46,11 @@ class Step:
     number: int
     lr: float
     loss: Tensor  # mean over the batch
-    wrong: Tensor  # images of the batch whose best score, before the step, was not their class
+    wrong: Tensor | None  # images of the batch whose best score, before the step, was another class
     seen: int
     images: int  # that passed at once
+    parts: Tensor | None = None  # of the loss, (P,)
+    ends_phase: bool = False
 
 
 def start(net: nn.Module, recipe: Recipe) -> Run:

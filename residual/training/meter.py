@@ -28,6 +28,8 @@ class Meter:
     loss: Tensor
     wrong: Tensor
     finite: Tensor  # steps with a finite loss
+    parts: Tensor  # of the loss, (P,)
+    names: tuple[str, ...] = ()  # of the parts
     seen: int = 0
     steps: int = 0
     seconds: float = 0.0  # of training in all, over every process that worked on the run
@@ -36,9 +38,9 @@ class Meter:
     _mark: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def new(cls, device: torch.device | str) -> "Meter":
+    def new(cls, device: torch.device | str, names: tuple[str, ...] = ()) -> "Meter":
         loss, wrong, finite = torch.zeros((3,), device=device).unbind()
-        return cls(loss, wrong, finite)
+        return cls(loss, wrong, finite, torch.zeros(len(names), device=device), names)
 
     def tick(self) -> float:
         """Seconds since the last tick; they count as training."""
@@ -53,7 +55,10 @@ class Meter:
 
     def add(self, step: Step) -> None:
         self.loss += step.loss
-        self.wrong += step.wrong
+        if step.wrong is not None:
+            self.wrong += step.wrong
+        if step.parts is not None:
+            self.parts += step.parts
         self.finite += step.loss.isfinite()
         self.seen += step.seen
         self.steps += 1
@@ -63,20 +68,22 @@ class Meter:
         self.check(step)
         self.tick()
         passed = max(self.seconds - self.since, 1e-9)
+        wrong = int(self.wrong)
+        error = {"train_error": 100 * wrong / self.seen} if step.wrong is not None else {}
         line = {
             "step": step.number,
             "loss": float(self.loss) / self.steps,
-            "wrong": int(self.wrong),
+            **({"wrong": wrong} if error else {}),
             "seen": self.seen,
-            "train_error": 100 * int(self.wrong) / self.seen,
+            **error,
             "lr": step.lr,
             "images_per_second": round(self.seen / passed, 1),
             "waiting": round(self.waited / passed, 4),
             "seconds": round(self.seconds, 3),
+            **dict(zip(self.names, (self.parts / self.steps).tolist(), strict=True)),
         }
-        self.loss.zero_()
-        self.wrong.zero_()
-        self.finite.zero_()
+        for total in (self.loss, self.wrong, self.finite, self.parts):
+            total.zero_()
         self.seen = self.steps = 0
         self.waited, self.since = 0.0, self.seconds
         return line
@@ -100,12 +107,19 @@ class Meter:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], device: torch.device | str) -> "Meter":
-        tally = cls.new(device)
-        tally.loss += values["loss"]
-        tally.wrong += values["wrong"]
-        tally.finite += values["steps"]
-        tally.seen, tally.steps = values["seen"], values["steps"]
-        tally.seconds, tally.since = values["seconds"], values["since"]
-        tally.waited = values["waited"]
-        return tally
+    def from_json(
+        cls,
+        values: dict[str, Any],
+        device: torch.device | str,
+        names: tuple[str, ...] = (),
+        parts: Sequence[float] = (),
+    ) -> "Meter":
+        meter = cls.new(device, names)
+        meter.loss += values["loss"]
+        meter.wrong += values["wrong"]
+        meter.finite += values["steps"]
+        meter.parts += torch.tensor(parts, device=device)
+        meter.seen, meter.steps = values["seen"], values["steps"]
+        meter.seconds, meter.since = values["seconds"], values["since"]
+        meter.waited = values["waited"]
+        return meter

@@ -1,49 +1,24 @@
-"""A result is one small file: what was trained, on what, how it was judged, and the number."""
+"""What the result of a classifier says of its test, and which of its log it keeps."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from residual.data.batches import Preprocessing
 from residual.data.datasets import Data
-from residual.runs.results import peak_memory
-from residual.storage import FORMAT
 from residual.tasks.classification.metrics import Count
-from residual.training.recipe import Recipe
-from residual.training.values import to_json
 
 
-def result(
-    recipe: Recipe,
-    data: Data,
-    judged: Count,
-    log: Sequence[dict[str, Any]],
-    known: dict[str, Any],
-    weights: str,
-) -> dict[str, Any]:
-    """The content of a result file, from a finished run. Errors are in percent."""
-    seconds = log[-1]["seconds"]
+def judgement(data: Data, judged: Count, test_curve: bool) -> dict[str, Any]:
+    """What a result says of the test. Errors are in percent."""
     return {
-        "format": FORMAT,
-        "recipe": to_json(recipe),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": data.headline},
         "protocol": "1crop",
         "test_opened": "for the curve, and after training"
-        if known["test_curve"]
+        if test_curve
         else "once, after training",
         "seen": judged.seen,
         "wrong_top1": judged.wrong_top1,
         "wrong_top5": judged.wrong_top5 if len(data.classes) > 5 else None,
         "error_top1": judged.error_top1,
-        "curve": [{k: line[k] for k in CURVE if k in line} for line in log],
-        "images_per_second": round(log[-1]["step"] * recipe.batch / max(seconds, 1e-9), 1),
-        "seconds": seconds,
-        "peak_memory_bytes": peak_memory(known["setting"]["device"]),
-        "setting": known["setting"],
-        "versions": known["versions"],
-        "hardware": known["hardware"],
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "weights_sha256": weights,
     }
 
 

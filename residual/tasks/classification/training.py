@@ -1,13 +1,13 @@
 """The verb `train`: a recipe and data become a run."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from residual.data.datasets import Data, held_out
+from residual.data.datasets import Data
 from residual.data.folder import plain_split
 from residual.data.packed import is_packed
 from residual.data.sources import DEFAULT_ROOT, load
@@ -15,18 +15,16 @@ from residual.device import ComputeConfig, setting_before_trial
 from residual.distributed import here
 from residual.finite import check_finite
 from residual.models.registry import build, classifiers, specify
-from residual.runs import folder
+from residual.runs import folder, session
 from residual.runs.load import Trained, with_preprocessing
 from residual.runs.load import load as loaded_weights
 from residual.runs.results import environment
-from residual.runs.resume import exact, same_data
-from residual.storage import read_json
 from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification.autotune import settled
 from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects
 from residual.tasks.classification.loader import crop_size, test_size
-from residual.tasks.classification.session import Session
+from residual.tasks.classification.task import Classification
 from residual.training.checkpoint import weights_sha256
 from residual.training.recipe import RECIPES, Recipe, changed, check_average, with_steps
 from residual.training.task import Event, RunOptions
@@ -175,36 +173,6 @@ def train(
     yield from advance(run, loaded, RunOptions())
 
 
-def advance(run: Path, data: Data, watch: RunOptions) -> Iterator[Event]:
-    """Take the steps that remain of a run: all of a new one, none of a finished one.
-
-    Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
-    saving or before; ValueError for data of another kind, and where another process works on the
-    run.
-    """
-    with folder.writing(run):
-        recipe, known, result = here().first(lambda: contents(run))
-        if result is not None:
-            yield Event(recipe.steps, result=result)
-            return
-        same_data(run, known, data)
-        how = ComputeConfig(**known["setting"])
-        exact(run, known, how)
-        yield from how.within(_advance(run, recipe, data, known, watch))
-
-
-def _advance(
-    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: RunOptions
-) -> Generator[Event]:
-    session = Session(run, recipe, held_out(data, recipe.split), known, watch)
-    yield from session.said()
-    yield from session.steps()
-    found = session.finish()
-    yield from session.said()
-    yield Event(session.learner.step, result=found)
-
-
-def contents(run: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:
-    """A run's recipe, what it remembers of its surroundings, and its result, if there is one."""
-    result = read_json(run / "result.json") if (run / "result.json").exists() else None
-    return folder.recipe_of(run), read_json(run / "environment.json"), result
+def advance(run: Path, data: Data, options: RunOptions) -> Iterator[Event]:
+    """Take the steps that remain of a run; see `runs.session.advance`."""
+    return session.advance(run, data, options, folder.recipe_of, Classification)

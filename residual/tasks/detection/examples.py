@@ -42,3 +42,19 @@ class Found:
     boxes: Tensor  # (N, 4) float32, as those of an example
     scores: Tensor  # (N,) probabilities
     labels: Tensor  # (N,) int64
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a detector is trained and judged on."""
+
+    train: Scenes
+    test: Scenes
+
+    @property
+    def name(self) -> str:
+        return self.train.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.train.fingerprint

@@ -90,6 +90,15 @@ def input_of(seen: Seen, before: Preprocessing, device: torch.device) -> Tensor:
     return before(seen.pixels.to(device)[None])[0]
 
 
+def places(n: int, recipe: Recipe, step: int, world: World) -> Iterator[tuple[int, int, int]]:
+    """Of a step over a set of n pictures, this process's part: the place in the batch, the epoch,
+    and the picture's place in the set."""
+    for place in range(recipe.batch):
+        if place * world.size // recipe.batch == world.rank:
+            epoch, at = divmod(step * recipe.batch + place, n)
+            yield place, epoch, int(order(recipe.seed, epoch, n)[at])
+
+
 @dataclass
 class Supply:
     """Batches of a training, from the one after `step` steps on; only this process's part."""
@@ -105,22 +114,14 @@ class Supply:
     # pixels. None: the network's own proposals.
     proposals: dict[int, Tensor] | None = None
 
-    def places(self, step: int) -> Iterator[tuple[int, int, int]]:
-        """Of a step: the place in the batch, the epoch, and the picture's place in the set."""
-        n, batch = len(self.scenes.examples), self.recipe.batch
-        for place in range(batch):
-            if place * self.world.size // batch != self.world.rank:
-                continue
-            epoch, at = divmod(step * batch + place, n)
-            yield place, epoch, int(order(self.recipe.seed, epoch, n)[at])
-
     def batches(self, step: int = 0) -> Iterator[list[Sample]]:
         """Endless. Raises Damaged, naming the picture, unless damaged ones are skipped."""
+        n = len(self.scenes.examples)
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
             waiting: deque[list[tuple[int, int, int, Future[tuple[int, Seen]]]]] = deque()
             while True:
                 while len(waiting) <= AHEAD:
-                    own = self.places(step + len(waiting))
+                    own = places(n, self.recipe, step + len(waiting), self.world)
                     waiting.append([(*each, pool.submit(self.read, each[2])) for each in own])
                 yield [
                     self.sample(place, epoch, i, *coming.result())

@@ -55,9 +55,9 @@ def train(
     way: Way | None = None,
     parts: tuple[str, ...] = PARTS,
     rate: Callable[[int], float] | None = None,
-) -> Iterator[tuple[Step, Tensor]]:
-    """Take the steps that remain, one at a time. Batches are this process's part. With each step
-    come its four losses (4,), the mean over the pictures of all processes."""
+) -> Iterator[Step]:
+    """Take the steps that remain, one at a time. Batches are this process's part. The four losses
+    of a step are the mean over the pictures of all processes."""
     way = way or Way()
     while learner.step < recipe.steps:
         samples = next(batches)
@@ -74,8 +74,9 @@ def train(
         learner.optimizer.step()
         learner.optimizer.zero_grad()
         learner.step += 1
-        none = torch.zeros((), device=found.device)
-        yield Step(learner.step, lr, found.sum().float(), none, recipe.batch, 1), found.float()
+        yield Step(
+            learner.step, lr, found.sum().float(), None, recipe.batch, 1, parts=found.float()
+        )
 
 
 def gathered(learner: Learner, samples: list[Sample], parts: tuple[str, ...], way: Way) -> Tensor:

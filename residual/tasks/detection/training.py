@@ -1,53 +1,33 @@
 """The verbs `train` and `resume` of detection: a recipe and pictures with boxes become a run."""
 
-from collections.abc import Collection, Generator, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from residual.data.batches import Preprocessing
 from residual.device import ComputeConfig, hardware
-from residual.distributed import here
 from residual.finite import check_finite
 from residual.models.registry import specify
-from residual.runs import folder
+from residual.runs import folder, session
 from residual.runs.load import Trained, with_preprocessing
 from residual.runs.results import versions
-from residual.runs.resume import exact, same_data
-from residual.storage import read_json
 from residual.tasks.detection import datasets as reading
-from residual.tasks.detection.examples import Scenes
+from residual.tasks.detection.examples import Data
 from residual.tasks.detection.faster_rcnn import VGGS, Detector, build, check_network, of_network
 from residual.tasks.detection.load import Trained as Detecting
 from residual.tasks.detection.load import recipe_of
 from residual.tasks.detection.metrics import check_installed
 from residual.tasks.detection.recipe import RECIPES, Recipe
-from residual.tasks.detection.session import BEGUN, Session
+from residual.tasks.detection.task import BEGUN, Detection
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
 from residual.training.task import Event, RunOptions
 from residual.training.values import refuse_idle, to_json
 
 Beginning = Trained | Detecting  # a network's weights, or a detector's
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a detector is trained and judged on."""
-
-    train: Scenes
-    test: Scenes
-
-    @property
-    def name(self) -> str:
-        return self.train.name
-
-    @property
-    def fingerprint(self) -> str:
-        return self.train.fingerprint
 
 
 def recipe_for(network: str, name: str, sort: str) -> Recipe:
@@ -230,36 +210,6 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     return replace(recipe, start=weights_sha256(state))
 
 
-def advance(run: Path, data: Data, watch: RunOptions) -> Iterator[Event]:
-    """Take the steps that remain of a run: all of a new one, none of a finished one.
-
-    Torch's switches are the run's only while a step is taken. Raises Stopped and Diverged, after
-    saving or before; ValueError for data of another kind, and where another process works on the
-    run.
-    """
-    with folder.writing(run):
-        recipe, known, result = here().first(lambda: contents(run))
-        if result is not None:
-            yield Event(recipe.steps, result=result)
-            return
-        same_data(run, known, data)
-        how = ComputeConfig(**known["setting"])
-        exact(run, known, how)
-        yield from how.within(_advance(run, recipe, data, known, watch))
-
-
-def _advance(
-    run: Path, recipe: Recipe, data: Data, known: dict[str, Any], watch: RunOptions
-) -> Generator[Event]:
-    session = Session(run, recipe, data.train, known, watch)
-    yield from session.said()
-    yield from session.steps()
-    found = session.finish(data.test)
-    yield from session.said()
-    yield Event(recipe.steps, result=found)
-
-
-def contents(run: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:
-    """A run's recipe, what it remembers of its surroundings, and its result, if there is one."""
-    result = read_json(run / "result.json") if (run / "result.json").exists() else None
-    return recipe_of(run), read_json(run / "environment.json"), result
+def advance(run: Path, data: Data, options: RunOptions) -> Iterator[Event]:
+    """Take the steps that remain of a run; see `runs.session.advance`."""
+    return session.advance(run, data, options, recipe_of, Detection)

@@ -1,0 +1,221 @@
+"""Classification while it is trained: what a run asks of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from residual.data.balance import class_weights
+from residual.data.batches import Preprocessing, chosen
+from residual.data.datasets import Data, Set, held_out
+from residual.data.loader import Place, refuse_more, workers_that_fit
+from residual.models.registry import build
+from residual.runs.load import preprocessing_of
+from residual.runs.session import RunContext, fresh, prefixed
+from residual.storage import write_json
+from residual.tasks.classification import distillation, loader
+from residual.tasks.classification.early_stopping import EarlyStopping
+from residual.tasks.classification.inference import Judged, Work, judged
+from residual.tasks.classification.metrics import Count
+from residual.tasks.classification.results import CURVE, judgement, test_view
+from residual.training import averaging, batchnorm, loop
+from residual.training.checkpoint import Tensors
+from residual.training.loop import Step
+from residual.training.recipe import Recipe, learning_rate
+from residual.training.task import test_interval
+
+
+class Classification:
+    """A network that learns classes; see `runs.session.Task`."""
+
+    losses: tuple[str, ...] = ()
+    curve: tuple[str, ...] = CURVE
+    replacement = "another of its class"
+
+    def __init__(self, recipe: Recipe, data: Data, context: RunContext) -> None:
+        self.recipe, self.context = recipe, context
+        self.data = held_out(data, recipe.split)
+        self.classes = data.classes
+        context.world.share_of(recipe.batch, recipe.norm_group)
+        net = fresh(recipe.seed, partial(build, recipe.network, len(data.classes)))
+        self.net = context.config.place(net)
+        self.learner = loop.start(self.net, recipe)
+        if recipe.balance == "weights":
+            weights = class_weights(self.data.train.labels, len(data.classes))
+            self.learner.weights = weights.to(context.device)
+        self.stopping = EarlyStopping(recipe.patience if recipe.schedule != "plateau" else 0)
+        self.average: dict[str, Tensor] = {}
+        self.skipped: dict[str, str] = {}
+        self.over = False  # trained, and what a training ends with is done
+        self.judged: tuple[int, tuple[Count, Tensor, list[str]]] | None = None
+        self.preprocessing: Preprocessing  # measured by `begin`, or read by `restore`
+
+    def begin(self) -> None:
+        """Measure the preprocessing on the training images."""
+        options = self.context.options
+        if self.recipe.average[0]:
+            self.average = averaging.started(self.net)
+        self.preprocessing = self.context.world.first(
+            lambda: loader.preprocessing(self.recipe, self.data, options.workers, options.progress)
+        )
+
+    def restore(self, tensors: Tensors, header: dict[str, Any]) -> None:
+        """Put back the average, the looks at the val set, and what was skipped."""
+        device = self.context.device
+        self.learner.plateaus = header.get("plateaus", 0)
+        self.average = prefixed("average.", tensors, device)
+        if self.recipe.average[0] and not self.average:  # weights from elsewhere
+            self.average = averaging.started(self.net)
+        self.stopping.restore(header.get("looks", []), prefixed("best.", tensors, device))
+        self.skipped = header.get("skipped", {})
+        self.over = header.get("over", False)
+        self.preprocessing = preprocessing_of(tensors, header)
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """Raises Damaged where all processes together skipped too many pictures."""
+        lost = sorted(set(self.context.world.gathered(list(self.skipped))))
+        refuse_more(len(lost), len(self.data.train), lost[-1] if lost else "")
+        states = {"average.": self.average, "best.": self.stopping.best}
+        tensors = {
+            f"{k}{name}": each for k, state in states.items() for name, each in state.items()
+        }
+        return tensors, {
+            "plateaus": self.learner.plateaus,
+            "looks": self.stopping.to_json(),
+            "over": self.over,
+        }
+
+    def steps(self, timed: Callable[[Iterator[Any]], Iterator[Any]]) -> Iterator[Step]:
+        """Take the steps that remain."""
+        recipe, config = self.recipe, self.context.config
+        if recipe.lesson != "none":
+            known = self.context.environment
+            self.learner.teacher = distillation.lessons(
+                recipe, known, self.classes, self.preprocessing, config
+            )
+        how = loop.Pass(config.autocast, self._at_once(), self.context.world)
+        every, decay = recipe.average
+        for step in loop.train(self.learner, timed(self._batches()), recipe, how):
+            if step.images < how.images and step.images != self.context.config.at_once:
+                self._fewer(step.images)
+            if every and step.number % every == 0:
+                warming = step.number <= recipe.warmup[0]
+                averaging.update(self.average, self.net, decay * (not warming))
+            yield step
+
+    def _at_once(self) -> int:
+        """Images that pass at once: on a GPU all of this process's, until its memory says no; on a
+        processor one norm group, which fits its caches better."""
+        if self.context.config.at_once or self.context.device.type == "cpu":
+            return self.context.config.at_once
+        return self.context.world.share_of(self.recipe.batch, self.recipe.norm_group)
+
+    def _fewer(self, images: int) -> None:
+        """The memory did not hold as many images as it was asked to: the run remembers it."""
+        context = self.context
+        context.config = replace(context.config, at_once=images)
+        context.environment["setting"] = asdict(context.config)
+        context.notices.append(f"the memory holds {images} images at once; no step was lost")
+        if context.world.rank == 0:
+            write_json(context.run / "environment.json", context.environment)
+
+    def _place(self) -> Place:
+        workers = self.context.options.workers
+        fits = workers_that_fit(workers, loader.bytes_of_task(self.recipe))
+        if fits < workers:
+            self.context.notices.append(
+                f"/dev/shm has room for the pictures of {fits} workers, not {workers}"
+            )
+        return Place(self.context.device, fits, self.context.world, self._skip)
+
+    def _skip(self, path: str, why: str) -> None:
+        self.skipped.setdefault(path, why)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches on the device."""
+        layout = self.context.config.memory_format
+        for images, labels in loader.batches(
+            self.recipe, self.data, self.preprocessing, self._place(), self.learner.step
+        ):
+            yield images.contiguous(memory_format=layout), labels
+
+    def line(self, step: Step) -> dict[str, Any]:
+        """The errors on the test set and on the val set, where a look at them is due."""
+        found: dict[str, Any] = {}
+        steps = self.recipe.steps
+        if step.number == steps or step.number % test_interval(steps) == 0:
+            if self.context.environment["test_curve"]:
+                seen, _, _ = self._judge()
+                found |= looked("test", seen)
+            if self.recipe.patience:
+                found |= self._look(step.number)
+        return found
+
+    def _look(self, step: int) -> dict[str, Any]:
+        """At the set that choices are made on: for a drop of the rate, or an early end."""
+        assert self.data.choices is not None  # checks.check has seen to it
+        seen, _, _ = self._on(self.data.choices)
+        self.stopping.add(step, seen, self.net)
+        if self.recipe.schedule == "plateau":
+            self.learner.plateaus = self.stopping.plateaus(self.recipe.patience)
+        return looked("val", seen)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further step is to be taken, though some are left."""
+        return self.over or self.stopping.ended
+
+    def images_of(self, step: int) -> tuple[float, list[int]]:
+        """The learning rate of a step, and its images."""
+        ids, _ = chosen(self.data.train.labels, loader.drawing(self.recipe), step)
+        return learning_rate(self.recipe, step, self.learner.plateaus), ids.tolist()
+
+    def _on(self, images: Set) -> tuple[Count, Tensor, list[str]]:
+        looked_at = Judged(self.net, self.preprocessing, name=self.recipe.network)
+        work = Work(self.context.config.exact(), self.context.options.workers)
+        return judged(looked_at, images, len(self.classes), work)
+
+    def _judge(self) -> tuple[Count, Tensor, list[str]]:
+        """On the headline's set, once for a step."""
+        if not (self.judged and self.judged[0] == self.learner.step):
+            found = self._on(self.data.split(self.data.headline))
+            self.judged = self.learner.step, found
+        return self.judged[1]
+
+    def complete(self) -> bool:
+        """The best or the averaged weights, and precise batch-norm statistics."""
+        net, recipe, context = self.net, self.recipe, self.context
+        state = self.stopping.best or self.average
+        if self.over or not (state or recipe.true_statistics):
+            return False
+        self.judged = None
+        if state:
+            net.load_state_dict(state)
+        if recipe.true_statistics:
+            batches = loader.batches(recipe, self.data, self.preprocessing, self._place())
+            steps = -(-min(recipe.true_statistics, len(self.data.train)) // recipe.batch)
+            autocast, world = context.config.autocast, context.world
+            batchnorm.measure(net, self.learner.norms, batches, steps, autocast, world)
+        self.over, self.average, self.stopping.best = True, {}, {}
+        return True
+
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The error on the headline's set, and the confusion matrix."""
+        seen, matrix, damaged = self._judge()
+        found = judgement(self.data, seen, self.context.environment["test_curve"])
+        found |= {"damaged": damaged, "steps_taken": self.learner.step}
+        found |= test_view(self.preprocessing)
+        if self.stopping.chosen is not None:
+            found["chosen_step"] = self.stopping.chosen
+        return found, {"confusion.json": matrix.tolist()}
+
+
+def looked(name: str, seen: Count) -> dict[str, Any]:
+    """A look at a set, for the log."""
+    return {
+        f"{name}_wrong": seen.wrong_top1,
+        f"{name}_seen": seen.seen,
+        f"{name}_error": seen.error_top1,
+    }

@@ -1,0 +1,113 @@
+"""Detection while it is trained: what a run asks of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from residual.models.registry import specify
+from residual.runs.load import preprocessing_of
+from residual.runs.session import RunContext, fresh
+from residual.tasks.detection import faster_rcnn, loader, loop, phases
+from residual.tasks.detection.evaluate import Work, judge
+from residual.tasks.detection.examples import Data
+from residual.tasks.detection.load import Trained
+from residual.tasks.detection.losses import PARTS
+from residual.tasks.detection.recipe import Recipe, Testing
+from residual.training import checkpoint
+from residual.training.checkpoint import Tensors
+from residual.training.loop import Step
+
+BEGUN = "begun.safetensors"  # the weights of an alternating training, which begins with them twice
+
+
+class Detection:
+    """A detector that learns; see `runs.session.Task`."""
+
+    losses: tuple[str, ...] = PARTS
+    curve: tuple[str, ...] = ("step", "loss", *PARTS, "lr", "skipped")
+    replacement = "another"
+    ended = False
+
+    def __init__(self, recipe: Recipe, data: Data, context: RunContext) -> None:
+        self.recipe, self.data, self.context = recipe, data, context
+        self.classes = data.train.classes
+        net = fresh(recipe.seed, partial(faster_rcnn.build, recipe, len(self.classes)))
+        self.net: faster_rcnn.Detector = context.config.place(net)  # type: ignore[assignment]
+        self.learner = loop.start(self.net, recipe)
+        self.skipped: dict[str, str] = {}
+        pixel_range = specify(recipe.network).pixel_range
+        self.preprocessing = loader.imagenet_preprocessing(recipe.shorter, pixel_range)
+
+    def begin(self) -> None:
+        """There is nothing to measure."""
+
+    def restore(self, tensors: Tensors, header: dict[str, Any]) -> None:
+        """Put back the preprocessing, and what was skipped."""
+        self.preprocessing = preprocessing_of(tensors, header)
+        self.skipped = header.get("skipped", {})
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        return {}, {"sort": self.data.train.sort}
+
+    def steps(self, timed: Callable[[Iterator[Any]], Iterator[Any]]) -> Iterator[Step]:
+        """Take the steps that remain, phase by phase."""
+        config, world = self.context.config, self.context.world
+        ready = self.preprocessing.to(self.context.device)
+        feed = loader.Supply(
+            self.data.train, self.recipe, ready, self.context.device, world,
+            max(self.context.options.workers, 1), self.skipped,
+        )  # fmt: skip
+        way = loop.Way(config.autocast, config.memory_format, world)
+        rates = partial(phases.rate, self.recipe)
+        for phase in phases.remaining(self.recipe, self.learner.step):
+            self._enter(phase, feed)
+            until = replace(self.recipe, steps=phase.end)
+            batches = timed(feed.batches(self.learner.step))
+            for step in loop.train(self.learner, batches, until, way, phase.parts, rates):
+                yield replace(step, ends_phase=step.number == phase.end)
+
+    def _enter(self, phase: phases.Stage, feed: loader.Supply) -> None:
+        """Begin a phase, or go on in the middle of it."""
+        run, world = self.context.run, self.context.world
+        kept = phases.kept(run, phase)
+        begins = self.learner.step == phase.first
+        feed.proposals = None
+        if phase.proposals:
+            if begins:
+                found = phases.proposed(self.net, self.data.train, feed, world)
+                world.first(lambda: checkpoint.save(kept, phases.named(found), {}))
+            feed.proposals = phases.of_names(checkpoint.read(kept)[0])
+        if begins and phase.number > 1:
+            start = run / BEGUN
+            if self.recipe.start and not start.exists():
+                raise ValueError(
+                    f"{start} is missing: the weights that the second stage begins with"
+                )
+            phases.enter(phase, self.learner, checkpoint.read(start)[0] if start.exists() else None)
+            self.context.config.place(self.net)
+        phases.hold(phase, self.net)
+
+    def line(self, step: Step) -> dict[str, Any]:
+        return {}
+
+    def images_of(self, step: int) -> tuple[float, list[int]]:
+        """The learning rate of a step, and its pictures, of this process's part."""
+        places = loader.places(len(self.data.train.examples), self.recipe, step, self.context.world)
+        return phases.rate(self.recipe, step), [i for *_, i in places]
+
+    def complete(self) -> bool:
+        return False
+
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The average precision on the test split."""
+        train, known, net = self.data.train, self.context.environment, self.net.eval()
+        trained = Trained(net, self.recipe, self.classes, self.preprocessing, self.learner.step)
+        work = Work(
+            self.context.config.exact(), self.context.options.workers, None, self.context.world
+        )
+        found = judge([trained], self.data.test, Testing(), work) | {
+            "trained_on": {"name": train.name, "fingerprint": train.fingerprint},
+            "skipped_boxes": list(train.skipped),
+        }
+        return found | {k: known[k] for k in ("before",) if k in known}, {}
