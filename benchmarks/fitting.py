@@ -30,8 +30,8 @@ from residual.device import ComputeConfig, setting
 from residual.models.baselines.layers import drawn
 from residual.models.registry import RIVALS, build
 from residual.storage import write_json
+from residual.tasks.classification import loop
 from residual.tasks.classification.training import recipe_for, takes_photographs
-from residual.training import loop
 from residual.training.recipe import Recipe
 
 PICTURES = 32

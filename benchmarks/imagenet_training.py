@@ -23,8 +23,8 @@ from benchmarks.sides import Measured, against, answer, compare, in_words, recor
 from residual.device import ComputeConfig, setting
 from residual.models.resnet import build
 from residual.storage import write_json
+from residual.tasks.classification import loop
 from residual.tasks.classification.training import recipe_for
-from residual.training import loop
 
 SIDES = ("torchvision", "timm", "ours")
 WARM_UP = 3  # steps that are not counted

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from residual.models.resnet import build
+from residual.tasks.classification.loop import Run, start, train
 from residual.training import checkpoint
 from residual.training.checkpoint import read, save, weights_sha256
-from residual.training.loop import Run, start, train
 from residual.training.recipe import CIFAR
 
 FIVE = replace(CIFAR, network="resnet8", batch=4, norm_group=2, steps=5)

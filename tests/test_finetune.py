@@ -125,7 +125,7 @@ def test_the_head_is_kept_where_the_classes_are_the_same(run, insects, tmp_path)
 
 
 def test_the_last_layer_learns_ten_times_as_fast_as_the_rest(thousand, insects, run, tmp_path):
-    from residual.training import loop
+    from residual.tasks.classification import loop
 
     learner = loop.start(load(run).net, folder.recipe_of(run))
     shares = {id(p): g["share"] for g in learner.optimizer.param_groups for p in g["params"]}

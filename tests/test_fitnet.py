@@ -16,11 +16,11 @@ from residual.models.baselines.layers import drawn
 from residual.models.registry import build
 from residual.runs import folder
 from residual.runs.load import load
-from residual.tasks.classification import distillation
+from residual.tasks.classification import distillation, loop
 from residual.tasks.classification.baseline_recipes import RECIPES
+from residual.tasks.classification.losses import summed
 from residual.tasks.classification.training import advance, begin
-from residual.training import checkpoint, loop
-from residual.training.losses import summed
+from residual.training import checkpoint
 from residual.training.recipe import guidance
 from residual.training.task import RunOptions
 

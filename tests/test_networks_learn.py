@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from residual.models.resnet import NETWORKS, build
-from residual.training.loop import Step, start, train
+from residual.tasks.classification.loop import start, train
+from residual.training.loop import Step
 from residual.training.recipe import CIFAR
 
 BY_HEART = {  # name: (pixels on a side, rate, most steps)

@@ -18,8 +18,8 @@ from residual.data.folder import photographs
 from residual.data.loader import Place
 from residual.models.resnet import build
 from residual.tasks.classification.loader import batches, preprocessing
+from residual.tasks.classification.loop import start, train
 from residual.tasks.classification.training import recipe_for
-from residual.training.loop import start, train
 
 SHARED = os.environ.get("RESIDUAL_SHARED", "")
 needs_shared = pytest.mark.skipif(not SHARED, reason="needs RESIDUAL_SHARED: the 200 photographs")

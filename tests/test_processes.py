@@ -20,7 +20,7 @@ from residual.data.digits import digits
 from residual.distributed import World
 from residual.models.resnet import build
 from residual.runs.load import load
-from residual.training.loop import Pass, start, train
+from residual.tasks.classification.loop import Pass, start, train
 from residual.training.recipe import CIFAR
 
 RECIPE = replace(

@@ -12,9 +12,9 @@ from residual.models.baselines.prelu_net import APART, Windows, places
 from residual.models.complexity import ShapesOnly, cost, layers
 from residual.models.registry import RIVALS, build, classifiers, outline, outputs, specify
 from residual.models.resnet import build as build_residual
+from residual.tasks.classification import loop
 from residual.tasks.classification.baseline_recipes import RECIPES, recipe_of
 from residual.tasks.classification.training import recipe_for
-from residual.training import loop
 
 # The reading that we took where sources contradict one another, and its exact count.
 PARAMETERS = {

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.models.registry import build
+from residual.tasks.classification.loop import start, train
 from residual.tasks.classification.training import recipe_for
 from residual.training.checkpoint import weights_sha256
-from residual.training.loop import Step, start, train
+from residual.training.loop import Step
 from residual.training.recipe import changed
 
 SMALL = {"batch": 8, "norm_group": 8, "steps": 6}

@@ -27,7 +27,7 @@ def rows(header: Sequence[str], printed: Mapping[str, Sequence[float | None]]) -
 
 
 NETS = ("models/blocks.py", "models/resnet.py")
-TRAINING = (*NETS, "training/loop.py", "data/batches.py")
+TRAINING = (*NETS, "tasks/classification/loop.py", "data/batches.py")
 LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/loader.py", "data/decode.py")
 CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/datasets.py")
 JUDGED = (*LARGE, "tasks/classification/protocols.py")

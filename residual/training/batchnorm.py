@@ -80,11 +80,10 @@ class GhostBatchNorms:
             total += (variances if i % 2 else means).sum(dim=0) * share
 
     def move(self) -> None:
-        """The step ends: the running statistics move by the library's tenth."""
+        """The running statistics move by the library's tenth."""
         for running, now in zip(self.running, self.gathered, strict=False):
             if running is not None:
                 running.lerp_(now, 0.1)
-        self.end()
 
     def end(self) -> None:
         """No step is taken any more: the modules are ordinary batch normalizations."""

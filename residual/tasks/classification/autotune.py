@@ -14,8 +14,8 @@ from residual.device import ComputeConfig, cores, hardware
 from residual.models.registry import build
 from residual.runs.results import versions
 from residual.storage import read_json, write_json
+from residual.tasks.classification import loop
 from residual.tasks.classification.loader import crop_size, made_up
-from residual.training import loop
 from residual.training.recipe import Recipe
 
 T = TypeVar("T")

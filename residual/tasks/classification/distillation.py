@@ -12,8 +12,8 @@ from residual.data.batches import Preprocessing
 from residual.device import ComputeConfig
 from residual.distributed import here
 from residual.runs.load import Trained, load
+from residual.tasks.classification.losses import Lesson
 from residual.training.checkpoint import weights_sha256
-from residual.training.losses import Lesson
 from residual.training.recipe import Recipe
 
 TEACHER, STUDENT = "maxout", "fitnet19"

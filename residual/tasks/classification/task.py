@@ -15,12 +15,12 @@ from residual.models.registry import build
 from residual.runs.load import preprocessing_of
 from residual.runs.session import RunContext, fresh, prefixed
 from residual.storage import write_json
-from residual.tasks.classification import distillation, loader
+from residual.tasks.classification import distillation, loader, loop
 from residual.tasks.classification.early_stopping import EarlyStopping
 from residual.tasks.classification.inference import Judged, Work, judged
 from residual.tasks.classification.metrics import Count
 from residual.tasks.classification.results import CURVE, judgement, test_view
-from residual.training import averaging, batchnorm, loop
+from residual.training import averaging, batchnorm
 from residual.training.checkpoint import Tensors
 from residual.training.loop import Step
 from residual.training.recipe import Recipe, learning_rate

@@ -21,8 +21,7 @@ from residual.data.loader import finishing as finishing_of
 from residual.data.packed import Packed
 from residual.device import ComputeConfig
 from residual.models.registry import build
-from residual.tasks.classification import loader
-from residual.training import loop
+from residual.tasks.classification import loader, loop
 from residual.training.recipe import Recipe
 
 HELD = 64  # decoded pictures that are cut again and again

@@ -1,4 +1,4 @@
-"""The training loop of a detector. It yields after each step; who iterates, decides the rest."""
+"""Steps of a detector: parameter groups, pictures of one size together, gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -12,18 +12,9 @@ from residual.distributed import World
 from residual.tasks.detection.faster_rcnn import Detector, in_one
 from residual.tasks.detection.losses import PARTS, Sample, losses
 from residual.tasks.detection.recipe import Recipe, learning_rate
+from residual.training import loop
 from residual.training.dropout import Dropouts
-from residual.training.loop import Step
-
-
-@dataclass
-class Learner:
-    """A detector while it learns."""
-
-    net: Detector
-    optimizer: torch.optim.Optimizer
-    dropouts: Dropouts
-    step: int = 0
+from residual.training.loop import Learner, Step
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,7 @@ class Way:
     world: World = field(default_factory=World)
 
 
-def start(net: Detector, recipe: Recipe) -> Learner:
+def start(net: Detector, recipe: Recipe) -> Learner[Detector]:
     """Weight decay is on weights, not on biases, as for classification."""
     in_one(net)
     learned = [p for p in net.parameters() if p.requires_grad]
@@ -49,7 +40,7 @@ def start(net: Detector, recipe: Recipe) -> Learner:
 
 
 def train(
-    learner: Learner,
+    learner: Learner[Detector],
     batches: Iterator[list[Sample]],
     recipe: Recipe,
     way: Way | None = None,
@@ -59,27 +50,21 @@ def train(
     """Take the steps that remain, one at a time. Batches are this process's part. The four losses
     of a step are the mean over the pictures of all processes."""
     way = way or Way()
-    while learner.step < recipe.steps:
-        samples = next(batches)
-        learner.net.train()
-        lr = rate(learner.step) if rate else learning_rate(recipe, learner.step)
-        for group in learner.optimizer.param_groups:
-            group["lr"] = lr
-        learner.dropouts.begin(learner.step)
-        found = gathered(learner, samples, parts, way)
-        # Parameters of what does not learn in a stage have no gradients, in any process.
-        gradients = [p.grad for p in learner.net.parameters() if p.grad is not None]
-        way.world.average([*gradients, found])
-        learner.dropouts.end()
-        learner.optimizer.step()
-        learner.optimizer.zero_grad()
-        learner.step += 1
-        yield Step(
-            learner.step, lr, found.sum().float(), None, recipe.batch, 1, parts=found.float()
-        )
+
+    def rates(step: int) -> tuple[float, float]:
+        return rate(step) if rate else learning_rate(recipe, step), recipe.momentum
+
+    def gradients(samples: list[Sample]) -> Tensor:
+        return gathered(learner, samples, parts, way)
+
+    for lr, found in loop.train(learner, batches, recipe.steps, rates, gradients, way.world):
+        loss = found.sum().float()
+        yield Step(learner.step, lr, loss, None, recipe.batch, 1, parts=found.float())
 
 
-def gathered(learner: Learner, samples: list[Sample], parts: tuple[str, ...], way: Way) -> Tensor:
+def gathered(
+    learner: Learner[Detector], samples: list[Sample], parts: tuple[str, ...], way: Way
+) -> Tensor:
     """Gradients of the mean loss over these pictures -> the four losses (4,)."""
     exact = torch.promote_types(next(learner.net.parameters()).dtype, torch.float32)
     total = torch.zeros(4, device=samples[0].image.device, dtype=exact)

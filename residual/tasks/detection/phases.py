@@ -14,10 +14,10 @@ from residual.tasks.detection.evaluate import read_ahead
 from residual.tasks.detection.examples import Scenes
 from residual.tasks.detection.faster_rcnn import Detector, build
 from residual.tasks.detection.inference import Look
-from residual.tasks.detection.loop import Learner
 from residual.tasks.detection.losses import PARTS
 from residual.tasks.detection.recipe import Recipe, Testing, learning_rate
 from residual.training import checkpoint
+from residual.training.loop import Learner
 
 # Choice: the four take the parts of the whole that the published schedule for VOC 2007 gives them,
 # 80k, 40k, 80k and 40k steps, with a tenth of the rate from three quarters of each on.
@@ -56,7 +56,7 @@ def rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * recipe.factor**late
 
 
-def enter(stage: Stage, learner: Learner, begun: checkpoint.Tensors | None) -> None:
+def enter(stage: Stage, learner: Learner[Detector], begun: checkpoint.Tensors | None) -> None:
     """What changes before a stage's first step. The second begins with the weights that the first
     began with: those of a file, or else those of the seed."""
     net = learner.net
