@@ -13,9 +13,9 @@ from residual.data.batches import Preprocessing, per_pixel_mean
 from residual.data.datasets import Data
 from residual.data.digits import digits
 from residual.data.rng import order
-from residual.device import ComputeConfig, hardware
+from residual.device import ComputeConfig
 from residual.runs import folder, session
-from residual.runs.results import versions
+from residual.runs.results import environment
 from residual.storage import read_json
 from residual.training.dropout import Dropouts
 from residual.training.loop import Learner, Step, train
@@ -98,14 +98,9 @@ class Brightness:
 
 
 def begin(run: Path) -> Data:
-    how, data = ComputeConfig(), digits()
-    environment = {
-        "data": {"where": "digits", "name": data.name, "fingerprint": data.fingerprint},
-        "setting": asdict(how),
-        "versions": versions(),
-        "hardware": hardware(how),
-    }
-    folder.create(run, asdict(Recipe()), (), environment, {})
+    data = digits()
+    known = environment(data, {"where": "digits"}, ComputeConfig())
+    folder.create(run, asdict(Recipe()), (), known, {})
     return data
 
 

@@ -5,14 +5,23 @@ import resource
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from residual.data.datasets import Data
 from residual.device import ComputeConfig, hardware
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
+
+
+class Named(Protocol):
+    """Data that a run was trained on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 def versions() -> dict[str, str]:
@@ -26,16 +35,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def environment(
-    data: Data, where: dict[str, str], how: ComputeConfig, test_curve: bool
-) -> dict[str, Any]:
+def environment(data: Named, where: dict[str, str], how: ComputeConfig) -> dict[str, Any]:
     """What a run remembers of its surroundings."""
     return {
         "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
         "setting": asdict(how),
         "versions": versions(),
         "hardware": hardware(how),
-        "test_curve": test_curve,
     }
 
 

@@ -3,13 +3,13 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from residual.data.filenames import shown
 from residual.data.packed import is_packed
 from residual.device import ComputeConfig, hardware
 from residual.runs import folder
-from residual.runs.results import versions
+from residual.runs.results import Named, versions
 from residual.storage import read_object, write_json
 
 # The libraries that make the bits: scikit-learn divides what is held out, scipy draws the shares of
@@ -64,16 +64,6 @@ def data_there(run: Path, where: str) -> str:
             "it lies now with --data"
         )
     return where
-
-
-class Named(Protocol):
-    """Data that a run was trained on."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
 
 
 def same_data(run: Path, known: dict[str, Any], data: Named) -> None:

@@ -1,11 +1,11 @@
 """A run while processes work on it: logging, checkpoints, stopping and results of any task."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from residual.distributed import World, here
 from residual.finite import NotFinite
 from residual.runs import folder
 from residual.runs.load import with_preprocessing
-from residual.runs.results import peak_memory
-from residual.runs.resume import Named, exact, same_data
+from residual.runs.results import Named, peak_memory
+from residual.runs.resume import exact, same_data
 from residual.storage import FORMAT, read_json, write_json
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors
@@ -25,6 +25,8 @@ from residual.training.loop import Step
 from residual.training.meter import Diverged, Meter
 from residual.training.task import Event, RunOptions, Stopped, log_interval
 from residual.training.values import to_json
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass
@@ -293,7 +295,21 @@ def advance(
         yield from config.within(steps())
 
 
-def fresh(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+def start_with(
+    recipe: Any, classes: Sequence[str], net: nn.Module, preprocessing: Preprocessing
+) -> tuple[Tensors, dict[str, Any]]:
+    """The checkpoint before the first step of a run that begins with trained weights."""
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    header = {
+        "step": 0,
+        "network": recipe.network,
+        "recipe": to_json(recipe),
+        "classes": list(classes),
+    }
+    return with_preprocessing(tensors, header, preprocessing)
+
+
+def fresh(seed: int, build: Callable[[], Net]) -> Net:
     """A network as a seed draws it; torch's own generator stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

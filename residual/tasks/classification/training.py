@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from residual.data.datasets import Data
 from residual.data.folder import plain_split
 from residual.data.packed import is_packed
@@ -16,7 +14,7 @@ from residual.distributed import here
 from residual.finite import check_finite
 from residual.models.registry import build, classifiers, specify
 from residual.runs import folder, session
-from residual.runs.load import Trained, with_preprocessing
+from residual.runs.load import Trained
 from residual.runs.load import load as loaded_weights
 from residual.runs.results import environment
 from residual.tasks.classification import baseline_recipes
@@ -91,7 +89,7 @@ def begin(
     path = Path(where["where"])
     own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
     split = plain_split(path) if own else {}
-    known = environment(data, where, how, test_curve)
+    known = environment(data, where, how) | {"test_curve": test_curve}
 
     def fill(own: Path) -> None:
         if weights is not None:
@@ -103,25 +101,16 @@ def begin(
 def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
     """The checkpoint before the first step of a run that begins with trained weights; the last
     layer is new where the classes are others."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        net = build(recipe.network, len(data.classes))
+    net = session.fresh(recipe.seed, lambda: build(recipe.network, len(data.classes)))
     state = weights.net.state_dict()
     if weights.classes != data.classes:
         new = classifiers(recipe.network)
         state = {name: tensor for name, tensor in state.items() if name not in new}
     net.load_state_dict(state, strict=False)
-    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    header = {
-        "step": 0,
-        "network": recipe.network,
-        "recipe": to_json(recipe),
-        "classes": list(data.classes),
-    }
     before = weights.preprocessing
     if takes_photographs(recipe.network):
         before = before.seen_at(crop_size(recipe), test_size(recipe), recipe.shorter)
-    folder.save(run, *with_preprocessing(tensors, header, before))
+    folder.save(run, *session.start_with(recipe, data.classes, net, before))
 
 
 def from_weights(recipe: Recipe, weights: Trained) -> Recipe:

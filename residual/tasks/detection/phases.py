@@ -9,6 +9,7 @@ from torch import Tensor
 
 from residual.data.decode import Damaged
 from residual.distributed import World
+from residual.runs.session import fresh
 from residual.tasks.detection import loader
 from residual.tasks.detection.evaluate import read_ahead
 from residual.tasks.detection.examples import Scenes
@@ -61,21 +62,21 @@ def enter(stage: Stage, learner: Learner[Detector], begun: checkpoint.Tensors | 
     began with: those of a file, or else those of the seed."""
     net = learner.net
     if stage.number == 2:
-        state = begun or {f"net.{name}": each for name, each in fresh(net).state_dict().items()}
+        state = begun or {
+            f"net.{name}": each for name, each in drawn_anew(net).state_dict().items()
+        }
         own = {k: t for k, t in state.items() if k.startswith(("net.shared.", "net.head."))}
         net.load_state_dict({k.removeprefix("net."): t for k, t in own.items()}, strict=False)
     if stage.number == 3:
         # Choice: the layers that propose are drawn anew, as in the published code.
-        net.proposing.load_state_dict(fresh(net).proposing.state_dict())
+        net.proposing.load_state_dict(drawn_anew(net).proposing.state_dict())
     if stage.number > 1:
         learner.optimizer.state.clear()
 
 
-def fresh(net: Detector) -> Detector:
+def drawn_anew(net: Detector) -> Detector:
     """The same detector as the seed draws it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(net.recipe.seed)
-        return build(net.recipe, net.classes)
+    return fresh(net.recipe.seed, lambda: build(net.recipe, net.classes))
 
 
 def hold(stage: Stage, net: Detector) -> None:

@@ -1,19 +1,19 @@
 """The verbs `train` and `resume` of detection: a recipe and pictures with boxes become a run."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from residual.data.batches import Preprocessing
-from residual.device import ComputeConfig, hardware
+from residual.device import ComputeConfig
 from residual.finite import check_finite
 from residual.models.registry import specify
 from residual.runs import folder, session
-from residual.runs.load import Trained, with_preprocessing
-from residual.runs.results import versions
+from residual.runs.load import Trained
+from residual.runs.results import environment
 from residual.tasks.detection import datasets as reading
 from residual.tasks.detection.examples import Data
 from residual.tasks.detection.faster_rcnn import VGGS, Detector, build, check_network, of_network
@@ -131,12 +131,7 @@ def begin(
     """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
     again."""
     how = replace(how, precision="float32") if how.precision == "auto" else how
-    known = {
-        "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
-        "setting": asdict(how),
-        "versions": versions(),
-        "hardware": hardware(how),
-    }
+    known = environment(data, where, how)
     if isinstance(weights, Detecting):
         known["before"] = weights.sort
 
@@ -158,24 +153,15 @@ def split_of(recipe: Recipe, data: Data) -> dict[str, list[str]]:
 
 def begun_with(run: Path, recipe: Recipe, data: Data, weights: Beginning) -> None:
     """The checkpoint before the first step of a run that begins with a network's weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        net = build(recipe, len(data.train.classes))
+    net = session.fresh(recipe.seed, lambda: build(recipe, len(data.train.classes)))
     net.load_state_dict(begins_with(weights, net), strict=False)
-    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    header = {
-        "step": 0,
-        "network": recipe.network,
-        "recipe": to_json(recipe),
-        "classes": list(data.train.classes),
-    }
     mean, std = (
         each.mean(dim=(1, 2), keepdim=True)
         for each in (weights.preprocessing.mean, weights.preprocessing.std)
     )
     size = recipe.shorter, recipe.shorter
     before = Preprocessing(mean, std.contiguous(), size, recipe.shorter)
-    content = with_preprocessing(tensors, header, before)
+    content = session.start_with(recipe, data.train.classes, net, before)
     if recipe.schedule == "alternating":
         checkpoint.save(run / BEGUN, *content)
     folder.save(run, *content)
