@@ -28,7 +28,7 @@ from residual.data.datasets import Data, Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.device import ComputeConfig, setting
 from residual.models.baselines.layers import drawn
-from residual.models.registry import RIVALS, build
+from residual.models.registry import BASELINES, build
 from residual.storage import write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.training import recipe_for, takes_photographs
@@ -132,7 +132,7 @@ def asked() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", help="what `residual train --data` takes")
-    parser.add_argument("--networks", nargs="+", default=list(RIVALS), choices=list(RIVALS))
+    parser.add_argument("--networks", nargs="+", default=list(BASELINES), choices=list(BASELINES))
     parser.add_argument("--steps", type=int, default=400, help="of each attempt")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0: as many as it is made for")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
@@ -149,7 +149,7 @@ def main() -> None:
     how.apply()
     tried: dict[str, list[dict[str, Any]]] = {}
     for name in options.networks:
-        size, whole = options.size or RIVALS[name].pixels, takes_photographs(name)
+        size, whole = options.size or BASELINES[name].pixels, takes_photographs(name)
         data = load(options.folder, DEFAULT_ROOT, size=size, whole=whole)
         tried[name] = []
         for found in attempts(name, data, size, options, how):

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 import residual
-from residual.models.registry import RIVALS, Rival
+from residual.models.registry import BASELINES, Baseline
 from residual.tasks.classification.baseline_recipes import RECIPES
 from residual.training.recipe import DIGITS
 
@@ -24,7 +24,7 @@ def tiny(classes: int) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def added(monkeypatch):
-    monkeypatch.setitem(RIVALS, "tiny", Rival(2, 32, tiny))
+    monkeypatch.setitem(BASELINES, "tiny", Baseline(2, 32, tiny))
     recipe = replace(DIGITS, network="tiny", batch=16, norm_group=16, steps=4, drops=())
     monkeypatch.setitem(RECIPES, "tiny", recipe)
 

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from residual.tasks.classification.baseline_recipes import RECIPES as RIVALS
+from residual.tasks.classification.baseline_recipes import RECIPES as BASELINES
 from residual.training.recipe import (
     CIFAR,
     CIFAR_DEEP,
@@ -72,7 +72,7 @@ def weight_by_hand(recipe: Recipe) -> float:
     return left
 
 
-AVERAGED = {"modern": RECIPES["modern"], "googlenet": RIVALS["googlenet"]}
+AVERAGED = {"modern": RECIPES["modern"], "googlenet": BASELINES["googlenet"]}
 
 
 @pytest.mark.parametrize("steps", [10, 100, 2_000, 7_506])

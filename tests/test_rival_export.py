@@ -15,11 +15,11 @@ from residual.export.model import one_size
 from residual.export.preprocess import prepared
 from residual.models.baselines.layers import SpatialPyramid, drawn
 from residual.models.baselines.prelu_net import Windows
-from residual.models.registry import RIVALS, build
+from residual.models.registry import BASELINES, build
 from residual.runs.load import Trained
 
 onnxruntime = pytest.importorskip("onnxruntime")
-SMALL = [name for name, rival in RIVALS.items() if rival.pixels == 32]
+SMALL = [name for name, rival in BASELINES.items() if rival.pixels == 32]
 
 
 def answered(made, **given: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ def exported(net: torch.nn.Module, size: list[int | str]):
 def test_a_rival_s_graph_gives_its_scores(name):
     torch.manual_seed(0)
     net = drawn(build(name, 5), "he").eval()  # its own start gives hardly any scores
-    side = RIVALS[name].pixels
+    side = BASELINES[name].pixels
     made = exported(net, [3, side, side])
     for batch in (1, 3):
         images = torch.randn(batch, 3, side, side)
@@ -91,7 +91,7 @@ def test_contrast_and_whitening_are_in_the_graph_as_in_training(whitened):
 
 def of_one_size(name: str, whitened: bool = False) -> Trained:
     torch.manual_seed(0)
-    net, side = drawn(build(name, 5), "he").eval(), RIVALS[name].pixels
+    net, side = drawn(build(name, 5), "he").eval(), BASELINES[name].pixels
     whitening = torch.eye(3 * side * side) if whitened else None
     mean, std = torch.full((3, side, side), 0.5), torch.ones(3, 1, 1)
     before = Preprocessing(mean, std, (side, side), None, whitening=whitening)

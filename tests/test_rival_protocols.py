@@ -20,7 +20,7 @@ from residual.tasks.classification.evaluate import check_protocol, described
 from residual.tasks.classification.inference import Judged, cut_of
 from residual.tasks.classification.protocols import PROTOCOLS, protocol
 
-RIVALS = ("144crop", "150crop", "dense", "multiview")
+BASELINES = ("144crop", "150crop", "dense", "multiview")
 SIZE = (224, 224)
 
 
@@ -72,7 +72,7 @@ def test_150_crops_are_a_grid_from_border_to_border():
     assert [ends(view) for view in found] == expected
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("size", [(500, 375), (90, 120)])
 def test_as_many_views_are_cut_as_the_protocol_says(name, size):
     asked = PROTOCOLS[name]
@@ -148,7 +148,7 @@ def test_whole_pictures_may_be_smaller_than_the_crop(photographs):
 
 def test_small_pictures_have_none_of_these_views():
     images = Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    for name in RIVALS:
+    for name in BASELINES:
         asked = replace(protocol(name), average="scores")
         with pytest.raises(ValueError, match="takes small pictures, of which there is one view"):
             check_protocol(trained(32, None), images, asked)

@@ -10,7 +10,7 @@ from residual.models.baselines.googlenet import auxiliary, normalised
 from residual.models.baselines.layers import Highway, Maxout, Omitted, SpatialPyramid
 from residual.models.baselines.prelu_net import APART, Windows, places
 from residual.models.complexity import ShapesOnly, cost, layers
-from residual.models.registry import RIVALS, build, classifiers, outline, outputs, specify
+from residual.models.registry import BASELINES, build, classifiers, outline, outputs, specify
 from residual.models.resnet import build as build_residual
 from residual.tasks.classification import loop
 from residual.tasks.classification.baseline_recipes import RECIPES, recipe_of
@@ -43,7 +43,7 @@ MULTIPLY_ADDS = {  # as printed, and within what
 }
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_rival_has_the_parameters_of_its_publication(name):
     net = outline(name)
     assert cost(net, specify(name).input_size)[0] == PARAMETERS[name]
@@ -98,7 +98,7 @@ def weighted(name: str) -> int:
 
 @pytest.mark.parametrize("name", ["fitnet19", "highway19", "highway32", "nin", "maxout"])
 def test_a_name_counts_the_layers(name):
-    assert weighted(name) == RIVALS[name].layers
+    assert weighted(name) == BASELINES[name].layers
 
 
 def test_maxout_is_the_greatest_of_each_few_channels():
@@ -269,7 +269,9 @@ def test_the_layers_that_tell_classes_apart_are_known(name, layers):
 @pytest.mark.parametrize("name", ["resnet20", "nin", "prelu-net-A"])
 def test_the_last_layer_alone_learns_at_the_full_rate(name):
     net = outline(name)
-    groups = loop.alike(net, replace(recipe_for(name, "x"), backbone_rate=0.5, bias_rate=1.0))
+    groups = loop.parameter_groups(
+        net, replace(recipe_for(name, "x"), backbone_rate=0.5, bias_rate=1.0)
+    )
     full = {id(p) for (share, _), some in groups.items() if share == 1.0 for p in some}
     names = {key for key, p in net.named_parameters() if id(p) in full}
     assert names == classifiers(name)
@@ -277,8 +279,8 @@ def test_the_last_layer_alone_learns_at_the_full_rate(name):
 
 def test_every_rival_has_a_recipe_and_every_recipe_a_rival():
     taught = {"fitnet-hint", "fitnet-distilled"}  # asked for by name, and with a teacher
-    assert {recipe_of(name) for name in RIVALS} == RECIPES.keys() - taught
-    for name in RIVALS:
+    assert {recipe_of(name) for name in BASELINES} == RECIPES.keys() - taught
+    for name in BASELINES:
         assert recipe_for(name, "anything").network == name
     with pytest.raises(ValueError, match="no network 'vgg11'; there are .*vgg16"):
         specify("vgg11")

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from residual.models.baselines.layers import drawn
-from residual.models.registry import RIVALS, build
+from residual.models.registry import BASELINES, build
 from residual.tasks.classification import loop
 from residual.tasks.classification.training import recipe_for
 from residual.training import checkpoint
 from residual.training.recipe import Recipe
 
-SMALL = [name for name, rival in RIVALS.items() if rival.pixels == 32]
+SMALL = [name for name, rival in BASELINES.items() if rival.pixels == 32]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -23,7 +23,7 @@ from residual.cli.options import (
     wrong_usage,
 )
 from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run, restarted
-from residual.cli.watching import Advance, Care, carry_on, together
+from residual.cli.watching import Advance, ProgressOptions, joined, run_training
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def train(
     chosen = recipe_of(network, recipe, sort, steps, seed, words)
     usual = chosen.train_split, chosen.test_split
     chosen = with_splits(chosen, data, {word.partition("=")[0] for word in words})
-    with together() as world:
+    with joined() as world:
         how = setting_of(device, threads, precision, deterministic)
         beginning = world.first(lambda: begun_with(weights, root))
         if beginning is not None:
@@ -127,8 +127,8 @@ def train(
             return begin(own, chosen, pictures, where, how, beginning)
 
         run = world.first(made)
-        care = Care(checkpoint_minutes, workers, tensorboard, as_json)
-        carry_on(run, chosen.steps, of_detector(run, pictures), care, finished)
+        care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
+        run_training(run, chosen.steps, of_detector(run, pictures), care, finished)
 
 
 def begun_with(weights: str | None, root: Path) -> "Beginning | None":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from residual.cli.detect import of_detector
-from residual.cli.watching import Care, watched
+from residual.cli.watching import ProgressOptions, with_progress
 from residual.cli.workshop import Place
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def train(made: "Made", seed: int, data: Any, place: Place, begun: "dict[str, Tr
 
     here().first(new)
     title = f"{recipe.network}, seed {recipe.seed}"
-    watched(title, recipe.steps, of_detector(run, data), Care(5.0, place.workers))
+    with_progress(title, recipe.steps, of_detector(run, data), ProgressOptions(5.0, place.workers))
     here().first(lambda: keep(run, place.results / f"{run.name}.json"))
     return run
 

@@ -18,7 +18,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import together
+from residual.cli.watching import joined
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def evaluate(
     from residual.tasks.detection.datasets import load
     from residual.tasks.detection.evaluate import Work, judge
 
-    with together() as world:
+    with joined() as world:
         how = setting_of(device, threads, precision, deterministic)
         nets = opened(paths)
         recipe = nets[0].recipe

@@ -21,7 +21,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import together
+from residual.cli.watching import joined
 from residual.data.filenames import shown
 from residual.storage import json_text, read_json
 
@@ -99,7 +99,7 @@ def evaluate(
     with wrong_usage():
         views = protocol_named(protocol, average, mirror, numbers(sides))
     chosen = None if split == "auto" else cast("Split", split)
-    with together() as world:
+    with joined() as world:
         how = setting_of(device, threads, precision, deterministic)
         nets = [opened(path) for path in paths]
         pictures = pictures_of(paths[0], data, root, nets[0], workers)

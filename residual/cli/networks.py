@@ -85,10 +85,10 @@ def describe(
 def readings(network: str) -> list[str]:
     """How a compared network's sources were read, where they are silent or contradict each other:
     the liberties that its file takes."""
-    from residual.models.registry import RIVALS, source
+    from residual.models.registry import BASELINES, source
     from residual.reproduction.liberties import comments
 
-    if network not in RIVALS:
+    if network not in BASELINES:
         return []
     return [each.replace("**", "") for each in comments(source(network))]
 
@@ -138,10 +138,10 @@ def printed(name: str) -> dict[str, Any] | None:
 def of_rival(name: str) -> dict[str, Any] | None:
     """The same of a network that the paper compares with."""
     from residual.reproduction.evaluations import MODELS
-    from residual.reproduction.table6 import RIVALS
+    from residual.reproduction.table6 import BASELINES
 
     for model, (_, in_millions, error) in paper.TABLE_6_RIVALS.items():
-        if RIVALS[model] == name:
+        if BASELINES[model] == name:
             known = {} if in_millions is None else {"parameters_millions": in_millions}
             return {"table": "Table 6", "error": error, **known}
     for table, rows in (("Table 3", paper.TABLE_3), ("Table 4", paper.TABLE_4)):

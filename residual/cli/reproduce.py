@@ -19,7 +19,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import together
+from residual.cli.watching import joined
 from residual.cli.workshop import Place, Workshop
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def reproduce(
                 f"{boxes[0]} is on pictures with boxes; name a folder of them with --data, or "
                 f"print what there is with --only-print"
             )
-    with together() as world:
+    with joined() as world:
         how = setting_of(device, threads, precision, deterministic)
         place = Place(name, root, how, results, runs, side_by_side, workers)
         used: dict[str, set[str]] = {}
@@ -201,13 +201,13 @@ class Asked:
 
 def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     """`--depths 20 56`, `--depths 20,56` or repeated, and so with `--networks`."""
-    from residual.models.registry import RIVALS, specify
+    from residual.models.registry import BASELINES, specify
     from residual.models.resnet import NAME
 
     numbers = [word for word in what if word.isdecimal()]
     numbers += [part for words in depths for part in words.split(",")]
     nets = [word for words in networks for word in words.split(",")]
-    nets += [word for word in what if networks and (NAME.fullmatch(word) or word in RIVALS)]
+    nets += [word for word in what if networks and (NAME.fullmatch(word) or word in BASELINES)]
     names = [word for word in what if word not in (*numbers, *nets)]
     for name in names:
         if name not in (*BUILT, "demo", "all"):

@@ -25,7 +25,14 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import Advance, Care, carry_on, finished, of_classes, together
+from residual.cli.watching import (
+    Advance,
+    ProgressOptions,
+    finished,
+    joined,
+    of_classes,
+    run_training,
+)
 from residual.storage import read_json
 
 if TYPE_CHECKING:
@@ -118,7 +125,7 @@ def train(
     assignments += [f"bad_images={bad_images}"] if bad_images else []
     usual = usual_recipe(network, name, recipe, steps)
     chosen = recipe_of(usual, seed, [*assignments, *(set_ or [])])
-    with together() as world:
+    with joined() as world:
         beginning = world.first(lambda: beginning_of(weights, root))
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
@@ -135,8 +142,8 @@ def train(
             where["teacher"] = str(teacher.resolve())
         rest = (chosen, pictures, where, how, test_curve, beginning)
         run = world.first(lambda: begun(own, *rest))
-        care = Care(checkpoint_minutes, workers, tensorboard, as_json)
-        carry_on(run, chosen.steps, of_classes(run, pictures), care)
+        care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
+        run_training(run, chosen.steps, of_classes(run, pictures), care)
 
 
 def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | None:
@@ -236,7 +243,7 @@ def resume(
     from residual.tasks.classification.training import found_again
     from residual.tasks.detection.load import is_detection
 
-    with together() as world:
+    with joined() as world:
         known = world.first(lambda: known_of(run))
         detector = world.first(lambda: is_detection(run))
         tell = detect.finished if detector else finished
@@ -259,8 +266,8 @@ def resume(
         run = world.first(lambda: copied(run, out)) if out else run
         with folder.writing(run):
             world.first(lambda: move(run, known, where, how))
-        care = Care(checkpoint_minutes, workers, tensorboard, as_json)
-        carry_on(run, steps, advance(run), care, tell)
+        care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
+        run_training(run, steps, advance(run), care, tell)
 
 
 def setting_again(
@@ -318,7 +325,7 @@ def statistics(
 
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
-    with together():
+    with joined():
         how = setting_of(device, threads, precision, False)
         trained = opened(path)
         name, place = data_of(path, data, root)

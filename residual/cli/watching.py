@@ -26,7 +26,7 @@ Record = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
-def together() -> Iterator["World"]:
+def joined() -> Iterator["World"]:
     """Among the processes that torchrun, SLURM or MPI started, of which the first alone speaks."""
     from residual.launch import join, leave
 
@@ -41,7 +41,7 @@ def together() -> Iterator["World"]:
 
 
 @dataclass(frozen=True)
-class Care:
+class ProgressOptions:
     """How a training is looked after and shown."""
 
     minutes: float = 5.0
@@ -50,18 +50,18 @@ class Care:
     as_json: bool = False
 
 
-def carry_on(
+def run_training(
     run: Path,
     steps: int,
     advance: Advance,
-    care: Care,
+    care: ProgressOptions,
     tell: Tell | None = None,
 ) -> None:
     """Take the steps that remain, show them, and print how it ended."""
     from residual.distributed import here
 
     record = recorder(run) if care.tensorboard and here().rank == 0 else None
-    result = watched(run.name, steps, advance, care, record)
+    result = with_progress(run.name, steps, advance, care, record)
     (tell or finished)(run, result, care.as_json)
 
 
@@ -72,8 +72,8 @@ def of_classes(run: Path, data: "Data") -> Advance:
     return lambda watch: advance(run, data, watch)
 
 
-def watched(
-    title: str, steps: int, advance: Advance, care: Care, record: Record | None = None
+def with_progress(
+    title: str, steps: int, advance: Advance, care: ProgressOptions, record: Record | None = None
 ) -> dict[str, Any]:
     """Take the steps that remain, and show them. A signal saves the run and ends the command."""
     from residual.distributed import here

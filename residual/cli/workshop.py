@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from residual.cli.options import loaded
-from residual.cli.watching import Care, asked_to_stop, of_classes, watched
+from residual.cli.watching import ProgressOptions, asked_to_stop, of_classes, with_progress
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
@@ -67,11 +67,11 @@ class Workshop:
 
         data, results, runs = self.data, self.place.results, self.place.runs
         wanted = [Experiment(recipe, data.name, data.fingerprint, curve) for recipe in recipes]
-        together = evaluations.ensemble_file(wanted, results)
+        joined = evaluations.ensemble_file(wanted, results)
 
         def absent() -> list[Experiment]:
             if key == evaluations.ENSEMBLE:
-                return [] if together.exists() else wanted
+                return [] if joined.exists() else wanted
             return [each for each in wanted if not each.there(results, own(each))]
 
         def own(each: Experiment) -> str:
@@ -87,7 +87,7 @@ class Workshop:
                 path = each.measurement(results, own(each))
                 self._measure(own(each), [run], path, each.recipe.network)
         if key == evaluations.ENSEMBLE and trained:
-            self._measure(key, [run for _, run in trained], together, f"{len(trained)} together")
+            self._measure(key, [run for _, run in trained], joined, f"{len(trained)} together")
 
     def _measure(self, key: str, runs: list[Path], path: Path, name: str) -> None:
         """What a table needs besides the result of a training."""
@@ -120,7 +120,7 @@ class Workshop:
             run = here().first(partial(each.begin, place.runs, self.data, where, place.how))
             title = f"{each.recipe.network}, seed {each.recipe.seed} ({n} of {len(missing)})"
             advance = of_classes(run, self.data)
-            watched(title, each.recipe.steps, advance, Care(5.0, place.workers))
+            with_progress(title, each.recipe.steps, advance, ProgressOptions(5.0, place.workers))
 
     def _side_by_side(self, missing: "list[Experiment]") -> int:
         """How many of these trainings go on at once."""

@@ -21,7 +21,7 @@ from residual.models.resnet import Spec
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """A compared network."""
 
     layers: int  # with weights, one after another
@@ -30,29 +30,29 @@ class Rival:
     pixel_range: int = 1  # 255: its published start and rates are for pixels of 0 to 255
 
 
-RIVALS = {
-    "vgg16": Rival(16, 224, partial(vgg, 16), 255),
-    "vgg19": Rival(19, 224, partial(vgg, 19), 255),
-    "googlenet": Rival(22, 224, googlenet, 255),
-    "bn-inception": Rival(34, 224, bn_inception),
-    "prelu-net-A": Rival(19, 224, partial(prelu_net, "A"), 255),
-    "prelu-net-B": Rival(22, 224, partial(prelu_net, "B"), 255),
-    "prelu-net-C": Rival(22, 224, partial(prelu_net, "C"), 255),
-    "maxout": Rival(5, 32, maxout),
-    "nin": Rival(9, 32, nin),
-    "dsn": Rival(9, 32, dsn),
-    "fitnet19": Rival(19, 32, fitnet),
-    "highway19": Rival(19, 32, partial(highway, 19)),
-    "highway32": Rival(32, 32, partial(highway, 32)),
+BASELINES = {
+    "vgg16": Baseline(16, 224, partial(vgg, 16), 255),
+    "vgg19": Baseline(19, 224, partial(vgg, 19), 255),
+    "googlenet": Baseline(22, 224, googlenet, 255),
+    "bn-inception": Baseline(34, 224, bn_inception),
+    "prelu-net-A": Baseline(19, 224, partial(prelu_net, "A"), 255),
+    "prelu-net-B": Baseline(22, 224, partial(prelu_net, "B"), 255),
+    "prelu-net-C": Baseline(22, 224, partial(prelu_net, "C"), 255),
+    "maxout": Baseline(5, 32, maxout),
+    "nin": Baseline(9, 32, nin),
+    "dsn": Baseline(9, 32, dsn),
+    "fitnet19": Baseline(19, 32, fitnet),
+    "highway19": Baseline(19, 32, partial(highway, 19)),
+    "highway32": Baseline(32, 32, partial(highway, 32)),
 }
-NETWORKS = (*resnet.NETWORKS, *RIVALS)
+NETWORKS = (*resnet.NETWORKS, *BASELINES)
 
 
 def specify(name: str) -> Spec:
     """Read a network's name. Raises ValueError where there is no such network."""
-    if name not in RIVALS:
+    if name not in BASELINES:
         return resnet.specify(name, NETWORKS)
-    rival = RIVALS[name]
+    rival = BASELINES[name]
     classes = 1000 if rival.pixels == 224 else 10
     range_ = rival.pixel_range
     return Spec(name, "rival", rival.layers, "", "", rival.pixels, classes, range_)
@@ -64,14 +64,14 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     Images (N, 3, H, W) -> scores (N, classes); some give more than one tensor of scores while they
     learn. Its weights are drawn from torch's generator. Raises ValueError for an unknown name.
     """
-    if name not in RIVALS:
+    if name not in BASELINES:
         return resnet.build(name, classes)
-    return RIVALS[name].make(specify(name).classes if classes is None else classes)
+    return BASELINES[name].make(specify(name).classes if classes is None else classes)
 
 
 def source(name: str) -> str:
     """The text of the file that makes a compared network."""
-    make = RIVALS[name].make
+    make = BASELINES[name].make
     return inspect.getsource(sys.modules[getattr(make, "func", make).__module__])
 
 

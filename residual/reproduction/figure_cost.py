@@ -13,7 +13,7 @@ from residual.reproduction import paper
 from residual.reproduction.evaluations import MODELS
 from residual.reproduction.experiments import Result, by_network, cost_of
 from residual.reproduction.spread import Spread, markdown
-from residual.reproduction.table6 import RIVALS
+from residual.reproduction.table6 import BASELINES
 from residual.training.recipe import Recipe
 
 CURVE = False
@@ -25,7 +25,7 @@ REMARK = (
     "alone are not in them."
 )
 COLOURS = {"plain": "#b45309", "residual": "#0f5fa6", "compared": "#6b7280"}
-SMALL = {RIVALS[name]: error for name, (_, _, error) in paper.TABLE_6_RIVALS.items()} | {
+SMALL = {BASELINES[name]: error for name, (_, _, error) in paper.TABLE_6_RIVALS.items()} | {
     f"resnet{depth}": error for depth, (error, _) in paper.TABLE_6.items()
 }
 LARGE = {MODELS[name]: top_5 for name, (_, top_5) in paper.TABLE_3.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from residual.models.registry import RIVALS
+from residual.models.registry import BASELINES
 from residual.reproduction import paper
 from residual.reproduction.evaluations import ENSEMBLE, number, remark
 from residual.reproduction.experiments import Result, recipes, with_depths
@@ -24,7 +24,7 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
     """Networks that answer together: all that are asked for."""
     # Choice: the paper names six models of different depth, two of them of 152 layers, and not the
     # others. We take the five of Table 4 and ResNet-152 from a second seed, of equal weight.
-    ours = [name for name in NETWORKS if name not in RIVALS]
+    ours = [name for name in NETWORKS if name not in BASELINES]
     chosen = recipes(with_depths(ours, depths), data, steps, seeds)
     second = [replace(r, seed=1) for r in chosen if r.network == DEEPEST and seeds == 1]
     return chosen + second

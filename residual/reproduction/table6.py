@@ -15,7 +15,7 @@ REMARK = (
     "a teacher's hints, which its row here does without."
 )
 KEY = "error_top1"  # what a result file must hold
-RIVALS = {  # as the table calls them: our names
+BASELINES = {  # as the table calls them: our names
     "Maxout": "maxout",
     "NIN": "nin",
     "DSN": "dsn",
@@ -28,7 +28,7 @@ DEPTHS = (20, 32, 44, 56, 110)  # 1202 is asked for by name: it takes as long as
 
 def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> list[Recipe]:
     """All networks of the table, or the ResNets of the depths that are asked for."""
-    rivals = [] if depths else list(RIVALS.values())
+    rivals = [] if depths else list(BASELINES.values())
     ours = [f"resnet{depth}" for depth in depths or DEPTHS]
     return recipes([*ours, *rivals], data, steps, seeds)
 
@@ -38,7 +38,7 @@ def shown(results: Sequence[Result]) -> list[Result]:
     return [
         result
         for result, spec in zip(results, specs, strict=True)
-        if (spec.family == "cifar" and spec.option == "A") or spec.name in RIVALS.values()
+        if (spec.family == "cifar" and spec.option == "A") or spec.name in BASELINES.values()
     ]
 
 
@@ -46,7 +46,7 @@ def table(results: Sequence[Result]) -> str:
     """Rows that were not run say so."""
     rows = []
     of = by_network(results)
-    printed = {name: (RIVALS[name], layers, error)
+    printed = {name: (BASELINES[name], layers, error)
                for name, (layers, _, error) in paper.TABLE_6_RIVALS.items()}  # fmt: skip
     printed |= {
         f"ResNet-{depth}": (f"resnet{depth}", depth, error)
@@ -66,7 +66,7 @@ def table(results: Sequence[Result]) -> str:
             ]
         )
     header = ["method", "layers", "parameters", "paper, error %", "ours, error %", "ours - paper"]
-    return markdown(header, rows) + REMARK * any(of(network) for network in RIVALS.values())
+    return markdown(header, rows) + REMARK * any(of(network) for network in BASELINES.values())
 
 
 def _printed(name: str, error: float) -> str:

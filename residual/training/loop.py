@@ -61,7 +61,7 @@ def train(
         learner.net.train()
         lr, momentum = rates(learner.step)
         for group in learner.optimizer.param_groups:
-            group["lr"] = lr * group.get("share", 1.0)
+            group["lr"] = lr * group.get("lr_scale", 1.0)
             if "nesterov" in group:  # rmsprop has a momentum of its own, of 0
                 group["momentum"] = momentum
         learner.dropouts.begin(learner.step)

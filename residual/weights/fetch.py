@@ -9,7 +9,7 @@ import torch
 
 from residual.data.download import fetch
 from residual.data.progress import Progress
-from residual.models.registry import RIVALS, check_input
+from residual.models.registry import BASELINES, check_input
 from residual.storage import digest
 from residual.training.checkpoint import save
 from residual.weights import baselines, convert, files
@@ -25,7 +25,7 @@ def converted(
     wanted: str | None = None,
 ) -> Conversion:
     """Weights from elsewhere for one of our networks. Raises ValueError where they do not fit."""
-    if network in RIVALS:
+    if network in BASELINES:
         return baselines.convert(state, network, card, wanted)
     return convert.convert(state, network, assume, card, wanted)
 

@@ -39,8 +39,8 @@ def start(net: nn.Module, recipe: Recipe) -> Run:
     # Deviation: momentum gathers gradients and the rate multiplies them afterwards, as in torch;
     # the authors' Caffe multiplies first. The two differ only right after the rate drops.
     groups = [
-        {"params": parameters, "share": share, "weight_decay": decay}
-        for (share, decay), parameters in alike(net, recipe).items()
+        {"params": parameters, "lr_scale": share, "weight_decay": decay}
+        for (share, decay), parameters in parameter_groups(net, recipe).items()
     ]
     match recipe.optimizer:
         case "rmsprop":
@@ -55,8 +55,10 @@ def start(net: nn.Module, recipe: Recipe) -> Run:
     return Run(net, optimizer, dropouts, norms, limits)  # type: ignore[arg-type]
 
 
-def alike(net: nn.Module, recipe: Recipe) -> dict[tuple[float, float], list[nn.Parameter]]:
-    """Parameters by what is theirs of the learning rate, and by their weight decay."""
+def parameter_groups(
+    net: nn.Module, recipe: Recipe
+) -> dict[tuple[float, float], list[nn.Parameter]]:
+    """Parameter groups keyed by (learning-rate multiplier, weight decay)."""
     *_, last = (module for module in net.modules() if [*module.parameters(recurse=False)])
     own = set(last.parameters())
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
