@@ -128,7 +128,7 @@ def test_the_last_layer_learns_ten_times_as_fast_as_the_rest(thousand, insects, 
     from residual.tasks.classification import loop
 
     learner = loop.start(load(run).net, folder.recipe_of(run))
-    shares = {id(p): g["share"] for g in learner.optimizer.param_groups for p in g["params"]}
+    shares = {id(p): g["lr_scale"] for g in learner.optimizer.param_groups for p in g["params"]}
     for name, parameter in learner.net.named_parameters():
         assert shares[id(parameter)] == (1.0 if name.startswith("fc.") else 0.1), name
 

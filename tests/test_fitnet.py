@@ -128,7 +128,7 @@ def test_a_regressor_begins_as_it_is_published_and_learns_as_convolutions_do():
     assert (scores.shape, guided.shape) == ((2, 10), (2, 192, 7, 7))
     assert net.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     run = loop.start(net, HINT)
-    shares = {p: group["share"] for group in run.optimizer.param_groups for p in group["params"]}
+    shares = {p: group["lr_scale"] for group in run.optimizer.param_groups for p in group["params"]}
     assert shares[regressor.weight] == shares[net.h0.weight] == 0.05 and shares[net.fc.weight] == 1
     assert dict(run.limits)[regressor.weight] == 0.9
 
