@@ -107,15 +107,6 @@ CLAIMS = {
         ("residual reproduce table6 --data cifar10 --seeds 5",),
         sources=(*CIFAR, *COMPARED),
     ),
-    "figure-cost": Claim(
-        "Error against cost",
-        f"The deepest residual network has {paper.TABLE_1[152] / 1e9:.1f} billion multiply-adds, "
-        "fewer than VGG-16 and VGG-19, and on CIFAR-10 residual networks have fewer parameters "
-        "than FitNet and Highway networks of a similar error. The paper says so in words; here is "
-        "the picture.",
-        ("residual reproduce figure-cost",),
-        sources=COMPARED,
-    ),
     "table7": Claim(
         "Table 7: detection on PASCAL VOC",
         f"Faster R-CNN gains {_RES_7[0] - _VGG_7[0]:.1f} points of mAP on VOC 2007 and "

@@ -13,7 +13,7 @@ from residual.storage import write_whole
 
 DRAWN = (  # what is drawn from results
     *("table2", "table3", "table4", "table5", "figure4"),
-    *("table6", "figure1", "figure6", "figure7", "figure-cost"),
+    *("table6", "figure1", "figure6", "figure7"),
     *("table7", "table8", "table9", "table10", "table11"),
 )
 EARLY = (
