@@ -219,3 +219,15 @@ def test_a_rate_falls_and_the_log_is_in_order(run):
     lines = [json.loads(line) for line in (run[0] / "log.jsonl").read_text().splitlines()]
     assert all(a["step"] < b["step"] for a, b in pairwise(lines))
     assert lines[-1]["lr"] < lines[2]["lr"]
+
+
+def test_train_takes_a_detector_by_its_name(command, folder, run, tmp_path):
+    words = [*SMALL[:2], "--set", "shorter=64", *SMALL[4:]]  # --shorter-side is `detect train`'s
+    begin = ("train", "fasterrcnn-resnet18", "--data", folder, "--steps", 6, *words)
+    answer = command(*begin, "--out", tmp_path / "run", "--json")
+    assert answer.status == 0, answer.err
+    assert answer.json["weights_sha256"] == run[1]["weights_sha256"]
+    refused = command(*begin, "--out", tmp_path / "other", "--balance", "sampler")
+    assert (
+        refused.status == 2 and "--balance is for networks that tell classes apart" in refused.err
+    )

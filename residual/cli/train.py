@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from residual.tasks.detection import recipe as detection
     from residual.training.recipe import Recipe
 
+DETECTOR = "fasterrcnn-"  # before the name of the network that a detector is made of
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard into the run, too.")
@@ -49,7 +50,12 @@ Tensorboard = Annotated[
 
 
 def train(
-    network: Annotated[str, typer.Argument(help="The network's name: see `residual networks`.")],
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="The network's name: see `residual networks`; or fasterrcnn-resnet50 and the like."
+        ),
+    ],
     data: Data_ = "digits",
     recipe: Annotated[
         str,
@@ -121,6 +127,17 @@ def train(
     from residual.tasks.classification.training import found_again, from_weights
 
     name = data or "digits"
+    if network.startswith(DETECTOR):
+        of_classes_alone = {"--teacher": teacher, "--balance": balance, "--test-curve": test_curve}
+        train_detector(
+            of_classes_alone,
+            network=network.removeprefix(DETECTOR), data=Path(name), recipe=recipe, steps=steps,
+            set_=set_, seed=seed, weights=weights, bad_images=bad_images, out=out,
+            checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, root=root,
+            device=device, threads=threads, workers=workers, deterministic=deterministic,
+            precision="float32" if precision == "auto" else precision, as_json=as_json,
+        )  # fmt: skip
+        return
     assignments = [f"balance={balance}"] if balance else []
     assignments += [f"bad_images={bad_images}"] if bad_images else []
     usual = usual_recipe(network, name, recipe, steps)
@@ -144,6 +161,17 @@ def train(
         run = world.first(lambda: begun(own, *rest))
         care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
         run_training(run, chosen.steps, of_classes(run, pictures), care)
+
+
+def train_detector(of_classes_alone: dict[str, Any], **options: Any) -> None:
+    """The same as `residual detect train`. Some options have a meaning for classes alone."""
+    from residual.cli import detect
+
+    with wrong_usage():
+        for option, value in of_classes_alone.items():
+            if value:
+                raise ValueError(f"{option} is for networks that tell classes apart, not detectors")
+    detect.train(**options)
 
 
 def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | None:
