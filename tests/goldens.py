@@ -4,7 +4,8 @@
 
 OLD and NEW are checkouts. Every command of the table below runs in both, on the same machine, with
 the same made pictures and one thread; exit statuses, JSON, results, logs, recipes, checkpoints and
-exported files are compared. What must differ (times, speeds, versions) is left out.
+exported files are compared. What must differ (times, speeds, versions) is left out. The newer also
+goes on with what the older has begun.
 """
 
 import argparse
@@ -61,7 +62,6 @@ JOBS: dict[str, list[str]] = {
         "export run --out run.onnx --threads 1",
         "export run --format safetensors --out run.safetensors",
         "predict run photos/val/a/0.jpg --json --threads 1",
-        "predict run.onnx photos/val/a/0.jpg --json --threads 1",
     ],
     "two processes": [
         f"torchrun train resnet8 {SMALL} --steps 6 {EXACT} --json --out run",
@@ -90,7 +90,7 @@ JOBS: dict[str, list[str]] = {
         f"train resnet50-v1.5 --recipe modern {PHOTOS} --set mixup=0.2 --set repeats=1 "
         "--json --out modern",
         "export scale --out scale.onnx --threads 1",
-        "predict scale.onnx photos/val/a/0.jpg photos/val/b/1.jpg --json --threads 1",
+        "predict scale photos/val/a/0.jpg photos/val/b/1.jpg --json --threads 1",
         "data check photos --json",
     ],
     "vgg": [f"train vgg16 {FEW} --json --out run"],
@@ -181,6 +181,8 @@ def left(folder: Path) -> Iterator[tuple[str, Any]]:
                 yield f"{run.name}/{name}", content(run / name)
         checkpoints = sorted((run / "checkpoints").glob("*.safetensors"))
         yield f"{run.name}, last checkpoint", content(checkpoints[-1])
+    for file in sorted([*folder.glob("*.onnx"), *folder.glob("*.safetensors")]):
+        yield file.name, content(file)
 
 
 def do(checkout: Path, folder: Path, words: str) -> tuple[int, str]:
@@ -208,36 +210,39 @@ def do(checkout: Path, folder: Path, words: str) -> tuple[int, str]:
     return process.returncode, "" if kind == "stop" else printed
 
 
-def outcome(checkout: Path, folder: Path, job: str) -> dict[str, Any]:
-    """All that a job leaves."""
+def outcome(trains: Path, continues: Path, folder: Path, job: str) -> dict[str, Any]:
+    """All that a job leaves, where one checkout trains, and one does the rest with the runs."""
     found: dict[str, Any] = {}
     for words in JOBS[job]:
+        checkout = trains if "train " in words else continues
         status, printed = do(checkout, folder, words)
         found[words] = {"status": status, "printed": spoken(printed)}
     return found | dict(left(folder))
 
 
 def compared(old: Path, new: Path, job: str) -> list[str]:
-    """What differs between two checkouts in a job, and what failed in the older."""
+    """What differs between two checkouts in a job, or where the newer goes on with runs of the
+    older; and what failed in the older."""
     with tempfile.TemporaryDirectory() as scratch:
         sides = []
-        for side, checkout in (("old", old), ("new", new)):
+        for side, *checkouts in (("old", old, old), ("new", new, new), ("both", old, new)):
             folder = Path(scratch) / side
             draw_photographs(folder / "photos")
             draw_voc(folder / "boxes", n=4)
-            sides.append(outcome(checkout, folder, job))
-        before, after = sides
+            sides.append(outcome(*checkouts, folder, job))
+        before, *others = sides
         wrong = [
             f"{words}: ended with {each['status']}: {(Path(scratch) / 'old/stderr').read_text()}"
             for words, each in before.items()
             if isinstance(each, dict) and each.get("status") and not words.startswith("stop")
         ]
-    keys = [*before, *(key for key in after if key not in before)]
-    return wrong + [
-        f"{key}:\n    {json.dumps(before.get(key))[:400]}\n    {json.dumps(after.get(key))[:400]}"
-        for key in keys
-        if before.get(key) != after.get(key)
-    ]
+    for name, after in zip(("new", "old runs"), others, strict=True):
+        wrong += [
+            f"{name}, {key}:\n    {json.dumps(before.get(key))}\n    {json.dumps(after.get(key))}"
+            for key in before | after
+            if before.get(key) != after.get(key)
+        ]
+    return wrong
 
 
 def main() -> None:
@@ -252,7 +257,7 @@ def main() -> None:
         for job, wrong in zip(
             options.jobs, pool.map(lambda job: compared(old, new, job), options.jobs), strict=True
         ):
-            print(f"{job}: {'; '.join(wrong) or 'equal'}", flush=True)
+            print(f"{job}: {'; '.join(each[:1000] for each in wrong) or 'equal'}", flush=True)
             differing += bool(wrong)
     raise SystemExit(differing > 0)
 
