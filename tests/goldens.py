@@ -44,7 +44,7 @@ BOXES = (
 )
 VOLATILE = {
     *("seconds", "images_per_second", "peak_memory_bytes", "finished", "versions", "hardware"),
-    *("waited", "waiting", "load", "train_seconds", "boxes_per_second", "checksum", "tally"),
+    *("waited", "waiting", "load", "pictures_per_second", "checksum", "tally"),
 }
 # Name -> commands, one after another in one folder. `resume` ones follow an interruption.
 JOBS: dict[str, list[str]] = {
@@ -237,12 +237,20 @@ def compared(old: Path, new: Path, job: str) -> list[str]:
             if isinstance(each, dict) and each.get("status") and not words.startswith("stop")
         ]
     for name, after in zip(("new", "old runs"), others, strict=True):
-        wrong += [
-            f"{name}, {key}:\n    {json.dumps(before.get(key))}\n    {json.dumps(after.get(key))}"
-            for key in before | after
-            if before.get(key) != after.get(key)
-        ]
+        wrong += [f"{name}, {each}" for each in differences(before, after)]
     return wrong
+
+
+def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
+    """Where two values of JSON differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one | other:
+            yield from differences(one.get(key), other.get(key), f"{where}/{key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for n, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{where}/{n}")
+    elif one != other:
+        yield f"{where}: {one!r:.200} and {other!r:.200}"
 
 
 def main() -> None:
@@ -257,7 +265,7 @@ def main() -> None:
         for job, wrong in zip(
             options.jobs, pool.map(lambda job: compared(old, new, job), options.jobs), strict=True
         ):
-            print(f"{job}: {'; '.join(each[:1000] for each in wrong) or 'equal'}", flush=True)
+            print(f"{job}: {'; '.join(wrong) or 'equal'}", flush=True)
             differing += bool(wrong)
     raise SystemExit(differing > 0)
 

@@ -227,7 +227,7 @@ class Session:
 
         def write() -> dict[str, Any]:
             log = folder.read_log(self.context.run / "log.jsonl")
-            result = self._common(log) | found | {"skipped": skipped}
+            result = found | self._common(log) | {"skipped": skipped}
             for name, content in files.items():
                 write_json(self.context.run / name, content)
             write_json(self.context.run / "result.json", result)
