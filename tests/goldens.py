@@ -42,6 +42,7 @@ BOXES = (
     "--set candidates=300 --set proposals=50 --set regions=8 --set anchors=16 --set lr=0.005 "
     f"{EXACT} --json"
 )
+GROUPED = "--set norm=group --set fixed=2"
 VOLATILE = {
     *("seconds", "images_per_second", "peak_memory_bytes", "finished", "versions", "hardware"),
     *("waited", "waiting", "load", "pictures_per_second", "checksum", "tally"),
@@ -81,7 +82,7 @@ JOBS: dict[str, list[str]] = {
         f"--steps 3 {EXACT} --json --out white",
     ],
     "photographs": [
-        f"train resnet18 --recipe imagenet {PHOTOS} --json --out scale",
+        f"train resnet18 --recipe imagenet {PHOTOS} --set scales=64,96 --json --out scale",
         f"train resnet18 --recipe imagenet {PHOTOS} --set crop=aspect --set colour=0.1 "
         "--json --out aspect",
         "evaluate scale --protocol 10crop --json --threads 1",
@@ -116,9 +117,9 @@ JOBS: dict[str, list[str]] = {
         "detect evaluate scratch --refine --json --threads 1",
         "detect predict scratch boxes/JPEGImages/test000.jpg --json --threads 1",
         "export scratch --out scratch.onnx --threads 1",
-        f"detect train resnet18 --recipe voc07 --weights scratch --set fixed=2 {BOXES} --steps 4 "
+        f"detect train resnet18 --recipe voc07 --weights scratch {GROUPED} {BOXES} --steps 4 "
         "--out joint",
-        f"detect train resnet18 --recipe voc07-alternating --weights scratch --set fixed=2 {BOXES} "
+        f"detect train resnet18 --recipe voc07-alternating --weights scratch {GROUPED} {BOXES} "
         "--steps 8 --out alternating",
         f"torchrun detect train resnet18 --recipe scratch {BOXES} --set batch=2 --steps 4 "
         "--out both",
@@ -150,11 +151,11 @@ def lasting(value: Any) -> Any:
 
 
 def spoken(text: str) -> Any:
-    """What a command prints: JSON where it is some, else the lines without their numbers' units."""
+    """What a command prints: JSON where it is some, else the words without their numbers."""
     try:
         return lasting(json.loads(text))
     except ValueError:
-        return re.sub(r"[\d,.]+ (s|images/s|ms|m|h)\b", "TIME", text)
+        return re.sub(r"[\d,.]+(e[-+]\d+)?", "#", text).split()
 
 
 def content(file: Path) -> Any:
@@ -180,7 +181,8 @@ def left(folder: Path) -> Iterator[tuple[str, Any]]:
             if (run / name).exists():
                 yield f"{run.name}/{name}", content(run / name)
         checkpoints = sorted((run / "checkpoints").glob("*.safetensors"))
-        yield f"{run.name}, last checkpoint", content(checkpoints[-1])
+        for last in checkpoints[-1:]:
+            yield f"{run.name}, last checkpoint", content(last)
     for file in sorted([*folder.glob("*.onnx"), *folder.glob("*.safetensors")]):
         yield file.name, content(file)
 
