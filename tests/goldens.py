@@ -33,9 +33,7 @@ from PIL import Image
 
 EXACT = "--threads 1 --precision float32 --workers 1"
 SMALL = "--set batch=16 --set norm_group=8"
-PHOTOS = (
-    f"--data photos --set size=64 --set scales=64,96 --set shorter=72 {SMALL} --steps 2 {EXACT}"
-)
+PHOTOS = f"--data photos --set size=64 --set shorter=72 {SMALL} --steps 2 {EXACT}"
 FEW = "--data photos --set batch=2 --set norm_group=2 --steps 1 {EXACT}".replace("{EXACT}", EXACT)
 BOXES = (
     "--data boxes --shorter-side 64 --set bins=3 --set scales=16,32 --set smallest=4 "
