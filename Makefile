@@ -5,12 +5,12 @@ BIN := .venv/bin
 .PHONY: demo test test-cloud endurance fuzz check format results clean
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv  # a second Python over the first makes a mixture
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
 .venv-cloud/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-cloud
+	test -x .venv-cloud/bin/python || $(PYTHON) -m venv .venv-cloud
 	.venv-cloud/bin/pip install --quiet --editable '.[dev,cloud]' 'moto[server]>=5'
 	touch $@
 

@@ -24,7 +24,7 @@ from residual.models.resnet import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
 from residual.storage import FORMAT, write_json
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import Recipe, with_steps
 from residual.training.values import to_json
 

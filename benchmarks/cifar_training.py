@@ -30,7 +30,7 @@ from residual.data.datasets import Data, Images, small
 from residual.device import ComputeConfig, setting
 from residual.models.resnet import build
 from residual.storage import write_json
-from residual.tasks.classification.training import advance, begin, recipe_for
+from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.training.task import RunOptions
 
 NETWORKS = ("resnet20", "resnet56")

@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.sides import record
 from residual.device import setting
 from residual.storage import write_json
-from residual.tasks.detection import loader, loop, training
+from residual.tasks.detection import loader, loop, train
 from residual.tasks.detection.evaluate import Work, judge
 from residual.tasks.detection.examples import Data
 from residual.tasks.detection.faster_rcnn import Detector, FixedConvNorm, build
@@ -80,7 +80,7 @@ def main() -> None:
     how.apply()
     changes: dict[str, Any] = dict(map(parsed, options.set))
     recipe = replace(with_steps(SCRATCH, options.steps), network=options.network, **changes)
-    data = training.load(options.folder, recipe)
+    data = train.load(options.folder, recipe)
     found = {"group": trained(recipe, data, how)}
     with moving():
         found["batch"] = trained(replace(recipe, norm="frozen"), data, how)

@@ -31,7 +31,7 @@ from residual.models.baselines.layers import drawn
 from residual.models.registry import BASELINES, build
 from residual.storage import write_json
 from residual.tasks.classification import loop
-from residual.tasks.classification.training import recipe_for, takes_photographs
+from residual.tasks.classification.train import recipe_for, takes_photographs
 from residual.training.recipe import Recipe
 
 PICTURES = 32

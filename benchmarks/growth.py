@@ -29,7 +29,7 @@ from residual.launch import join, leave
 from residual.models.resnet import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 
 KINDS = {"training": "imagenet", "fine-tuning": "finetune"}  # and whose recipe it is
 AXES = {"batch": "images of a step", "depth": "layers", "size": "pixels on a side",

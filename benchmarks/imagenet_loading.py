@@ -31,7 +31,7 @@ from residual.data.sources import DEFAULT_ROOT, load
 from residual.preparation.pack import How, pack
 from residual.storage import write_json
 from residual.tasks.classification import loader
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 
 BATCH = 64
 DRAWS = 1_000

@@ -24,7 +24,7 @@ from residual.device import ComputeConfig, setting
 from residual.models.resnet import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 
 SIDES = ("torchvision", "timm", "ours")
 WARM_UP = 3  # steps that are not counted

@@ -31,7 +31,7 @@ from residual.data.digits import digits
 from residual.device import ComputeConfig, setting
 from residual.models.resnet import build
 from residual.storage import write_json
-from residual.tasks.classification.training import advance, begin, recipe_for
+from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.training.recipe import with_steps
 from residual.training.task import RunOptions
 

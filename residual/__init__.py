@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from residual.models.registry import build as build
     from residual.runs.load import load as load
     from residual.tasks.classification.evaluate import evaluate as evaluate
-    from residual.tasks.classification.training import train as train
+    from residual.tasks.classification.train import train as train
 
 # GNU OpenMP reads these when torch is loaded. By default its threads spin for 300,000 turns while
 # they wait for one another, and beside other work that takes most of a training's speed
@@ -25,7 +25,7 @@ VERBS = {
     "evaluate": "residual.tasks.classification.evaluate",
     "load": "residual.runs.load",
     "predict": "residual.export.predict",
-    "train": "residual.tasks.classification.training",
+    "train": "residual.tasks.classification.train",
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from residual.cli.benchmark import duration
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 
 
 def test_each_setting_worth_a_trial_is_measured_in_training(command):

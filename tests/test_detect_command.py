@@ -16,7 +16,7 @@ from test_processes import side_by_side
 
 from residual.runs.folder import writing
 from residual.tasks.detection import load
-from residual.tasks.detection import training as running
+from residual.tasks.detection import train as running
 from residual.training.task import RunOptions
 
 SMALL = (

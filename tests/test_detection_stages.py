@@ -11,7 +11,7 @@ from residual.device import ComputeConfig
 from residual.models.registry import build
 from residual.runs.load import load as loaded
 from residual.runs.load import with_preprocessing
-from residual.tasks.detection import loader, phases, training
+from residual.tasks.detection import loader, phases, train
 from residual.tasks.detection import loop as learning
 from residual.tasks.detection.recipe import VOC07, VOC07_ALTERNATING
 from residual.training import checkpoint
@@ -85,19 +85,19 @@ def test_an_alternating_training_that_stopped_ends_as_one_that_did_not(tmp_path,
         tensors = {f"net.{name}": each for name, each in state.items()}
         checkpoint.save(file, *with_preprocessing(tensors, header, before))
         begin = loaded(file)
-        recipe = training.from_weights(recipe, begin)
-    data, how = training.load(folder, recipe), ComputeConfig(threads=1)
+        recipe = train.from_weights(recipe, begin)
+    data, how = train.load(folder, recipe), ComputeConfig(threads=1)
     ends = []
     for stop in (0, *stops):
         run = tmp_path / f"{stop}"
-        training.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
+        train.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
         taken: list[int] = []
         watch = RunOptions(60, stop=lambda taken=taken, stop=stop: len(taken) == stop - 1)
         try:
-            for moment in training.advance(run, data, watch):
+            for moment in train.advance(run, data, watch):
                 taken.append(moment.step)
         except Stopped:
-            *_, moment = training.advance(run, data, RunOptions())
+            *_, moment = train.advance(run, data, RunOptions())
         assert bool(stop) == (len(taken) < 12)
         ends.append(moment.result["weights_sha256"])
     assert len(set(ends)) == 1

@@ -9,7 +9,7 @@ from torch import nn
 
 from residual.device import ComputeConfig
 from residual.tasks.detection.faster_rcnn import build, in_one
-from residual.tasks.detection.training import check
+from residual.tasks.detection.train import check
 
 
 def test_a_convolution_and_its_fixed_map_in_one_give_the_same_numbers_and_gradients():

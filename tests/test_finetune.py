@@ -19,7 +19,7 @@ from residual.runs.load import load
 from residual.tasks.classification.early_stopping import EarlyStopping
 from residual.tasks.classification.inference import Judged, Work, judged
 from residual.tasks.classification.metrics import Count
-from residual.tasks.classification.training import advance, begin, from_weights
+from residual.tasks.classification.train import advance, begin, from_weights
 from residual.training import checkpoint
 from residual.training.recipe import RECIPES
 from residual.training.task import RunOptions

@@ -24,7 +24,7 @@ from residual.storage import json_text
 from residual.tasks.classification.evaluate import judge as judged
 from residual.tasks.classification.inference import Work as Answering
 from residual.tasks.classification.protocols import PROTOCOLS
-from residual.tasks.classification.training import advance
+from residual.tasks.classification.train import advance
 from residual.tasks.detection.evaluate import Work, judge
 from residual.tasks.detection.examples import Example, Scenes
 from residual.tasks.detection.predict import finder

@@ -19,7 +19,7 @@ from residual.runs.load import load
 from residual.tasks.classification import distillation, loop
 from residual.tasks.classification.baseline_recipes import RECIPES
 from residual.tasks.classification.losses import summed
-from residual.tasks.classification.training import advance, begin
+from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import guidance
 from residual.training.task import RunOptions

@@ -12,8 +12,8 @@ from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.data.rng import hashed, order
 from residual.device import ComputeConfig
-from residual.tasks.classification.training import advance, begin, recipe_for
-from residual.tasks.detection import training
+from residual.tasks.classification.train import advance, begin, recipe_for
+from residual.tasks.detection import train
 from residual.tasks.detection.boxes import overlaps
 from residual.tasks.detection.losses import losses
 from residual.tasks.detection.recipe import Testing as Asking
@@ -77,17 +77,17 @@ def test_the_losses_and_boxes_of_a_detector_are_those_of_a_processor():
 
 def test_a_detector_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path):
     recipe = replace(SMALL, pooling="align", steps=8)
-    data = training.load(draw_voc(tmp_path / "made"), recipe)
+    data = train.load(draw_voc(tmp_path / "made"), recipe)
     how = ComputeConfig("cuda", threads=1, deterministic=True)
     where = {"where": str(tmp_path / "made"), "root": ""}
     ends = []
     for name, stop_at in (("whole", 0), ("parts", 3)):
-        training.begin(tmp_path / name, recipe, data, where, how)
+        train.begin(tmp_path / name, recipe, data, where, how)
         asked_ = iter(range(1, 100))
         watch = RunOptions(60, stop=lambda asked=asked_, at=stop_at: next(asked) == at)
         try:
-            moments = list(training.advance(tmp_path / name, data, watch))
+            moments = list(train.advance(tmp_path / name, data, watch))
         except Stopped:
-            moments = list(training.advance(tmp_path / name, data, RunOptions()))
+            moments = list(train.advance(tmp_path / name, data, RunOptions()))
         ends.append(moments[-1].result["weights_sha256"])
     assert ends[0] == ends[1]

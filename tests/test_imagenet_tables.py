@@ -15,7 +15,7 @@ from residual.reproduction import figure4, figure6, paper, table2, table3, table
 from residual.reproduction.evaluations import ENSEMBLE, MODELS, TOGETHER, ensemble_file
 from residual.reproduction.experiments import IMAGENET, Experiment, budgets, kept
 from residual.tasks.classification.protocols import PROTOCOLS
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import with_steps
 from residual.training.values import to_json
 

@@ -17,7 +17,7 @@ from residual.data.datasets import (
     held_out,
 )
 from residual.data.sources import load
-from residual.tasks.classification.training import check, recipe_for
+from residual.tasks.classification.train import check, recipe_for
 
 
 def some(n: int, classes: int = 10) -> Images:

@@ -19,7 +19,7 @@ from residual.data.loader import Place
 from residual.models.resnet import build
 from residual.tasks.classification.loader import batches, preprocessing
 from residual.tasks.classification.loop import start, train
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 
 SHARED = os.environ.get("RESIDUAL_SHARED", "")
 needs_shared = pytest.mark.skipif(not SHARED, reason="needs RESIDUAL_SHARED: the 200 photographs")

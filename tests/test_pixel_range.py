@@ -11,7 +11,7 @@ from residual.models.baselines import prelu_net
 from residual.models.registry import build, specify
 from residual.runs.load import load, with_preprocessing
 from residual.tasks.classification.loader import batches, preprocessing
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 from residual.tasks.detection import loader as detection_supply
 from residual.training import checkpoint
 

@@ -25,7 +25,7 @@ from residual.reproduction.claims import CLAIMS
 from residual.reproduction.document import documents, excerpt, pages, readme
 from residual.reproduction.experiments import Experiment, budgets, kept, recipes, slug
 from residual.reproduction.spread import Spread, markdown
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import from_json, with_steps
 from residual.training.values import to_json
 

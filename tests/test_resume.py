@@ -18,7 +18,7 @@ from conftest import EXACT, FORK
 from residual.data.digits import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
-from residual.tasks.classification.training import advance, begin
+from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import DIGITS
 from residual.training.task import RunOptions

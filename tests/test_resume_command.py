@@ -12,7 +12,7 @@ from conftest import EXACT, draw_pictures
 from residual.data.sources import load
 from residual.device import ComputeConfig
 from residual.runs import folder
-from residual.tasks.classification.training import advance, begin
+from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
 from residual.training.recipe import CIFAR
 from residual.training.task import RunOptions

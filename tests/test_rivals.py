@@ -14,7 +14,7 @@ from residual.models.registry import BASELINES, build, classifiers, outline, out
 from residual.models.resnet import build as build_residual
 from residual.tasks.classification import loop
 from residual.tasks.classification.baseline_recipes import RECIPES, recipe_of
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 
 # The reading that we took where sources contradict one another, and its exact count.
 PARAMETERS = {

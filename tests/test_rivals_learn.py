@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from residual.models.baselines.layers import drawn
 from residual.models.registry import BASELINES, build
 from residual.tasks.classification import loop
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 from residual.training import checkpoint
 from residual.training.recipe import Recipe
 

@@ -14,7 +14,7 @@ from residual.cli import train as train_command
 from residual.data.digits import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
-from residual.tasks.classification.training import advance, recipe_for, train
+from residual.tasks.classification.train import advance, recipe_for, train
 from residual.training.task import RunOptions
 from residual.training.values import to_json
 

@@ -17,7 +17,7 @@ from residual.device import ComputeConfig
 from residual.runs import folder, resume
 from residual.runs.load import load
 from residual.tasks.classification import loader
-from residual.tasks.classification.training import advance, begin, check, recipe_for, train
+from residual.tasks.classification.train import advance, begin, check, recipe_for, train
 from residual.training import checkpoint, task
 from residual.training.meter import Diverged
 from residual.training.recipe import DIGITS, Recipe

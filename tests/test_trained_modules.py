@@ -12,7 +12,7 @@ from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
 from residual.models.registry import build
 from residual.tasks.classification.loop import start, train
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 from residual.training.checkpoint import weights_sha256
 from residual.training.loop import Step
 from residual.training.recipe import changed

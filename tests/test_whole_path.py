@@ -13,7 +13,7 @@ from residual.models.resnet import build
 from residual.runs.session import RunContext, Session
 from residual.storage import read_json
 from residual.tasks.classification.task import Classification
-from residual.tasks.classification.training import begin, recipe_for, train
+from residual.tasks.classification.train import begin, recipe_for, train
 from residual.training.task import RunOptions
 
 SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)

@@ -44,7 +44,7 @@ def train(
     from residual.models.registry import specify
     from residual.tasks.classification.autotune import candidates, paying, seconds_per_step
     from residual.tasks.classification.loader import crop_size
-    from residual.tasks.classification.training import recipe_for
+    from residual.tasks.classification.train import recipe_for
 
     with wrong_usage():
         how = setting_before_trial(device, threads)
@@ -138,7 +138,7 @@ def data(
     from residual.tasks.classification.autotune import candidates
     from residual.tasks.classification.checks import check
     from residual.tasks.classification.throughput import Bench, stages, verdict
-    from residual.tasks.classification.training import recipe_for, takes_photographs
+    from residual.tasks.classification.train import recipe_for, takes_photographs
 
     how = setting_of(device, threads, precision, False)
     with wrong_usage():

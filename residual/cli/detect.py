@@ -22,14 +22,14 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
+from residual.cli.progress import Advance, ProgressOptions, joined, run_training
 from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run, restarted
-from residual.cli.watching import Advance, ProgressOptions, joined, run_training
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
     from residual.tasks.detection.examples import Data
     from residual.tasks.detection.recipe import Recipe
-    from residual.tasks.detection.training import Beginning
+    from residual.tasks.detection.train import Beginning
 
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[
@@ -88,7 +88,7 @@ def train(
     Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
     """
     from residual.tasks.detection.datasets import form
-    from residual.tasks.detection.training import (
+    from residual.tasks.detection.train import (
         begin,
         check,
         check_effects,
@@ -145,7 +145,7 @@ def again(
 ) -> "tuple[int, Data, Callable[[Path], Advance]]":
     """Of a run its steps, its data, and how it goes on."""
     from residual.tasks.detection.load import recipe_of as recipe_in
-    from residual.tasks.detection.training import load
+    from residual.tasks.detection.train import load
 
     recipe, classes = recipe_in(run), tuple(read_json(run / "classes.json"))
     pictures = load(Path(where["where"]), recipe, classes)
@@ -154,7 +154,7 @@ def again(
 
 def of_detector(run: Path, pictures: "Data") -> Advance:
     """The steps of a detector's run."""
-    from residual.tasks.detection.training import advance
+    from residual.tasks.detection.train import advance
 
     return lambda watch: advance(run, pictures, watch)
 
@@ -164,7 +164,7 @@ def recipe_of(
 ) -> "Recipe":
     """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
     from residual.tasks.detection.recipe import parsed, with_steps
-    from residual.tasks.detection.training import recipe_for
+    from residual.tasks.detection.train import recipe_for
 
     with wrong_usage():
         recipe = recipe_for(network, name, sort)

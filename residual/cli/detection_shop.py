@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from residual.cli.detect import of_detector
-from residual.cli.watching import ProgressOptions, with_progress
+from residual.cli.progress import ProgressOptions, with_progress
 from residual.cli.workshop import Place
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[
     from residual.distributed import here
     from residual.reproduction.detectors import Made
     from residual.tasks.detection.examples import Data
-    from residual.tasks.detection.training import check, load
+    from residual.tasks.detection.train import check, load
 
     folder = Path(place.name).expanduser()
     begun = {net.network: net for net in map(opened, weights)}
@@ -89,7 +89,7 @@ def opened(path: Path) -> "Trained":
 
 def begun_with(each: "Detection", begun: "dict[str, Trained]") -> Any:
     """The recipe, with the weights that it begins with, where there are some for its network."""
-    from residual.tasks.detection.training import from_weights
+    from residual.tasks.detection.train import from_weights
 
     own = begun.get(each.recipe.network)
     return from_weights(each.recipe, own) if own and each.recipe.norm == "frozen" else each.recipe
@@ -99,7 +99,7 @@ def train(made: "Made", seed: int, data: Any, place: Place, begun: "dict[str, Tr
     """A finished run: made, or gone on with, unless it is there."""
     from residual.distributed import here
     from residual.reproduction.detectors import keep
-    from residual.tasks.detection.training import begin
+    from residual.tasks.detection.train import begin
 
     run, recipe = place.runs / made.run(seed), made.member(seed)
     start = begun.get(recipe.network) if recipe.start else None

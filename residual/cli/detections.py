@@ -18,7 +18,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import joined
+from residual.cli.progress import joined
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:

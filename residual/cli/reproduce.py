@@ -19,7 +19,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import joined
+from residual.cli.progress import joined
 from residual.cli.workshop import Place, Workshop
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def made(
 
     Only what is `fitting`: of `all`, ImageNet's tables are for photographs, CIFAR-10's for others.
     """
-    from residual.tasks.classification.training import takes_photographs
+    from residual.tasks.classification.train import takes_photographs
 
     photographs = fitting and place.has_photographs()
     used: dict[str, str] = {}

@@ -25,7 +25,7 @@ from residual.cli.options import (
     setting_of,
     wrong_usage,
 )
-from residual.cli.watching import (
+from residual.cli.progress import (
     Advance,
     ProgressOptions,
     finished,
@@ -124,7 +124,7 @@ def train(
     from residual.device import setting_before_trial
     from residual.tasks.classification.checks import check_effects
     from residual.tasks.classification.distillation import check, teacher_in, with_teacher
-    from residual.tasks.classification.training import found_again, from_weights
+    from residual.tasks.classification.train import found_again, from_weights
 
     name = data or "digits"
     if network.startswith(DETECTOR):
@@ -195,7 +195,7 @@ def restarted() -> bool:
 
 def begun(run: Path | None, *rest: Any) -> Path:
     """Make the run, unless a first attempt of the same job has made it."""
-    from residual.tasks.classification.training import begin
+    from residual.tasks.classification.train import begin
 
     if restarted() and run and (run / "recipe.json").exists():
         return run
@@ -214,7 +214,7 @@ def beginning_of(weights: str | None, root: Path) -> "Trained | None":
 def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":
     """The data, as the network of a recipe looks at it."""
     from residual.models.registry import specify
-    from residual.tasks.classification.training import takes_photographs
+    from residual.tasks.classification.train import takes_photographs
     from residual.tasks.detection.datasets import has_boxes
 
     if Path(name).is_dir() and has_boxes(Path(name)):
@@ -225,7 +225,7 @@ def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data
 
 def usual_recipe(network: str, data: str, name: str, steps: int | None) -> "Recipe":
     """The recipe before fields of it are set. What it cannot mean is a wrong command line."""
-    from residual.tasks.classification.training import recipe_for
+    from residual.tasks.classification.train import recipe_for
     from residual.training.recipe import with_steps
 
     with wrong_usage():
@@ -268,7 +268,7 @@ def resume(
     from residual.cli import detect
     from residual.runs import folder
     from residual.runs.resume import copied, data_there, exact, known_of, move, same_data
-    from residual.tasks.classification.training import found_again
+    from residual.tasks.classification.train import found_again
     from residual.tasks.detection.load import is_detection
 
     with joined() as world:
@@ -349,7 +349,7 @@ def statistics(
     Example: residual statistics runs/resnet50-1 --out resnet50.safetensors
     """
     from residual.tasks.classification.statistics import measured
-    from residual.tasks.classification.training import recipe_for
+    from residual.tasks.classification.train import recipe_for
 
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")

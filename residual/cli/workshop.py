@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from residual.cli.options import loaded
-from residual.cli.watching import ProgressOptions, asked_to_stop, of_classes, with_progress
+from residual.cli.progress import ProgressOptions, asked_to_stop, of_classes, with_progress
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
@@ -110,7 +110,7 @@ class Workshop:
 
     def _train(self, missing: "list[Experiment]") -> None:
         from residual.distributed import here
-        from residual.tasks.classification.training import found_again
+        from residual.tasks.classification.train import found_again
 
         place, where = self.place, found_again(self.place.name, self.place.root)
         if (side_by_side := here().first(lambda: self._side_by_side(missing))) > 1:

@@ -13,7 +13,7 @@ from residual.device import ComputeConfig
 from residual.models.complexity import cost
 from residual.models.registry import outline, specify
 from residual.storage import read_json, write_json
-from residual.tasks.classification.training import begin, recipe_for, takes_photographs
+from residual.tasks.classification.train import begin, recipe_for, takes_photographs
 from residual.training.recipe import CIFAR as CIFAR_RECIPE
 from residual.training.recipe import CROP, Recipe, from_json, with_steps
 from residual.training.recipe import IMAGENET as IMAGENET_RECIPE

@@ -12,7 +12,7 @@ from residual.distributed import here
 from residual.runs.load import Trained, with_preprocessing
 from residual.tasks.classification import loader
 from residual.tasks.classification.checks import check
-from residual.tasks.classification.training import recipe_for
+from residual.tasks.classification.train import recipe_for
 from residual.training import batchnorm, checkpoint
 from residual.training.values import to_json
 
