@@ -1,7 +1,12 @@
 """Section 3: the residual unit, its branches and its shortcuts (Eq. 1 and 2, Fig. 5, Table 3)."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Residual(nn.Module):
@@ -86,3 +91,13 @@ def shortcut(option: str, n_in: int, n_out: int, stride: int) -> nn.Module | Non
         case "C":
             return conv_bn(n_in, n_out, 1, stride)
     raise ValueError(f"no shortcut option {option!r}; the paper has plain, A, B and C")
+
+
+def replace_modules(
+    net: nn.Module, kind: type[Module], replacement: Callable[[Module], nn.Module]
+) -> None:
+    """Replace each module inside a network that is of exactly this class, in place."""
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if type(child) is kind:
+                setattr(parent, name, replacement(child))

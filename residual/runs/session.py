@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -283,7 +283,7 @@ def advance(
         exact(run, environment, config)
 
         def steps() -> Generator[Event]:
-            placed = ComputeConfig(**asdict(config) | {"processes": here().size})
+            placed = replace(config, processes=here().size)
             context = RunContext(run, environment, options, placed, here())
             session = Session(task_of(recipe, data, context), context)
             yield from session.notices()

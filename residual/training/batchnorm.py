@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residual.distributed import World
+from residual.models.blocks import replace_modules
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
@@ -40,12 +41,13 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 def ghost_norms(net: nn.Module) -> list[GhostBatchNorm2d]:
     """Replace each batch normalization inside a network, in place; weights, statistics, hooks and
     names stay."""
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
-                ghost = GhostBatchNorm2d(child.num_features, device="meta")
-                ghost.__dict__ |= child.__dict__
-                setattr(module, name, ghost)
+
+    def ghost(norm: nn.BatchNorm2d) -> GhostBatchNorm2d:
+        found = GhostBatchNorm2d(norm.num_features, device="meta")
+        found.__dict__ |= norm.__dict__
+        return found
+
+    replace_modules(net, nn.BatchNorm2d, ghost)
     return [module for module in net.modules() if isinstance(module, GhostBatchNorm2d)]
 
 

@@ -5,6 +5,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from residual.models.blocks import replace_modules
+
 
 class KeyedDropout(nn.Dropout):
     """Dropout that, while a training step is taken, draws its coins by a key. At any other time it
@@ -39,12 +41,13 @@ class Dropouts:
     def __init__(self, net: nn.Module, group: int, seed: int) -> None:
         self.group, self.seed = group, seed  # images of a group
         self.step, self.first = 0, 0  # of the training; and the number of the group that comes next
-        for module in list(net.modules()):
-            for name, child in module.named_children():
-                if type(child) is nn.Dropout:
-                    keyed = KeyedDropout(child.p)
-                    keyed.__dict__ |= child.__dict__
-                    setattr(module, name, keyed)
+
+        def keyed(dropout: nn.Dropout) -> KeyedDropout:
+            found = KeyedDropout(dropout.p)
+            found.__dict__ |= dropout.__dict__
+            return found
+
+        replace_modules(net, nn.Dropout, keyed)
         self.modules = [each for each in net.modules() if isinstance(each, KeyedDropout)]
 
     def begin(self, step: int) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residual.models.blocks import replace_modules
 from residual.models.registry import build as build_network
 from residual.models.registry import specify
 from residual.tasks.detection.boxes import RATIOS, STRIDE
@@ -109,12 +110,12 @@ class Detector(nn.Module):
 def in_one(net: nn.Module) -> nn.Module:
     """The same detector, in which a convolution and the fixed affine map behind it are computed as
     one: no map is kept between them, and none is passed over twice. Names and weights stay."""
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Sequential) and len(child) == 2:
-                conv, norm = child
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    setattr(module, name, FixedConvNorm(conv, norm))
+
+    def fixed(pair: nn.Sequential) -> nn.Sequential:
+        of_both = [type(each) for each in pair] == [nn.Conv2d, nn.BatchNorm2d]
+        return FixedConvNorm(*pair) if of_both else pair
+
+    replace_modules(net, nn.Sequential, fixed)
     return net
 
 
@@ -196,10 +197,7 @@ def out_of(parts: Sequence[nn.Module]) -> int:
 
 def grouped(net: nn.Module) -> None:
     """Group normalization of 32 groups (Wu and He 2018) in place of batch normalization."""
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.GroupNorm(32, child.num_features))
+    replace_modules(net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(32, norm.num_features))
 
 
 def drawn(module: nn.Module, deviation: float) -> None:
