@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from residual.cli.networks import specified
+from residual.cli.models import spec_named
 from residual.cli.options import CACHE, Root
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def convert(
     if network is None and weights is None:
         raise typer.BadParameter("say which network the weights are for with --network")
     if network is not None:
-        specified(network)
+        spec_named(network)
     if assume not in (None, "v1", "v1.5"):
         raise typer.BadParameter(f"--assume takes v1 or v1.5, not {assume!r}")
     if out.exists():

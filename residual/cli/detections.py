@@ -191,19 +191,19 @@ def predict(
 
     Example: residual detect predict runs/resnet101-1 street.jpg --out found
     """
-    from residual.cli.deploy import named, said
+    from residual.cli.export import image_paths, print_answers
     from residual.tasks.detection.predict import answers
 
     onnx = path.suffix == ".onnx"
     how = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
-    pictures = named(images)
+    pictures = image_paths(images)
     finding = exported if onnx else of_run
     find, classes = finding(path, least, (refine, multiscale), how)
     if out is not None:
         if out.exists() and not out.is_dir():
             raise FileExistsError(f"{out} is no folder; name one for the pictures with --out")
         out.mkdir(parents=True, exist_ok=True)
-    if said(answers(find, classes, pictures, least, out), as_json, one_picture):
+    if print_answers(answers(find, classes, pictures, least, out), as_json, one_picture):
         raise typer.Exit(1)
 
 

@@ -29,7 +29,7 @@ def networks(as_json: Json = False) -> None:
     if as_json:
         print(json_text(facts))
         return
-    show(
+    print_table(
         ["name", "input", "classes", "parameters", "multiply-adds", "the paper prints"],
         [
             [
@@ -57,7 +57,7 @@ def describe(
     from residual.models.registry import outline
     from residual.weights.convert import difference
 
-    spec = specified(network)
+    spec = spec_named(network)
     if compare is not None:
         with wrong_usage():
             pairs = difference(network, compare)
@@ -72,7 +72,9 @@ def describe(
         more = {"parameters_in_training": in_training, "readings": said}
         print(json_text(listed(spec.name) | more | {"layers": [asdict(row) for row in rows]}))
         return
-    show(["name", "kind", "output", "parameters", "multiply-adds"], [cells(row) for row in rows])
+    print_table(
+        ["name", "kind", "output", "parameters", "multiply-adds"], [cells(row) for row in rows]
+    )
     heads = f" ({in_training:,} in training)" if in_training > parameters else ""
     print(
         f"{spec.name} at {spec.input_size}x{spec.input_size}, {spec.classes} classes: "
@@ -93,7 +95,7 @@ def readings(network: str) -> list[str]:
     return [each.replace("**", "") for each in comments(source(network))]
 
 
-def specified(network: str) -> "Spec":
+def spec_named(network: str) -> "Spec":
     """A name from the command line, read; a wrong one is the command line's mistake."""
     from residual.models.registry import specify
 
@@ -185,7 +187,7 @@ def show_difference(network: str, library: str, pairs: "list[Pair]", as_json: bo
         print(json_text({"network": network, "library": library, "layers": rows}))
         return
     heads = ["kind", "output", "parameters", "multiply-adds"]
-    show(
+    print_table(
         ["", f"in {library}", "here", *(f"{head} (theirs | ours)" for head in heads)],
         [["*" if pair.differs else "", pair.theirs.name, *beside(pair)] for pair in pairs],
     )
@@ -199,7 +201,7 @@ def show_difference(network: str, library: str, pairs: "list[Pair]", as_json: bo
     )
 
 
-def show(heads: list[str], rows: list[list[str]]) -> None:
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
     """A table that is never cut: as wide as the terminal, or as it needs to be elsewhere."""
     from rich.console import Console
     from rich.table import Table

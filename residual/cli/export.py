@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.networks import show
+from residual.cli.models import print_table
 from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
 from residual.data.filenames import shown
 from residual.storage import json_text
@@ -50,17 +50,17 @@ def predict(
     if engine == "onnxruntime" and precision != "float32":
         raise typer.BadParameter("the engine onnxruntime computes in float32")
     how = setting_of(device, threads, precision, False)
-    pictures = named(images)
+    pictures = image_paths(images)
     name = engine if precision == "float32" else "torch"
     chosen = partial(engine_of, name=name, threads=how.threads)
     with how.applied(), how.autocast():
         found = answers(opened(path).placed(how), pictures, top, chosen)
-        failed = said(found, as_json, in_words)
+        failed = print_answers(found, as_json, in_words)
     if failed:
         raise typer.Exit(1)
 
 
-def said(
+def print_answers(
     answers: Iterable[dict[str, Any]], as_json: bool, in_words: Callable[[dict[str, Any]], str]
 ) -> bool:
     """Print answers as they come, or all as JSON, and whether one is missing."""
@@ -83,7 +83,7 @@ def in_words(answer: dict[str, Any]) -> str:
     return f"{shown(answer['image'])}: {labels}"
 
 
-def named(words: list[str]) -> Iterator[Path]:
+def image_paths(words: list[str]) -> Iterator[Path]:
     """The pictures that words name: files, all in a folder and below it, a pattern, or a list on
     stdin, which is read as it comes. Raises FileNotFoundError where a word names none."""
     from residual.data.filenames import lines_from
@@ -203,7 +203,7 @@ def show_parity(found: "list[Parity]") -> None:
         ]
         for row in found
     ]
-    show(heads, rows)
+    print_table(heads, rows)
 
 
 def show_detector_parity(found: "list[detector_check.Parity]") -> None:
@@ -217,7 +217,7 @@ def show_detector_parity(found: "list[detector_check.Parity]") -> None:
         ]
         for row in found
     ]
-    show([*heads, "torch", "ONNX Runtime"], rows)
+    print_table([*heads, "torch", "ONNX Runtime"], rows)
     if any(row.same < row.found for row in found):
         print(
             "Where fewer are found by both, regions are as good as equal, and the last bit of a "
