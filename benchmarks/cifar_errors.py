@@ -20,7 +20,7 @@ from residual.data.batches import per_pixel_mean
 from residual.data.datasets import Data, small
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.device import ComputeConfig, hardware
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
 from residual.storage import FORMAT, write_json

@@ -28,7 +28,7 @@ from benchmarks.sides import environment_of, record, tree_memory
 from residual.data.batches import per_pixel_mean
 from residual.data.datasets import Data, Images, small
 from residual.device import ComputeConfig, setting
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.training.task import RunOptions

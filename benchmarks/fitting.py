@@ -27,7 +27,7 @@ from residual.data.crops import Crops
 from residual.data.datasets import Data, Photographs
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.device import ComputeConfig, setting
-from residual.models.baselines.layers import drawn
+from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
 from residual.storage import write_json
 from residual.tasks.classification import loop
@@ -78,7 +78,7 @@ def attempt(
     torch.manual_seed(recipe.seed)
     net = build(name, int(labels.max()) + 1)
     if start == "he":
-        drawn(net, "he")
+        initialize(net, "he")
     elif start == "raised":
         nn.init.ones_(list(net.parameters())[-1])
     for module in net.modules():

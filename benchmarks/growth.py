@@ -26,7 +26,7 @@ from benchmarks.sides import record
 from residual.analysis.curves import bare, save
 from residual.device import setting
 from residual.launch import join, leave
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.train import recipe_for

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 from residual.device import ComputeConfig, setting
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.train import recipe_for

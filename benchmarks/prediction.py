@@ -34,7 +34,7 @@ def ours(network: str, threads: int) -> Answer:
 
     from residual.data.batches import Preprocessing
     from residual.export.engine import engine
-    from residual.models.resnet import build
+    from residual.models.registry import build
     from residual.runs.load import Trained
 
     before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224))
@@ -69,7 +69,7 @@ def product(network: str) -> Answer:
     import torch
 
     from residual.models.complexity import cost
-    from residual.models.resnet import build
+    from residual.models.registry import build
 
     _, multiply_adds = cost(build(f"{network}-v1.5"), 224)
     rows = round(multiply_adds / COLUMNS**2)

@@ -29,7 +29,7 @@ from residual.data.batches import per_pixel_mean
 from residual.data.datasets import small
 from residual.data.digits import digits
 from residual.device import ComputeConfig, setting
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.training.recipe import with_steps

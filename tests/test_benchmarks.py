@@ -20,7 +20,7 @@ from residual.data.datasets import Data, Images, Photographs
 from residual.data.digits import digits
 from residual.data.sources import load
 from residual.device import ComputeConfig
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.tasks.classification.throughput import Bench, Stage, decoding, verdict
 from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import Recipe, with_steps

@@ -5,15 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from residual.models.blocks import (
-    Pad,
-    Residual,
-    basic,
-    bottleneck,
-    bottleneck_v15,
-    conv_bn,
-    shortcut,
-)
+from residual.models.blocks import Pad, Residual, basic, bottleneck, conv_bn, shortcut
 
 
 def strides(branch: nn.Module) -> list[int]:
@@ -67,7 +59,7 @@ def test_a_bottleneck_narrows_works_and_widens():
 
 def test_the_papers_bottleneck_has_its_stride_in_the_first_1x1_and_the_later_one_in_the_3x3():
     assert strides(bottleneck(256, 512, 2)) == [2, 1, 1]
-    assert strides(bottleneck_v15(256, 512, 2)) == [1, 2, 1]
+    assert strides(bottleneck(256, 512, 2, v15=True)) == [1, 2, 1]
 
 
 @pytest.mark.parametrize(

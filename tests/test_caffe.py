@@ -11,7 +11,7 @@ from release import DRAW, Blobs, blob, caffemodel, drawn, theirs, units
 from torch import Tensor
 
 from residual.data.batches import Preprocessing
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.weights import caffe
 from residual.weights.convert import Conversion, convert
 from residual.weights.files import read

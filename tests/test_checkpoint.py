@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.tasks.classification.loop import Run, start, train
 from residual.training import checkpoint
 from residual.training.checkpoint import read, save, weights_sha256

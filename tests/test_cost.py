@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from residual.models.blocks import Residual, basic
-from residual.models.complexity import cost, layers, outline
-from residual.models.resnet import build, specify
+from residual.models.complexity import cost, layers
+from residual.models.registry import build, build_meta, model_spec
 from residual.reproduction import paper
 from residual.weights.convert import difference
 
@@ -45,7 +45,7 @@ CIFAR_B = {
 
 
 def cost_of(name: str) -> tuple[int, int]:
-    return cost(outline(name), specify(name).input_size)
+    return cost(build_meta(name), model_spec(name).input_size)
 
 
 @pytest.mark.parametrize("name", IMAGENET)
@@ -63,7 +63,7 @@ def test_a_cifar_network_has_these_parameters_and_multiply_adds(depth):
 
 @pytest.mark.parametrize("depth", CIFAR_B)
 def test_a_cifar_network_with_projections_has_these_parameters(depth):
-    net = outline(f"resnet{depth}-B")
+    net = build_meta(f"resnet{depth}-B")
     assert sum(parameter.numel() for parameter in net.parameters()) == CIFAR_B[depth]
 
 
@@ -86,7 +86,7 @@ def test_a_cifar_network_has_the_parameters_that_table_6_prints(depth):
 
 
 def test_a_layer_costs_what_counting_by_hand_gives():
-    first, norm, *_, pool, fc = layers(outline("resnet20"), 32)
+    first, norm, *_, pool, fc = layers(build_meta("resnet20"), 32)
     assert (first.name, first.kind, first.output) == ("conv1.0.0", "3x3 conv", (16, 32, 32))
     assert (first.parameters, first.multiply_adds) == (16 * 27, 16 * 27 * 32 * 32)
     assert (norm.kind, norm.parameters, norm.multiply_adds) == ("batch norm", 32, 0)
@@ -95,7 +95,7 @@ def test_a_layer_costs_what_counting_by_hand_gives():
 
 
 def test_layers_come_in_the_order_of_execution_with_sizes_of_table_1():
-    rows = {layer.name: layer.output for layer in layers(outline("resnet50"), 224)}
+    rows = {layer.name: layer.output for layer in layers(build_meta("resnet50"), 224)}
     assert rows["conv1.0.0"] == (64, 112, 112)
     assert rows["pool1"] == (64, 56, 56)
     assert rows["conv2_x.2.branch.4.1"] == (256, 56, 56)
@@ -108,7 +108,7 @@ def test_layers_come_in_the_order_of_execution_with_sizes_of_table_1():
 
 @pytest.mark.parametrize("name", ["plain20", "resnet20-B", "resnet18-C"])
 def test_shapes_alone_tell_what_a_real_pass_tells(name):
-    net, size = build(name).eval(), specify(name).input_size
+    net, size = build(name).eval(), model_spec(name).input_size
     seen = {}
     for key, module in net.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
@@ -116,7 +116,7 @@ def test_shapes_alone_tell_what_a_real_pass_tells(name):
                 lambda _, __, output, key=key: seen.update({key: tuple(output.shape[1:])})
             )
     net(torch.zeros(1, 3, size, size))
-    rows = {row.name: row.output for row in layers(outline(name), size) if row.parameters}
+    rows = {row.name: row.output for row in layers(build_meta(name), size) if row.parameters}
     assert list(rows.items()) == list(seen.items())
 
 
@@ -127,7 +127,7 @@ def test_counting_leaves_a_network_as_it_was_and_counts_the_same_again():
     before = {key: value.clone() for key, value in net.state_dict().items()}
     modes = [module.training for module in net.modules()]
     assert layers(net, 32) == layers(net, 32)
-    assert cost(net, 32) == cost(outline("resnet20"), 32)
+    assert cost(net, 32) == cost(build_meta("resnet20"), 32)
     assert [module.training for module in net.modules()] == modes
     assert not any(module._forward_hooks for module in net.modules())
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())

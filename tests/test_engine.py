@@ -11,7 +11,7 @@ from torch import nn
 from residual.data.batches import Preprocessing
 from residual.export.engine import by_onnxruntime, engine
 from residual.export.layers import folded
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.runs.load import Trained
 
 

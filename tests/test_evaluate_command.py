@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.training import checkpoint
 
 CLASSES = ("cat", "dog", "eel", "fox", "gnu", "hen", "ibis")

@@ -162,7 +162,7 @@ def test_networks_of_other_classes_or_sizes_make_no_ensemble(finished):
 
 def test_a_network_without_class_names_is_refused_where_the_number_of_classes_differs(finished):
     nameless = replace(load(finished), classes=None)
-    with pytest.raises(ValueError, match="resnet8 tells 10 classes apart, whose names are not"):
+    with pytest.raises(ValueError, match="resnet8 has 10 classes without names"):
         judge([nameless], in_part(digits(), *"01234"), None, ONE, WORK)
     assert judge([nameless], digits(), None, ONE, WORK).record["seen"] == 360
 

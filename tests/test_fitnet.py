@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from residual.data.batches import Preprocessing
 from residual.data.sources import load as pictures_of
 from residual.device import ComputeConfig
-from residual.models.baselines.layers import drawn
+from residual.models.baselines.layers import initialize
 from residual.models.registry import build
 from residual.runs import folder
 from residual.runs.load import load
@@ -69,9 +69,9 @@ def test_further_outputs_that_are_no_scores_cannot_count_as_scores():
 
 
 def student() -> nn.Module:
-    """Whose filters let a gradient through; drawn by its publication, it is too faint at first."""
+    """Whose filters let a gradient through; as published, it is too faint."""
     torch.manual_seed(0)
-    net = drawn(build("fitnet19", 3), "he")
+    net = initialize(build("fitnet19", 3), "he")
     for module in net.modules():
         if hasattr(module, "max_norm"):  # which none exceeds at first
             module.weight.data.copy_(torch.renorm(module.weight.data, 2, 0, 0.9 * module.max_norm))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.weights import convert as foreign
 from residual.weights.convert import convert
 from residual.weights.files import read

@@ -26,7 +26,7 @@ from residual.data.decode import decode, inspected
 from residual.data.filenames import lines_of
 from residual.data.packed import CONTENTS, contents
 from residual.data.partial_jpeg import Restarting
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.preparation.imagenet import told_by
 from residual.runs import folder
 from residual.runs.load import load

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.reproduction import figure4, figure6, paper, table2, table3, table4, table5, table6
 from residual.reproduction.evaluations import ENSEMBLE, MODELS, TOGETHER, ensemble_file
 from residual.reproduction.experiments import IMAGENET, Experiment, budgets, kept
@@ -76,7 +76,7 @@ def test_every_network_of_tables_3_and_4_is_one_that_we_have():
     for printed in (paper.TABLE_3, paper.TABLE_4):
         own = [model for model in printed if model.startswith(("ResNet", "plain"))]
         assert own and all(model in MODELS for model in own)
-        assert all(specify(MODELS[model]).name == MODELS[model] for model in own)
+        assert all(model_spec(MODELS[model]).name == MODELS[model] for model in own)
 
 
 def test_other_data_than_imagenet_is_no_equal_and_its_table_says_so():
@@ -141,7 +141,7 @@ def test_the_tables_share_their_trainings():
     alone = {"vgg19", "bn-inception"}  # in Table 4 only
     assert figure == two and {r for r in four if r.network not in alone} <= set(three)
     assert {r.network for r in set(two) & set(three)} == {"plain34", "resnet34-A"}
-    ours = [r for r in (*two, *three) if specify(r.network).family == "imagenet"]
+    ours = [r for r in (*two, *three) if model_spec(r.network).family == "imagenet"]
     assert {recipe.steps for recipe in ours} == {600_000}
     assert {r.network for r in table3.runs("photos", 9, 1, [50, 101])} == {"resnet50", "resnet101"}
 

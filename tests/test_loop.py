@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from residual.data.batches import Drawing, per_pixel_mean, training_batches
 from residual.data.digits import digits
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.tasks.classification.loop import Pass, start, train
 from residual.training.batchnorm import GhostBatchNorms
 from residual.training.recipe import CIFAR, Recipe, learning_rate

@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from residual.models.blocks import Residual
-from residual.models.complexity import outline
-from residual.models.resnet import NETWORKS, build, specify
+from residual.models.registry import build, build_meta, model_spec
+from residual.models.resnet import NETWORKS
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in outline(name).state_dict().items()}
+    return {key: tuple(value.shape) for key, value in build_meta(name).state_dict().items()}
 
 
 def projections(name: str) -> int:
-    units = [m for m in outline(name).modules() if isinstance(m, Residual)]
+    units = [m for m in build_meta(name).modules() if isinstance(m, Residual)]
     return sum(isinstance(unit.shortcut, nn.Sequential) for unit in units)
 
 
@@ -25,9 +25,9 @@ def projections(name: str) -> int:
 )
 def test_a_plain_net_differs_from_the_residual_one_in_its_shortcuts_only(plain, residual):
     assert shapes(plain) == shapes(residual)
-    for unit in (m for m in outline(plain).modules() if isinstance(m, Residual)):
+    for unit in (m for m in build_meta(plain).modules() if isinstance(m, Residual)):
         assert unit.shortcut is None
-    for unit in (m for m in outline(residual).modules() if isinstance(m, Residual)):
+    for unit in (m for m in build_meta(residual).modules() if isinstance(m, Residual)):
         assert unit.shortcut is not None
 
 
@@ -52,14 +52,14 @@ def test_a_network_has_as_many_projections_as_its_option_asks_for(name, count):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_listed_network_has_the_layers_that_its_name_says(name):
-    net = outline(name)
+    net = build_meta(name)
     inside = [m for key, m in net.named_modules() if ".shortcut" not in key]
-    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in inside) == specify(name).depth
-    assert specify(name).name == name
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in inside) == model_spec(name).depth
+    assert model_spec(name).name == name
 
 
 def test_the_parts_carry_the_names_of_table_1():
-    parts = [name for name, _ in outline("resnet50").named_children()]
+    parts = [name for name, _ in build_meta("resnet50").named_children()]
     assert parts == [
         *("conv1", "pool1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", "pool5", "flat", "fc"),
     ]
@@ -75,22 +75,22 @@ def test_v1_and_its_later_variant_have_equal_keys_and_shapes_and_other_answers()
 
 
 def test_the_usual_letter_may_be_left_out():
-    assert specify("resnet34-B") == specify("resnet34")
-    assert specify("resnet20-A") == specify("resnet20")
-    assert specify("resnet34-A") != specify("resnet34")
+    assert model_spec("resnet34-B") == model_spec("resnet34")
+    assert model_spec("resnet20-A") == model_spec("resnet20")
+    assert model_spec("resnet34-A") != model_spec("resnet34")
 
 
 def test_depths_that_both_families_have_are_told_apart():
-    assert specify("resnet50").family == "imagenet"
-    assert specify("cifar-resnet50").family == "cifar"
-    assert specify("cifar-resnet50").name == "cifar-resnet50"
-    assert specify("cifar-resnet20") == specify("resnet20")
+    assert model_spec("resnet50").family == "imagenet"
+    assert model_spec("cifar-resnet50").family == "cifar"
+    assert model_spec("cifar-resnet50").name == "cifar-resnet50"
+    assert model_spec("cifar-resnet20") == model_spec("resnet20")
     assert shapes("cifar-resnet50")["fc.weight"] == (10, 64)
 
 
 def test_any_depth_of_6n_plus_2_is_a_cifar_network():
     assert shapes("resnet26")["fc.weight"] == (10, 64)
-    assert specify("plain8").depth == 8
+    assert model_spec("plain8").depth == 8
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from residual.models.resnet import NETWORKS, build
+from residual.models.registry import build
+from residual.models.resnet import NETWORKS
 from residual.tasks.classification.loop import start, train
 from residual.training.loop import Step
 from residual.training.recipe import CIFAR

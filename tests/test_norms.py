@@ -11,7 +11,7 @@ from conftest import FORK
 from torch import Tensor, nn
 
 from residual.distributed import World
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.training.batchnorm import GhostBatchNorms, measure
 
 ALONE = World()

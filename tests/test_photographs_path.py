@@ -16,7 +16,7 @@ from test_decode import MATRIX, MODES, options, saved
 
 from residual.data.folder import photographs
 from residual.data.loader import Place
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.tasks.classification.loader import batches, preprocessing
 from residual.tasks.classification.loop import start, train
 from residual.tasks.classification.train import recipe_for

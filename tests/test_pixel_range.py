@@ -7,8 +7,8 @@ from made_photographs import folder  # noqa: F401
 from residual.data.batches import Preprocessing
 from residual.data.folder import photographs
 from residual.data.loader import Place
-from residual.models.baselines import prelu_net
-from residual.models.registry import build, specify
+from residual.models.baselines import vgg
+from residual.models.registry import build, model_spec
 from residual.runs.load import load, with_preprocessing
 from residual.tasks.classification.loader import batches, preprocessing
 from residual.tasks.classification.train import recipe_for
@@ -72,14 +72,14 @@ def test_weights_keep_the_scale_that_they_were_trained_at(tmp_path, deviation):
 
 @pytest.mark.parametrize(("name", "std"), [("vgg16", 1 / 255), ("resnet18", 0.229)])
 def test_a_detector_from_scratch_meets_the_scale_of_its_network(name, std):
-    before = detection_supply.imagenet_preprocessing(600, specify(name).pixel_range)
+    before = detection_supply.imagenet_preprocessing(600, model_spec(name).pixel_range)
     assert float(before.std[0]) == pytest.approx(std) and float(before.mean[0]) > 0.4
 
 
 def test_prelu_net_ends_in_small_layers_that_make_up_for_large_pixels(monkeypatch):
-    monkeypatch.setitem(prelu_net.MODELS, "A", (1, (4, 4, 8)))
+    monkeypatch.setitem(vgg.PRELU_NETS, "A", (1, (4, 4, 8)))
     torch.manual_seed(0)
-    head = prelu_net.prelu_net("A", 50).get_submodule("windows.head")
+    head = vgg.prelu_net("A", 50).get_submodule("windows.head")
     for name, deviation in (("fc1", 0.01), ("fc2", 0.01), ("fc3", 0.001)):
         layer = head.get_submodule(name)
         assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.02)

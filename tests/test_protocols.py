@@ -14,7 +14,7 @@ from residual.data.batches import Preprocessing
 from residual.data.datasets import Files, Photographs
 from residual.device import ComputeConfig
 from residual.distributed import World
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.tasks.classification.inference import (
     NO_ANSWER,
     Judged,

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from residual.analysis.responses import Series, draw_responses, moments, responses
-from residual.models.resnet import build
+from residual.models.registry import build
 
 Batches = list[tuple[Tensor, Tensor]]
 

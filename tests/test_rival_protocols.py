@@ -14,7 +14,7 @@ from residual.data.batches import Preprocessing
 from residual.data.crops import Grid, Squares
 from residual.data.datasets import Files, Images, Photographs
 from residual.data.decode import resized
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.runs.load import Trained
 from residual.tasks.classification.evaluate import check_protocol, described
 from residual.tasks.classification.inference import Judged, cut_of

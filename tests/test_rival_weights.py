@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from residual.models.baselines.googlenet import MODULES
+from residual.models.baselines.inception import GOOGLENET
 from residual.models.registry import build
 from residual.runs.load import load
 from residual.weights import caffe
@@ -22,7 +22,7 @@ def googlenet() -> torch.nn.Module:
 def as_caffe(net: torch.nn.Module) -> dict[str, list[torch.Tensor]]:
     """Its layers as Caffe names and lays them: BGR, and of a classifier (1, 1, out, in)."""
     layers = [*OUTSIDE, *(f"loss{n}/{part}" for n in (1, 2) for part in HEADS)]
-    layers += [f"inception_{module}/{part}" for module in MODULES for part in INCEPTION]
+    layers += [f"inception_{module}/{part}" for module in GOOGLENET for part in INCEPTION]
     state, found = net.state_dict(), {}
     for layer in layers:
         weight, bias = (state[str(caffe_name(layer, n))] for n in "01")

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residual.models.baselines.layers import drawn
+from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
 from residual.tasks.classification import loop
 from residual.tasks.classification.train import recipe_for
@@ -24,7 +24,7 @@ def test_gradients_flow_to_every_parameter_and_steps_lower_the_loss(name):
     recipe = replace(recipe, steps=8, lr=recipe.lr / 10)  # of eight images, not of a hundred
     net = build(name, 4)
     if name == "fitnet19":  # whose own start hardly lets a gradient through: hence its hints
-        drawn(net, "he")
+        initialize(net, "he")
     images, labels = patterns()
     run = loop.start(net, recipe)
     steps = loop.train(run, iter([(images, labels)] * 8), recipe)

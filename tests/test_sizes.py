@@ -148,11 +148,11 @@ def test_a_prelu_net_s_onnx_model_takes_the_size_that_it_was_trained_at(monkeypa
     pytest.importorskip("onnxruntime")
     from test_rival_export import answered, exported
 
-    from residual.models.baselines import prelu_net
+    from residual.models.baselines import vgg
 
-    monkeypatch.setitem(prelu_net.MODELS, "A", (1, (4, 4, 8)))
+    monkeypatch.setitem(vgg.PRELU_NETS, "A", (1, (4, 4, 8)))
     torch.manual_seed(0)
-    net = prelu_net.prelu_net("A", 5).eval()
+    net = vgg.prelu_net("A", 5).eval()
     for size in (224, 64, 40):
         images = torch.randn(2, 3, size, size)
         with torch.no_grad():

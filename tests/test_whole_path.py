@@ -9,7 +9,7 @@ from residual.data.decode import Damaged
 from residual.data.digits import digits
 from residual.device import ComputeConfig
 from residual.distributed import World
-from residual.models.resnet import build
+from residual.models.registry import build
 from residual.runs.session import RunContext, Session
 from residual.storage import read_json
 from residual.tasks.classification.task import Classification

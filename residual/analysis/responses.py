@@ -18,7 +18,7 @@ from residual.data.batches import evaluation_batches
 from residual.data.datasets import Data, Photographs
 from residual.device import ComputeConfig
 from residual.finite import WORDS, NotFinite
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.runs.load import Trained
 from residual.tasks.classification.evaluate import check_size
 
@@ -158,7 +158,7 @@ def draw_figure(values: dict[str, list[float]], stem: Path) -> list[Path]:
     page = Figure(figsize=(7.2, 6.0), layout="constrained")
     series = []
     for name, some in values.items():
-        spec = specify(name)
+        spec = model_spec(name)
         series.append(Series(name, spec.depth, spec.option == "plain", some))
     original, ordered = page.subplots(2, 1)
     draw_responses(original, ordered, series)

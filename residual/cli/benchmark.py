@@ -41,7 +41,7 @@ def train(
     Example: residual benchmark train resnet50
     """
     from residual.device import setting_before_trial
-    from residual.models.registry import specify
+    from residual.models.registry import model_spec
     from residual.tasks.classification.autotune import candidates, paying, seconds_per_step
     from residual.tasks.classification.loader import crop_size
     from residual.tasks.classification.train import recipe_for
@@ -51,7 +51,7 @@ def train(
         chosen = recipe_for(network, "cifar10", recipe)
     timed, rows = {}, []
     for each in candidates(how, chosen.steps):
-        timed[each] = seconds_per_step(each, chosen, specify(network).classes)
+        timed[each] = seconds_per_step(each, chosen, model_spec(network).classes)
         speed = chosen.norm_group / timed[each]
         same = {
             key: asdict(each)[key] for key in ("precision", "threads", "channels_last", "compile")

@@ -12,7 +12,7 @@ from residual.storage import json_text
 
 if TYPE_CHECKING:
     from residual.models.complexity import Layer
-    from residual.models.resnet import Spec
+    from residual.models.resnet import ModelSpec
     from residual.weights.convert import Pair
 
 NETWORK = typer.Argument(help="The network's name, e.g. resnet20, plain56, resnet50-v1.5.")
@@ -54,7 +54,7 @@ def describe(
     Example: residual describe resnet50 --compare torchvision
     """
     from residual.models.complexity import cost, layers
-    from residual.models.registry import outline
+    from residual.models.registry import build_meta
     from residual.weights.convert import difference
 
     spec = spec_named(network)
@@ -63,7 +63,7 @@ def describe(
             pairs = difference(network, compare)
         show_difference(spec.name, compare, pairs, as_json)
         return
-    net = outline(spec.name)
+    net = build_meta(spec.name)
     parameters, multiply_adds = cost(net, spec.input_size)
     rows = layers(net, spec.input_size)
     said = readings(spec.name)
@@ -95,21 +95,21 @@ def readings(network: str) -> list[str]:
     return [each.replace("**", "") for each in comments(source(network))]
 
 
-def spec_named(network: str) -> "Spec":
+def spec_named(network: str) -> "ModelSpec":
     """A name from the command line, read; a wrong one is the command line's mistake."""
-    from residual.models.registry import specify
+    from residual.models.registry import model_spec
 
     with wrong_usage():
-        return specify(network)
+        return model_spec(network)
 
 
 def listed(network: str) -> dict[str, Any]:
     """What `networks --json` says of one."""
     from residual.models.complexity import cost
-    from residual.models.registry import outline, specify
+    from residual.models.registry import build_meta, model_spec
 
-    spec = specify(network)
-    parameters, multiply_adds = cost(outline(spec.name), spec.input_size)
+    spec = model_spec(network)
+    parameters, multiply_adds = cost(build_meta(spec.name), spec.input_size)
     return {
         "name": spec.name,
         "family": spec.family,

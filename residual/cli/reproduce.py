@@ -198,7 +198,7 @@ class Asked:
 
 def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     """`--depths 20 56`, `--depths 20,56` or repeated, and so with `--networks`."""
-    from residual.models.registry import BASELINES, specify
+    from residual.models.registry import BASELINES, model_spec
     from residual.models.resnet import NAME
 
     numbers = [word for word in what if word.isdecimal()]
@@ -215,7 +215,7 @@ def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     if not all(number.isdecimal() for number in numbers):
         raise typer.BadParameter(f"depths are numbers such as 20 56, not {' '.join(numbers)}")
     with wrong_usage():
-        chosen = [specify(each).name for each in nets]
+        chosen = [model_spec(each).name for each in nets]
     tables = list(BUILT) if "all" in names else list(dict.fromkeys(names))
     return Asked(tables, sorted(map(int, numbers)), chosen)
 

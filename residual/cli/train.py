@@ -213,13 +213,13 @@ def beginning_of(weights: str | None, root: Path) -> "Trained | None":
 
 def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":
     """The data, as the network of a recipe looks at it."""
-    from residual.models.registry import specify
+    from residual.models.registry import model_spec
     from residual.tasks.classification.train import takes_photographs
     from residual.tasks.detection.datasets import has_boxes
 
     if Path(name).is_dir() and has_boxes(Path(name)):
         raise ValueError(f"{name} holds boxes around objects; detectors: residual detect train")
-    size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
+    size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
     return loaded(name, root, size, workers, whole)
 
 

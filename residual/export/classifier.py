@@ -17,7 +17,8 @@ from residual.data.decode import centre, pixels, resized
 from residual.export.engine import MISSING, installed, session_of
 from residual.finite import check_finite
 from residual.models.blocks import bottleneck
-from residual.models.resnet import ROWS, specify
+from residual.models.registry import model_spec
+from residual.models.resnet import ROWS
 from residual.runs.load import Trained
 from residual.storage import FORMAT, json_text, write_whole
 from residual.training.checkpoint import Tensors, weights_sha256
@@ -182,7 +183,7 @@ def to_torchvision(trained: Trained, out: Path) -> None:
     from torchvision.models import get_model
 
     sound(trained)
-    spec, (theirs, *_) = specify(trained.network), LAYOUTS
+    spec, (theirs, *_) = model_spec(trained.network), LAYOUTS
     stride_in_1x1 = spec.variant == "v1" and spec.family == "imagenet"
     if stride_in_1x1 and spec.option == "B" and ROWS[spec.depth][0] is bottleneck:
         raise ValueError(

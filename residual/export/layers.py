@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from residual.export.graph import Graph, Value
 from residual.models.baselines.layers import Highway, Maxout, SpatialPyramid
-from residual.models.baselines.prelu_net import WINDOW, Windows
+from residual.models.baselines.vgg import WINDOW, Windows
 from residual.models.blocks import Pad
 
 # Modules that are layers, though their forward passes could be followed further.

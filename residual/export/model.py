@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from residual.export.graph import FLOAT, UINT8, Graph, Tensors, Value
 from residual.export.layers import network
 from residual.export.preprocess import prepared
-from residual.models.baselines.prelu_net import Windows
-from residual.models.registry import outputs
+from residual.models.baselines.vgg import Windows
+from residual.models.registry import num_classes
 from residual.runs.load import Trained
 
 PICTURE, INPUT, OUTPUT = "image", "input", "probabilities"
@@ -69,4 +69,4 @@ def answered(graph: Graph, trained: Trained, images: Value) -> Tensors:
     """The network's nodes, and the output that they end with."""
     graph("Softmax", network(graph, trained.net, images), axis=1)
     graph.nodes[-1].output[0] = OUTPUT
-    return {OUTPUT: (FLOAT, ["batch", outputs(trained.net)])}
+    return {OUTPUT: (FLOAT, ["batch", num_classes(trained.net)])}

@@ -9,7 +9,7 @@ import torch
 from residual.data.batches import Preprocessing
 from residual.device import ComputeConfig
 from residual.export.engine import engine, installed
-from residual.models.registry import build, specify
+from residual.models.registry import build, model_spec
 from residual.runs.load import Trained
 
 
@@ -29,7 +29,7 @@ def speeds(
 
     Raises ValueError for a network that there is not.
     """
-    size = specify(network).input_size
+    size = model_spec(network).input_size
     before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (size, size))
     fresh = Trained(how.place(build(network)).eval(), network, None, before, None, None)
     on_cpu = torch.device(how.device).type == "cpu"

@@ -1,4 +1,4 @@
-"""Section 3: the residual unit, its branches and its shortcuts (Eq. 1 and 2, Fig. 5, Table 3)."""
+"""Section 3: the residual block, its branches and its shortcuts (Eq. 1 and 2, Fig. 5, Table 3)."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,8 +12,8 @@ Module = TypeVar("Module", bound=nn.Module)
 class Residual(nn.Module):
     """y = relu(F(x) + shortcut(x)), Eq. 1 and 2. Without a shortcut, a plain stack of layers.
 
-    What the branch returns is overwritten, so it must be memory of its own that its gradient does
-    not need; a normalization's is.
+    The branch's output is overwritten: its last layer must not need it for its gradient. Batch
+    normalization does not.
     """
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module | None) -> None:
@@ -29,7 +29,7 @@ class Residual(nn.Module):
 
 
 class Pad(nn.Module):
-    """Option A: the identity, subsampled, with zeros in the new channels. It learns nothing."""
+    """Shortcut A: the identity, subsampled, with zeros in the new channels. No parameters."""
 
     # Choice: the zero channels come behind the real ones, as in the Torch release
     # (fb.resnet.torch); the paper does not say where, and it does not change the function class.
@@ -42,7 +42,7 @@ class Pad(nn.Module):
 
 
 def conv_bn(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution, then batch normalization right after it (Sec. 3.4)."""
+    """A convolution, then batch normalization (Sec. 3.4)."""
     conv = nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False)
     # Choice: running statistics move by a tenth per step and the variance gets 1e-5, the library's
     # values; the paper gives neither.
@@ -56,19 +56,10 @@ def basic(n_in: int, n_out: int, stride: int) -> nn.Sequential:
     )
 
 
-def bottleneck(n_in: int, n_out: int, stride: int) -> nn.Sequential:
-    """1x1 narrows, 3x3 works, 1x1 widens again (Fig. 5, right). The first 1x1 has the stride."""
-    return narrowed(n_in, n_out, first=stride, second=1)
-
-
-def bottleneck_v15(n_in: int, n_out: int, stride: int) -> nn.Sequential:
-    """The later variant, "v1.5", of most public weights: the 3x3 has the stride."""
-    return narrowed(n_in, n_out, first=1, second=stride)
-
-
-def narrowed(n_in: int, n_out: int, first: int, second: int) -> nn.Sequential:
-    """A bottleneck with the strides of its first 1x1 and of its 3x3."""
-    n_mid = n_out // 4
+def bottleneck(n_in: int, n_out: int, stride: int, v15: bool = False) -> nn.Sequential:
+    """1x1 to a quarter of the channels, 3x3, 1x1 to all of them (Fig. 5, right). The first 1x1 has
+    the stride; in the later variant "v1.5" of most public weights, the 3x3 has it."""
+    n_mid, (first, second) = n_out // 4, (1, stride) if v15 else (stride, 1)
     return nn.Sequential(
         conv_bn(n_in, n_mid, 1, first),
         nn.ReLU(inplace=True),
@@ -79,7 +70,7 @@ def narrowed(n_in: int, n_out: int, first: int, second: int) -> nn.Sequential:
 
 
 def shortcut(option: str, n_in: int, n_out: int, stride: int) -> nn.Module | None:
-    """The shortcuts compared in Table 3, and none for a plain net."""
+    """Shortcut A, B or C of Table 3; None for a plain network."""
     same_shape = n_in == n_out and stride == 1
     match option:
         case "plain":

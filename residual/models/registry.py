@@ -1,4 +1,4 @@
-"""Every network by name: those of the paper, and those of Tables 3 to 6 that it compares with."""
+"""Every network by name: the paper's, and the baselines of Tables 3 to 6."""
 
 import inspect
 import sys
@@ -9,24 +9,23 @@ from functools import partial
 import torch
 from torch import nn
 
-from residual.models import complexity, resnet
-from residual.models.baselines.bn_inception import bn_inception
-from residual.models.baselines.googlenet import googlenet
+from residual.models import resnet
 from residual.models.baselines.highway import highway
+from residual.models.baselines.inception import bn_inception, googlenet
 from residual.models.baselines.maxout_fitnet import fitnet, maxout
 from residual.models.baselines.nin_dsn import dsn, nin
-from residual.models.baselines.prelu_net import prelu_net
-from residual.models.baselines.vgg import vgg
-from residual.models.resnet import Spec
+from residual.models.baselines.vgg import prelu_net, vgg
+from residual.models.complexity import ShapesOnly
+from residual.models.resnet import ModelSpec
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A compared network."""
+    """A network that the paper compares with."""
 
     layers: int  # with weights, one after another
     pixels: int  # on a side of its input
-    make: Callable[[int], nn.Module]  # of so many classes
+    make: Callable[[int], nn.Module]  # takes the number of classes
     pixel_range: int = 1  # 255: its published start and rates are for pixels of 0 to 255
 
 
@@ -48,14 +47,13 @@ BASELINES = {
 NETWORKS = (*resnet.NETWORKS, *BASELINES)
 
 
-def specify(name: str) -> Spec:
-    """Read a network's name. Raises ValueError where there is no such network."""
+def model_spec(name: str) -> ModelSpec:
+    """The specification of a network by name. Raises ValueError for an unknown name."""
     if name not in BASELINES:
-        return resnet.specify(name, NETWORKS)
-    rival = BASELINES[name]
-    classes = 1000 if rival.pixels == 224 else 10
-    range_ = rival.pixel_range
-    return Spec(name, "rival", rival.layers, "", "", rival.pixels, classes, range_)
+        return resnet.parse_name(name, NETWORKS)
+    baseline = BASELINES[name]
+    size, classes = baseline.pixels, 1000 if baseline.pixels == 224 else 10
+    return ModelSpec(name, "rival", baseline.layers, "", "", size, classes, baseline.pixel_range)
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:
@@ -64,46 +62,49 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     Images (N, 3, H, W) -> scores (N, classes); some give more than one tensor of scores while they
     learn. Its weights are drawn from torch's generator. Raises ValueError for an unknown name.
     """
-    if name not in BASELINES:
-        return resnet.build(name, classes)
-    return BASELINES[name].make(specify(name).classes if classes is None else classes)
+    spec = model_spec(name)
+    classes = spec.classes if classes is None else classes
+    return BASELINES[name].make(classes) if name in BASELINES else resnet.resnet(spec, classes)
 
 
-def source(name: str) -> str:
-    """The text of the file that makes a compared network."""
-    make = BASELINES[name].make
-    return inspect.getsource(sys.modules[getattr(make, "func", make).__module__])
+def build_meta(name: str, classes: int | None = None) -> nn.Module:
+    """A network by name on the meta device: shapes without values, made at once at any depth."""
+    with torch.device("meta"), ShapesOnly():
+        return build(name, classes)
 
 
-def outputs(net: nn.Module) -> int:
-    """How many classes a network tells apart: the biases of its last layer."""
+def num_classes(net: nn.Module) -> int:
+    """The number of classes that a network scores: the biases of its last layer."""
     *_, last = net.parameters()
     return len(last)
 
 
-def classifiers(network: str) -> set[str]:
-    """The weights and biases whose number depends on the classes: those of the last layer, and of
-    heads that training alone has."""
-    few, more = (outline(network, classes).state_dict() for classes in (2, 3))
-    return {name for name, tensor in few.items() if tensor.shape != more[name].shape}
+def classifier_parameters(network: str) -> set[str]:
+    """The names of parameters whose shape depends on the number of classes: those of the last layer
+    and of auxiliary heads."""
+    two, three = (build_meta(network, classes).state_dict() for classes in (2, 3))
+    return {name for name, tensor in two.items() if tensor.shape != three[name].shape}
 
 
 def check_input(network: str, size: int, training: bool = False) -> None:
     """Raises ValueError where images of size x size are too small for a network."""
-    if size == specify(network).input_size:
+    expected = model_spec(network).input_size
+    if size == expected:
         return
-    net = outline(network, 2).train(training)
+    net = build_meta(network, 2).train(training)
     try:
-        with torch.no_grad(), complexity.ShapesOnly():
+        with torch.no_grad(), ShapesOnly():
             net(torch.empty(2, 3, size, size, device="meta"))
     except RuntimeError:
         raise ValueError(
             f"{network} cannot {'learn from' if training else 'look at'} pictures of {size}x{size} "
-            f"pixels, which are too small for its layers; its own are "
-            f"{specify(network).input_size}x{specify(network).input_size}"
+            f"pixels, which are too small for its layers; its own are {expected}x{expected}"
         ) from None
 
 
-def outline(network: str, classes: int | None = None) -> nn.Module:
-    """A network by name with shapes only, on the meta device: made at once, of any depth."""
-    return complexity.outline(network, classes, build)
+def source(name: str) -> str:
+    """The code that builds a baseline: its function and the functions of its file that it calls."""
+    make = getattr(BASELINES[name].make, "func", BASELINES[name].make)
+    functions = inspect.getmembers(sys.modules[make.__module__], inspect.isfunction)
+    used = [f for name, f in functions if f is make or name in make.__code__.co_names]
+    return "\n".join(inspect.getsource(f) for f in used if f.__module__ == make.__module__)

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.reproduction.claims import CLAIMS, Claim
 from residual.reproduction.detections import Detection
 from residual.reproduction.evaluations import ENSEMBLE, TOGETHER, key_of
@@ -75,7 +75,7 @@ def experiments(what: str) -> list[Recipe | Detection]:
 
 def training_cost(recipe: Recipe, speeds: Speeds) -> list[str]:
     """The cells of a row."""
-    spec = specify(recipe.network)
+    spec = model_spec(recipe.network)
     _, products = cost_of(spec.name, spec.input_size)
     images = recipe.steps * recipe.batch
     hours = "no speed measured"
@@ -112,7 +112,7 @@ def judging_cost(key: str, recipes: Sequence[Recipe]) -> list[str]:
     total = 0
     for network in (recipe.network for recipe in recipes):
         protocol = PROTOCOLS[key_of(name, network)]
-        sizes = protocol.sides if protocol.whole else (specify(network).input_size,)
+        sizes = protocol.sides if protocol.whole else (model_spec(network).input_size,)
         views = protocol.views // len(sizes)  # of each size
         total += views * sum(cost_of(network, size)[1] for size in sizes)
     square = " as if all were square" if PROTOCOLS[name].whole else ""
@@ -128,7 +128,7 @@ def ours(what: str, claim: Claim, found: Sequence[Page]) -> list[str]:
     if claim.networks:
         rows = []
         for network in claim.networks:
-            parameters, products = cost_of(network, specify(network).input_size)
+            parameters, products = cost_of(network, model_spec(network).input_size)
             rows.append([network, f"{parameters:,}", f"{products:,}"])
         return [markdown(["network", "parameters", "multiply-adds"], rows)]
     empty: str = chapter_of(what).table([])

@@ -32,7 +32,7 @@ LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/loader.py", "data/decod
 CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/datasets.py")
 JUDGED = (*LARGE, "tasks/classification/protocols.py")
 FOR_CIFAR = ("maxout_fitnet", "nin_dsn", "highway")
-FOR_IMAGENET = ("vgg", "googlenet", "bn_inception", "prelu_net")
+FOR_IMAGENET = ("vgg", "inception")
 COMPARED = (
     "tasks/classification/baseline_recipes.py",
     *(f"models/baselines/{name}.py" for name in ("layers", *FOR_IMAGENET, *FOR_CIFAR)),

@@ -11,7 +11,7 @@ from typing import Any
 from residual.data.datasets import Data
 from residual.device import ComputeConfig
 from residual.models.complexity import cost
-from residual.models.registry import outline, specify
+from residual.models.registry import build_meta, model_spec
 from residual.storage import read_json, write_json
 from residual.tasks.classification.train import begin, recipe_for, takes_photographs
 from residual.training.recipe import CIFAR as CIFAR_RECIPE
@@ -105,7 +105,7 @@ def is_imagenet(result: Result) -> bool:
 def data_title(result: Result) -> str:
     """The data by name. Photographs of whatever folder carry their fingerprint, too."""
     name, fingerprint = result["data"]["name"], result["data"]["fingerprint"]
-    if specify(result["recipe"]["network"]).input_size == 32:
+    if model_spec(result["recipe"]["network"]).input_size == 32:
         return str(name)
     short = fingerprint.removeprefix("quick-")[:8]
     return f"{'ImageNet' if is_imagenet(result) else name} (fingerprint {short})"
@@ -138,7 +138,7 @@ def usual_batch(network: str) -> int:
 def steps_of(recipe: Recipe, data: str) -> int:
     """Steps of the paper's batch; a compared network that was trained by the whole of its own
     schedule stands beside the paper's that were."""
-    usual, spec = recipe_for(recipe.network, data), specify(recipe.network)
+    usual, spec = recipe_for(recipe.network, data), model_spec(recipe.network)
     if spec.family == "rival" and recipe.steps == usual.steps:
         return (IMAGENET_RECIPE if takes_photographs(recipe.network) else CIFAR_RECIPE).steps
     return round(recipe.steps * usual.batch / usual_batch(recipe.network))
@@ -147,12 +147,12 @@ def steps_of(recipe: Recipe, data: str) -> int:
 @cache
 def cost_of(network: str, size: int) -> tuple[int, int]:
     """Parameters, and multiply-adds for one image (3, size, size)."""
-    return cost(outline(network), size)
+    return cost(build_meta(network), size)
 
 
 def with_depths(networks: Sequence[str], depths: Sequence[int]) -> list[str]:
     """The networks of these depths; all of them where no depth is asked for."""
-    return [name for name in networks if not depths or specify(name).depth in depths]
+    return [name for name in networks if not depths or model_spec(name).depth in depths]
 
 
 def kept(folder: Path, key: str = "error_top1") -> list[Result]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from residual.analysis.curves import Curve, from_curve
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.reproduction import figure6, paper
 from residual.reproduction.evaluations import remark
 from residual.reproduction.experiments import Result, by_network, recipes, with_depths
@@ -34,6 +34,6 @@ def figure(results: Sequence[Result], stem: Path) -> list[Path]:
     of = by_network(results)
     panels: dict[str, list[Curve]] = {"plain": [], "residual": []}
     for name in sorted({r["recipe"]["network"] for r in results}, key=figure6.by_kind_and_depth):
-        kind = "plain" if specify(name).option == "plain" else "residual"
+        kind = "plain" if model_spec(name).option == "plain" else "residual"
         panels[kind].append(from_curve(name, of(name)[0]["curve"]))
     return figure6.draw({title: some for title, some in panels.items() if some}, results, stem)

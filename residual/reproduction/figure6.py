@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from residual.analysis.curves import Curve, draw_curves, from_curve, save
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, recipes
 from residual.reproduction.spread import Spread, markdown
@@ -33,7 +33,7 @@ def shown(results: Sequence[Result]) -> list[Result]:
     """Those with a curve, of the plain networks and of the residual ones with shortcut A."""
     found = []
     for result in curved(results):
-        spec = specify(result["recipe"]["network"])
+        spec = model_spec(result["recipe"]["network"])
         if spec.family == "cifar" and spec.option in ("plain", "A"):
             found.append(result)
     return found
@@ -74,7 +74,7 @@ def ends(
 
 def by_kind_and_depth(network: str) -> tuple[bool, int]:
     """Plain networks first, then residual ones; shallow before deep."""
-    spec = specify(network)
+    spec = model_spec(network)
     return spec.option != "plain", spec.depth
 
 
@@ -90,10 +90,10 @@ def figure(results: Sequence[Result], stem: Path) -> list[Path]:
     of = by_network(results)
     networks = sorted({r["recipe"]["network"] for r in results}, key=by_kind_and_depth)
     curves = {name: from_curve(name, of(name)[0]["curve"]) for name in networks}
-    deep = specify(networks[-1]).depth == VERY_DEEP
+    deep = model_spec(networks[-1]).depth == VERY_DEEP
     panels: dict[str, list[Curve]] = {"plain": [], "residual": [], "very deep": []}
     for name, curve in curves.items():
-        spec = specify(name)
+        spec = model_spec(name)
         if spec.option == "plain":
             panels["plain"].append(curve)
         elif spec.depth < VERY_DEEP:

@@ -8,7 +8,7 @@ from typing import Any
 from residual.analysis.responses import draw_figure, measured
 from residual.data.datasets import Data
 from residual.device import ComputeConfig
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, recipes
 from residual.reproduction.figure6 import by_kind_and_depth
@@ -58,7 +58,7 @@ def table(results: Sequence[Result]) -> str:
             Spread([number(some) for some in values]).in_words() if values else ""
             for number in (mean, lambda some: some[0], lambda some: some[-1])
         ]
-        layers = str(specify(network).depth - 1)
+        layers = str(model_spec(network).depth - 1)
         rows.append([network, layers, "; ".join(theirs), ours[0] or "not run", *ours[1:]])
     header = ["network", "layers", "paper", "mean, ours", "first layer, ours", "last layer, ours"]
     return markdown(header, rows)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, cost_of, recipes
 from residual.reproduction.spread import Spread, markdown
@@ -34,7 +34,7 @@ def runs(data: str, steps: int | None, seeds: int, depths: Sequence[int]) -> lis
 
 
 def shown(results: Sequence[Result]) -> list[Result]:
-    specs = [specify(result["recipe"]["network"]) for result in results]
+    specs = [model_spec(result["recipe"]["network"]) for result in results]
     return [
         result
         for result, spec in zip(results, specs, strict=True)

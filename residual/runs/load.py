@@ -9,7 +9,7 @@ from torch import nn
 
 from residual.data.batches import Preprocessing
 from residual.device import ComputeConfig
-from residual.models.registry import build, classifiers, outline, specify
+from residual.models.registry import build, build_meta, classifier_parameters, model_spec
 from residual.runs import folder
 from residual.storage import reading
 from residual.training import checkpoint
@@ -74,11 +74,12 @@ def read_network(path: Path) -> tuple[checkpoint.Tensors, dict[str, Any]]:
 def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
     """What the content of a checkpoint is. Raises ValueError where the parts do not fit."""
     classes, body = header["classes"], header.get("body", False)
-    if specify(header["network"]).depth > len(tensors):
+    if model_spec(header["network"]).depth > len(tensors):
         raise ValueError(f"the weights do not fit the network: {header['network']} has more layers")
     if body:
-        shapes = outline(header["network"]).state_dict()
-        last = {name: torch.zeros(shapes[name].shape) for name in classifiers(header["network"])}
+        shapes = build_meta(header["network"]).state_dict()
+        names = classifier_parameters(header["network"])
+        last = {name: torch.zeros(shapes[name].shape) for name in names}
         tensors = tensors | {f"net.{name}": tensor for name, tensor in last.items()}
     scores = len(classes) if classes else scores_of(tensors, header)
     check_shapes(tensors, header["network"], scores)
@@ -99,7 +100,7 @@ def trained(tensors: checkpoint.Tensors, header: dict[str, Any]) -> Trained:
 def check_shapes(tensors: checkpoint.Tensors, network: str, classes: int) -> None:
     """Raises ValueError where weights are not those of a network, before it is made: its name, or
     the number of classes, may ask for any amount of memory."""
-    for name, tensor in outline(network, classes).state_dict().items():
+    for name, tensor in build_meta(network, classes).state_dict().items():
         own = tensors.get(f"net.{name}")
         if own is None or own.shape != tensor.shape:
             has = "none" if own is None else str(tuple(own.shape))
@@ -111,7 +112,7 @@ def check_shapes(tensors: checkpoint.Tensors, network: str, classes: int) -> Non
 
 def scores_of(tensors: checkpoint.Tensors, header: dict[str, Any]) -> int:
     """How many classes weights without names tell apart."""
-    *_, last = outline(header["network"]).state_dict()
+    *_, last = build_meta(header["network"]).state_dict()
     return len(tensors[f"net.{last}"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from residual.models.registry import outline, specify
+from residual.models.registry import build_meta, model_spec
 from residual.weights.convert import Conversion, Incomplete, named
 from residual.weights.entries import Entry, entry, few
 from residual.weights.published import MEAN, STD, Card
@@ -66,8 +66,8 @@ def convert(
     last = "fc8" if vgg else "fc"
     biases = [theirs.state[key] for key, own in names.items() if own == f"{last}.bias"]
     body = vgg and not biases
-    classes = biases[0].numel() if biases else specify(network).classes
-    shapes = outline(network, classes).state_dict()
+    classes = biases[0].numel() if biases else model_spec(network).classes
+    shapes = build_meta(network, classes).state_dict()
     ours = {key: shapes[key] for key in shapes if not (body and key.startswith("fc8."))}
     found = checked(theirs.state, names, ours, network)
     if caffes:
@@ -117,7 +117,7 @@ def checked(
 
 def torchvision_names(theirs: Entry, network: str) -> dict[str, str | None]:
     """Ours for torchvision's, which are numbered in the order in which an image meets them."""
-    own = outline(network).state_dict()
+    own = build_meta(network).state_dict()
     numbered = {
         key: (match[1], int(match[2]), match[3] == "bias")
         for key, name in theirs.names.items()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.models.complexity import Layer, layers, outline
-from residual.models.resnet import ROWS, Spec, specify
+from residual.models.complexity import Layer, layers
+from residual.models.registry import build_meta, model_spec
+from residual.models.resnet import ROWS, ModelSpec
 from residual.weights import caffe
 from residual.weights.entries import Entry, entry, few
 from residual.weights.layouts import (
@@ -114,7 +115,7 @@ def convert(
     training with. Raises ValueError unless each of our weights is there, in its shape, and nothing
     else.
     """
-    spec = specify(network)
+    spec = model_spec(network)
     theirs = entry(state, wanted)
     layout = recognised(theirs.names.values(), spec)
     check_variant(layout, spec, card, assume)
@@ -125,7 +126,7 @@ def convert(
     body = headless(map(layout.name, theirs.names.values()))
     card = card or layout.card
     card = replace(card, classes=None) if body else named(card, spec.family, classes)
-    ours = {key: tensor for key, tensor in outline(spec.name, classes).state_dict().items()
+    ours = {key: tensor for key, tensor in build_meta(spec.name, classes).state_dict().items()
             if not (body and key.startswith("fc."))}  # fmt: skip
     found = complete(theirs, {key: tensor.shape for key, tensor in ours.items()}, layout, spec)
     filled = {key: theirs.state[their_key] for key, their_key in found.items()}
@@ -159,7 +160,7 @@ def named(card: Card, family: str, classes: int) -> Card:
 
 
 def complete(
-    theirs: Entry, ours: Mapping[str, torch.Size], layout: Layout, spec: Spec
+    theirs: Entry, ours: Mapping[str, torch.Size], layout: Layout, spec: ModelSpec
 ) -> dict[str, str]:
     """Which of their keys fill ours (our key: their key). Raises Incomplete, naming every key."""
     shapes = {**ours, **(caffe.expected(ours) if layout.caffe else {})}
@@ -231,7 +232,7 @@ def difference(network: str, library: str = "torchvision") -> list[Pair]:
     """
     if library != "torchvision":
         raise ValueError(f"no comparison with {library!r}; there is one with torchvision")
-    spec = specify(network)
+    spec = model_spec(network)
     if spec.family != "imagenet" or spec.option != "B":
         have = ", ".join(f"resnet{depth}" for depth in ROWS)
         raise ValueError(f"torchvision has no network {spec.name!r}; it has {have}")
@@ -245,6 +246,6 @@ def difference(network: str, library: str = "torchvision") -> list[Pair]:
             for layer in layers(each, spec.input_size)
             if layer.parameters or "pool" in layer.kind
         ]
-        for each in (net, outline(spec.name))
+        for each in (net, build_meta(spec.name))
     )
     return [Pair(*pair) for pair in zip(theirs, ours, strict=True)]

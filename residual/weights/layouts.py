@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from residual.models.resnet import ROWS, Spec
+from residual.models.resnet import ROWS, ModelSpec
 from residual.weights import caffe, published
 from residual.weights.entries import few
 from residual.weights.published import Card
@@ -59,7 +59,7 @@ class Layout:
     examples: str  # of networks that it has
     card: Card  # where nothing else is known
     variant: str = "v1.5"  # of its bottleneck nets; empty where there are both
-    family: str = "imagenet"  # and shortcuts, as in Spec
+    family: str = "imagenet"  # and shortcuts, as in ModelSpec
     options: str = "B"
     caffe: bool = False  # its arithmetic
     bgr: bool = False
@@ -128,7 +128,7 @@ LAYOUTS = (
 )
 
 
-def recognised(keys: Iterable[str], spec: Spec) -> Layout:
+def recognised(keys: Iterable[str], spec: ModelSpec) -> Layout:
     """The layout that has most of these names. Raises ValueError where none has any."""
     keys = list(keys)
     known = [sum(layout.name(key) is not None for key in keys) for layout in LAYOUTS]
@@ -154,7 +154,7 @@ def headless(names: Iterable[str | None]) -> bool:
     return not any(name is not None and name.startswith("fc.") for name in names)
 
 
-def check_variant(layout: Layout, spec: Spec, card: Card | None, assume: str | None) -> None:
+def check_variant(layout: Layout, spec: ModelSpec, card: Card | None, assume: str | None) -> None:
     """Refuse what the keys cannot show to be wrong. Raises ValueError."""
     if assume not in (None, "v1", "v1.5"):
         raise ValueError(f"one can assume v1 or v1.5, not {assume!r}")

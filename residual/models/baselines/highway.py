@@ -2,16 +2,10 @@
 
 from torch import nn
 
-from residual.models.baselines.layers import Highway, average, conv, drawn, stack
+from residual.models.baselines.layers import Highway, conv, global_average, initialize, sequential
 
 GATE = -2.0  # the bias of each gate at the start: it lets through what comes
 
-# Choice: 19 layers as in the released configuration, whose head is a 1x1 convolution and the
-# average (2,256,838 parameters, 7.60 % in the publication); the net of the row, 7.54 %, has a
-# fully-connected layer of a size that is not published.
-# Choice: no file of the 32-layer net is public. Three stages of ten layers, of 32, 64 and 96
-# filters, the first of each plain and the others 1x1 and 3x3 in turn, and the 19-layer net's head:
-# 1,264,502 parameters, where 1.25M are printed.
 STAGES = {  # filters, and the kernels of the highway layers
     19: ((32, (3,) * 4), (80, (3,) * 5), (128, (3,) * 5)),
     32: tuple((width, (1, 3, 1, 3, 1, 3, 1, 3, 1)) for width in (32, 64, 96)),
@@ -20,6 +14,12 @@ STAGES = {  # filters, and the kernels of the highway layers
 
 def highway(depth: int, classes: int) -> nn.Module:
     """Images (N, 3, H, W) -> scores (N, classes)."""
+    # Choice: 19 layers as in the released configuration, whose head is a 1x1 convolution and the
+    # average (2,256,838 parameters, 7.60 % in the publication); the net of the row, 7.54 %, has a
+    # fully-connected layer of a size that is not published.
+    # Choice: no file of the 32-layer net is public. Three stages of ten layers, of 32, 64 and 96
+    # filters, the first of each plain and the others 1x1 and 3x3 in turn, and the 19-layer net's
+    # head: 1,264,502 parameters, where 1.25M are printed.
     parts: dict[str, nn.Module] = {"drop0": nn.Dropout(0.2)}
     n_in, number = 3, 1
     for stage, (width, kernels) in enumerate(STAGES[depth], 1):
@@ -29,14 +29,14 @@ def highway(depth: int, classes: int) -> nn.Module:
         n_in, number = width, number + 1 + len(kernels)
         if stage < 3:
             parts[f"pool{stage}"], parts[f"drop{stage}"] = nn.MaxPool2d(2), nn.Dropout(0.2)
-    net = stack(
+    net = sequential(
         **parts,
         **{f"conv{number}": conv(n_in, 100, 1)},
-        pool3=average(),
+        pool3=global_average(),
         drop3=nn.Dropout(0.2),
         fc=nn.Linear(100, classes),
     )
-    drawn(net, "xavier")
+    initialize(net, "xavier")
     for module in net.modules():
         if isinstance(module, Highway) and module.gate.bias is not None:
             nn.init.constant_(module.gate.bias, GATE)

@@ -1,4 +1,4 @@
-"""The layers of the compared networks that torch lacks."""
+"""Layers of the baselines that torch lacks, and short forms for those that it has."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-HEADS = "heads"  # the child whose parameters serve in training alone
+HEADS = "heads"  # the child that holds the auxiliary classifiers, which serve in training alone
 
 
 class Maxout(nn.Module):
-    """The greatest of each `pieces` channels that follow one another (Goodfellow et al. 2013)."""
+    """The maximum over each `pieces` consecutive channels (Goodfellow et al. 2013)."""
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class Highway(nn.Module):
         self.gate = nn.Conv2d(width, width, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        changed, gate = torch.relu(self.transform(x)), torch.sigmoid(self.gate(x))
-        return changed * gate + x * (1 - gate)
+        transformed, gate = torch.relu(self.transform(x)), torch.sigmoid(self.gate(x))
+        return transformed * gate + x * (1 - gate)
 
 
 class SpatialPyramid(nn.Module):
-    """The greatest value of each channel in each cell of several grids (He et al. 2014)."""
+    """Max pooling of each channel over the cells of several grids (He et al. 2014)."""
 
     # Choice: cell i of n spans floor(i a/n) to ceil((i+1) a/n), as the later text of spatial
     # pyramid pooling has it, so that a map of any size a will do.
@@ -51,15 +51,15 @@ class SpatialPyramid(nn.Module):
 
 
 class Branches(nn.ModuleDict):
-    """What several branches make of one map, one behind the other."""
+    """The outputs of several branches over one map, concatenated."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, sum of the branches' channels, H, W)."""
         return torch.cat([branch(x) for branch in self.values()], dim=1)
 
 
-class Omitted(nn.Module):
-    """Dropout that scales nothing: what remains, remains as it is."""
+class UnscaledDropout(nn.Module):
+    """Dropout that does not scale the remaining activations."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Omitted(nn.Module):
 
 
 class WithHeads(nn.Module):
-    """A stack of parts, of which some have a classifier of their own while the network learns."""
+    """A sequence of parts, some of which feed an auxiliary head in training."""
 
     def __init__(self, parts: Mapping[str, nn.Module], heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -82,19 +82,19 @@ class WithHeads(nn.Module):
             self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Scores (N, classes); in training those of each head behind them."""
-        heads, more = self.get_submodule(HEADS), []
+        """Scores (N, classes); in training a tuple of them and of the heads' outputs."""
+        heads, auxiliary = self.get_submodule(HEADS), []
         for name, part in self.named_children():
             if name == HEADS:
                 continue
             x = part(x)
             if self.training and name in heads:  # type: ignore[operator]
-                more.append(heads[name](x))  # type: ignore[index]
-        return (x, *more) if more else x
+                auxiliary.append(heads[name](x))  # type: ignore[index]
+        return (x, *auxiliary) if auxiliary else x
 
 
-def stack(**parts: nn.Module) -> nn.Sequential:
-    """Parts by name, one after another."""
+def sequential(**parts: nn.Module) -> nn.Sequential:
+    """A sequence of parts with names."""
     return nn.Sequential(OrderedDict(parts))
 
 
@@ -104,37 +104,37 @@ def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, pad: int | None = 
     return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding), nn.ReLU())
 
 
-def pool(kernel: int, stride: int) -> nn.MaxPool2d:
+def max_pool(kernel: int, stride: int) -> nn.MaxPool2d:
     """Max pooling that rounds sizes up, as Caffe and cuda-convnet do."""
     return nn.MaxPool2d(kernel, stride, ceil_mode=True)
 
 
-def average() -> nn.Sequential:
+def global_average() -> nn.Sequential:
     """The mean of each channel: (N, C, H, W) -> (N, C)."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def limited(layer: nn.Conv2d | nn.Linear, norm: float) -> nn.Conv2d | nn.Linear:
-    """A layer whose filters keep to this Euclidean norm after each step of a training."""
+def with_max_norm(layer: nn.Conv2d | nn.Linear, norm: float) -> nn.Conv2d | nn.Linear:
+    """A layer whose filters the training keeps within this Euclidean norm."""
     layer.max_norm = norm  # type: ignore[assignment]
     return layer
 
 
-def drawn(net: nn.Module, draw: str, deviation: float = 0.0) -> nn.Module:
-    """Every filter drawn anew: `normal` or `uniform` of this width, or Glorot's `xavier`, or He's;
-    biases are zero."""
+def initialize(net: nn.Module, kind: str, scale: float = 0.0) -> nn.Module:
+    """Draw all filters anew, in place: `normal` with a deviation of `scale`, `uniform` within it,
+    Glorot's `xavier`, or `he` for PReLU of slope `scale`. Biases become zero."""
     for module in net.modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):
             continue
-        match draw:
+        match kind:
             case "normal":
-                nn.init.normal_(module.weight, std=deviation)
+                nn.init.normal_(module.weight, std=scale)
             case "uniform":
-                nn.init.uniform_(module.weight, -deviation, deviation)
+                nn.init.uniform_(module.weight, -scale, scale)
             case "xavier":
                 nn.init.xavier_uniform_(module.weight)
             case "he":
-                nn.init.kaiming_normal_(module.weight, a=deviation)
+                nn.init.kaiming_normal_(module.weight, a=scale)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     return net

@@ -2,34 +2,42 @@
 
 from torch import nn
 
-from residual.models.baselines.layers import Maxout, Omitted, WithHeads, drawn, limited, pool, stack
+from residual.models.baselines.layers import (
+    Maxout,
+    UnscaledDropout,
+    WithHeads,
+    initialize,
+    max_pool,
+    sequential,
+    with_max_norm,
+)
 
 
 def maxout(classes: int) -> nn.Module:
     """Images (N, 3, 32, 32) -> scores (N, classes)."""
     # Choice: five pieces in the fully-connected layer, as its file says: 16,247,830 parameters. The
     # "9M" that FitNets counts for it are two pieces.
-    net = stack(
-        drop0=Omitted(0.2),
-        h0=limited(nn.Conv2d(3, 96 * 2, 8, padding=4), 0.9),
+    net = sequential(
+        drop0=UnscaledDropout(0.2),
+        h0=with_max_norm(nn.Conv2d(3, 96 * 2, 8, padding=4), 0.9),
         maxout0=Maxout(2),
-        pool0=pool(4, 2),
+        pool0=max_pool(4, 2),
         drop1=nn.Dropout(0.5),
-        h1=limited(nn.Conv2d(96, 192 * 2, 8, padding=3), 1.9365),
+        h1=with_max_norm(nn.Conv2d(96, 192 * 2, 8, padding=3), 1.9365),
         maxout1=Maxout(2),
-        pool1=pool(4, 2),
+        pool1=max_pool(4, 2),
         drop2=nn.Dropout(0.5),
-        h2=limited(nn.Conv2d(192, 192 * 2, 5, padding=3), 1.9365),
+        h2=with_max_norm(nn.Conv2d(192, 192 * 2, 5, padding=3), 1.9365),
         maxout2=Maxout(2),
-        pool2=pool(2, 2),
+        pool2=max_pool(2, 2),
         drop3=nn.Dropout(0.5),
         flat=nn.Flatten(),
-        h3=limited(nn.Linear(192 * 5 * 5, 500 * 5), 1.9),
+        h3=with_max_norm(nn.Linear(192 * 5 * 5, 500 * 5), 1.9),
         maxout3=Maxout(5),
         drop4=nn.Dropout(0.5),
-        fc=limited(nn.Linear(500, classes), 1.9365),
+        fc=with_max_norm(nn.Linear(500, classes), 1.9365),
     )
-    return drawn(net, "uniform", 0.005)
+    return initialize(net, "uniform", 0.005)
 
 
 WIDTHS = (*(32,) * 3, *(48,) * 2, *(80,) * 6, *(128,) * 6)
@@ -43,7 +51,7 @@ def fitnet(classes: int) -> nn.Module:
     parts: dict[str, nn.Module] = {}
     n_in = 3
     for i, width in enumerate(WIDTHS):
-        parts[f"h{i}"] = limited(nn.Conv2d(n_in, width * 2, 3, padding=1), 0.9)
+        parts[f"h{i}"] = with_max_norm(nn.Conv2d(n_in, width * 2, 3, padding=1), 0.9)
         parts[f"maxout{i}"] = Maxout(2)
         if i in POOLED:
             parts[f"pool{i}"] = nn.MaxPool2d(POOLED[i])
@@ -52,10 +60,10 @@ def fitnet(classes: int) -> nn.Module:
     # "2.5M" that are printed for it are two.
     parts |= {
         "flat": nn.Flatten(),
-        "h17": limited(nn.Linear(128, 500 * 5), 1.9),
+        "h17": with_max_norm(nn.Linear(128, 500 * 5), 1.9),
         "maxout17": Maxout(5),
-        "fc": limited(nn.Linear(500, classes), 1.9365),
+        "fc": with_max_norm(nn.Linear(500, classes), 1.9365),
     }
-    body = drawn(stack(**parts), "uniform", 0.005)
-    regressor = stack(h=limited(nn.Conv2d(80, 192 * 2, 2), 0.9), maxout=Maxout(2))
-    return WithHeads(dict(body.named_children()), {GUIDED: drawn(regressor, "uniform", 0.05)})
+    body = initialize(sequential(**parts), "uniform", 0.005)
+    regressor = sequential(h=with_max_norm(nn.Conv2d(80, 192 * 2, 2), 0.9), maxout=Maxout(2))
+    return WithHeads(dict(body.named_children()), {GUIDED: initialize(regressor, "uniform", 0.05)})

@@ -3,7 +3,13 @@
 
 from torch import nn
 
-from residual.models.baselines.layers import WithHeads, average, drawn, pool, stack
+from residual.models.baselines.layers import (
+    WithHeads,
+    global_average,
+    initialize,
+    max_pool,
+    sequential,
+)
 
 
 def body(classes: int) -> dict[str, nn.Module]:
@@ -27,15 +33,15 @@ def body(classes: int) -> dict[str, nn.Module]:
         if name in ("cccp2", "cccp4"):
             # Choice: both poolings take the maximum, as in the author's file; the later one of
             # Caffe's collection takes the average in the second.
-            parts[f"pool_{name}"], parts[f"drop_{name}"] = pool(3, 2), nn.Dropout(0.5)
+            parts[f"pool_{name}"], parts[f"drop_{name}"] = max_pool(3, 2), nn.Dropout(0.5)
     return parts
 
 
 def nin(classes: int) -> nn.Module:
     """Images (N, 3, H, W) -> scores (N, classes)."""
     # Choice: ReLU after the last layer, too, before the average, as in the author's file.
-    net = stack(**body(classes), relu_cccp6=nn.ReLU(), pool=average())
-    return drawn(net, "normal", 0.05)
+    net = sequential(**body(classes), relu_cccp6=nn.ReLU(), pool=global_average())
+    return initialize(net, "normal", 0.05)
 
 
 def dsn(classes: int) -> nn.Module:
@@ -48,6 +54,6 @@ def dsn(classes: int) -> nn.Module:
         for name, side in (("conv1", 32), ("conv2", 16), ("conv3", 8))
     }
     for head in heads.values():
-        drawn(head, "xavier")
-    net = drawn(stack(**body(classes)), "normal", 0.05)
-    return WithHeads({**dict(net.named_children()), "pool": average()}, heads)
+        initialize(head, "xavier")
+    net = initialize(sequential(**body(classes)), "normal", 0.05)
+    return WithHeads({**dict(net.named_children()), "pool": global_average()}, heads)

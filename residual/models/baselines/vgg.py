@@ -1,11 +1,29 @@
-"""VGG-16 and VGG-19, configurations D and E of Simonyan and Zisserman (arXiv 1409.1556)."""
+"""VGG (Simonyan and Zisserman, arXiv 1409.1556) and its successor PReLU-net, with spatial pyramid
+pooling (He et al., arXiv 1502.01852)."""
 
-from torch import nn
+import itertools
 
-from residual.models.baselines.layers import average, conv, drawn, stack
+import torch
+from torch import Tensor, nn
 
-CONVS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+from residual.models.baselines.layers import (
+    SpatialPyramid,
+    conv,
+    global_average,
+    initialize,
+    sequential,
+)
+
+CONVS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # configurations D and E
 WIDTHS = (64, 128, 256, 512, 512)
+PRELU_NETS = {  # layers in each of three stages, and their widths
+    "A": (5, (256, 512, 512)),
+    "B": (6, (256, 512, 512)),
+    "C": (6, (384, 768, 896)),
+}
+LEVELS = (7, 3, 2, 1)
+WINDOW = 14  # of the last map of a 224x224 image
+WINDOW_STRIDE = 8
 
 
 def vgg(depth: int, classes: int) -> nn.Module:
@@ -27,4 +45,65 @@ def vgg(depth: int, classes: int) -> nn.Module:
     # Choice: Glorot's start for all layers, of which the publication says that it makes its
     # training in stages unnecessary; the deviation that it prints for its own normal start, 0.1, is
     # in doubt, and the first layers of the 11-layer net would be needed.
-    return drawn(stack(**parts, pool=average()), "xavier")
+    return initialize(sequential(**parts, pool=global_average()), "xavier")
+
+
+class Windows(nn.Module):
+    """A head over windows of a map, whose scores are averaged ("multi-view on feature maps")."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, classes)."""
+        rows, columns = (window_starts(length) for length in x.shape[2:])
+        views = [
+            self.head(x[:, :, top : top + WINDOW, left : left + WINDOW])
+            for top, left in itertools.product(rows, columns)
+        ]
+        return views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)
+
+
+def window_starts(length: int) -> list[int]:
+    """The first place of each window along a side of a map."""
+    last = max(0, length - WINDOW)
+    return sorted({*range(0, last, WINDOW_STRIDE), last})
+
+
+def prelu_net(model: str, classes: int) -> nn.Module:
+    """Images (N, 3, H, W) -> scores (N, classes)."""
+    layers, widths = PRELU_NETS[model]
+    parts: dict[str, nn.Module] = {"conv1": conv_prelu(3, 96, 7, 2), "pool1": nn.MaxPool2d(2)}
+    n_in = 96
+    for number, width in enumerate(widths, 2):
+        for i in range(1, layers + 1):
+            parts[f"conv{number}_{i}"] = conv_prelu(n_in, width, 3)
+            n_in = width
+        if number < 4:
+            parts[f"pool{number}"] = nn.MaxPool2d(2)
+    head = sequential(
+        pyramid=SpatialPyramid(LEVELS),
+        fc1=nn.Linear(n_in * sum(n * n for n in LEVELS), 4096),
+        prelu1=nn.PReLU(4096, init=0.25),
+        drop1=nn.Dropout(0.5),
+        fc2=nn.Linear(4096, 4096),
+        prelu2=nn.PReLU(4096, init=0.25),
+        drop2=nn.Dropout(0.5),
+        fc3=nn.Linear(4096, classes),
+    )
+    # Choice: on a larger picture the windows stand 8 places apart, and one at the far border; the
+    # publication says that they slide, and not how far.
+    net = initialize(sequential(**parts, windows=Windows(head)), "he", 0.25)
+    # Deviations of 0.01 for the first two fully connected layers and 0.001 for the last (a footnote
+    # of Section 2.2): smaller than He's, since pixels are not normalized.
+    for name, deviation in (("fc1", 0.01), ("fc2", 0.01), ("fc3", 0.001)):
+        initialize(head.get_submodule(name), "normal", deviation)
+    return net
+
+
+def conv_prelu(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution, and a PReLU with a slope for each channel."""
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2), nn.PReLU(n_out, init=0.25)
+    )

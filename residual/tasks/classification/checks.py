@@ -5,7 +5,7 @@ from torch import nn
 from residual.data.datasets import Data, Photographs, held_out
 from residual.data.filenames import shown
 from residual.models.complexity import HEADS
-from residual.models.registry import check_input, classifiers, outline, specify
+from residual.models.registry import build_meta, check_input, classifier_parameters, model_spec
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.training.recipe import CROP, Recipe
 from residual.training.values import in_text, refuse_idle
@@ -19,7 +19,7 @@ def check(recipe: Recipe, data: Data) -> None:
         raise ValueError(f"{data.name} has no train/ to learn from; it is good to be judged on")
     if len(data.classes) < 2:
         raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
-    size = specify(recipe.network).input_size
+    size = model_spec(recipe.network).input_size
     photographs = size == CROP
     if photographs != isinstance(data.train, Photographs):
         raise ValueError(
@@ -85,14 +85,18 @@ def acting(recipe: Recipe, data: Data) -> dict[str, tuple[bool, str]]:
 def of_learning(recipe: Recipe) -> dict[str, tuple[bool, str]]:
     """Fields that depend on the network and on other fields."""
     network, batch_norm = recipe.network, has_batch_norm(recipe.network)
-    scored = any(name.startswith(HEADS) for name in classifiers(network))
+    scored = any(name.startswith(HEADS) for name in classifier_parameters(network))
     counted = scored and recipe.auxiliary > 0
     labels, answers = recipe.lesson != "hint", recipe.lesson == "distillation"
     linear, sgd = recipe.schedule == "linear", recipe.optimizer != "rmsprop"
     drops = recipe.schedule == "drops" and any(drop < recipe.steps for drop in recipe.drops)
     no_labels, no_norm = "a hint is learnt, and no labels", f"{network} has no batch normalization"
-    no_heads = f"{network} has no further classifiers in training"
-    heads = no_heads if not scored else "the further classifiers count nothing with auxiliary=0"
+    no_heads = f"{network} has no further classifier_parameters in training"
+    heads = (
+        no_heads
+        if not scored
+        else "the further classifier_parameters count nothing with auxiliary=0"
+    )
     return {
         "guidance": (answers, "only the lesson distillation has guidance"),
         "temperature": (answers, "only the lesson distillation has a temperature"),
@@ -156,6 +160,6 @@ def of_pictures(recipe: Recipe, data: Data) -> dict[str, tuple[bool, str]]:
 
 
 def has_batch_norm(network: str) -> bool:
-    if specify(network).family != "rival":
+    if model_spec(network).family != "rival":
         return True
-    return any(isinstance(each, nn.BatchNorm2d) for each in outline(network, 2).modules())
+    return any(isinstance(each, nn.BatchNorm2d) for each in build_meta(network, 2).modules())

@@ -14,7 +14,7 @@ from residual.data.filenames import Split
 from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
 from residual.device import ComputeConfig, setting
-from residual.models.registry import check_input, outputs
+from residual.models.registry import check_input, num_classes
 from residual.runs.load import Trained, load
 from residual.tasks.classification.inference import Judged, Work, answers, sides, unread
 from residual.tasks.classification.metrics import count
@@ -76,7 +76,7 @@ def judge(
     if isinstance(images, Photographs):
         damaged += [images.name(i) for i in unread(found).tolist()]
     names = [net.network for net in nets]
-    few = min(len(data.classes), outputs(nets[0].net)) < 6
+    few = min(len(data.classes), num_classes(nets[0].net)) < 6
     record = {
         **({"network": names[0]} if len(names) == 1 else {"networks": names}),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": split},
@@ -127,10 +127,10 @@ def relabelled(net: Trained, data: Data, labels: Tensor) -> Tensor:
     if net.classes == data.classes:
         return labels
     if net.classes is None:
-        if outputs(net.net) != len(data.classes):
+        if num_classes(net.net) != len(data.classes):
             raise ValueError(
-                f"{net.network} tells {outputs(net.net)} classes apart, whose names are not known, "
-                f"and {data.name} has {len(data.classes)}"
+                f"{net.network} has {num_classes(net.net)} classes without names, and {data.name} "
+                f"has {len(data.classes)}"
             )
         return labels
     place = {name: i for i, name in enumerate(net.classes)}
@@ -190,7 +190,7 @@ def check_beside(net: Trained, first: Trained) -> None:
     """Raises ValueError where a network cannot answer together with the first."""
     if (net.classes is None) != (first.classes is None):
         differ = "only one of them knows the names of its classes"
-    elif len({outputs(each.net) for each in (net, first)}) > 1 or (
+    elif len({num_classes(each.net) for each in (net, first)}) > 1 or (
         set(net.classes or ()) != set(first.classes or ())
     ):
         differ = "they differ in their classes"

@@ -18,13 +18,13 @@ from residual.data.datasets import Data, Photographs
 from residual.data.loader import TASK, Place, measured_preprocessing, photograph_batches
 from residual.data.progress import Progress
 from residual.device import ComputeConfig
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.training.recipe import Recipe
 
 
 def crop_size(recipe: Recipe) -> int:
     """Pixels on a side of a training image."""
-    return recipe.size or specify(recipe.network).input_size
+    return recipe.size or model_spec(recipe.network).input_size
 
 
 def test_size(recipe: Recipe) -> int:
@@ -47,7 +47,7 @@ def preprocessing(
         if recipe.contrast == "none":
             return per_pixel_mean(data.train)
         return of_contrast(data.train, recipe.contrast == "whitened")
-    spec, mean, size = specify(recipe.network), recipe.mean, test_size(recipe)
+    spec, mean, size = model_spec(recipe.network), recipe.mean, test_size(recipe)
     if mean == "pixel" and crop_size(recipe) != size:
         mean = "channel"
     own = measured_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)

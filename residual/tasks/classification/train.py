@@ -12,7 +12,7 @@ from residual.data.sources import DEFAULT_ROOT, load
 from residual.device import ComputeConfig, setting_before_trial
 from residual.distributed import here
 from residual.finite import check_finite
-from residual.models.registry import build, classifiers, specify
+from residual.models.registry import build, classifier_parameters, model_spec
 from residual.runs import folder, session
 from residual.runs.load import Trained
 from residual.runs.load import load as loaded_weights
@@ -34,7 +34,7 @@ def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
 
     Raises ValueError for a network or a recipe that there is not.
     """
-    spec = specify(network)
+    spec = model_spec(network)
     deep = spec.family == "cifar" and spec.depth >= 110
     if name == "auto" and spec.family == "rival":
         name = recipe_of(spec.name)
@@ -60,7 +60,7 @@ def nearest(recipe: Recipe) -> Recipe:
 
 def takes_photographs(network: str) -> bool:
     """Whether a network looks at photographs, and not at small pictures in memory."""
-    return specify(network).input_size == 224
+    return model_spec(network).input_size == 224
 
 
 def found_again(name: str, root: Path) -> dict[str, str]:
@@ -104,7 +104,7 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
     net = session.fresh(recipe.seed, lambda: build(recipe.network, len(data.classes)))
     state = weights.net.state_dict()
     if weights.classes != data.classes:
-        new = classifiers(recipe.network)
+        new = classifier_parameters(recipe.network)
         state = {name: tensor for name, tensor in state.items() if name not in new}
     net.load_state_dict(state, strict=False)
     before = weights.preprocessing
@@ -153,7 +153,7 @@ def train(
     beginning = None if weights is None else loaded_weights(weights, body=True)
     if beginning:
         recipe = from_weights(recipe, beginning)
-    size, whole = specify(recipe.network).input_size, takes_photographs(recipe.network)
+    size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
     loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
     check_effects(recipe, usual, loaded)
     where = found_again(data, DEFAULT_ROOT)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from residual.models.blocks import replace_modules
 from residual.models.registry import build as build_network
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.tasks.detection.boxes import RATIOS, STRIDE
 from residual.tasks.detection.recipe import Recipe
 
@@ -49,7 +49,7 @@ class Detector(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.recipe, self.classes = recipe, classes
-        self.bins = recipe.bins or BINS[specify(recipe.network).family]
+        self.bins = recipe.bins or BINS[model_spec(recipe.network).family]
         self.shared, self.head = shared, head
         self.proposing = Proposing(widths[0], len(RATIOS) * len(recipe.scales))
         width = widths[1] * (1 + recipe.context)
@@ -143,7 +143,7 @@ def unlearned(shared: nn.Sequential, stages: int) -> int:
 
 def check_network(network: str) -> None:
     """Raises ValueError where no detector is made of a network."""
-    spec = specify(network)
+    spec = model_spec(network)
     if spec.name not in VGGS and spec.family != "imagenet":
         raise ValueError(
             f"no detector is made of {network}; it takes resnet18, 34, 50, 101 or 152, a variant "

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.runs.load import preprocessing_of
 from residual.runs.session import RunContext, fresh
 from residual.tasks.detection import faster_rcnn, loader, loop, phases
@@ -36,7 +36,7 @@ class Detection:
         self.net: faster_rcnn.Detector = context.config.place(net)  # type: ignore[assignment]
         self.learner = loop.start(self.net, recipe)
         self.skipped: dict[str, str] = {}
-        pixel_range = specify(recipe.network).pixel_range
+        pixel_range = model_spec(recipe.network).pixel_range
         self.preprocessing = loader.imagenet_preprocessing(recipe.shorter, pixel_range)
 
     def begin(self) -> None:

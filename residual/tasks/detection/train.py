@@ -10,7 +10,7 @@ from torch import Tensor
 from residual.data.batches import Preprocessing
 from residual.device import ComputeConfig
 from residual.finite import check_finite
-from residual.models.registry import specify
+from residual.models.registry import model_spec
 from residual.runs import folder, session
 from residual.runs.load import Trained
 from residual.runs.results import environment
@@ -36,7 +36,7 @@ def recipe_for(network: str, name: str, sort: str) -> Recipe:
         name = "coco" if sort == "coco" else "voc07"
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(RECIPES)}")
-    recipe = replace(RECIPES[name], network=specify(network).name)
+    recipe = replace(RECIPES[name], network=model_spec(network).name)
     if sort == "coco" and name != "coco":
         recipe = replace(recipe, train_split="train", test_split="val")
     return recipe
@@ -72,7 +72,8 @@ def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> 
 def check(recipe: Recipe, how: ComputeConfig) -> None:
     """Raises ValueError where this cannot be trained here, before a picture is read."""
     check_network(recipe.network)
-    if recipe.norm == "frozen" and not recipe.start and specify(recipe.network).family != "rival":
+    norms = model_spec(recipe.network).family != "rival"
+    if recipe.norm == "frozen" and not recipe.start and norms:
         raise ValueError(
             "frozen batch normalization has the statistics of weights to begin with; name them "
             "with --weights, or train from scratch: norm=group and fixed=0, as in --recipe scratch"
@@ -115,7 +116,7 @@ def check_effects(recipe: Recipe, usual: Recipe) -> None:
     """Raises ValueError for a field that was set and that changes nothing."""
     own = recipe.schedule == "alternating"
     drops = any(drop < recipe.steps for drop in recipe.drops)
-    norms = specify(recipe.network).family != "rival"
+    norms = model_spec(recipe.network).family != "rival"
     acting = {
         "drops": (drops or own, f"the rate drops within the {recipe.steps:,} steps"),
         "factor": (drops or own, "the rate never drops by it"),
@@ -185,7 +186,7 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     if network != recipe.network:
         raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
     norm = "frozen" if isinstance(weights, Trained) else weights.recipe.norm
-    if norm != recipe.norm and specify(recipe.network).name not in VGGS:
+    if norm != recipe.norm and model_spec(recipe.network).name not in VGGS:
         kinds = {"frozen": "batch", "group": "group"}
         raise ValueError(
             f"the weights are of {kinds[norm]} normalization, and the recipe is of "
