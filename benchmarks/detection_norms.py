@@ -21,8 +21,8 @@ from benchmarks.sides import record
 from residual.device import setting
 from residual.storage import write_json
 from residual.tasks.detection import loader, loop, train
+from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.evaluate import Work, judge
-from residual.tasks.detection.examples import Data
 from residual.tasks.detection.faster_rcnn import Detector, FixedConvNorm, build
 from residual.tasks.detection.load import Trained
 from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
@@ -40,7 +40,7 @@ def moving() -> Iterator[None]:
         Detector.train = usual  # type: ignore[method-assign]
 
 
-def trained(recipe: Recipe, data: Data, how: Any) -> dict[str, Any]:
+def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
     """Average precision on the test split after a whole training."""
     torch.manual_seed(recipe.seed)
     net = build(recipe, len(data.train.classes))

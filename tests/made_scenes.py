@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from residual.tasks.detection.examples import Example, Found, Scenes
+from residual.tasks.detection.boxes import Detections
+from residual.tasks.detection.datasets import DetectionDataset, Example
 
 CLASSES = ("cat", "dog", "bird")
 Row = tuple[float, ...]
@@ -19,17 +20,17 @@ def example(*rows: Row, label: int = 0) -> Example:
     return Example(Path("x.jpg"), "x", boxes, torch.full((len(rows),), label), hard)
 
 
-def found(*rows: Row, label: int = 0) -> Found:
+def found(*rows: Row, label: int = 0) -> Detections:
     """Detections as left, top, right, bottom, score."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return Found(table[:, :4], table[:, 4], torch.full((len(rows),), label))
+    return Detections(table[:, :4], table[:, 4], torch.full((len(rows),), label))
 
 
-def scenes(examples: Sequence[Example], sort: str = "voc") -> Scenes:
-    return Scenes("made", CLASSES, tuple(examples), "f" * 64, sort=sort)
+def scenes(examples: Sequence[Example], sort: str = "voc") -> DetectionDataset:
+    return DetectionDataset("made", CLASSES, tuple(examples), "f" * 64, format=sort)
 
 
-def random_scenes(seed: int, sort: str = "voc") -> tuple[list[Found], Scenes]:
+def random_scenes(seed: int, sort: str = "voc") -> tuple[list[Detections], DetectionDataset]:
     """Objects with integer corners, some difficult; detections near them, twice, beside them and of
     other classes, with few scores, so that many are equal."""
     draw = np.random.default_rng(seed)
@@ -52,5 +53,5 @@ def random_scenes(seed: int, sort: str = "voc") -> tuple[list[Found], Scenes]:
         examples.append(Example(Path("x"), str(picture), box.float(), label.long(), difficult))
         best = (torch.tensor(each[order]) for each in (guesses, scores, own))
         box, score, label = best
-        every.append(Found(box.float(), score.float(), label.long()))
+        every.append(Detections(box.float(), score.float(), label.long()))
     return every, scenes(examples, sort)

@@ -167,4 +167,4 @@ def test_folders_of_classes_are_not_taken_for_boxes(tmp_path):
 def test_a_folder_around_the_data_is_told_of(tmp_path):
     voc_year(tmp_path / "cells")
     with pytest.raises(ValueError, match="/cells has, so name that"):
-        datasets.form(tmp_path)
+        datasets.annotation_format(tmp_path)

@@ -15,7 +15,7 @@ from test_detect_command import SMALL
 from residual.data.decode import seen
 from residual.preparation.check_boxes import check as checked
 from residual.tasks.detection import datasets
-from residual.tasks.detection.frames import header
+from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.recipe import FRACTION, STORED, Reading
 
 WIDTH, HEIGHT = 60, 40  # of the stored pixels
@@ -135,8 +135,8 @@ def test_a_damaged_picture_is_left_to_the_reading_of_pictures(tmp_path):
 def test_the_header_tells_how_a_picture_is_seen(ending, orientation, tmp_path):
     file = tmp_path / f"x.{ending}"
     Image.new("RGB", (WIDTH, HEIGHT)).save(file, exif=exif(orientation))
-    assert header(file).seen == seen(file).size
-    assert header(file).stored == (WIDTH, HEIGHT)
+    assert read_header(file).upright == seen(file).size
+    assert read_header(file).stored == (WIDTH, HEIGHT)
 
 
 def test_exif_data_behind_the_pixels_of_a_png_are_seen(tmp_path):
@@ -147,7 +147,7 @@ def test_exif_data_behind_the_pixels_of_a_png_are_seen(tmp_path):
     end = file.read_bytes().index(b"IEND") - 4
     file.write_bytes(file.read_bytes()[:end] + chunk + file.read_bytes()[end:])
     assert seen(file).size == (HEIGHT, WIDTH)
-    assert header(file).seen == (HEIGHT, WIDTH)
+    assert read_header(file).upright == (HEIGHT, WIDTH)
 
 
 def test_the_header_is_read_without_the_pixels(tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_the_header_is_read_without_the_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
     monkeypatch.setattr("PIL.ImageOps.exif_transpose", None)
     for ending in ("jpg", "png", "bmp", "gif"):
-        assert header(tmp_path / f"x.{ending}").seen == (WIDTH, HEIGHT)
+        assert read_header(tmp_path / f"x.{ending}").upright == (WIDTH, HEIGHT)
 
 
 # ---- the unit -----------------------------------------------------------------------------------

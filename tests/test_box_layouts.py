@@ -161,8 +161,8 @@ EXPORTS: dict[Made, tuple[str, str, str, int]] = {
 def test_the_usual_exports_are_read_with_the_splits_that_they_have(made, tmp_path):
     made(tmp_path)
     form, train, test, pictures = EXPORTS[made]
-    assert datasets.form(tmp_path) == form
-    assert datasets.usual_splits(tmp_path, *datasets.USUAL[form]) == (train, test)
+    assert datasets.annotation_format(tmp_path) == form
+    assert datasets.choose_splits(tmp_path, *datasets.DEFAULT_SPLITS[form]) == (train, test)
     learned = datasets.load(tmp_path, train)
     tested = datasets.load(tmp_path, test, learned.classes)
     assert len(learned.examples) == pictures and len(tested.examples) >= 1
@@ -240,7 +240,7 @@ def test_where_it_cannot_be_told_which_split_is_which_the_option_is_named(
     answer = command("detect", "train", "resnet18", "--data", tmp_path / "data", *words)
     assert answer.status == 1 and not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=why) as refused:
-        datasets.usual_splits(tmp_path / "data", "train", "val")
+        datasets.choose_splits(tmp_path / "data", "train", "val")
     assert answer.complaint.endswith(str(refused.value))
     check = command("data", "check", tmp_path / "data")
     assert check.status == 1 and str(refused.value) in check.out
@@ -249,10 +249,10 @@ def test_where_it_cannot_be_told_which_split_is_which_the_option_is_named(
 def test_trainval_is_never_learned_from_where_val_is_tested_on(tmp_path):
     year = voc_year(tmp_path)
     (year / "ImageSets/Main/test.txt").unlink()
-    assert datasets.usual_splits(year, "trainval", "test") == ("train", "val")
+    assert datasets.choose_splits(year, "trainval", "test") == ("train", "val")
     (year / "ImageSets/Main/train.txt").unlink()
     with pytest.raises(ValueError, match="has trainval to learn from and nothing to be tested on"):
-        datasets.usual_splits(year, "trainval", "test")
+        datasets.choose_splits(year, "trainval", "test")
 
 
 def test_splits_that_a_user_names_are_taken_as_they_are(command, tmp_path):

@@ -27,7 +27,7 @@ def test_boxes_are_corners_and_crowds_are_difficult(tmp_path):
     assert (len(second.boxes), third.boxes.shape) == (1, (0, 4))
     assert [each.name for each in scenes.examples] == ["1", "2", "3"]
     assert first.path == tmp_path / "small" / "train2017" / "0001.jpg"
-    assert (scenes.name, scenes.sort) == ("small train2017", "coco")
+    assert (scenes.name, scenes.format) == ("small train2017", "coco")
 
 
 def test_classes_are_the_categories_by_their_ids_which_have_gaps(tmp_path):

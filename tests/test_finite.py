@@ -25,8 +25,8 @@ from residual.tasks.classification.evaluate import judge as judged
 from residual.tasks.classification.inference import Work as Answering
 from residual.tasks.classification.protocols import PROTOCOLS
 from residual.tasks.classification.train import advance
+from residual.tasks.detection.datasets import DetectionDataset, Example
 from residual.tasks.detection.evaluate import Work, judge
-from residual.tasks.detection.examples import Example, Scenes
 from residual.tasks.detection.predict import finder
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training import checkpoint
@@ -236,7 +236,7 @@ def test_it_has_no_average_precision(tmp_path):
     box, label, hard = torch.tensor([[1.0, 1, 9, 9]]), torch.tensor([0]), torch.tensor([False])
     examples = (Example(tmp_path / "a.png", "a", box, label, hard),)
     own = ruined("score", NAN)
-    split = Scenes("made", own.classes, examples, "f" * 64, sort="voc")
+    split = DetectionDataset("made", own.classes, examples, "f" * 64, format="voc")
     with pytest.raises(NotFinite, match="first after the layer score"):
         judge([own], split, Asking(), Work(ComputeConfig(threads=1)))
     assert judge([detector()], split, Asking(), Work(ComputeConfig(threads=1)))["seen"] == 1

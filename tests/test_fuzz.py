@@ -31,8 +31,8 @@ from residual.preparation.imagenet import told_by
 from residual.runs import folder
 from residual.runs.load import load
 from residual.tasks.detection import load as detectors
+from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.datasets import load as scenes
-from residual.tasks.detection.frames import header
 from residual.training import checkpoint
 from residual.training.recipe import RECIPES
 from residual.training.values import to_json
@@ -82,7 +82,7 @@ PICTURES = [
 @given(damaged(PICTURES, [b"\xff\xd8\xff\xc0", b"IDAT", b"acTL", b"\xff\xda"]))
 def test_a_picture(place, raw):
     with watched(put(place / "picture", raw), "picture"):
-        header(place / "picture")
+        read_header(place / "picture")
     with watched(len(raw) + 3 * 1_000_000, "the picture"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("residual.data.decode.LARGEST", 1_000_000)
         assert decode(raw).shape[0] == 3

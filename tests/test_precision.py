@@ -12,7 +12,8 @@ import torch
 from made_scenes import CLASSES, example, found, random_scenes, scenes
 from torch import Tensor
 
-from residual.tasks.detection.examples import Example, Found
+from residual.tasks.detection.boxes import Detections
+from residual.tasks.detection.datasets import Example
 from residual.tasks.detection.metrics import (
     MEASURES,
     MISSING,
@@ -36,7 +37,7 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
 Line = tuple[float, int, list[float]]  # a detection: score, picture, box
 
 
-def lines(every: Sequence[Found], label: int) -> list[Line]:
+def lines(every: Sequence[Detections], label: int) -> list[Line]:
     """Of one class, the surest first; equal ones by picture, then as they were found."""
     rows = [
         (float(one.scores[i]), picture, one.boxes[i].tolist())

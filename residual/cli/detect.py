@@ -27,7 +27,7 @@ from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run, rest
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
-    from residual.tasks.detection.examples import Data
+    from residual.tasks.detection.datasets import DetectionData
     from residual.tasks.detection.recipe import Recipe
     from residual.tasks.detection.train import Beginning
 
@@ -87,7 +87,7 @@ def train(
 
     Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
     """
-    from residual.tasks.detection.datasets import form
+    from residual.tasks.detection.datasets import annotation_format
     from residual.tasks.detection.train import (
         begin,
         check,
@@ -97,7 +97,7 @@ def train(
         with_splits,
     )
 
-    sort = form(data)
+    sort = annotation_format(data)
     words = [f"shorter={shorter_side}"] if shorter_side else []
     given = {"bad_boxes": bad_boxes, "bad_images": bad_images}
     given |= {"box_frame": box_frame, "box_unit": box_unit}
@@ -142,7 +142,7 @@ def begun_with(weights: str | None, root: Path) -> "Beginning | None":
 
 def again(
     run: Path, where: dict[str, str], workers: int
-) -> "tuple[int, Data, Callable[[Path], Advance]]":
+) -> "tuple[int, DetectionData, Callable[[Path], Advance]]":
     """Of a run its steps, its data, and how it goes on."""
     from residual.tasks.detection.load import recipe_of as recipe_in
     from residual.tasks.detection.train import load
@@ -152,7 +152,7 @@ def again(
     return recipe.steps, pictures, lambda own: of_detector(own, pictures)
 
 
-def of_detector(run: Path, pictures: "Data") -> Advance:
+def of_detector(run: Path, pictures: "DetectionData") -> Advance:
     """The steps of a detector's run."""
     from residual.tasks.detection.train import advance
 
@@ -188,7 +188,7 @@ def in_proportion(recipe: "Recipe", changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def told(pictures: "Data", recipe: "Recipe", rank: int) -> None:
+def told(pictures: "DetectionData", recipe: "Recipe", rank: int) -> None:
     """What was left out of the data, and what about it does not go with the recipe."""
     from residual.tasks.detection.loader import median_side
 
@@ -206,7 +206,7 @@ def told(pictures: "Data", recipe: "Recipe", rank: int) -> None:
             typer.echo(f"residual: {sentence}", err=True)
 
 
-def in_splits(pictures: "Data", recipe: "Recipe") -> str:
+def in_splits(pictures: "DetectionData", recipe: "Recipe") -> str:
     """Which splits were taken in place of the recipe's usual ones."""
     parts = {recipe.train_split: pictures.train, recipe.test_split: pictures.test}
     first, second = (f"{name} ({len(own.examples):,} pictures)" for name, own in parts.items())

@@ -21,12 +21,12 @@ def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[
     """Make what is missing -> the fingerprints of the data that it is on."""
     from residual.distributed import here
     from residual.reproduction.detectors import Made
-    from residual.tasks.detection.examples import Data
+    from residual.tasks.detection.datasets import DetectionData
     from residual.tasks.detection.train import check, load
 
     folder = Path(place.name).expanduser()
     begun = {net.network: net for net in map(opened, weights)}
-    splits: dict[tuple[str, str, Reading], Data] = {}
+    splits: dict[tuple[str, str, Reading], DetectionData] = {}
     marks: set[str] = set()
     own = [replace(each, recipe=begun_with(each, begun)) for each in possible(wanted, folder)]
     for each in own:

@@ -19,9 +19,16 @@ from residual.export.engine import MISSING, installed, session_of
 from residual.finite import check_finite
 from residual.storage import FORMAT, check_format, json_text, write_whole
 from residual.tasks.detection import loader
-from residual.tasks.detection.boxes import STRIDE, anchors, apart, best_first, least_sides, overlaps
+from residual.tasks.detection.boxes import (
+    STRIDE,
+    Detections,
+    anchors,
+    apart,
+    best_first,
+    least_sides,
+    overlaps,
+)
 from residual.tasks.detection.evaluate import found_on, looked
-from residual.tasks.detection.examples import Found
 from residual.tasks.detection.inference import chosen
 from residual.tasks.detection.load import Trained
 from residual.tasks.detection.predict import Finder
@@ -130,7 +137,7 @@ def parity(trained: Trained, content: bytes, testing: Testing) -> Iterator[Parit
             if not torch.equal(answer[name], own[name][best][: testing.most]):
                 raise ValueError(refusal(trained, f"{name} change with the least score"))
         found, slow = timed(lambda given: found_on([trained], given, testing, how), [seen])
-        same = shared(found, Found(answer["boxes"], answer["scores"], answer["labels"]))
+        same = shared(found, Detections(answer["boxes"], answer["scores"], answer["labels"]))
         sizes = picture.height, picture.width, len(own["regions"])
         yield Parity(*sizes, numbers, sides, len(found.scores), same, slow, fast)
 
@@ -159,7 +166,7 @@ def compared(
     regions, _ = apart(own["candidates"], own["ahead"], testing.proposals, least)
     probabilities, boxes = look.judged(own["regions"])
     found = in_order(of_each_class(own["probabilities"], own["class_boxes"], testing))
-    theirs = in_order(Found(own["boxes"] * seen.factors, own["scores"], own["labels"]))
+    theirs = in_order(Detections(own["boxes"] * seen.factors, own["scores"], own["labels"]))
     large = float(shifts.abs().max().clamp(min=1))  # the last bit of sums is in proportion
     differences = {
         "objectness": (told[0].softmax(dim=1), scores.softmax(dim=1), PROBABILITY),
@@ -183,7 +190,7 @@ def compared(
     return max(most["objectness"], most["probabilities"]), sides
 
 
-def of_each_class(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Found:
+def of_each_class(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Detections:
     """What is chosen, class by class: torchvision's suppression of several classes moves the boxes
     of each, and so rounds them."""
     found = [
@@ -192,7 +199,7 @@ def of_each_class(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Fou
     ]
     labels = [each.labels + label for label, each in enumerate(found)]
     parts = [each.boxes for each in found], [each.scores for each in found], labels
-    return Found(*(torch.cat(part) for part in parts))
+    return Detections(*(torch.cat(part) for part in parts))
 
 
 def refusal(trained: Trained, why: str) -> str:
@@ -200,11 +207,11 @@ def refusal(trained: Trained, why: str) -> str:
     return f"nothing is written, for the ONNX model of the detector on {network} differs: {why}"
 
 
-def in_order(found: Found) -> Found:
+def in_order(found: Detections) -> Detections:
     """The best first, and of equal scores by label and place, which no one promises."""
     keys = [found.boxes[:, 1], found.boxes[:, 0], found.labels, -found.scores]
     order = torch.from_numpy(np.lexsort([key.numpy() for key in keys]))
-    return Found(found.boxes[order], found.scores[order], found.labels[order])
+    return Detections(found.boxes[order], found.scores[order], found.labels[order])
 
 
 def distance(one: Tensor, other: Tensor) -> float:
@@ -214,7 +221,7 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max()) if one.numel() else 0.0
 
 
-def shared(one: Found, other: Found) -> int:
+def shared(one: Detections, other: Detections) -> int:
     """How many detections both hold: the same label, about the same score and box."""
     # No two detections of a class overlap so much that one fits two others.
     fits = overlaps(one.boxes, other.boxes) >= SAME  # (N, M)
@@ -272,9 +279,9 @@ def read(path: Path, threads: int) -> Exported:
         raise ValueError(f"{path} is the model of a classifier, {network}, and finds no objects")
     values = json.loads(known["testing"])
 
-    def find(picture: Path) -> Found:
+    def find(picture: Path) -> Detections:
         found = answered(session, np.asarray(seen_picture(picture))[None])
         check_finite(found, f"what {path} finds on {picture}")
-        return Found(found["boxes"], found["scores"], found["labels"])
+        return Detections(found["boxes"], found["scores"], found["labels"])
 
     return Exported(find, tuple(json.loads(known["labels"])), Testing(**values | {"scales": ()}))

@@ -15,28 +15,24 @@ from residual.data.progress import Progress, unhurried
 from residual.data.rng import order
 from residual.preparation.check import Look, in_turn
 from residual.tasks.detection import coco, voc
-from residual.tasks.detection.annotations import (
-    Annotated,
-    Split,
-    classes_of,
-    examples_of,
-    faults,
-    sentence,
-)
+from residual.tasks.detection.annotations import AnnotatedImage, SplitAnnotations, describe_problem
 from residual.tasks.detection.datasets import (
-    USUAL,
-    form,
+    DEFAULT_SPLITS,
+    annotation_format,
+    build_examples,
+    choose_splits,
+    class_names,
+    find_errors,
     has_split,
-    part,
     read,
+    select_part,
     splits,
-    usual_splits,
 )
 from residual.tasks.detection.drawing import BAD, drawn, sheet, titled
 from residual.tasks.detection.recipe import SKIP, Reading
 
 COLUMNS, WIDTH = 4, 2_000  # of a sheet: pictures and pixels
-Everything = dict[str, Split]  # what is said of the pictures of each split
+Everything = dict[str, SplitAnnotations]  # what is said of the pictures of each split
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,8 @@ def check(
     Raises FileNotFoundError where there is no folder, and ValueError where it has neither form.
     """
     said = everything(folder, reading) if said is None else said
-    report, tell = Report(str(folder), form(folder)), unhurried(progress)
-    pictures = (one.picture for own in said.values() for one in own.pictures)
+    report, tell = Report(str(folder), annotation_format(folder)), unhurried(progress)
+    pictures = (one.path for own in said.values() for one in own.images)
     once = dict.fromkeys(picture for picture in pictures if picture is not None)
     paths = {below(folder, picture): picture for picture in once}
     changes: Counter[str] = Counter()
@@ -125,11 +121,11 @@ def check(
 def everything(folder: Path, reading: Reading = Reading()) -> Everything:  # noqa: B008
     """Every split; of one that cannot be read as a whole, only why. Raises as `check`."""
 
-    def of(split: str) -> Split:
+    def of(split: str) -> SplitAnnotations:
         try:
             return read(folder, split, reading)
         except (ValueError, OSError) as error:
-            return Split((Annotated(split, split, trouble=error),))
+            return SplitAnnotations((AnnotatedImage(split, split, error=error),))
 
     return {split: of(split) for split in splits(folder)}
 
@@ -156,18 +152,18 @@ def count(report: Report, said: Everything) -> None:
     sizes: dict[str, None] = {}
     for name, own in said.items():
         counts = report.splits[name] = Counts()
-        trouble |= dict.fromkeys(map(str, faults(name, own.pictures)))
-        for one in own.pictures:
-            if one.trouble is not None:
+        trouble |= dict.fromkeys(map(str, find_errors(name, own.images)))
+        for one in own.images:
+            if one.error is not None:
                 continue
-            sizes |= dict.fromkeys([one.wrong] if one.wrong else [])
-            bad |= dict.fromkeys(sentence(one, box) for box in one.boxes if box.wrong)
-            good = [box for box in one.boxes if not box.wrong]
+            sizes |= dict.fromkeys([one.wrong_size] if one.wrong_size else [])
+            bad |= dict.fromkeys(describe_problem(one, box) for box in one.boxes if box.problem)
+            good = [box for box in one.boxes if not box.problem]
             counts.pictures += 1
             counts.empty += not good
             counts.difficult += sum(box.difficult for box in good)
             for box in good:
-                counts.boxes[box.name] = counts.boxes.get(box.name, 0) + 1
+                counts.boxes[box.label] = counts.boxes.get(box.label, 0) + 1
     report.boxes, report.annotations, report.sizes = list(bad), list(trouble), list(sizes)
     classes = sorted({label for counts in report.splits.values() for label in counts.boxes})
     for counts in report.splits.values():
@@ -179,7 +175,7 @@ def unpaired(folder: Path, report: Report, known: Collection[Path]) -> None:
     if report.form == "voc":
         lonely, bare = voc.unpaired(folder)
     else:
-        lonely, bare = [], coco.bare(known)
+        lonely, bare = [], coco.unlisted_images(known)
     report.lonely = [below(folder, file) for file in lonely]
     report.bare = [below(folder, file) for file in bare]
 
@@ -192,7 +188,7 @@ def lacking(report: Report) -> Iterator[str]:
 
 def overlapping(said: Everything) -> Iterator[str]:
     """Splits with pictures in common, but for those of which one is a part: train of trainval."""
-    pictures = {name: {one.picture: one.name for one in own.pictures} for name, own in said.items()}
+    pictures = {name: {one.path: one.name for one in own.images} for name, own in said.items()}
     for first, second in combinations(said, 2):
         a, b = (name.strip("0123456789") for name in (first, second))
         both = pictures[first].keys() & pictures[second].keys() - {None}
@@ -205,9 +201,9 @@ def twice(folder: Path, said: Everything, copies: list[list[Path]]) -> Iterator[
     """Pictures of equal bytes under several names, where they do harm."""
     splits_of: dict[Path, set[str]] = defaultdict(set)
     for name, own in said.items():
-        for one in own.pictures:
-            if one.picture is not None:
-                splits_of[one.picture].add(name)
+        for one in own.images:
+            if one.path is not None:
+                splits_of[one.path].add(name)
     across: list[str] = []
     within: list[str] = []
     for files in copies:
@@ -225,14 +221,14 @@ def twice(folder: Path, said: Everything, copies: list[list[Path]]) -> Iterator[
 def refusals(folder: Path, said: Everything) -> Iterator[str]:
     """What training by the usual recipe says where it does not begin."""
     try:
-        train, test = usual_splits(folder, *USUAL[form(folder)])
+        train, test = choose_splits(folder, *DEFAULT_SPLITS[annotation_format(folder)])
         if voc.years(folder) and not has_split(folder, train):
             return  # which years are meant is for the user to say
-        learned = part(folder, said, train)
-        if not classes_of(learned):
+        learned = select_part(folder, said, train)
+        if not class_names(learned):
             raise ValueError(f"{train} holds no objects")
-        for name, own in ((train, learned), (test, part(folder, said, test))):
-            examples_of(name, own, classes_of(learned), SKIP)
+        for name, own in ((train, learned), (test, select_part(folder, said, test))):
+            build_examples(name, own, class_names(learned), SKIP)
     except (ValueError, OSError) as error:
         yield str(error)
 
@@ -245,16 +241,16 @@ def contact(said: Everything, n: int) -> Image.Image:
 
     Raises ValueError where no picture can be read.
     """
-    pictures = (one for own in said.values() for one in own.pictures)
-    names = sorted({box.name for one in pictures for box in one.boxes})
+    pictures = (one for own in said.values() for one in own.images)
+    names = sorted({box.label for one in pictures for box in one.boxes})
     columns = min(COLUMNS, n)
     shown: list[Image.Image] = []
     for split, one in chosen(said):
         if len(shown) == n:
             break
         try:
-            assert one.picture is not None
-            whole = seen(one.picture)
+            assert one.path is not None
+            whole = seen(one.path)
         except (Damaged, OSError):
             continue
         small = ImageOps.contain(whole, (WIDTH // columns, 2 * WIDTH // columns))
@@ -264,19 +260,17 @@ def contact(said: Everything, n: int) -> Image.Image:
     return sheet(shown, columns, WIDTH)
 
 
-def chosen(said: Everything) -> Iterator[tuple[str, Annotated]]:
+def chosen(said: Everything) -> Iterator[tuple[str, AnnotatedImage]]:
     """Every picture that is annotated, once: those with bad boxes, then of each split in turn.
 
     However many are taken of them, they come from all over their split.
     """
-    there = {
-        split: [one for one in own.pictures if one.trouble is None] for split, own in said.items()
-    }
+    there = {split: [one for one in own.images if one.error is None] for split, own in said.items()}
     bad = [
         (split, one)
         for split, own in there.items()
         for one in own
-        if one.wrong or any(box.wrong for box in one.boxes)
+        if one.wrong_size or any(box.problem for box in one.boxes)
     ]
     spread = [
         [(split, own[i]) for i in order(0, place, len(own)).tolist()]
@@ -285,24 +279,24 @@ def chosen(said: Everything) -> Iterator[tuple[str, Annotated]]:
     in_turns = (each for one_of_each in zip_longest(*spread) for each in one_of_each if each)
     taken: set[Path | None] = set()
     for split, one in chain(bad, in_turns):
-        if one.picture not in taken:
-            taken.add(one.picture)
+        if one.path not in taken:
+            taken.add(one.path)
             yield split, one
 
 
 def pictured(
-    image: Image.Image, scale: float, split: str, one: Annotated, names: list[str]
+    image: Image.Image, scale: float, split: str, one: AnnotatedImage, names: list[str]
 ) -> Image.Image:
     """A picture at a scale, with its boxes and its name."""
     boxes = one.boxes
     captions = [
-        f"{box.place} {box.wrong}"
-        if box.wrong
-        else f"{box.name}, difficult"
+        f"{box.position} {box.problem}"
+        if box.problem
+        else f"{box.label}, difficult"
         if box.difficult
-        else box.name
+        else box.label
         for box in boxes
     ]
-    labels = [BAD if box.wrong else names.index(box.name) for box in boxes]
+    labels = [BAD if box.problem else names.index(box.label) for box in boxes]
     corners = torch.tensor([box.corners for box in boxes]).reshape(-1, 4) * scale
     return titled(drawn(image, corners, captions, labels), f"{split}: {one.name}")

@@ -22,7 +22,6 @@ from residual.preparation.archives import (
     verified,
 )
 from residual.tasks.detection import coco as of_coco
-from residual.tasks.detection import layouts
 from residual.tasks.detection import voc as of_voc
 
 Archives = Mapping[str, tuple[str, str]]  # of each set: (file name, md5)
@@ -81,7 +80,7 @@ def voc(
     report = Report(str(target), expected=dict(expected))
     for name in expected:
         year = devkit / f"VOC20{name[:2]}"
-        if name[2:] in layouts.lists(year):
+        if name[2:] in of_voc.image_lists(year):
             judge_voc(report, name, year)
         else:
             report.absent[name] = archives[name][0]
@@ -188,14 +187,14 @@ def place_of(archive: Path, name: str, wanted: re.Pattern[str]) -> str:
 
 def judge_voc(report: Report, name: str, year: Path) -> None:
     """Whether each picture that a list names is there, with its annotation."""
-    own = layouts.Place(year, year / layouts.ANNOTATIONS, year / layouts.PICTURES)
-    pictures = layouts.pictures_of(own)
+    own = of_voc.VocFolder(year, year / of_voc.ANNOTATIONS, year / of_voc.IMAGES)
+    pictures = own.images
     named = [member.name for member in of_voc.members(year, name[2:])]
     for one in named:
         if one not in pictures:
-            report.missing.append(f"{year.name}/{layouts.PICTURES}/{one}.jpg")
-        if not (own.annotations / f"{one}.xml").is_file():
-            report.missing.append(f"{year.name}/{layouts.ANNOTATIONS}/{one}.xml")
+            report.missing.append(f"{year.name}/{of_voc.IMAGES}/{one}.jpg")
+        if not (own.annotation_folder / f"{one}.xml").is_file():
+            report.missing.append(f"{year.name}/{of_voc.ANNOTATIONS}/{one}.xml")
     report.pictures[name] = sum(one in pictures for one in named)
 
 
@@ -207,5 +206,5 @@ def judge_coco(report: Report, name: str, target: Path) -> None:
     if not file.is_file():
         report.missing.append(f"{file.relative_to(target).as_posix()}, from {zip_of(name)}")
     elif len(there) < report.expected[name]:
-        named = {str(image.get("file_name")) for image in of_coco.opened(file)["images"]}
+        named = {str(image.get("file_name")) for image in of_coco.read_lists(file)["images"]}
         report.missing += [f"{name}/{one}" for one in sorted(named - there)]

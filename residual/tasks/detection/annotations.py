@@ -1,72 +1,184 @@
-"""What an annotation says of a picture, which boxes can be learned from, and examples of them."""
+"""Annotated images: boxes as a file states them, checked and converted to pixels of the image.
 
-import hashlib
+Boxes end up as (left, top, right, bottom) in pixels of the upright image, counted from its upper
+left corner, so that a box around the first pixel is 0, 0, 1, 1. PASCAL VOC counts pixels from 1 and
+names the last one inside: its xmin to xmax is xmin - 1 to xmax here, and IoU is the devkit's.
+COCO's x, y, width, height is x, y, x + width, y + height.
+"""
+
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import IO
 
-import torch
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from residual.data.datasets import fingerprint
+from residual.data.decode import FORMATS, Damaged, naming
 from residual.data.filenames import few, shown
-from residual.data.folder import QUICK_ABOVE
-from residual.data.rng import order
-from residual.tasks.detection.examples import Example
-from residual.tasks.detection.recipe import ERROR, FRACTION, PIXELS, SKIP, Reading
+from residual.tasks.detection.recipe import FRACTION, PIXELS, STORED, UPRIGHT, Reading
 
 READERS = 8  # threads; most of their time they wait for the disk
 # Choice: a box may lie beyond the border of its picture by so many pixels, and is left as it is.
 # Tools that count pixels from 0 write VOC files, too, and COCO's are rounded.
-TOLERATED = 1
-Corners = tuple[float, float, float, float]
+TOLERANCE = 1
+ROTATED = range(5, 9)  # EXIF orientations that turn an image by a quarter
+Corners = tuple[float, float, float, float]  # left, top, right, bottom
+Size = tuple[float, float]  # width and height
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box as it is annotated, and what is wrong with it."""
+    """An annotated box, and its problem if it has one."""
 
-    place: str  # in its file: box 3
-    name: str  # of its class
-    edges: Corners  # left, top, right, bottom, as the annotation counts them
-    corners: Corners  # those of an example
-    sides: tuple[float, float]  # width and height, as the annotation means them
+    position: str  # in its file: box 3
+    label: str
+    edges: Corners  # as the annotation counts them
+    corners: Corners  # as used here
+    sides: Size  # as the annotation means them
     difficult: bool
-    said: str  # the annotation's own numbers
-    wrong: str = ""  # known when the box is placed in its picture: see frames.py
+    text: str  # the annotation's own numbers
+    problem: str = ""  # set when the box is placed in its image
 
     def __str__(self) -> str:
-        return f"{self.place} ({self.name or 'without a class'}: {self.said})"
+        return f"{self.position} ({self.label or 'without a class'}: {self.text})"
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """A picture, and what is said of it."""
+class AnnotatedImage:
+    """An image and its annotation."""
 
     name: str
-    file: str  # where it is said
-    picture: Path | None = None
-    size: tuple[float, float] | None = None  # (width, height), where it is said
+    file: str  # of the annotation
+    path: Path | None = None
+    size: Size | None = None  # as annotated
     boxes: tuple[Box, ...] = ()
-    digest: str = ""  # of what is said
-    trouble: ValueError | OSError | None = None  # why nothing can be learned from it
-    wrong: str = ""  # a sentence, where it is said of a picture of another size
-    untold: bool = False  # the picture is turned, and nothing tells whether its boxes are
+    digest: str = ""  # of the annotation
+    error: ValueError | OSError | None = None  # why nothing can be learned from it
+    wrong_size: str = ""  # a sentence, if the annotation is of another size than the image
+    ambiguous: bool = False  # EXIF turns the image, and boxes may be of it before or after that
 
 
 @dataclass(frozen=True)
-class Split:
-    """What is said of every picture of a split."""
+class SplitAnnotations:
+    """The annotated images of a split."""
 
-    pictures: tuple[Annotated, ...]
-    classes: tuple[str, ...] | None = None  # where they are said; else those of the good boxes
-    notices: tuple[str, ...] = ()  # sentences
+    images: tuple[AnnotatedImage, ...]
+    classes: tuple[str, ...] | None = None  # if the annotations list them
+    notices: tuple[str, ...] = ()  # sentences for the user
 
 
-def complaint(box: Box, size: tuple[float, float], reading: Reading) -> str:
-    """What is wrong with a box in a picture of this (width, height); nothing where it is good."""
+# ---- image headers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Size and orientation of an image file."""
+
+    stored: Size
+    orientation: int = 1  # EXIF's
+
+    @property
+    def upright(self) -> Size:
+        """The size after EXIF's rotation."""
+        return self.stored[::-1] if self.orientation in ROTATED else self.stored
+
+    def size_in(self, frame: str) -> Size:
+        return self.stored if frame == STORED else self.upright
+
+
+def read_header(path: Path) -> ImageHeader:
+    """The header of an image file; no pixel is decoded. Raises Damaged and OSError."""
+    with path.open("rb") as file, naming(str(path)):
+        image = Image.open(file, formats=FORMATS)
+        size = image.size
+        if isinstance(image, TiffImageFile):  # newer Pillows rotate its size when they open it
+            size = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+        # Pillow decodes a PNG to look for EXIF data behind the pixels.
+        late = image.format == "PNG" and has_late_exif(file)
+        exif = image.getexif() if late or image.format != "PNG" else Image.Image.getexif(image)
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+    return ImageHeader(size, orientation if orientation in range(1, 9) else 1)
+
+
+def has_late_exif(file: IO[bytes]) -> bool:
+    """Whether a PNG has EXIF data, or text that may hold them, behind its first pixels."""
+    position, pixels = file.seek(8), False
+    while len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        pixels = pixels or kind == b"IDAT"
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            return True
+        position = file.seek(position + 12 + length)
+    return False
+
+
+def rotate(corners: Corners, header: ImageHeader) -> Corners:
+    """A box in the stored image -> the same box in the upright image."""
+    left, top, right, bottom = corners
+    width, height = header.stored
+    return {
+        1: corners,
+        2: (width - right, top, width - left, bottom),
+        3: (width - right, height - bottom, width - left, height - top),
+        4: (left, height - bottom, right, height - top),
+        5: (top, left, bottom, right),
+        6: (height - bottom, left, height - top, right),
+        7: (height - bottom, width - right, height - top, width - left),
+        8: (top, width - right, bottom, width - left),
+    }[header.orientation]
+
+
+# ---- checks and conversion ----------------------------------------------------------------------
+
+
+def place_all(images: Iterable[AnnotatedImage], reading: Reading) -> tuple[AnnotatedImage, ...]:
+    """The images with their boxes in pixels of the upright image, and the problem of each box."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return tuple(pool.map(partial(place, reading=reading), images))
+
+
+def place(image: AnnotatedImage, reading: Reading) -> AnnotatedImage:
+    """`place_all` for one image. If it is damaged, the annotated size counts."""
+    # Choice: a picture is turned as its EXIF data says, as all pictures are here, and its boxes are
+    # taken to be of what is seen. Some tools annotate what is stored: then the sizes differ.
+    if image.path is None or not image.boxes:
+        return image
+    try:
+        header = read_header(image.path)
+    except (Damaged, OSError):
+        header = ImageHeader(image.size or (math.inf, math.inf))
+    if image.size not in (None, header.size_in(reading.box_frame)):
+        boxes = tuple(check_box(box, box.corners, image.size, reading) for box in image.boxes)
+        return replace(image, boxes=boxes, wrong_size=size_error(image, header, reading))
+    boxes = tuple(place_box(box, header, reading) for box in image.boxes)
+    ambiguous = header.orientation != 1 and (image.size is None or header.upright == header.stored)
+    return replace(image, boxes=boxes, ambiguous=ambiguous)
+
+
+def place_box(box: Box, header: ImageHeader, reading: Reading) -> Box:
+    """A box in pixels of the upright image, with its problem."""
+    corners = box.corners
+    if reading.box_unit == FRACTION:
+        (width, height), (left, top, right, bottom) = header.size_in(reading.box_frame), box.edges
+        corners = (left * width, top * height, right * width, bottom * height)
+    if reading.box_frame == STORED:
+        corners = rotate(corners, header)
+    return check_box(box, corners, header.upright, reading)
+
+
+def check_box(box: Box, corners: Corners, size: Size, reading: Reading) -> Box:
+    """The box at these corners, with its problem in an image of this size."""
+    box = replace(box, corners=corners)
+    return replace(box, problem=box_problem(box, size, reading))
+
+
+def box_problem(box: Box, size: Size, reading: Reading) -> str:
+    """What is wrong with a box in an image of this (width, height); "" if nothing is."""
     left, top, right, bottom = box.corners
     if not all(map(math.isfinite, box.corners)):
         return "is not four finite numbers"
@@ -83,134 +195,43 @@ def complaint(box: Box, size: tuple[float, float], reading: Reading) -> str:
             f"--box-unit {FRACTION}"
         )
     beyond = max(-left, -top, right - size[0], bottom - size[1])
-    if beyond > TOLERATED:
+    if beyond > TOLERANCE:
         return f"lies outside its picture of {size[0]:g}x{size[1]:g} pixels by {beyond:g}"
-    return "" if box.name else "has no class"
+    return "" if box.label else "has no class"
 
 
-def sentence(annotated: Annotated, box: Box) -> str:
-    """What is wrong, with the file and the box."""
-    return f"{annotated.file}: {box} {box.wrong}"
+def describe_problem(image: AnnotatedImage, box: Box) -> str:
+    """The file, the box and its problem."""
+    return f"{image.file}: {box} {box.problem}"
 
 
-# ---- from what is said to examples --------------------------------------------------------------
-
-
-def faults(name: str, pictures: Iterable[Annotated]) -> Iterator[ValueError | OSError]:
-    """What is worse than a bad box."""
-    files: dict[str, str] = {}
-    seen: set[str] = set()
-    for one in pictures:
-        file = os.path.normpath(one.picture) if one.picture else ""
-        if one.trouble is not None:
-            yield one.trouble
-        elif one.name in seen:
-            yield ValueError(f"{name} has the picture {shown(one.name)} more than once")
-        elif file in files:
-            yield ValueError(
-                f"{name} has the file {shown(file)} as two pictures, {shown(files[file])} and "
-                f"{shown(one.name)}: objects of one would be background in the other"
-            )
-        seen.add(one.name)
-        if file:
-            files.setdefault(file, one.name)
-
-
-def classes_of(split: Split) -> tuple[str, ...]:
-    """The classes that are said, or else the names of the good boxes, sorted."""
-    if split.classes is not None:
-        return split.classes
-    boxes = (box for one in split.pictures if not one.wrong for box in one.boxes)
-    return tuple(sorted({box.name for box in boxes if not box.wrong}))
-
-
-def examples_of(
-    name: str, split: Split, classes: Sequence[str], bad: str
-) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    """Every picture of a split with its good boxes, and a sentence for each that is left out.
-
-    Raises what is wrong with any picture, and ValueError at the first bad box, unless `bad` is
-    skip, and at another class.
-    """
-    for fault in faults(name, split.pictures):
-        raise fault
-    others = tuple(one.wrong for one in split.pictures if one.wrong)
-    own = [one for one in split.pictures if not one.wrong]
-    skipped = tuple(sentence(one, box) for one in own for box in one.boxes if box.wrong)
-    if bad == ERROR:
-        size = "annotation of another size", "annotations of another size", "pictures"
-        refuse(name, others, size)
-        refuse(name, skipped, ("bad box", "bad boxes", "boxes"))
-    if skipped and len(skipped) == sum(len(one.boxes) for one in own):
-        raise ValueError(f"{skipped[0]}; no box of {name} is good")
-    if not own:
-        why = f"{others[0]}; so do all of {name}" if others else f"{name} has no pictures"
-        raise ValueError(why)
-    known = {label: place for place, label in enumerate(classes)}
-    return tuple(example(one, known) for one in own), others + skipped
-
-
-def refuse(name: str, sentences: Sequence[str], words: tuple[str, str, str]) -> None:
-    """Raise the first, with what is wrong in singular and plural, and what would be left out."""
-    if sentences:
-        one, many, left_out = words
-        n = len(sentences)
-        which = f"the first of {n:,} {many}" if n > 1 else f"the only {one}"
-        raise ValueError(
-            f"{sentences[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such "
-            f"{left_out}"
-        )
-
-
-def example(annotated: Annotated, known: dict[str, int]) -> Example:
-    """A picture with its good boxes. Raises ValueError where one is of no known class."""
-    boxes = [box for box in annotated.boxes if not box.wrong]
-    for box in boxes:
-        if box.name not in known:
-            raise ValueError(
-                f"{annotated.file}: {box.place} is of class {box.name!r}, which is none of the "
-                f"classes {few(list(known))}"
-            )
-    assert annotated.picture is not None
-    return Example(
-        annotated.picture,
-        annotated.name,
-        torch.tensor([box.corners for box in boxes], dtype=torch.float32).reshape(-1, 4),
-        torch.tensor([known[box.name] for box in boxes], dtype=torch.int64),
-        torch.tensor([box.difficult for box in boxes], dtype=torch.bool),
+def size_error(image: AnnotatedImage, header: ImageHeader, reading: Reading) -> str:
+    """A sentence about an annotation of another size than its image."""
+    assert image.size is not None and image.path is not None
+    annotated, actual = (
+        f"{size[0]:g}x{size[1]:g}" for size in (image.size, header.size_in(reading.box_frame))
     )
+    sentence = f"{image.file}: says {annotated} pixels, and {shown(image.path.name)} has {actual}"
+    if header.upright == header.stored:
+        return sentence
+    if reading.box_frame == UPRIGHT:
+        sentence += ", turned upright (EXIF)"
+        if image.size == header.stored:
+            sentence += f": --box-frame {STORED} turns its boxes, too"
+    else:
+        sentence += " as it is stored"
+        if image.size == header.upright:
+            sentence += f": with --box-frame {UPRIGHT} its boxes are of the upright picture"
+    return sentence
 
 
-def part_of(name: str, split: Split, part: str) -> Split:
-    """What is learned from, or tested on, of a split that is divided once. Raises ValueError."""
-    # Choice: a fifth of the pictures, rounded, drawn by the same integer hash as all else; the
-    # split depends on nothing but how many pictures there are, by their names.
-    for fault in faults(name, split.pictures):
-        raise fault
-    pictures = sorted(split.pictures, key=lambda one: str(one.picture))
-    n = len(pictures)
-    if n < 2:
-        raise ValueError(f"{name} has {n} pictures, and a set that is divided needs two")
-    out = set(order(0, 0, n)[: max(1, round(n / 5))].tolist())
-    own = tuple(one for i, one in enumerate(pictures) if (i in out) == (part == "test"))
-    return Split(own, classes_of(split), split.notices)
-
-
-def marked(split: str, all_annotated: Iterable[Annotated]) -> str:
-    """The fingerprint over the split's name, the annotations, and the pictures' bytes.
-
-    Of more than 5 GB, sizes stand for bytes, and the fingerprint says so: see `data/folder.py`.
-    """
-    pictures = [annotated.picture for annotated in all_annotated if annotated.picture is not None]
-    with ThreadPoolExecutor(READERS) as pool:
-        sizes = list(pool.map(lambda picture: picture.stat().st_size, pictures))
-        hashed = sum(sizes) <= QUICK_ABOVE
-        hashes = list(pool.map(sha256, pictures)) if hashed else [""] * len(pictures)
-    said = [(annotated.name, annotated.digest) for annotated in all_annotated]
-    entries = [(*one, size, own) for one, size, own in zip(said, sizes, hashes, strict=True)]
-    mark = fingerprint([(split, "", 0, ""), *entries])
-    return mark if hashed else f"quick-{mark}"
-
-
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def orientation_notices(images: Iterable[AnnotatedImage], reading: Reading) -> list[str]:
+    """A sentence about images that EXIF turns, if it is unknown whether their boxes are turned."""
+    names = [shown(image.path.name) for image in images if image.ambiguous and image.path]
+    if not names or reading.box_frame == STORED:
+        return []
+    return [
+        "pictures that their EXIF data turns or mirrors, and whose annotations do not tell whether "
+        f"boxes are of the upright picture {few(names)}; look at them with "
+        f"`residual data check --draw`, and say --box-frame {STORED} if they are not"
+    ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -156,3 +157,12 @@ def merged(found: list[tuple[Tensor, Tensor]], remaining: int) -> Tensor:
     # those of one; the paper says "the union".
     boxes, scores = (torch.cat(each) for each in zip(*found, strict=True))
     return boxes[suppressed(boxes, scores, OVERLAP)[:remaining]]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects that a detector finds on an image, the best first."""
+
+    boxes: Tensor  # (N, 4) float32
+    scores: Tensor  # (N,) probabilities
+    labels: Tensor  # (N,) int64

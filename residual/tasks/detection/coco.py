@@ -1,4 +1,4 @@
-"""COCO: one JSON file with the boxes of all pictures of a split."""
+"""COCO: one JSON file with the boxes of all images of a split."""
 
 import glob
 import hashlib
@@ -12,258 +12,252 @@ from typing import Any
 
 from residual.data.filenames import is_hidden, is_picture, set_of, shown
 from residual.storage import reading
-from residual.tasks.detection.annotations import Annotated, Box, Split
-from residual.tasks.detection.layouts import PICTURE_FOLDERS, folders
+from residual.tasks.detection.annotations import AnnotatedImage, Box, SplitAnnotations
+from residual.tasks.detection.voc import IMAGE_FOLDERS, subfolders
 
 ANNOTATIONS, PREFIX = "annotations", "instances_"
 ROBOFLOW = "_annotations.coco.json"  # in the folder of a split, as that service exports it
-OTHERS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")  # not of boxes
+WITHOUT_BOXES = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
 LISTS = ("images", "annotations", "categories")
 SIDES = ("x", "y", "width", "height")
+JsonObject = dict[str, Any]
+BoxesByImage = dict[str, list[Box]]
 
 
-# ---- which file, which pictures -----------------------------------------------------------------
+# ---- files and splits ---------------------------------------------------------------------------
 
 
-def is_coco(folder: Path) -> bool:
-    return bool(files(folder))
-
-
-def files(folder: Path) -> dict[str, Path]:
-    """The annotations of each split: in annotations/, in folders of sets, or beside those."""
-    found: dict[str, Path] = {}
-    inside = folders(folder)
-    own = [file for one in inside if one.name.lower() == ANNOTATIONS for file in json_in(one)]
-    own += [file for file in json_in(folder) if is_of_boxes(file)]
-    for file in sorted(own, key=lambda file: not file.name.startswith(PREFIX)):
-        if not file.name.startswith(OTHERS):
-            found.setdefault(file.stem.removeprefix(PREFIX), file)
-    for one in inside:
-        there = [one / ROBOFLOW] if (one / ROBOFLOW).is_file() else []
-        if not there and set_of(one.name):
-            there = [file for file in json_in(one) if is_of_boxes(file)]
-        if len(there) == 1:
-            found.setdefault(one.name, there[0])
-    return found
+def annotation_files(folder: Path) -> dict[str, Path]:
+    """The JSON file of each split: in annotations/, in folders of sets, or beside those."""
+    files: dict[str, Path] = {}
+    inside = subfolders(folder)
+    candidates = [
+        file for one in inside if one.name.lower() == ANNOTATIONS for file in json_in(one)
+    ]
+    candidates += [file for file in json_in(folder) if is_instances(file)]
+    for file in sorted(candidates, key=lambda file: not file.name.startswith(PREFIX)):
+        if not file.name.startswith(WITHOUT_BOXES):
+            files.setdefault(file.stem.removeprefix(PREFIX), file)
+    for subfolder in inside:
+        in_set = [subfolder / ROBOFLOW] if (subfolder / ROBOFLOW).is_file() else []
+        if not in_set and set_of(subfolder.name):
+            in_set = [file for file in json_in(subfolder) if is_instances(file)]
+        if len(in_set) == 1:
+            files.setdefault(subfolder.name, in_set[0])
+    return files
 
 
 def json_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.json") if not is_hidden(file.name))
 
 
-def is_of_boxes(file: Path) -> bool:
-    """Whether a JSON file that lies anywhere looks like one of COCO's form, with boxes: iNaturalist
-    has classes in this form."""
-    told = file.stat()
-    return looks_right(file, told.st_mtime_ns, told.st_size)
+def is_instances(file: Path) -> bool:
+    """Whether a JSON file has COCO's lists with boxes: iNaturalist has classes in this format."""
+    status = file.stat()
+    return has_lists(file, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)
-def looks_right(file: Path, _changed: int, _size: int) -> bool:
+def has_lists(file: Path, _changed: int, _size: int) -> bool:
     raw = file.read_bytes()
     return all(f'"{name}"'.encode() in raw for name in (*LISTS, "bbox"))
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(files(folder)))
+    return tuple(sorted(annotation_files(folder)))
 
 
-def file_of(folder: Path, split: str) -> tuple[str, Path]:
-    """A split's whole name and its annotations. Raises ValueError."""
-    there = files(folder)
-    fits = [split] if split in there else [name for name in there if of_a_year(split, name)]
-    if len(fits) > 1:
-        raise ValueError(f"{folder} has {split!r} of more than one year: {', '.join(fits)}")
-    if not fits:
-        known = ", ".join(map(shown, splits(folder)))
-        raise ValueError(f"{folder} has no split {split!r}; it has {known}")
-    return fits[0], there[fits[0]]
+def find_split(folder: Path, split: str) -> tuple[str, Path]:
+    """A split's full name, train2017 for train, and its JSON file. Raises ValueError."""
+    files = annotation_files(folder)
+    of_a_year = re.compile(re.escape(split) + r"20\d\d")
+    matches = [split] if split in files else [name for name in files if of_a_year.fullmatch(name)]
+    if len(matches) > 1:
+        raise ValueError(f"{folder} has {split!r} of more than one year: {', '.join(matches)}")
+    if not matches:
+        available = ", ".join(map(shown, sorted(files)))
+        raise ValueError(f"{folder} has no split {split!r}; it has {available}")
+    return matches[0], files[matches[0]]
 
 
-def of_a_year(split: str, name: str) -> bool:
-    return re.fullmatch(re.escape(split) + r"20\d\d", name) is not None
-
-
-def places(folder: Path, split: str, name: str, file: Path) -> list[Path]:
-    """The folders in which the pictures of a split may lie, the likeliest first."""
+def image_folders(folder: Path, split: str, name: str, file: Path) -> list[Path]:
+    """The folders that may hold the images of a split, the likeliest first."""
     years = f"{glob.escape(split)}20[0-9][0-9]"
-    general = [one for one in folders(folder) if one.name.lower() in PICTURE_FOLDERS]
-    found = [folder / name, folder / split]
-    found += [one / own for one in general for own in (name, split)]
-    found += [*general, *sorted(folder.glob(years))]
-    found += [one for beside in (folder, *general) for one in of_the_same_set(beside, name)]
-    found.append(file.parent)
-    return [place for place in dict.fromkeys([*found, folder]) if place.is_dir()]
-
-
-def of_the_same_set(folder: Path, name: str) -> list[Path]:
-    """Folders of the set that a split's name means: train2017/ for custom_train."""
-    own = meaning(name)
-    return [one for one in folders(folder) if own is not None and meaning(one.name) == own]
-
-
-def meaning(split: str) -> str | None:
-    """The set that a split's name stands for: custom_train, Validation, instances_test."""
-    parts = re.split(r"[\s._-]+", split)
-    return set_of(split) or next((own for part in parts[::-1] if (own := set_of(part))), None)
-
-
-# ---- what is said of them -----------------------------------------------------------------------
-
-
-def read(folder: Path, split: str) -> Split:
-    """The classes of a split, and every picture with its boxes, or with what is wrong.
-
-    Raises ValueError where there is no such split, or where its file is damaged as a whole.
-    """
-    name, path = file_of(folder, split)
-    file, where = path.relative_to(folder).as_posix(), places(folder, split, name, path)
-    said = opened(path)
-    with reading(path):
-        names = names_of(said["categories"])
-        boxes = boxes_of(said["annotations"], names)
-        pictures = [picture(one, file, where, boxes) for one in said["images"]]
-        lost = list(unplaced(file, boxes, {key(one["id"]) for one in said["images"]}))
-        roots = above(said["categories"], names, boxes)
-        # Choice: categories of one name are one class; a service that exports them doubles some.
-        every = dict.fromkeys(names[number] for number in sorted(names, key=by_number))
-    notices = [
-        f"{file}: the category {shown(root)} has no box and only stands above others: no class"
-        for root in roots
+    general = [one for one in subfolders(folder) if one.name.lower() in IMAGE_FOLDERS]
+    same_set = [
+        one
+        for parent in (folder, *general)
+        for one in subfolders(parent)
+        if set_in(name) is not None and set_in(one.name) == set_in(name)  # train2017, custom_train
     ]
-    classes = tuple(name for name in every if name not in roots)
-    return Split((*pictures, *lost), classes, tuple(notices))
+    candidates = [
+        *(folder / name, folder / split),
+        *(parent / one for parent in general for one in (name, split)),
+        *(*general, *sorted(folder.glob(years)), *same_set, file.parent, folder),
+    ]
+    return [candidate for candidate in dict.fromkeys(candidates) if candidate.is_dir()]
 
 
-def opened(path: Path) -> dict[str, list[dict[str, Any]]]:
+def set_in(split: str) -> str | None:
+    """The set that a split's name means: custom_train, Validation, instances_test."""
+    parts = re.split(r"[\s._-]+", split)
+    return set_of(split) or next(filter(None, map(set_of, reversed(parts))), None)
+
+
+def unlisted_images(listed: Collection[Path]) -> list[Path]:
+    """Image files beside those of the splits that are in no split."""
+    beside = (file for folder in {path.parent for path in listed} for file in folder.iterdir())
+    return sorted(file for file in beside if is_picture(file.name) and file not in listed)
+
+
+# ---- annotations --------------------------------------------------------------------------------
+
+
+def read(folder: Path, split: str) -> SplitAnnotations:
+    """The classes of a split, and its images with their boxes or with the reason why not.
+
+    Raises ValueError if there is no such split, or if its file as a whole is damaged.
+    """
+    name, path = find_split(folder, split)
+    file, folders = path.relative_to(folder).as_posix(), image_folders(folder, split, name, path)
+    content = read_lists(path)
+    with reading(path):
+        labels = category_names(content["categories"])
+        boxes = boxes_by_image(content["annotations"], labels)
+        images = [read_image(image, file, folders, boxes) for image in content["images"]]
+        orphans = list(orphan_boxes(file, boxes, {image.name for image in images}))
+        parents = parent_categories(content["categories"], labels, boxes)
+        # Choice: categories of one name are one class; a service that exports them doubles some.
+        in_order = dict.fromkeys(labels[ident] for ident in sorted(labels, key=numeric_order))
+    notices = [
+        f"{file}: the category {shown(parent)} has no box and only stands above others: no class"
+        for parent in parents
+    ]
+    classes = tuple(label for label in in_order if label not in parents)
+    return SplitAnnotations((*images, *orphans), classes, tuple(notices))
+
+
+def read_lists(path: Path) -> dict[str, list[JsonObject]]:
     """The lists in a file of annotations. Raises ValueError."""
     with reading(path):
-        said = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     for name in LISTS:
-        if not isinstance(said, dict) or not isinstance(said.get(name), list):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{path} holds no boxes in COCO's form: it has no list of {name}")
-    return {name: said[name] for name in LISTS}
+    return {name: content[name] for name in LISTS}
 
 
-def key(said: Any) -> str:
-    """An id, the same of 1, 1.0 and "1". Raises ValueError for what is none."""
-    if isinstance(said, float) and said.is_integer():
-        said = int(said)
-    if isinstance(said, bool) or not isinstance(said, int | str):
-        raise ValueError(f"an id is a whole number or a text, not {said!r}")
-    return str(said).strip()
+def id_text(ident: Any) -> str:
+    """An id as text, equal for 1, 1.0 and "1". Raises ValueError for any other type."""
+    if isinstance(ident, float) and ident.is_integer():
+        ident = int(ident)
+    if isinstance(ident, bool) or not isinstance(ident, int | str):
+        raise ValueError(f"an id is a whole number or a text, not {ident!r}")
+    return str(ident).strip()
 
 
-def by_number(own: str) -> tuple[bool, int, str]:
-    """For sorting ids: numbers by their value, and before words."""
-    is_number = own.removeprefix("-").isdecimal()
-    return (not is_number, int(own) if is_number else 0, own)
+def numeric_order(ident: str) -> tuple[bool, int, str]:
+    """A sort key for ids: numbers by value, before words."""
+    is_number = ident.removeprefix("-").isdecimal()
+    return (not is_number, int(ident) if is_number else 0, ident)
 
 
-def names_of(categories: list[dict[str, Any]]) -> dict[str, str]:
-    """The names of categories by their ids. Raises ValueError where one id has two."""
+def category_names(categories: list[JsonObject]) -> dict[str, str]:
+    """The names of categories by id. Raises ValueError if one id has two."""
     names: dict[str, str] = {}
-    for one in categories:
-        number, name = key(one["id"]), str(one["name"]).strip()
-        if names.setdefault(number, name) != name:
+    for category in categories:
+        ident, name = id_text(category["id"]), str(category["name"]).strip()
+        if names.setdefault(ident, name) != name:
             raise ValueError(
-                f"the categories {names[number]!r} and {name!r} both have the id {number}"
+                f"the categories {names[ident]!r} and {name!r} both have the id {ident}"
             )
     return names
 
 
-def above(
-    categories: list[dict[str, Any]], names: dict[str, str], boxes: dict[str, list[Box]]
+def parent_categories(
+    categories: list[JsonObject], labels: dict[str, str], boxes: BoxesByImage
 ) -> tuple[str, ...]:
-    """The categories that only stand above others, and have no box: the root of some exports."""
+    """The categories without boxes that are parents of others: the root of some exports."""
     pairs = [
-        (str(one["name"]).strip(), str(one.get("supercategory") or "").strip())
-        for one in categories
+        (str(category["name"]).strip(), str(category.get("supercategory") or "").strip())
+        for category in categories
     ]
-    others = {root for name, root in pairs if root != name}
-    annotated = {box.name for own in boxes.values() for box in own}
-    return tuple(name for name in dict.fromkeys(names.values()) if name in others - annotated)
+    parents = {parent for name, parent in pairs if parent != name}
+    parents -= {box.label for image_boxes in boxes.values() for box in image_boxes}
+    return tuple(name for name in dict.fromkeys(labels.values()) if name in parents)
 
 
-def boxes_of(annotations: list[dict[str, Any]], names: dict[str, str]) -> dict[str, list[Box]]:
+def boxes_by_image(annotations: list[JsonObject], labels: dict[str, str]) -> BoxesByImage:
     """The boxes of each image, by its id."""
-    found: dict[str, list[Box]] = {}
-    for place, one in enumerate(annotations, start=1):
-        found.setdefault(key(one["image_id"]), []).append(
-            box(one, f"annotation {one.get('id', place)}", names.get(key(one["category_id"]), ""))
-        )
-    return found
+    boxes: BoxesByImage = {}
+    for i, annotation in enumerate(annotations, start=1):
+        label = labels.get(id_text(annotation["category_id"]), "")
+        box = parse_box(annotation, f"annotation {annotation.get('id', i)}", label)
+        boxes.setdefault(id_text(annotation["image_id"]), []).append(box)
+    return boxes
 
 
-def box(one: dict[str, Any], place: str, name: str) -> Box:
-    """An annotation's box: COCO tells the left upper corner, and then how wide and high it is."""
-    said = one.get("bbox")
-    numbers = said if isinstance(said, list) and len(said) == 4 else [None] * 4
+def parse_box(annotation: JsonObject, position: str, label: str) -> Box:
+    """An annotation's box: its upper left corner, width and height."""
+    bbox = annotation.get("bbox")
+    numbers = bbox if isinstance(bbox, list) and len(bbox) == 4 else [None] * 4
     left, top, width, height = map(number, numbers)
-    return Box(
-        place,
-        name,
-        (left, top, left + width, top + height),
-        (left, top, left + width, top + height),
-        (width, height),
-        bool(one.get("iscrowd", 0)),
-        ", ".join(f"{side} {each}" for side, each in zip(SIDES, numbers, strict=True)),
-    )
+    corners = (left, top, left + width, top + height)
+    text = ", ".join(f"{side} {value}" for side, value in zip(SIDES, numbers, strict=True))
+    crowd = bool(annotation.get("iscrowd", 0))
+    return Box(position, label, corners, corners, (width, height), crowd, text)
 
 
-def number(said: Any) -> float:
-    """What is said as a number; what is none is no number."""
+def number(value: Any) -> float:
+    """A JSON value as a float; NaN if it is not numeric."""
     try:
-        return float(said)
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
-def picture(
-    one: dict[str, Any], file: str, where: list[Path], boxes: dict[str, list[Box]]
-) -> Annotated:
-    """An image and its boxes. That its file is not there is not raised, but said."""
-    ident, name = key(one["id"]), str(one["file_name"])
-    own, path = tuple(boxes.get(ident, ())), located(name, where)
-    size = (number(one.get("width")), number(one.get("height")))
-    said = [name, *size, *((each.name, each.said, each.difficult) for each in own)]
-    trouble = None
+def read_image(
+    image: JsonObject, file: str, folders: list[Path], boxes: BoxesByImage
+) -> AnnotatedImage:
+    """An image and its boxes. That its file is missing is stored, not raised."""
+    ident, name = id_text(image["id"]), str(image["file_name"])
+    own_boxes, path = tuple(boxes.get(ident, ())), find_image(name, folders)
+    size = (number(image.get("width")), number(image.get("height")))
+    content = [name, *size, *((box.label, box.text, box.difficult) for box in own_boxes)]
+    error = None
     if path is None:
-        looked = ", ".join(map(str, where))
-        trouble = FileNotFoundError(
-            f"there is no picture {shown(name)} of {file}; looked in {looked}"
+        error = FileNotFoundError(
+            f"there is no picture {shown(name)} of {file}; looked in {', '.join(map(str, folders))}"
         )
-    return Annotated(
+    return AnnotatedImage(
         ident,
         file,
         path,
         size if all(side > 0 for side in size) else None,
-        own,
-        hashlib.sha256(repr(said).encode(errors="surrogatepass")).hexdigest(),
-        trouble,
+        own_boxes,
+        hashlib.sha256(repr(content).encode(errors="surrogatepass")).hexdigest(),
+        error,
     )
 
 
-def located(name: str, where: list[Path]) -> Path | None:
-    """The file that a name means in one of these folders, whatever program wrote it: with
-    backslashes, or with folders before it that are another machine's."""
-    for place in where:
-        if (place / name).is_file():
-            return place / name
+def find_image(name: str, folders: list[Path]) -> Path | None:
+    """The file of this name in one of the folders; the name may have backslashes, or folders of
+    another machine before it."""
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    tails = ("/".join(parts[first:]) for first in range(len(parts)))
-    return next((own for t in tails for place in where if (own := place / t).is_file()), None)
+    tails = ("/".join(parts[start:]) for start in range(len(parts)))
+    paths = (folder / tail for tail in tails for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def unplaced(file: str, boxes: dict[str, list[Box]], images: set[str]) -> Iterator[Annotated]:
-    """What is annotated of images that the file does not have."""
-    for image, own in boxes.items():
-        if image not in images:
-            said = f"{file}: {own[0].place} is of the image {image}, which the file does not have"
-            yield Annotated(image, file, trouble=ValueError(said))
-
-
-def bare(known: Collection[Path]) -> list[Path]:
-    """Pictures that lie where those of splits lie, and are in no split."""
-    beside = (file for place in {path.parent for path in known} for file in place.iterdir())
-    return sorted(file for file in beside if is_picture(file.name) and file not in known)
+def orphan_boxes(file: str, boxes: BoxesByImage, images: set[str]) -> Iterator[AnnotatedImage]:
+    """An error for each image id that has boxes and is not in the file."""
+    for ident, image_boxes in boxes.items():
+        if ident not in images:
+            sentence = (
+                f"{file}: {image_boxes[0].position} is of the image {ident}, which the file does "
+                "not have"
+            )
+            yield AnnotatedImage(ident, file, error=ValueError(sentence))

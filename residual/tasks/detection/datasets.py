@@ -1,17 +1,72 @@
-"""Pictures with boxes, from a folder of PASCAL VOC's form or of COCO's."""
+"""Detection data sets: the images and boxes of a folder in the format of PASCAL VOC or of COCO."""
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from residual.data.filenames import shown
-from residual.tasks.detection import coco, layouts, voc
-from residual.tasks.detection.annotations import Split, classes_of, examples_of, marked, part_of
-from residual.tasks.detection.examples import Scenes
-from residual.tasks.detection.frames import placed_all, untold
-from residual.tasks.detection.recipe import Reading
+import torch
+from torch import Tensor
 
-USUAL = {"voc": ("trainval", "test"), "coco": ("train", "val")}  # what is called so elsewhere
-PARTS = ("train", "test")  # of a split that is divided once: default:train and default:test
+from residual.data.datasets import fingerprint
+from residual.data.filenames import few, shown
+from residual.data.folder import QUICK_ABOVE
+from residual.data.rng import order
+from residual.tasks.detection import coco, voc
+from residual.tasks.detection.annotations import (
+    READERS,
+    AnnotatedImage,
+    SplitAnnotations,
+    describe_problem,
+    orientation_notices,
+    place_all,
+)
+from residual.tasks.detection.recipe import ERROR, SKIP, Reading
+
+DEFAULT_SPLITS = {"voc": ("trainval", "test"), "coco": ("train", "val")}  # for training, testing
+PARTS = ("train", "test")  # of a split that is divided: default:train and default:test
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and the objects on it, if any."""
+
+    path: Path
+    name: str  # of the image: 000001 in VOC, the id in COCO
+    boxes: Tensor  # (N, 4) float32, as in annotations.py
+    labels: Tensor  # (N,) int64, indices of the classes
+    difficult: Tensor  # (N,) bool: detections of it count neither way; also COCO's crowds
+
+
+@dataclass(frozen=True)
+class DetectionDataset:
+    """One split of a detection data set."""
+
+    name: str
+    classes: tuple[str, ...]
+    examples: tuple[Example, ...]
+    fingerprint: str  # over annotations and images
+    skipped: tuple[str, ...] = ()  # a sentence for each box that was left out
+    format: str = "voc"  # or coco: of the annotations, and which metric they are evaluated by
+    notices: tuple[str, ...] = ()  # sentences for the user
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """The splits that a detector is trained and tested on."""
+
+    train: DetectionDataset
+    test: DetectionDataset
+
+    @property
+    def name(self) -> str:
+        return self.train.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.train.fingerprint
 
 
 def load(
@@ -19,126 +74,267 @@ def load(
     split: str,
     classes: tuple[str, ...] | None = None,
     reading: Reading = Reading(),  # noqa: B008
-) -> Scenes:
-    """A split of a folder, whose form is told by what lies in it.
+) -> DetectionDataset:
+    """A split of a folder in VOC's or COCO's format.
 
-    Of a split, `default:train` is four fifths of the pictures and `default:test` is one. Without
-    classes they are those of the data. Raises FileNotFoundError and ValueError, in a sentence,
-    where something is missing or damaged, and at the first box that nothing can be learned from;
-    with `bad_boxes` "skip", such boxes are left out and named.
+    `default:train` is four fifths of the images of the split `default`, and `default:test` the
+    rest. `classes` defaults to those of the data. Raises FileNotFoundError and ValueError if
+    anything is missing or damaged, and at the first bad box unless `bad_boxes` is "skip".
     """
-    sort = form(path)
-    name = f"{home(path, sort).resolve().name} {split}"
-    whole = split.partition(":")[0]
-    own = part(path, {whole: read(path, whole, reading)}, split)
-    classes = classes_of(own) if classes is None else classes
-    examples, skipped = examples_of(name, own, classes, reading.bad_boxes)
-    mark = marked(split, own.pictures)
-    return Scenes(name, classes, examples, mark, skipped, sort, own.notices)
+    format_ = annotation_format(path)
+    folder = voc.devkit(path) if format_ == "voc" and not voc.voc_folder(path) else path
+    name = f"{folder.resolve().name} {split}"
+    base = split.partition(":")[0]
+    annotations = select_part(path, {base: read(path, base, reading)}, split)
+    classes = class_names(annotations) if classes is None else classes
+    examples, skipped = build_examples(name, annotations, classes, reading.bad_boxes)
+    digest = split_fingerprint(split, annotations.images)
+    return DetectionDataset(name, classes, examples, digest, skipped, format_, annotations.notices)
 
 
-def part(path: Path, said: Mapping[str, Split], split: str) -> Split:
-    """A split, or a part of one, of those that were read. Raises ValueError."""
-    whole, colon, which = split.partition(":")
-    if colon and which not in PARTS:
-        raise ValueError(f"a split is divided into {' and '.join(PARTS)}, not {which!r}")
-    if whole not in said and form(path) == "coco":
-        whole = coco.file_of(path, whole)[0]  # train2017 for train
-    elif whole not in said and voc.years(path):
-        whole = next((one for one in said if one[2:] == whole), whole)  # 07test for test
-    if whole not in said:
-        raise ValueError(f"{path} has no split {whole!r}; it has {names(list(said))}")
-    return part_of(f"{path} {whole}", said[whole], which) if colon else said[whole]
+def read(path: Path, split: str, reading: Reading = Reading()) -> SplitAnnotations:  # noqa: B008
+    """The annotated images of a split. Raises as `load`, but not for single images or boxes."""
+    form = voc if annotation_format(path) == "voc" else coco
+    annotations = form.read(path, split)
+    images = place_all(annotations.images, reading)
+    notices = (*annotations.notices, *orientation_notices(images, reading))
+    return SplitAnnotations(images, annotations.classes, notices)
 
 
-def home(path: Path, sort: str) -> Path:
-    """The folder that names the data."""
-    return voc.devkit(path) if sort == "voc" and not layouts.place(path) else path
+# ---- from annotations to examples ---------------------------------------------------------------
 
 
-def read(path: Path, split: str, reading: Reading = Reading()) -> Split:  # noqa: B008
-    """Every picture of a split with what is said of it, or with what is wrong. Raises as `load`."""
-    own = voc.read(path, split) if form(path) == "voc" else coco.read(path, split)
-    pictures = tuple(placed_all(own.pictures, reading))
-    return Split(pictures, own.classes, (*own.notices, *untold(pictures, reading)))
+def find_errors(name: str, images: Iterable[AnnotatedImage]) -> Iterator[ValueError | OSError]:
+    """The errors of a split that are worse than a bad box."""
+    names: set[str] = set()
+    files: dict[str, str] = {}
+    for image in images:
+        file = os.path.normpath(image.path) if image.path else ""
+        if image.error is not None:
+            yield image.error
+        elif image.name in names:
+            yield ValueError(f"{name} has the picture {shown(image.name)} more than once")
+        elif file in files:
+            yield ValueError(
+                f"{name} has the file {shown(file)} as two pictures, {shown(files[file])} and "
+                f"{shown(image.name)}: objects of one would be background in the other"
+            )
+        names.add(image.name)
+        if file:
+            files.setdefault(file, image.name)
 
 
-def splits(path: Path) -> tuple[str, ...]:
-    """The splits of a folder that are not made of others."""
-    return voc.splits(path) if form(path) == "voc" else coco.splits(path)
+def class_names(split: SplitAnnotations) -> tuple[str, ...]:
+    """The classes that the annotations list, or else those of the good boxes, sorted."""
+    if split.classes is not None:
+        return split.classes
+    boxes = (box for image in split.images if not image.wrong_size for box in image.boxes)
+    return tuple(sorted({box.label for box in boxes if not box.problem}))
 
 
-def has_split(path: Path, split: str) -> bool:
-    """Whether a split, or all that it is made of, is there; its pictures are not looked at."""
-    whole = split.partition(":")[0]
-    try:
-        voc.members(path, whole) if form(path) == "voc" else coco.file_of(path, whole)
-    except ValueError:
-        return False
-    return True
+def build_examples(
+    name: str, split: SplitAnnotations, classes: Sequence[str], bad_boxes: str
+) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """The images of a split with their good boxes, and a sentence for everything left out.
+
+    Raises the first error of an image, and ValueError for an unknown class and, unless `bad_boxes`
+    is "skip", for the first bad box.
+    """
+    for error in find_errors(name, split.images):
+        raise error
+    wrong_sizes = tuple(image.wrong_size for image in split.images if image.wrong_size)
+    images = [image for image in split.images if not image.wrong_size]
+    problems = tuple(
+        describe_problem(image, box) for image in images for box in image.boxes if box.problem
+    )
+    if bad_boxes == ERROR:
+        words = "annotation of another size", "annotations of another size", "pictures"
+        refuse_first(name, wrong_sizes, words)
+        refuse_first(name, problems, ("bad box", "bad boxes", "boxes"))
+    if problems and len(problems) == sum(len(image.boxes) for image in images):
+        raise ValueError(f"{problems[0]}; no box of {name} is good")
+    if not images:
+        raise ValueError(
+            f"{wrong_sizes[0]}; so do all of {name}" if wrong_sizes else f"{name} has no pictures"
+        )
+    labels = {label: i for i, label in enumerate(classes)}
+    return tuple(build_example(image, labels) for image in images), wrong_sizes + problems
+
+
+def refuse_first(name: str, sentences: Sequence[str], words: tuple[str, str, str]) -> None:
+    """Raises ValueError with the first sentence. `words`: the problem in singular and plural, and
+    what --bad-boxes skip leaves out."""
+    if sentences:
+        singular, plural, left_out = words
+        n = len(sentences)
+        which = f"the first of {n:,} {plural}" if n > 1 else f"the only {singular}"
+        raise ValueError(
+            f"{sentences[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such "
+            f"{left_out}"
+        )
+
+
+def build_example(image: AnnotatedImage, labels: dict[str, int]) -> Example:
+    """An image with its good boxes. Raises ValueError for an unknown class."""
+    boxes = [box for box in image.boxes if not box.problem]
+    for box in boxes:
+        if box.label not in labels:
+            raise ValueError(
+                f"{image.file}: {box.position} is of class {box.label!r}, which is none of the "
+                f"classes {few(list(labels))}"
+            )
+    assert image.path is not None
+    return Example(
+        image.path,
+        image.name,
+        torch.tensor([box.corners for box in boxes], dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([labels[box.label] for box in boxes], dtype=torch.int64),
+        torch.tensor([box.difficult for box in boxes], dtype=torch.bool),
+    )
+
+
+def split_fingerprint(split: str, images: Sequence[AnnotatedImage]) -> str:
+    """The fingerprint over the split's name, its annotations, and the bytes of its images.
+
+    Above 5 GB, sizes stand for bytes, and the fingerprint says so: see `data/folder.py`.
+    """
+    paths = [image.path for image in images if image.path is not None]
+    with ThreadPoolExecutor(READERS) as pool:
+        sizes = list(pool.map(lambda path: path.stat().st_size, paths))
+        hashed = sum(sizes) <= QUICK_ABOVE
+        hashes = list(pool.map(sha256, paths)) if hashed else [""] * len(paths)
+    entries = [
+        (image.name, image.digest, size, digest)
+        for image, size, digest in zip(images, sizes, hashes, strict=True)
+    ]
+    value = fingerprint([(split, "", 0, ""), *entries])
+    return value if hashed else f"quick-{value}"
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+# ---- formats and splits -------------------------------------------------------------------------
 
 
 def has_boxes(path: Path) -> bool:
-    return form_of(path) is not None
+    return detect_format(path) is not None
 
 
-def form_of(path: Path) -> str | None:
-    """A folder of the devkit's form is VOC's; else COCO's files come before loose XML files."""
-    if layouts.plain(path) or voc.years(path):
+def detect_format(path: Path) -> str | None:
+    """voc, coco or None. The devkit's structure counts first, loose XML files last."""
+    if voc.is_devkit_year(path) or voc.years(path):
         return "voc"
-    if coco.is_coco(path):
+    if coco.annotation_files(path):
         return "coco"
-    return "voc" if voc.is_voc(path) else None
+    return "voc" if voc.voc_folders(path) else None
 
 
-def form(path: Path) -> str:
-    """voc or coco. Raises FileNotFoundError and ValueError where a folder has neither form."""
+def annotation_format(path: Path) -> str:
+    """voc or coco. Raises FileNotFoundError and ValueError if a folder is neither."""
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}")
-    own = form_of(path)
-    if own is None:
-        inside = [one for one in layouts.folders(path) if has_boxes(one)]
+    format_ = detect_format(path)
+    if format_ is None:
+        inside = [folder for folder in voc.subfolders(path) if has_boxes(folder)]
         raise ValueError(
             f"{path} has neither the form of PASCAL VOC (Annotations/, ImageSets/Main/, "
             "JPEGImages/, or VOC2007/ with these, or XML files beside pictures) nor that of COCO "
             "(annotations/instances_train.json, train/)"
             + (f"; {shown(inside[0])} has, so name that" if inside else "")
         )
-    return own
+    return format_
 
 
-# ---- which split is which -----------------------------------------------------------------------
+def splits(path: Path) -> tuple[str, ...]:
+    """The splits of a folder that are not unions of others."""
+    return voc.splits(path) if annotation_format(path) == "voc" else coco.splits(path)
 
 
-def usual_splits(path: Path, train: str, test: str) -> tuple[str, str]:
-    """The splits that a folder has in place of the usual ones: to learn from, to be tested on.
+def has_split(path: Path, split: str) -> bool:
+    """Whether a folder has a split, or all of a union; images are not looked at."""
+    base = split.partition(":")[0]
+    try:
+        if annotation_format(path) == "voc":
+            voc.members(path, base)
+        else:
+            coco.find_split(path, base)
+    except ValueError:
+        return False
+    return True
 
-    What is no usual name is left as it is. A test set goes before a validation set, and a folder
-    without sets is divided once. Raises ValueError, naming the options that help, where it cannot
-    be told which is which.
+
+def select_part(
+    path: Path, by_split: Mapping[str, SplitAnnotations], split: str
+) -> SplitAnnotations:
+    """A split, or a part of one, of those that were read. Raises ValueError."""
+    base, colon, part = split.partition(":")
+    if colon and part not in PARTS:
+        raise ValueError(f"a split is divided into {' and '.join(PARTS)}, not {part!r}")
+    if base not in by_split and annotation_format(path) == "coco":
+        base = coco.find_split(path, base)[0]  # train2017 for train
+    elif base not in by_split and voc.years(path):
+        base = next((name for name in by_split if name[2:] == base), base)  # 07test for test
+    if base not in by_split:
+        raise ValueError(f"{path} has no split {base!r}; it has {names(by_split)}")
+    return divide(f"{path} {base}", by_split[base], part) if colon else by_split[base]
+
+
+def divide(name: str, split: SplitAnnotations, part: str) -> SplitAnnotations:
+    """The part for training or for testing of a split. Raises ValueError."""
+    # Choice: a fifth of the pictures, rounded, drawn by the same integer hash as all else; the
+    # split depends on nothing but how many pictures there are, by their names.
+    for error in find_errors(name, split.images):
+        raise error
+    images = sorted(split.images, key=lambda image: str(image.path))
+    n = len(images)
+    if n < 2:
+        raise ValueError(f"{name} has {n} pictures, and a set that is divided needs two")
+    held_out = set(order(0, 0, n)[: max(1, round(n / 5))].tolist())
+    chosen = tuple(image for i, image in enumerate(images) if (i in held_out) == (part == "test"))
+    return SplitAnnotations(chosen, class_names(split), split.notices)
+
+
+def choose_splits(path: Path, train: str, test: str) -> tuple[str, str]:
+    """The splits of a folder for training and testing, in place of the default names.
+
+    Names that are no defaults stay. A test set is preferred to a validation set; a folder without
+    sets is divided. Raises ValueError, naming the options that help, if the choice is ambiguous.
     """
-    sort = form(path)
-    whole = voc.years(path) if sort == "voc" else {}
-    if (train, test) not in USUAL.values() or whole:
+    by_year = annotation_format(path) == "voc" and voc.years(path)
+    if (train, test) not in DEFAULT_SPLITS.values() or by_year:
         return train, test
-    there = splits(path)
+    available = splits(path)
     sets = {
-        name: [one for one in there if coco.meaning(one) == name]
+        name: [split for split in available if coco.set_in(split) == name]
         for name in ("train", "val", "test")
     }
-    is_better = test == "val" and sets["test"]
-    if has_split(path, train) and has_split(path, test) and not is_better:
+    prefers_test = test == "val" and sets["test"]
+    if has_split(path, train) and has_split(path, test) and not prefers_test:
         return train, test
-    if not there or not any(sets.values()):
-        return divided(path, there)
+    if not any(sets.values()):
+        if len(available) != 1:
+            raise ValueError(
+                f"{path} has the splits {names(available)}, and none is called train; say "
+                "--set train_split=... --set test_split=..."
+            )
+        return f"{available[0]}:train", f"{available[0]}:test"
+    return choose_among(path, available, sets)
+
+
+def choose_among(
+    path: Path, available: Sequence[str], sets: dict[str, list[str]]
+) -> tuple[str, str]:
+    """The splits for training and testing, of splits by the set that their names mean."""
     trains, tests = sets["train"], sets["test"] or sets["val"]
-    if len(trains) > 1 and any("trainval" in one.lower() for one in trains):
+    if len(trains) > 1 and any("trainval" in split.lower() for split in trains):
         # trainval is train and val together.
         both = bool(tests) and tests == sets["test"]
-        trains = [one for one in trains if ("trainval" in one.lower()) == both]
+        trains = [split for split in trains if ("trainval" in split.lower()) == both]
     if not trains:
         raise ValueError(
-            f"{path} has no split to learn from; it has {names(there)}: say "
+            f"{path} has no split to learn from; it has {names(available)}: say "
             "--set train_split=... --set test_split=..."
         )
     if not tests or (tests == sets["val"] and "trainval" in trains[0].lower()):
@@ -147,24 +343,14 @@ def usual_splits(path: Path, train: str, test: str) -> tuple[str, str]:
             f"--set train_split={trains[0]}:train --set test_split={trains[0]}:test, which holds "
             "out a fifth"
         )
-    for own in (trains, tests):
-        if len(own) > 1:
+    for candidates in (trains, tests):
+        if len(candidates) > 1:
             raise ValueError(
-                f"{path} has {names(own)}, and it cannot be told which is meant; say "
+                f"{path} has {names(candidates)}, and it cannot be told which is meant; say "
                 f"--set train_split={trains[0]} --set test_split={tests[0]}, or others"
             )
     return trains[0], tests[0]
 
 
-def divided(path: Path, there: tuple[str, ...]) -> tuple[str, str]:
-    """The parts of the one split that there is."""
-    if len(there) != 1:
-        raise ValueError(
-            f"{path} has the splits {names(there)}, and none is called train; say "
-            "--set train_split=... --set test_split=..."
-        )
-    return f"{there[0]}:train", f"{there[0]}:test"
-
-
-def names(there: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(map(shown, there)) or "none"
+def names(splits: Iterable[str]) -> str:
+    return ", ".join(map(shown, splits)) or "none"

@@ -17,14 +17,15 @@ from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.finite import NotFinite
 from residual.tasks.detection import loader
-from residual.tasks.detection.examples import Found, Scenes
+from residual.tasks.detection.boxes import Detections
+from residual.tasks.detection.datasets import DetectionDataset
 from residual.tasks.detection.inference import Look, detected
 from residual.tasks.detection.load import Trained
 from residual.tasks.detection.metrics import check_installed, judged
 from residual.tasks.detection.recipe import Testing
 from residual.training.values import to_json
 
-NOTHING = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ def scales_of(nets: Sequence[Trained], testing: Testing) -> list[tuple[int, int]
 @torch.no_grad()
 def found_on(
     nets: Sequence[Trained], pictures: Sequence[loader.Seen], testing: Testing, how: ComputeConfig
-) -> Found:
+) -> Detections:
     """What is found on a picture that was read at every scale, in its own pixels."""
     with how.applied(), how.autocast():
         looks = looked(nets, pictures, how)
         found = detected(looks, testing)
     boxes = found.boxes.cpu().float() / pictures[0].factors
-    return Found(boxes, found.scores.cpu().float(), found.labels.cpu())
+    return Detections(boxes, found.scores.cpu().float(), found.labels.cpu())
 
 
 def read_ahead(
@@ -103,8 +104,8 @@ def read_ahead(
 
 
 def detections(
-    nets: Sequence[Trained], scenes: Scenes, testing: Testing, work: Work
-) -> tuple[list[Found], list[str]]:
+    nets: Sequence[Trained], scenes: DetectionDataset, testing: Testing, work: Work
+) -> tuple[list[Detections], list[str]]:
     """What is found on every picture, on any number of processes; and a sentence for each picture
     that cannot be read, on which nothing is found."""
     sides, n = scales_of(nets, testing), len(scenes.examples)
@@ -125,15 +126,17 @@ def detections(
             work.progress(min(len(own) * work.world.size, n), n)
     work.world.raise_together(trouble)
     every = sorted(work.world.gathered(own), key=lambda each: each[0])
-    found_all = [Found(*parts) if parts else NOTHING for _, parts, _ in every]
+    found_all = [Detections(*parts) if parts else NOTHING for _, parts, _ in every]
     return found_all, [why for *_, why in every if why]
 
 
-def judge(nets: Sequence[Trained], scenes: Scenes, testing: Testing, work: Work) -> dict[str, Any]:
+def judge(
+    nets: Sequence[Trained], scenes: DetectionDataset, testing: Testing, work: Work
+) -> dict[str, Any]:
     """Average precision, and all that says what it is of. Raises ValueError where detectors and
     classes do not go together."""
     check_together(nets)
-    if scenes.sort == "coco":
+    if scenes.format == "coco":
         check_installed()
     if scenes.classes != nets[0].classes:
         raise ValueError(
@@ -149,7 +152,7 @@ def judge(nets: Sequence[Trained], scenes: Scenes, testing: Testing, work: Work)
         "networks": [net.recipe.network for net in nets],
         "data": {"name": scenes.name, "fingerprint": scenes.fingerprint},
         "testing": to_json(testing),
-        "protocol": scenes.sort,
+        "protocol": scenes.format,
         "seen": len(scenes.examples),
         "ap": judged(found, scenes),
         "pictures_per_second": round(len(found) / max(seconds, 1e-9), 2),

@@ -8,6 +8,7 @@ from torch import Tensor
 from residual.finite import refuse_answers
 from residual.tasks.detection.boxes import (
     UNRESIZED,
+    Detections,
     anchors,
     apart,
     best_first,
@@ -18,7 +19,6 @@ from residual.tasks.detection.boxes import (
     suppressed_by_class,
     voted,
 )
-from residual.tasks.detection.examples import Found
 from residual.tasks.detection.faster_rcnn import Detector
 from residual.tasks.detection.losses import DEVIATIONS
 from residual.tasks.detection.recipe import VOC07, Testing
@@ -118,7 +118,7 @@ def together(looks: Sequence[Look], regions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def detected(looks: Sequence[Look], testing: Testing) -> Found:
+def detected(looks: Sequence[Look], testing: Testing) -> Detections:
     """What one detector finds, or several as an ensemble: in pixels of the first image. Raises
     NotFinite, with the layer, where a detector's numbers are not finite."""
     regions = merged([look.proposed(testing) for look in looks], testing.proposals * len(looks))
@@ -135,7 +135,7 @@ def detected(looks: Sequence[Look], testing: Testing) -> Found:
     return chosen(probabilities, boxes, testing)
 
 
-def chosen(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Found:
+def chosen(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Detections:
     """Of what is said of regions, (R, classes + 1) and (R, classes, 4), what counts as found."""
     # What was cut off at the border until nothing was left is no box.
     there = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
@@ -148,4 +148,4 @@ def chosen(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Found:
         for label in set(labels[stay].tolist()):
             mine, all_ = labels[stay] == label, labels == label
             final[mine] = voted(own[stay][mine], own[all_], scores[all_])
-    return Found(final, scores[stay], labels[stay])
+    return Detections(final, scores[stay], labels[stay])

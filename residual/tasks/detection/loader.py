@@ -15,9 +15,9 @@ from residual.data.decode import seen as seen_picture
 from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD
 from residual.data.rng import below, order
 from residual.distributed import World
+from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.boxes import STRIDE, mirrored
-from residual.tasks.detection.examples import Example, Scenes
-from residual.tasks.detection.frames import header
+from residual.tasks.detection.datasets import DetectionDataset, Example
 from residual.tasks.detection.losses import Sample
 from residual.tasks.detection.recipe import Recipe
 
@@ -29,14 +29,14 @@ MIRROR = 2  # the draw, beside those of learning.py
 BUDGET = 0.001
 
 
-def median_side(scenes: Scenes, recipe: Recipe) -> float:
+def median_side(scenes: DetectionDataset, recipe: Recipe) -> float:
     """Of the objects of a split, the middle one's square root of its area, in pixels of pictures of
     the recipe's shorter side; as if no picture were longer than it may be. 0 without objects."""
     sides = []
     for example in scenes.examples[:SOME]:
         if not len(example.boxes):
             continue
-        width, height = header(example.path).seen
+        width, height = read_header(example.path).upright
         size = (example.boxes[:, 2:] - example.boxes[:, :2]).prod(dim=1).sqrt()
         sides.append(size * recipe.shorter / min(width, height))
     return float(torch.cat(sides).median()) if sides else 0.0
@@ -103,7 +103,7 @@ def places(n: int, recipe: Recipe, step: int, world: World) -> Iterator[tuple[in
 class Supply:
     """Batches of a training, from the one after `step` steps on; only this process's part."""
 
-    scenes: Scenes
+    scenes: DetectionDataset
     recipe: Recipe
     before: Preprocessing  # on the device
     device: torch.device

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual.tasks.detection.boxes import overlaps
-from residual.tasks.detection.examples import Example, Found, Scenes
+from residual.tasks.detection.boxes import Detections, overlaps
+from residual.tasks.detection.datasets import DetectionDataset, Example
 
 POINTS = ("area", "11")  # the devkit's measure from 2010 on, and that of 2007
 TENTHS = tuple(n / 100 for n in range(50, 100, 5))  # COCO's ten overlaps, .5 to .95
@@ -40,7 +40,7 @@ class Matches:
 
 
 def voc_ap(
-    found: Sequence[Found],
+    found: Sequence[Detections],
     examples: Sequence[Example],
     classes: int,
     iou: float = 0.5,
@@ -63,7 +63,7 @@ def voc_ap(
 
 
 def compared(
-    found: Sequence[Found], examples: Sequence[Example], classes: int
+    found: Sequence[Detections], examples: Sequence[Example], classes: int
 ) -> tuple[Matches, ...]:
     """The matches of each class. Equal scores stay in the order of the pictures, then as found."""
     if len(found) != len(examples):
@@ -142,7 +142,7 @@ def check_installed() -> None:
         raise ValueError(MISSING)
 
 
-def coco_ap(found: Sequence[Found], scenes: Scenes) -> dict[str, float]:
+def coco_ap(found: Sequence[Detections], scenes: DetectionDataset) -> dict[str, float]:
     """COCO's average precision by pycocotools, from 0 to 1: the mean over classes and the ten
     overlaps, at .5, at .75, and of small, medium and large objects; nan where there are none.
 
@@ -172,14 +172,14 @@ def coco_ap(found: Sequence[Found], scenes: Scenes) -> dict[str, float]:
     return {name: float(value) if value >= 0 else nan for name, value in values.items()}
 
 
-def truths(scenes: Scenes) -> list[dict[str, Any]]:
+def truths(scenes: DetectionDataset) -> list[dict[str, Any]]:
     """The objects of a split as pycocotools takes them."""
     # Choice: small, medium and large are by the area of the box. COCO's own are by the area of the
     # outline, which an object here does not have; the other numbers are the same.
     # Choice: VOC's difficult objects are neither right nor wrong to find, as in the devkit. They
     # are no crowds, of which any part may be found any number of times, so they are given an area
     # that is in no range.
-    crowds = scenes.sort == "coco"
+    crowds = scenes.format == "coco"
     return [
         annotation(picture, box, label)
         | {"iscrowd": int(hard and crowds)}
@@ -191,7 +191,7 @@ def truths(scenes: Scenes) -> list[dict[str, Any]]:
     ]
 
 
-def detections(found: Sequence[Found]) -> list[dict[str, Any]]:
+def detections(found: Sequence[Detections]) -> list[dict[str, Any]]:
     return [
         annotation(picture, box, label) | {"score": score, "iscrowd": 0}
         for picture, one in enumerate(found)
@@ -208,7 +208,7 @@ def annotation(picture: int, box: Sequence[float], label: int) -> dict[str, Any]
     return {"image_id": picture, "category_id": label, **place}
 
 
-def judged(found: Sequence[Found], scenes: Scenes) -> dict[str, Any]:
+def judged(found: Sequence[Detections], scenes: DetectionDataset) -> dict[str, Any]:
     """What a result file keeps of a split's detections, in percent; None where there is no object.
 
     Each of the MEASURES is a mean and one number for each class, once with difficult objects set
@@ -233,7 +233,7 @@ def judged(found: Sequence[Found], scenes: Scenes) -> dict[str, Any]:
         **measured(False),
         "difficult counted": measured(True),
     }
-    if scenes.sort == "coco":
+    if scenes.format == "coco":
         numbers = coco_ap(found, scenes)
         answer["coco"] = {name: percent(each) for name, each in numbers.items()}
     return answer

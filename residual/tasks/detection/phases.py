@@ -11,8 +11,8 @@ from residual.data.decode import Damaged
 from residual.distributed import World
 from residual.runs.session import fresh
 from residual.tasks.detection import loader
+from residual.tasks.detection.datasets import DetectionDataset
 from residual.tasks.detection.evaluate import read_ahead
-from residual.tasks.detection.examples import Scenes
 from residual.tasks.detection.faster_rcnn import Detector, build
 from residual.tasks.detection.inference import Look
 from residual.tasks.detection.losses import PARTS
@@ -87,7 +87,9 @@ def hold(stage: Stage, net: Detector) -> None:
 
 
 @torch.no_grad()
-def proposed(net: Detector, scenes: Scenes, feed: loader.Supply, world: World) -> dict[int, Tensor]:
+def proposed(
+    net: Detector, scenes: DetectionDataset, feed: loader.Supply, world: World
+) -> dict[int, Tensor]:
     """What a detector proposes on every picture of a set, (P, 4) in resized pixels, by its place;
     nothing on damaged ones."""
     recipe, mine = net.recipe, list(world.share(len(scenes.examples)))

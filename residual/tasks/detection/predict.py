@@ -10,13 +10,13 @@ from residual.data.decode import seen as seen_picture
 from residual.device import ComputeConfig
 from residual.storage import write_whole
 from residual.tasks.detection import loader
+from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.drawing import drawn
 from residual.tasks.detection.evaluate import check_together, found_on, scales_of
-from residual.tasks.detection.examples import Found
 from residual.tasks.detection.load import Trained
 from residual.tasks.detection.recipe import Testing
 
-Finder = Callable[[Path], Found]  # of a picture, boxes in its own pixels
+Finder = Callable[[Path], Detections]  # of a picture, boxes in its own pixels
 
 
 def finder(nets: Sequence[Trained], testing: Testing, how: ComputeConfig) -> Finder:
@@ -25,7 +25,7 @@ def finder(nets: Sequence[Trained], testing: Testing, how: ComputeConfig) -> Fin
     placed = [net.placed(how) for net in nets]
     sides = scales_of(nets, testing)
 
-    def find(path: Path) -> Found:
+    def find(path: Path) -> Detections:
         pictures = [loader.seen(path, *each) for each in sides]
         return found_on(placed, pictures, testing, how)
 
@@ -50,7 +50,7 @@ def answers(
             yield {"image": str(path), "error": str(error)}
             continue
         keep = found.scores >= least
-        found = Found(found.boxes[keep], found.scores[keep], found.labels[keep])
+        found = Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
         answer: dict[str, Any] = {"image": str(path), "objects": objects(found, classes)}
         if folder is not None:
             to, n = folder / f"{path.stem}-boxes.png", 1
@@ -70,7 +70,7 @@ def answers(
         yield answer
 
 
-def objects(found: Found, classes: Sequence[str]) -> list[dict[str, Any]]:
+def objects(found: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
     """What was found, for JSON."""
     return [
         {

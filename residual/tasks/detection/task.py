@@ -9,8 +9,8 @@ from residual.models.registry import model_spec
 from residual.runs.load import preprocessing_of
 from residual.runs.session import RunContext, fresh
 from residual.tasks.detection import faster_rcnn, loader, loop, phases
+from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.evaluate import Work, judge
-from residual.tasks.detection.examples import Data
 from residual.tasks.detection.load import Trained
 from residual.tasks.detection.losses import PARTS
 from residual.tasks.detection.recipe import Recipe, Testing
@@ -29,7 +29,7 @@ class Detection:
     replacement = "another"
     ended = False
 
-    def __init__(self, recipe: Recipe, data: Data, context: RunContext) -> None:
+    def __init__(self, recipe: Recipe, data: DetectionData, context: RunContext) -> None:
         self.recipe, self.data, self.context = recipe, data, context
         self.classes = data.train.classes
         net = fresh(recipe.seed, partial(faster_rcnn.build, recipe, len(self.classes)))
@@ -48,7 +48,7 @@ class Detection:
         self.skipped = header.get("skipped", {})
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        return {}, {"sort": self.data.train.sort}
+        return {}, {"sort": self.data.train.format}
 
     def steps(self, timed: Callable[[Iterator[Any]], Iterator[Any]]) -> Iterator[Step]:
         """Take the steps that remain, phase by phase."""

@@ -15,7 +15,7 @@ from residual.runs import folder, session
 from residual.runs.load import Trained
 from residual.runs.results import environment
 from residual.tasks.detection import datasets as reading
-from residual.tasks.detection.examples import Data
+from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.faster_rcnn import VGGS, Detector, build, check_network, of_network
 from residual.tasks.detection.load import Trained as Detecting
 from residual.tasks.detection.load import recipe_of
@@ -47,7 +47,7 @@ def with_splits(recipe: Recipe, path: Path, chosen: Collection[str]) -> Recipe:
     Raises ValueError where it cannot be told which is which."""
     if {"train_split", "test_split"} <= set(chosen):
         return recipe
-    train, test = reading.usual_splits(path, recipe.train_split, recipe.test_split)
+    train, test = reading.choose_splits(path, recipe.train_split, recipe.test_split)
     return replace(
         recipe,
         train_split=recipe.train_split if "train_split" in chosen else train,
@@ -55,7 +55,7 @@ def with_splits(recipe: Recipe, path: Path, chosen: Collection[str]) -> Recipe:
     )
 
 
-def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> Data:
+def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> DetectionData:
     """The splits of a recipe. The classes are those of a run that goes on, or of the split that is
     trained on."""
     train = reading.load(path, recipe.train_split, classes, recipe.reading)
@@ -63,10 +63,10 @@ def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> 
         raise ValueError(f"{train.name} holds no pictures")
     if not train.classes:
         raise ValueError(f"{train.name} holds no objects")
-    if train.sort == "coco":
+    if train.format == "coco":
         check_installed()  # not only after the training
     test = reading.load(path, recipe.test_split, train.classes, recipe.reading)
-    return Data(train, test)
+    return DetectionData(train, test)
 
 
 def check(recipe: Recipe, how: ComputeConfig) -> None:
@@ -126,9 +126,13 @@ def check_effects(recipe: Recipe, usual: Recipe) -> None:
 
 
 def begin(
-    run: Path | None, recipe: Recipe, data: Data, where: dict[str, str], how: ComputeConfig,
+    run: Path | None,
+    recipe: Recipe,
+    data: DetectionData,
+    where: dict[str, str],
+    how: ComputeConfig,
     weights: Beginning | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
     again."""
     how = replace(how, precision="float32") if how.precision == "auto" else how
@@ -144,7 +148,7 @@ def begin(
     return folder.create(run, to_json(recipe), data.train.classes, known, split, fill)
 
 
-def split_of(recipe: Recipe, data: Data) -> dict[str, list[str]]:
+def split_of(recipe: Recipe, data: DetectionData) -> dict[str, list[str]]:
     """Which pictures are in which part of a split that was divided once; {} of any other."""
     parts = {recipe.train_split: data.train, recipe.test_split: data.test}
     return {
@@ -152,7 +156,7 @@ def split_of(recipe: Recipe, data: Data) -> dict[str, list[str]]:
     }
 
 
-def begun_with(run: Path, recipe: Recipe, data: Data, weights: Beginning) -> None:
+def begun_with(run: Path, recipe: Recipe, data: DetectionData, weights: Beginning) -> None:
     """The checkpoint before the first step of a run that begins with a network's weights."""
     net = session.fresh(recipe.seed, lambda: build(recipe, len(data.train.classes)))
     net.load_state_dict(begins_with(weights, net), strict=False)
@@ -197,6 +201,6 @@ def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
     return replace(recipe, start=weights_sha256(state))
 
 
-def advance(run: Path, data: Data, options: RunOptions) -> Iterator[Event]:
+def advance(run: Path, data: DetectionData, options: RunOptions) -> Iterator[Event]:
     """Take the steps that remain of a run; see `runs.session.advance`."""
     return session.advance(run, data, options, recipe_of, Detection)

@@ -1,53 +1,155 @@
-"""PASCAL VOC: a file of boxes for each picture, and lists of pictures."""
+"""PASCAL VOC: an XML file of boxes for each image, and text files that list the images of a split.
+
+Also reads folders of other tools: XML files beside images, and folders of sets (train, valid).
+"""
 
 import hashlib
 import math
+import os
 import re
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from xml.parsers import expat
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import ParseError
 
-from residual.data.filenames import lines_in, shown
-from residual.tasks.detection import layouts
-from residual.tasks.detection.annotations import READERS, Annotated, Box, Split
-from residual.tasks.detection.layouts import LISTS, Place, lists
+from defusedxml import DTDForbidden
+from defusedxml.ElementTree import fromstring
 
-LARGEST = 16 << 20  # bytes of an annotation; the largest of VOC 2007 and 2012 has less than 20 KB
+from residual.data.filenames import (
+    EVERY_SUFFIX,
+    is_hidden,
+    is_picture,
+    lines_in,
+    set_of,
+    shown,
+)
+from residual.tasks.detection.annotations import READERS, AnnotatedImage, Box, SplitAnnotations
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+# Names of the devkit.
+ANNOTATIONS, LISTS, IMAGES = "Annotations", "ImageSets/Main", "JPEGImages"
+# Names in other tools, in any case, the likeliest first.
+ANNOTATION_FOLDERS = ("annotations", "annotation", "annots", "xmls", "xml", "labels", "label")
+IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "pictures", "photos", "data")
+ALL = "all"  # the only split of a folder without lists
+CLASS_LIST_LINE = re.compile(r"(\S.*?)\s+(-1|0|1)")  # a line of cat_train.txt: has a cat or not
+MAX_BYTES = 16 << 20  # of an annotation; the largest of VOC 2007 and 2012 has less than 20 KB
 YEAR = re.compile(r"VOC\d\d(\d\d)")
 TERM = re.compile(r"(\d\d)(.*)")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-DEEPEST = 4  # annotation, object, bndbox, xmin
 
 
-# ---- which pictures -----------------------------------------------------------------------------
+# ---- folders ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Member:
-    """A picture, as a list names it, in one year's folder."""
+class VocFolder:
+    """One year of VOC, or a folder of the same structure."""
 
-    year: Path
-    name: str
+    root: Path
+    annotation_folder: Path
+    image_folder: Path
+
+    @cached_property
+    def annotations(self) -> dict[str, Path]:
+        """The XML files by name; see `files_by_name`."""
+        return files_by_name(self.annotation_folder, is_xml)
+
+    @cached_property
+    def images(self) -> dict[str, Path]:
+        """The image files by name; see `files_by_name`."""
+        return files_by_name(self.image_folder, is_picture)
+
+    def resolve(self, line: str) -> str:
+        """The name of the image that a line of a list means."""
+        names = ["", *possible_names(line)]
+        matches = (name for name in names if name in self.annotations or name in self.images)
+        return next(matches, names[-1])  # never a path of another machine
 
 
-def is_voc(folder: Path) -> bool:
-    return bool(places(folder))
+def files_by_name(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Path]:
+    """Files below a folder by their path in it without suffix; of 1.jpg and 1.png, the first."""
+    files: dict[str, Path] = {}
+    for file in files_below(folder):
+        if wanted(file.name):
+            files.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
+    return files
 
 
-def places(folder: Path) -> dict[str, Place]:
-    """The place of a folder, or those of its sets or years by name."""
-    if layouts.plain(folder):
-        own = layouts.place(folder)
-        return {"": own} if own else {}
-    if own_years := years(folder):
-        found = ((year, layouts.place(one)) for year, one in own_years.items())
-        return {year: one for year, one in found if one is not None}
-    if sets := layouts.set_places(folder):
-        return sets
-    own = layouts.place(folder) if folder.is_dir() else None
-    return {"": own} if own else {}
+def files_below(folder: Path) -> Iterator[Path]:
+    for root, subfolder_names, files in os.walk(folder):
+        subfolder_names[:] = sorted(name for name in subfolder_names if not is_hidden(name))
+        yield from (Path(root, file) for file in sorted(files))
+
+
+def is_xml(name: str) -> bool:
+    return name.lower().endswith(".xml") and not is_hidden(name)
+
+
+def has_xml(folder: Path) -> bool:
+    return any(is_xml(file.name) for file in files_below(folder))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    entries = (entry for entry in os.scandir(folder) if entry.is_dir())
+    return sorted(Path(entry.path) for entry in entries if not is_hidden(entry.name))
+
+
+def set_folders(folder: Path) -> list[Path]:
+    """Subfolders that are named as a set is: train, valid, test."""
+    return [subfolder for subfolder in subfolders(folder) if set_of(subfolder.name)]
+
+
+def is_devkit_year(folder: Path) -> bool:
+    """Whether a folder has the structure of one year of the devkit."""
+    if (folder / LISTS).is_dir():
+        return True
+    annotations = folder / ANNOTATIONS
+    both = annotations.is_dir() and (folder / IMAGES).is_dir()
+    # COCO's JSON files may lie in a folder of this name, too.
+    return both and (not any(annotations.glob("*.json")) or has_xml(annotations))
+
+
+def voc_folder(folder: Path) -> VocFolder | None:
+    """A folder of the devkit's structure, or else of XML files and images."""
+    if is_devkit_year(folder):
+        return VocFolder(folder, folder / ANNOTATIONS, folder / IMAGES)
+    by_name = {subfolder.name.lower(): subfolder for subfolder in subfolders(folder)}
+    candidates = (by_name[name] for name in ANNOTATION_FOLDERS if name in by_name)
+    annotations = next(filter(has_xml, candidates), None)
+    images = next((by_name[name] for name in IMAGE_FOLDERS if name in by_name), None)
+    if annotations is not None:
+        return VocFolder(folder, annotations, images or folder)
+    for place in (folder, images):
+        if place is not None and has_pairs(place):
+            return VocFolder(folder, place, place)
+    return None
+
+
+def has_pairs(folder: Path) -> bool:
+    """Whether an XML file lies beside its image, in the folder or in its folders of sets."""
+    names = [file.name for file in folder.iterdir()]
+    image_stems = {name.rpartition(".")[0] for name in names if is_picture(name)}
+    xml_stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".xml")}
+    return bool(image_stems & xml_stems) or any(map(has_pairs, set_folders(folder)))
+
+
+def voc_folders(folder: Path) -> dict[str, VocFolder]:
+    """The folder itself, under "", or those of its years or its sets by name."""
+    if not is_devkit_year(folder):
+        parts = years(folder) or {one.name: one for one in set_folders(folder)}
+        located = {name: voc for name, part in parts.items() if (voc := voc_folder(part))}
+        if located:
+            return located
+    voc = voc_folder(folder) if folder.is_dir() else None
+    return {"": voc} if voc else {}
 
 
 def devkit(folder: Path) -> Path:
@@ -56,204 +158,215 @@ def devkit(folder: Path) -> Path:
 
 def years(folder: Path) -> dict[str, Path]:
     """The folders of the years in a devkit: 07, 12."""
-    inside = layouts.folders(devkit(folder))
     return {
-        match[1]: one
-        for one in inside
-        if (match := YEAR.fullmatch(one.name)) and layouts.plain(one)
+        match[1]: subfolder
+        for subfolder in subfolders(devkit(folder))
+        if (match := YEAR.fullmatch(subfolder.name)) and is_devkit_year(subfolder)
     }
 
 
-def splits(folder: Path) -> tuple[str, ...]:
-    """The splits of a folder, each list by itself."""
-    own = places(folder)
-    if "" in own:
-        return tuple(lists(folder) or layouts.split_names(own[""]))
-    if own_years := years(folder):
-        return tuple(f"{year}{name}" for year, one in own_years.items() for name in lists(one))
-    return tuple(own)
-
-
-def members(folder: Path, split: str) -> list[Member]:
-    """The pictures of a split: trainval, test or any other list in ImageSets/Main, or a set's
-    folder; all pictures where there is neither.
-
-    In a devkit also 07 and 12 (trainval of the year), 07test (another list of it), 07+12 (both),
-    and 07++12 (trainval and test of the first, trainval of the second). Raises ValueError.
-    """
-    own = places(folder)
-    if "" in own and not lists(folder):
-        named = layouts.split_names(own[""])
-        if split in named:
-            return [Member(folder, name) for name in named[split]]
-    elif "" not in own and not years(folder):
-        if split in own:
-            return [Member(own[split].folder, name) for name in layouts.annotations_of(own[split])]
-    else:
-        parts = [(folder, split)] if "" in own else terms(years(folder), split)
-        there = {year: lists(year) for year, _ in parts}
-        if parts and all(name in there[year] for year, name in parts):
-            return [
-                Member(year, name) for year, one in parts for name in lines_in(there[year][one])
-            ]
-    known = ", ".join(map(shown, splits(folder))) or f"none, for no list lies in {LISTS}"
-    raise ValueError(f"{folder} has no split {split!r}; it has {known}")
-
-
-def terms(there: dict[str, Path], split: str) -> list[tuple[Path, str]]:
-    """The years and lists that make up a split of a devkit; none where it is not understood."""
-    with_it = {year: own for year, own in there.items() if split in lists(own)}
-    if len(with_it) > 1:
-        ways = [f"{year}{split}" for year in with_it]
-        raise ValueError(
-            f"{' and '.join(own.name for own in with_it.values())} both have a split {split!r}; "
-            f"take {', '.join(ways)} or {'+'.join(ways)}"
-        )
-    if with_it:
-        return [(own, split) for own in with_it.values()]
-    split = re.sub(r"^(\d\d)\+\+", r"\1+\1test+", split)
-    matches = [TERM.fullmatch(term) for term in split.split("+")]
-    found = [(there[m[1]], m[2] or "trainval") for m in matches if m and m[1] in there]
-    return found if len(found) == len(matches) else []
-
-
-# ---- what is said of them -----------------------------------------------------------------------
-
-
-def read(folder: Path, split: str) -> Split:
-    """Every picture of a split with its annotation, or with what is wrong."""
-    chosen = members(folder, split)
-    there = {own.folder: Contents.of(own) for own in places(folder).values()}
-    one = partial(annotated, folder)
-    with ThreadPoolExecutor(READERS) as pool:
-        return Split(tuple(pool.map(one, chosen, [there[member.year] for member in chosen])))
+# ---- splits -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What lies in a place, by name."""
+class Member:
+    """An image, as a list names it, in the folder of one year."""
 
-    place: Place
-    annotations: dict[str, Path]
-    pictures: dict[str, Path]
-
-    @classmethod
-    def of(cls, own: Place) -> "Contents":
-        return cls(own, layouts.annotations_of(own), layouts.pictures_of(own))
-
-    def meant(self, line: str) -> str:
-        """The name of the picture that a line of a list means."""
-        names = ["", *layouts.candidates(line)]
-        fits = (name for name in names if name in self.annotations or name in self.pictures)
-        return next(fits, names[-1])  # which is never a path of another machine
+    root: Path
+    name: str
 
 
-def annotated(folder: Path, member: Member, there: Contents) -> Annotated:
-    """A picture and its annotation. What is wrong is not raised, but said."""
-    name = there.meant(member.name)
-    path = there.annotations.get(name, there.place.annotations / f"{name}.xml")
-    said = Annotated(name, path.relative_to(folder).as_posix(), there.pictures.get(name))
-    try:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no annotation {shown(path)}, which {LISTS} names")
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{shown(path)} is no annotation: it has more than {LARGEST:,} bytes")
-        raw = path.read_bytes()
-        size, boxes = parsed(raw, path)
-    except (OSError, ValueError) as error:
-        return replace(said, trouble=error)
-    if said.picture is None:
-        where = shown(there.place.pictures / name)
-        lost = FileNotFoundError(
-            f"there is no picture {where} (.jpg, .png ...), which {shown(path)} is about"
+def image_lists(folder: Path) -> dict[str, Path]:
+    """The lists of images in the folder of one year, without those of one class."""
+    for place in (LISTS, "ImageSets"):
+        if files := sorted((folder / place).glob("*.txt")):
+            return {file.stem: file for file in files if not is_class_list(file)}
+    return {file.stem: file for file in sorted(folder.glob("*.txt")) if set_of(file.stem)}
+
+
+def is_class_list(file: Path) -> bool:
+    """Whether a list says which images of a set have an object of a class: cat_train.txt."""
+    is_marked = CLASS_LIST_LINE.fullmatch(next(lines_in(file), "")) is not None
+    return is_marked and set_of(file.stem) is None and "_" in file.stem
+
+
+def possible_names(line: str) -> Iterator[str]:
+    """The image names that a line of a list may mean, the likeliest first: of
+    `JPEGImages\\\\cats\\\\1.jpg  1` among others cats/1."""
+    marked = CLASS_LIST_LINE.fullmatch(line)
+    for entry in [line, *([marked[1]] if marked else [])]:
+        parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".")]
+        for start in range(len(parts)):
+            name = "/".join(parts[start:])
+            yield name
+            stem, dot, suffix = name.rpartition(".")
+            if (dot + suffix).lower() in (".xml", *EVERY_SUFFIX):
+                yield stem
+
+
+def splits_without_lists(voc: VocFolder) -> dict[str, list[str]]:
+    """Image names by split: of each folder of a set, or `all`."""
+    names = list(voc.annotations)
+    tops = {name.partition("/")[0] for name in names}
+    if not names or not all("/" in name for name in names) or not all(map(set_of, tops)):
+        return {ALL: names}
+    return {top: [name for name in names if name.startswith(f"{top}/")] for top in sorted(tops)}
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """The splits of a folder, one for each list."""
+    folders = voc_folders(folder)
+    if "" in folders:
+        return tuple(image_lists(folder) or splits_without_lists(folders[""]))
+    if by_year := years(folder):
+        return tuple(
+            f"{year}{name}" for year, root in by_year.items() for name in image_lists(root)
         )
-        return replace(said, boxes=boxes, trouble=lost)
-    return replace(said, size=size, boxes=boxes, digest=hashlib.sha256(raw).hexdigest())
+    return tuple(folders)
+
+
+def members(folder: Path, split: str) -> list[Member]:
+    """The images of a split: a list in ImageSets/Main, a folder of a set, or all images.
+
+    A devkit of several years also has 07 and 12 (trainval of the year), 07test (another list of
+    it), 07+12 (both), and 07++12 (trainval and test of the first, trainval of the second). Raises
+    ValueError.
+    """
+    folders = voc_folders(folder)
+    if "" in folders and not image_lists(folder):
+        by_split = splits_without_lists(folders[""])
+        if split in by_split:
+            return [Member(folder, name) for name in by_split[split]]
+    elif "" not in folders and not years(folder):
+        if split in folders:
+            return [Member(folders[split].root, name) for name in folders[split].annotations]
+    else:
+        terms = [(folder, split)] if "" in folders else devkit_terms(years(folder), split)
+        lists = {root: image_lists(root) for root, _ in terms}
+        if terms and all(name in lists[root] for root, name in terms):
+            return [
+                Member(root, line) for root, name in terms for line in lines_in(lists[root][name])
+            ]
+    available = ", ".join(map(shown, splits(folder))) or f"none, for no list lies in {LISTS}"
+    raise ValueError(f"{folder} has no split {split!r}; it has {available}")
+
+
+def devkit_terms(roots: dict[str, Path], split: str) -> list[tuple[Path, str]]:
+    """The (year's folder, list) pairs of a devkit's split; none where it is not understood."""
+    matching = {year: root for year, root in roots.items() if split in image_lists(root)}
+    if len(matching) > 1:
+        options = [f"{year}{split}" for year in matching]
+        raise ValueError(
+            f"{' and '.join(root.name for root in matching.values())} both have a split "
+            f"{split!r}; take {', '.join(options)} or {'+'.join(options)}"
+        )
+    if matching:
+        return [(root, split) for root in matching.values()]
+    split = re.sub(r"^(\d\d)\+\+", r"\1+\1test+", split)
+    matches = [TERM.fullmatch(term) for term in split.split("+")]
+    terms = [(roots[m[1]], m[2] or "trainval") for m in matches if m and m[1] in roots]
+    return terms if len(terms) == len(matches) else []
 
 
 def unpaired(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Annotations without picture, and pictures without annotation, in any year."""
-    lonely: list[Path] = []
-    bare: list[Path] = []
-    for there in map(Contents.of, places(folder).values()):
-        pictures, said = there.pictures, there.annotations
-        lonely += [said[name] for name in sorted(said.keys() - pictures.keys())]
-        bare += [pictures[name] for name in sorted(pictures.keys() - said.keys())]
-    return lonely, bare
+    """Annotations without image, and images without annotation, in any year."""
+    without_image: list[Path] = []
+    without_annotation: list[Path] = []
+    for voc in voc_folders(folder).values():
+        xml, images = voc.annotations, voc.images
+        without_image += [xml[name] for name in sorted(xml.keys() - images.keys())]
+        without_annotation += [images[name] for name in sorted(images.keys() - xml.keys())]
+    return without_image, without_annotation
 
 
-Words = dict[tuple[str, ...], str]  # of elements, by their names from the root's child on
+# ---- annotations --------------------------------------------------------------------------------
 
 
-def parsed(raw: bytes, path: Path) -> tuple[tuple[float, float] | None, tuple[Box, ...]]:
-    """The size that an annotation tells, where it does, and its boxes. Raises ValueError.
+def read(folder: Path, split: str) -> SplitAnnotations:
+    """Every image of a split with its annotation, or with the reason why it has none."""
+    chosen = members(folder, split)
+    by_root = {voc.root: voc for voc in voc_folders(folder).values()}
+    folders = [by_root[member.root] for member in chosen]
+    names = [voc.resolve(member.name) for voc, member in zip(folders, chosen, strict=True)]
+    with ThreadPoolExecutor(READERS) as pool:
+        return SplitAnnotations(tuple(pool.map(partial(read_image, folder), folders, names)))
 
-    Only what stands in an object itself counts: its parts (head, hand) have boxes of their own.
-    """
-    about: Words = {}
-    objects: list[Words] = []
+
+def read_image(folder: Path, voc: VocFolder, name: str) -> AnnotatedImage:
+    """An image and its annotation. An error is stored, not raised."""
+    path = voc.annotations.get(name, voc.annotation_folder / f"{name}.xml")
+    image = AnnotatedImage(name, path.relative_to(folder).as_posix(), voc.images.get(name))
     try:
-        for words in elements(raw):
-            if ("object",) in words:
-                objects.append(words)
-            else:
-                about |= words
-    except (expat.ExpatError, LookupError, ValueError) as error:
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no annotation {shown(path)}, which {LISTS} names")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(
+                f"{shown(path)} is no annotation: it has more than {MAX_BYTES:,} bytes"
+            )
+        raw = path.read_bytes()
+        size, boxes = parse(raw, path)
+    except (OSError, ValueError) as error:
+        return replace(image, error=error)
+    if image.path is None:
+        missing = FileNotFoundError(
+            f"there is no picture {shown(voc.image_folder / name)} (.jpg, .png ...), which "
+            f"{shown(path)} is about"
+        )
+        return replace(image, boxes=boxes, error=missing)
+    return replace(image, size=size, boxes=boxes, digest=hashlib.sha256(raw).hexdigest())
+
+
+def parse(raw: bytes, path: Path) -> tuple[tuple[float, float] | None, tuple[Box, ...]]:
+    """The image size (width, height) of an annotation, if it has one, and its boxes.
+
+    Boxes of an object's parts (head, hand) are left out. Raises ValueError.
+    """
+    try:
+        root = fromstring(raw, forbid_dtd=True)
+    except DTDForbidden:
+        raise ValueError(f"{path} is damaged: it declares a document type") from None
+    except (ParseError, LookupError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    size = (number(about, "size", "width"), number(about, "size", "height"))
-    boxes = tuple(box(words, place) for place, words in enumerate(objects, start=1))
-    return (size if all(side > 0 for side in size) else None), boxes
+    size = texts(children(root).get("size", ()))
+    width, height = (number(size.get(side, "")) for side in ("width", "height"))
+    objects = (element for element in root if tag(element) == "object")
+    boxes = tuple(parse_box(element, i) for i, element in enumerate(objects, start=1))
+    return ((width, height) if width > 0 and height > 0 else None), boxes
 
 
-def elements(raw: bytes) -> list[Words]:
-    """The words in each child of the root. Nothing is expanded, and nothing else is read."""
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    stack: list[str] = []
-    text: list[str] = []
-    found: list[Words] = []
-
-    def start(name: str, _: dict[str, str]) -> None:
-        stack.append(name)
-        text.clear()
-        if len(stack) == 2:
-            found.append({})
-
-    def end(_: str) -> None:
-        if 2 <= len(stack) <= DEEPEST:
-            found[-1][tuple(stack[1:])] = "".join(text).strip()
-        stack.pop()
-        text.clear()
-
-    def declared(*_: object) -> None:
-        raise ValueError("it declares a document type, and with it perhaps entities")
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text.append
-    parser.StartDoctypeDeclHandler = declared
-    parser.Parse(raw, True)
-    return found
-
-
-def box(words: Words, place: int) -> Box:
+def parse_box(element: "Element", position: int) -> Box:
     """The box of an object: VOC counts pixels from 1 and names the last one inside."""
-    said = [words.get(("object", "bndbox", side), "") for side in SIDES]
-    left, top, right, bottom = (number(words, "object", "bndbox", side) for side in SIDES)
+    fields, sides = texts(element), texts(children(element).get("bndbox", ()))
+    left, top, right, bottom = (number(sides.get(side, "")) for side in SIDES)
     return Box(
-        f"box {place}",
-        words.get(("object", "name"), ""),
+        f"box {position}",
+        fields.get("name", ""),
         (left, top, right, bottom),
         (left - 1, top - 1, right, bottom),
         (right - left, bottom - top),
-        words.get(("object", "difficult"), "0") not in ("", "0"),
-        ", ".join(f"{side} {word or 'missing'}" for side, word in zip(SIDES, said, strict=True)),
+        fields.get("difficult", "") not in ("", "0"),
+        ", ".join(f"{side} {sides.get(side) or 'missing'}" for side in SIDES),
     )
 
 
-def number(words: Words, *place: str) -> float:
-    """What stands there as a number; what is none is no number."""
+def tag(element: "Element") -> str:
+    """The tag without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def children(element: "Iterable[Element]") -> "dict[str, Element]":
+    """The children by tag; of equal tags, the last."""
+    return {tag(child): child for child in element}
+
+
+def texts(element: "Iterable[Element]") -> dict[str, str]:
+    """The texts of the children by tag."""
+    return {name: (child.text or "").strip() for name, child in children(element).items()}
+
+
+def number(text: str) -> float:
+    """The text as a float; NaN if it is not numeric."""
     try:
-        return float(words[place])
-    except (KeyError, ValueError):
+        return float(text)
+    except ValueError:
         return math.nan
