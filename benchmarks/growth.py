@@ -23,7 +23,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.sides import record
-from residual.analysis.curves import bare, save
+from residual.analysis.curves import save_figure, style_axes
 from residual.device import setting
 from residual.launch import join, leave
 from residual.models.registry import build
@@ -115,7 +115,7 @@ def figure(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
                 own = [each for each in rows if (each["axis"], each["kind"]) == (axis, kind)]
                 x, y = [each[axis] for each in own], [each[key] / scale for each in own]
                 axes.plot(x, y, color=colour, marker="o", markersize=4, label=kind)
-            bare(axes)
+            style_axes(axes)
             axes.set_ylim(0, 1.1 * axes.dataLim.y1)
             axes.set_xticks(sorted({each[axis] for each in rows if each["axis"] == axis}))
             if not column:
@@ -123,7 +123,7 @@ def figure(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
             if row:
                 axes.set_xlabel(title)
     panels[0][0].legend(frameon=False, fontsize=9)
-    return save(drawn, stem)
+    return save_figure(drawn, stem)
 
 
 def asked() -> argparse.Namespace:

@@ -1,12 +1,14 @@
-"""Confusion matrices and the judgement of each class."""
+"""Confusion matrices and the scores of each class."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
-from residual.analysis.confusion import balanced_accuracy, draw_confusion, per_class
-from residual.analysis.curves import save
+from residual.analysis.confusion import class_scores, draw_confusion
+from residual.analysis.curves import save_figure
 from residual.tasks.classification.metrics import confusion
 
 
@@ -40,7 +42,6 @@ def test_rows_are_the_true_classes():
 def test_no_images_make_an_empty_matrix():
     empty = torch.zeros(0, dtype=torch.int64)
     assert confusion(empty, empty, 3).tolist() == [[0] * 3] * 3
-    assert balanced_accuracy(confusion(empty, empty, 3)) is None
 
 
 @pytest.mark.parametrize("number", [-1, 3])
@@ -52,39 +53,40 @@ def test_an_answer_or_a_label_outside_the_classes_is_refused(number):
         confusion(inside, outside, 3)
 
 
-def test_precision_recall_and_f1_are_those_of_scikit_learn():
+def test_scores_of_each_class_are_their_definitions():
     best, labels = answers(500, 7)
-    matrix = confusion(best, labels, 7)
-    theirs = precision_recall_fscore_support(labels.numpy(), best.numpy())
-    rows = per_class(matrix)
-    for i, values in enumerate(zip(*theirs, strict=True)):
-        assert (rows[i].precision, rows[i].recall, rows[i].f1, rows[i].count) == pytest.approx(
-            values
-        )
-    balanced = balanced_accuracy_score(labels.numpy(), best.numpy())
-    assert balanced_accuracy(matrix) == pytest.approx(balanced)
+    for i, row in enumerate(class_scores(confusion(best, labels, 7).numpy(), "abcdefg")):
+        right = int(((best == i) & (labels == i)).sum())
+        precision, recall = right / int((best == i).sum()), right / int((labels == i).sum())
+        assert (row.name, row.right) == ("abcdefg"[i], right)
+        assert (row.images, row.answered) == (int((labels == i).sum()), int((best == i).sum()))
+        assert (row.precision, row.recall) == pytest.approx((precision, recall))
+        assert row.f1 == pytest.approx(2 * precision * recall / (precision + recall))
+        wrong = best[(labels == i) & (best != i)].bincount(minlength=7)
+        assert (row.mistaken_for, row.mistakes) == ("abcdefg"[int(wrong.argmax())], wrong.max())
 
 
-def test_a_rate_over_nothing_is_unknown_and_not_zero():
-    never_answered, absent, nothing = per_class(torch.tensor([[0, 2, 0], [0, 0, 0], [0, 0, 0]]))
-    assert (never_answered.precision, never_answered.recall, never_answered.f1) == (None, 0, 0)
-    assert (absent.precision, absent.recall, absent.f1) == (0, None, 0)
-    assert (nothing.precision, nothing.recall, nothing.f1) == (None, None, None)
+def test_a_rate_over_nothing_is_undefined_and_not_zero():
+    rows = class_scores(np.array([[0, 2, 0], [0, 0, 0], [0, 0, 0]]), "abc")
+    nan = math.nan
+    expected = [(nan, 0, 0), (0, nan, 0), (nan, nan, nan)]
+    for row, rates in zip(rows, expected, strict=True):
+        assert (row.precision, row.recall, row.f1) == pytest.approx(rates, nan_ok=True)
 
 
 def test_a_matrix_is_drawn_with_any_number_of_classes_and_any_names(tmp_path):
     for n, named, counted in ((2, True, True), (30, True, False), (200, False, False)):
         axes = Figure(figsize=(4, 4)).subplots()
-        matrix = confusion(*answers(300, n), n)
+        matrix = confusion(*answers(300, n), n).numpy()
         draw_confusion(axes, matrix, [f"$\\no_{i}$ <b> with a very long name" for i in range(n)])
         texts = [label.get_text() for label in axes.get_yticklabels()]
         assert (texts[0].startswith("$\\no_0$ <b>") and texts[0].endswith("…")) == named
         assert len(axes.texts) == (int((matrix > 0).sum()) if counted else 0)
-        save(axes.figure, tmp_path / str(n))
+        save_figure(axes.figure, tmp_path / str(n))
 
 
 def test_a_matrix_without_mistakes_or_without_images_can_be_drawn(tmp_path):
-    for matrix in (torch.eye(3, dtype=torch.int64), torch.zeros(3, 3, dtype=torch.int64)):
+    for matrix in (np.eye(3, dtype=np.int64), np.zeros((3, 3), dtype=np.int64)):
         figure = Figure()
         draw_confusion(figure.subplots(), matrix, "abc")
-        save(figure, tmp_path / "figure")
+        save_figure(figure, tmp_path / "figure")

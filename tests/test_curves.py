@@ -9,13 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from residual.analysis.curves import (
-    POINTS,
+    MAX_POINTS,
     Curve,
+    curve_from_log,
     draw_curves,
-    from_curve,
     palette,
-    round_number,
-    save,
+    round_up,
+    save_figure,
     spread,
 )
 from residual.runs.folder import read_log
@@ -42,7 +42,7 @@ def labels(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-SHORT = from_curve("20-layer", [*log(5), {"step": 500, "test_error": 9.0}], colour="20")
+SHORT = curve_from_log("20-layer", [*log(5), {"step": 500, "test_error": 9.0}], colour="20")
 
 
 def test_a_torn_last_line_of_a_log_is_left_out(tmp_path):
@@ -67,7 +67,7 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path):
 
 
 def test_training_and_test_errors_are_told_apart_and_a_later_line_of_a_step_counts():
-    curve = from_curve(
+    curve = curve_from_log(
         "resnet20",
         [
             {"step": 100, "train_error": 50.0, "loss": 1.0},
@@ -76,35 +76,35 @@ def test_training_and_test_errors_are_told_apart_and_a_later_line_of_a_step_coun
             {"step": 200, "train_error": 30.0, "test_error": 8.0},
         ],
     )
-    assert curve.training == [(100, 50.0), (200, 30.0)] and curve.mean_of == 0
+    assert curve.training == [(100, 50.0), (200, 30.0)] and curve.bin_width == 0
     assert curve.test == [(100, 9.0), (200, 8.0)]
 
 
 def test_many_training_points_are_averaged_from_their_counts():
-    lines = log(3 * POINTS)
-    curve = from_curve("resnet20", lines)
+    lines = log(3 * MAX_POINTS)
+    curve = curve_from_log("resnet20", lines)
     slow = []
-    for first in range(0, 100 * len(lines), curve.mean_of):
-        inside = [line for line in lines if first < line["step"] <= first + curve.mean_of]
+    for first in range(0, 100 * len(lines), curve.bin_width):
+        inside = [line for line in lines if first < line["step"] <= first + curve.bin_width]
         wrong, seen = (sum(line[key] for line in inside) for key in ("wrong", "seen"))
         slow.append((inside[-1]["step"], 100 * wrong / seen))
-    assert curve.mean_of == 500 and curve.training == slow
+    assert curve.bin_width == 500 and curve.training == slow
 
 
 def test_an_averaged_curve_says_so_in_the_figure():
-    figure = drawn(from_curve("resnet20", log(3 * POINTS)))
+    figure = drawn(curve_from_log("resnet20", log(3 * MAX_POINTS)))
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names == ["training (mean of 500 steps)"]
 
 
 def test_points_without_counts_are_never_averaged():
-    lines = [{"step": line["step"], "train_error": line["train_error"]} for line in log(3 * POINTS)]
-    curve = from_curve("resnet20", lines)
-    assert len(curve.training) == 3 * POINTS and curve.mean_of == 0
+    lines = [{k: line[k] for k in ("step", "train_error")} for line in log(3 * MAX_POINTS)]
+    curve = curve_from_log("resnet20", lines)
+    assert len(curve.training) == 3 * MAX_POINTS and curve.bin_width == 0
 
 
 def test_bins_have_round_widths():
-    assert [round_number(x) for x in (0.1, 1, 1.5, 3, 5.5, 10, 160, 501)] == [
+    assert [round_up(x) for x in (0.1, 1, 1.5, 3, 5.5, 10, 160, 501)] == [
         *(1, 1, 2, 5, 10, 10, 200, 1000)
     ]
 
@@ -151,17 +151,17 @@ def test_names_at_the_ends_of_lines_never_overlap():
 
 def test_a_name_may_hold_any_character(tmp_path):
     odd = Curve(r"a $\broken_ name$ <b> 狗", "odd", [], [(1, 5.0)])
-    assert len(save(drawn(odd), tmp_path / "odd")) == 2
+    assert len(save_figure(drawn(odd), tmp_path / "odd")) == 2
 
 
 def test_nothing_to_draw_is_an_empty_figure(tmp_path):
-    png, svg = save(drawn(), tmp_path / "empty")
+    png, svg = save_figure(drawn(), tmp_path / "empty")
     assert png.stat().st_size and svg.stat().st_size
 
 
 def test_the_same_figure_has_the_same_bytes_and_no_date(tmp_path):
-    first = save(drawn(SHORT), tmp_path / "first")
-    second = save(drawn(SHORT), tmp_path / "second")
+    first = save_figure(drawn(SHORT), tmp_path / "first")
+    second = save_figure(drawn(SHORT), tmp_path / "second")
     assert [path.name for path in first] == ["first.png", "first.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert "date" not in first[1].read_text() and b"Software" not in first[0].read_bytes()
@@ -169,6 +169,6 @@ def test_the_same_figure_has_the_same_bytes_and_no_date(tmp_path):
 
 def test_drawing_changes_no_setting_of_matplotlib_and_leaves_only_its_files(tmp_path: Path):
     before = dict(matplotlib.rcParams)
-    save(drawn(SHORT), tmp_path / "figure")
+    save_figure(drawn(SHORT), tmp_path / "figure")
     assert dict(matplotlib.rcParams) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.png", "figure.svg"]

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from residual.analysis.responses import Series, draw_responses, moments, responses
+from residual.analysis.responses import draw_responses, moments, responses
 from residual.models.registry import build
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -133,13 +132,8 @@ def test_moments_add_without_losing_a_small_deviation_beside_a_large_mean():
 
 
 def test_figure_7_shows_each_network_in_both_orders():
-    original, ordered = Figure().subplots(2, 1)
-    series = [
-        Series("plain-20", 20, True, [1.0, 3.0, 2.0]),
-        Series("ResNet-20", 20, False, [1.0, 0.5, 2.0]),
-        Series("ResNet-56", 56, False, [0.2, 0.4, 0.3]),
-    ]
-    draw_responses(original, ordered, series)
+    values = {"plain20": [1.0, 3.0, 2.0], "resnet20": [1.0, 0.5, 2.0], "resnet56": [0.2, 0.4, 0.3]}
+    original, ordered = draw_responses(values).axes
     assert list(original.lines[0].get_ydata()) == [1, 3, 2]
     assert list(ordered.lines[0].get_ydata()) == [3, 2, 1]
     assert [line.get_linestyle() for line in original.lines] == ["--", "-", "-"]

@@ -9,7 +9,7 @@ from made_detectors import detector, picture
 from torch import nn
 
 import residual
-from residual.analysis.responses import measured
+from residual.analysis.responses import measure_responses
 from residual.data.digits import digits
 from residual.device import ComputeConfig, switches
 from residual.runs.load import load
@@ -75,13 +75,13 @@ def test_the_verbs_compute_in_float32_and_put_the_switches_back(passes, finished
     mine = switches()
     residual.evaluate(finished, "digits")
     residual.predict(load(finished), sorted((pictures / "test").rglob("*.png")))
-    measured(load(finished), digits(), ComputeConfig(threads=1))
+    measure_responses(load(finished), digits(), ComputeConfig(threads=1))
     assert switches() == mine
     assert set(passes) == {(False, False, False)}
 
 
 def test_responses_are_measured_with_the_setting_that_is_asked_for(passes, finished):
-    measured(load(finished), digits(), BF16)
+    measure_responses(load(finished), digits(), BF16)
     assert {bf16 for *_, bf16 in passes} == {True}
 
 

@@ -23,7 +23,7 @@ from residual.cli.options import (
 )
 from residual.cli.progress import joined
 from residual.data.filenames import shown
-from residual.storage import json_text, read_json
+from residual.storage import json_text
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
@@ -155,25 +155,15 @@ def report(
 
     Example: residual report runs/resnet20-1
     """
-    import torch
-
-    from residual.analysis.detector_report import report as of_detector
     from residual.analysis.report import overlay
-    from residual.analysis.report import report as written
-    from residual.runs import folder
+    from residual.analysis.report import report as write_report
     from residual.tasks.detection.load import is_detection
 
-    if all(map(is_detection, runs)):
-        for run in runs:
-            print(of_detector(run))
-        return
     for run in runs:
-        folder.recipe_of(run)
-        counted = run / "confusion.json"
-        matrix = torch.tensor(read_json(counted)) if counted.exists() else None
-        print(written(run, matrix, read_json(run / "classes.json")))
-    if len(runs) > 1:
-        for path in overlay(runs, runs[0] / "report" / "together"):
+        print(write_report(run))
+    classifiers = [run for run in runs if not is_detection(run)]
+    if len(classifiers) > 1:
+        for path in overlay(classifiers, classifiers[0] / "report" / "together"):
             print(path)
 
 
@@ -190,12 +180,13 @@ def responses(
 
     Example: residual responses runs/resnet20-1
     """
-    from residual.analysis.responses import draw_figure, measured
+    from residual.analysis.curves import save_figure
+    from residual.analysis.responses import draw_responses, measure_responses
 
     how = setting_of(device, threads, "float32", False)
     net = opened(run).placed(how)
     pictures = pictures_of(run, data, root, net, workers)
-    values = measured(net, pictures, how)
+    values = measure_responses(net, pictures, how)
     if as_json:
         print(json_text({"network": net.network, "responses": values}))
         return
@@ -203,5 +194,6 @@ def responses(
         print(f"{layer:>4}  {value:.4f}")
     if run.is_dir():
         (run / "report").mkdir(exist_ok=True)
-        for path in draw_figure({net.network: values}, run / "report" / "responses"):
+        figure = draw_responses({net.network: values})
+        for path in save_figure(figure, run / "report" / "responses"):
             print(path)

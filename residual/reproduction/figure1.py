@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from residual.analysis.curves import from_curve
+from residual.analysis.curves import curve_from_log
 from residual.reproduction import figure6, paper
 from residual.reproduction.experiments import Result, by_network, recipes
 from residual.training.recipe import Recipe
@@ -31,7 +31,7 @@ def figure(results: Sequence[Result], stem: Path) -> list[Path]:
     """Two panels; the first seed of each network is drawn."""
     of = by_network(results)
     names = sorted({r["recipe"]["network"] for r in results}, key=figure6.by_kind_and_depth)
-    curves = [from_curve(name, of(name)[0]["curve"]) for name in names]
+    curves = [curve_from_log(name, of(name)[0]["curve"]) for name in names]
     panels = {
         "training error": [replace(curve, test=()) for curve in curves],
         "test error": [replace(curve, training=()) for curve in curves],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from residual.analysis.curves import Curve, from_curve
+from residual.analysis.curves import Curve, curve_from_log
 from residual.models.registry import model_spec
 from residual.reproduction import figure6, paper
 from residual.reproduction.evaluations import remark
@@ -35,5 +35,5 @@ def figure(results: Sequence[Result], stem: Path) -> list[Path]:
     panels: dict[str, list[Curve]] = {"plain": [], "residual": []}
     for name in sorted({r["recipe"]["network"] for r in results}, key=figure6.by_kind_and_depth):
         kind = "plain" if model_spec(name).option == "plain" else "residual"
-        panels[kind].append(from_curve(name, of(name)[0]["curve"]))
+        panels[kind].append(curve_from_log(name, of(name)[0]["curve"]))
     return figure6.draw({title: some for title, some in panels.items() if some}, results, stem)

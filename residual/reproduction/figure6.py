@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from residual.analysis.curves import Curve, draw_curves, from_curve, save
+from residual.analysis.curves import Curve, curve_from_log, draw_curves, save_figure
 from residual.models.registry import model_spec
 from residual.reproduction import paper
 from residual.reproduction.experiments import Result, by_network, recipes
@@ -89,7 +89,7 @@ def figure(results: Sequence[Result], stem: Path) -> list[Path]:
     """The panels for which there is a curve; the first seed of each network is drawn."""
     of = by_network(results)
     networks = sorted({r["recipe"]["network"] for r in results}, key=by_kind_and_depth)
-    curves = {name: from_curve(name, of(name)[0]["curve"]) for name in networks}
+    curves = {name: curve_from_log(name, of(name)[0]["curve"]) for name in networks}
     deep = model_spec(networks[-1]).depth == VERY_DEEP
     panels: dict[str, list[Curve]] = {"plain": [], "residual": [], "very deep": []}
     for name, curve in curves.items():
@@ -122,4 +122,4 @@ def draw(panels: Mapping[str, list[Curve]], results: Sequence[Result], stem: Pat
         panel.set_title(title)
     recipe = results[0]["recipe"]
     page.suptitle(f"{data['name']}, {recipe['steps']:,} steps")
-    return save(page, stem)
+    return save_figure(page, stem)

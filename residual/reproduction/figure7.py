@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from residual.analysis.responses import draw_figure, measured
+from residual.analysis.curves import save_figure
+from residual.analysis.responses import draw_responses, measure_responses
 from residual.data.datasets import Data
 from residual.device import ComputeConfig
 from residual.models.registry import model_spec
@@ -34,7 +35,7 @@ def measured_on(run: Path, data: Data, how: ComputeConfig) -> dict[str, Any]:
     known = read_json(run / "result.json")
     found: dict[str, Any] = {
         "format": FORMAT,
-        KEY: measured(net, data, how),
+        KEY: measure_responses(net, data, how),
         "split": data.headline,
     }
     return found | {
@@ -68,4 +69,5 @@ def figure(results: Sequence[Result], stem: Path) -> list[Path]:
     """Original order above, sorted below; the first seed of each network is drawn."""
     of = by_network(results)
     networks = sorted({result["recipe"]["network"] for result in results}, key=by_kind_and_depth)
-    return draw_figure({name: of(name)[0]["responses"] for name in networks}, stem)
+    values = {name: of(name)[0]["responses"] for name in networks}
+    return save_figure(draw_responses(values), stem)
