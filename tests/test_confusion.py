@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from residual.analysis.confusion import class_scores, draw_confusion
 from residual.analysis.curves import save_figure
-from residual.tasks.classification.metrics import confusion
+from residual.tasks.classification.metrics import confusion_matrix
 
 
 def answers(n: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,12 +27,12 @@ def test_a_confusion_matrix_agrees_with_its_definition():
             slow[label, answer] = sum(
                 int(a) == answer and int(b) == label for a, b in zip(best, labels, strict=True)
             )
-    matrix = confusion(best, labels, 7)
+    matrix = confusion_matrix(best, labels, 7)
     assert matrix.dtype == torch.int64 and torch.equal(matrix, slow) and matrix.sum() == 500
 
 
 def test_rows_are_the_true_classes():
-    assert confusion(torch.tensor([2]), torch.tensor([0]), 3).tolist() == [
+    assert confusion_matrix(torch.tensor([2]), torch.tensor([0]), 3).tolist() == [
         [0, 0, 1],
         [0] * 3,
         [0] * 3,
@@ -41,21 +41,21 @@ def test_rows_are_the_true_classes():
 
 def test_no_images_make_an_empty_matrix():
     empty = torch.zeros(0, dtype=torch.int64)
-    assert confusion(empty, empty, 3).tolist() == [[0] * 3] * 3
+    assert confusion_matrix(empty, empty, 3).tolist() == [[0] * 3] * 3
 
 
 @pytest.mark.parametrize("number", [-1, 3])
 def test_an_answer_or_a_label_outside_the_classes_is_refused(number):
     inside, outside = torch.tensor([0]), torch.tensor([number])
     with pytest.raises(ValueError, match="an answer is not one of the 3 classes"):
-        confusion(outside, inside, 3)
+        confusion_matrix(outside, inside, 3)
     with pytest.raises(ValueError, match="a label is not one of the 3 classes"):
-        confusion(inside, outside, 3)
+        confusion_matrix(inside, outside, 3)
 
 
 def test_scores_of_each_class_are_their_definitions():
     best, labels = answers(500, 7)
-    for i, row in enumerate(class_scores(confusion(best, labels, 7).numpy(), "abcdefg")):
+    for i, row in enumerate(class_scores(confusion_matrix(best, labels, 7).numpy(), "abcdefg")):
         right = int(((best == i) & (labels == i)).sum())
         precision, recall = right / int((best == i).sum()), right / int((labels == i).sum())
         assert (row.name, row.right) == ("abcdefg"[i], right)
@@ -77,7 +77,7 @@ def test_a_rate_over_nothing_is_undefined_and_not_zero():
 def test_a_matrix_is_drawn_with_any_number_of_classes_and_any_names(tmp_path):
     for n, named, counted in ((2, True, True), (30, True, False), (200, False, False)):
         axes = Figure(figsize=(4, 4)).subplots()
-        matrix = confusion(*answers(300, n), n).numpy()
+        matrix = confusion_matrix(*answers(300, n), n).numpy()
         draw_confusion(axes, matrix, [f"$\\no_{i}$ <b> with a very long name" for i in range(n)])
         texts = [label.get_text() for label in axes.get_yticklabels()]
         assert (texts[0].startswith("$\\no_0$ <b>") and texts[0].endswith("…")) == named

@@ -13,12 +13,12 @@ from residual.data.datasets import Data
 from residual.data.digits import digits
 from residual.device import ComputeConfig
 from residual.runs.load import load
-from residual.tasks.classification.evaluate import evaluate, judge
-from residual.tasks.classification.inference import Work
-from residual.tasks.classification.protocols import PROTOCOLS, protocol
+from residual.tasks.classification.evaluate import evaluate, evaluate_ensemble
+from residual.tasks.classification.inference import InferenceOptions
+from residual.tasks.classification.protocols import PROTOCOLS, get_protocol
 
 HOW = ComputeConfig(threads=1)
-WORK = Work(HOW)
+WORK = InferenceOptions(HOW)
 ONE = PROTOCOLS["1crop"]
 KEYS = {
     *("network", "data", "protocol", "seen", "wrong_top1", "wrong_top5", "error_top1"),
@@ -42,7 +42,7 @@ def in_part(data: Data, *names: str, order: tuple[str, ...] = ()) -> Data:
 
 @pytest.fixture(scope="module")
 def record(finished) -> dict:
-    return evaluate(finished, "digits", how=HOW)
+    return evaluate(finished, "digits", config=HOW)
 
 
 def test_the_error_of_a_run_is_the_one_that_its_training_ended_with(finished, record):
@@ -67,14 +67,16 @@ def test_a_record_has_the_promised_keys(finished, record):
     assert record["data"] == {
         "name": "digits", "fingerprint": digits().fingerprint, "split": "test"
     }  # fmt: skip
-    together = evaluate([finished, finished], "digits", how=HOW)
+    together = evaluate([finished, finished], "digits", config=HOW)
     assert together["networks"] == ["resnet8"] * 2
     assert "network" not in together
 
 
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_a_run_is_judged_alike_however_the_images_are_batched(finished, record, batch):
-    found = judge([load(finished)], digits(), None, ONE, replace(WORK, micro_batch=batch))
+    found = evaluate_ensemble(
+        [load(finished)], digits(), None, ONE, replace(WORK, micro_batch=batch)
+    )
     assert without_speed(found.record) == without_speed(record)
 
 
@@ -82,43 +84,43 @@ def test_an_ensemble_of_one_is_the_one(finished, record):
     def counts(found: dict) -> tuple[int, int]:
         return found["wrong_top1"], found["wrong_top5"]
 
-    assert without_speed(evaluate([finished], "digits", how=HOW)) == without_speed(record)
-    assert counts(evaluate([finished] * 2, "digits", how=HOW)) == counts(record)
+    assert without_speed(evaluate([finished], "digits", config=HOW)) == without_speed(record)
+    assert counts(evaluate([finished] * 2, "digits", config=HOW)) == counts(record)
 
 
 def test_the_training_set_may_be_asked_for_and_a_set_that_is_not_there_is_refused(finished):
-    assert evaluate(finished, "digits", split="train", how=HOW)["seen"] == 1_437
+    assert evaluate(finished, "digits", split="train", config=HOW)["seen"] == 1_437
     with pytest.raises(ValueError, match="digits has no val set; it has train, test"):
-        evaluate(finished, "digits", split="val", how=HOW)
+        evaluate(finished, "digits", split="val", config=HOW)
 
 
 def test_classes_are_matched_by_name_and_not_by_place(finished, record):
     turned = in_part(digits(), *"9876543210")
-    found = judge([load(finished)], turned, None, ONE, WORK)
+    found = evaluate_ensemble([load(finished)], turned, None, ONE, WORK)
     assert found.record["wrong_top1"] == record["wrong_top1"]
 
 
 def test_a_class_that_the_data_lacks_takes_nothing_from_the_others(finished):
     net, parts = load(finished), ("358", "0124679")
     counts = [
-        judge([net], in_part(digits(), *part), None, ONE, WORK).record["wrong_top1"]
+        evaluate_ensemble([net], in_part(digits(), *part), None, ONE, WORK).record["wrong_top1"]
         for part in parts
     ]
-    whole = judge([net], digits(), None, ONE, WORK).record["wrong_top1"]
+    whole = evaluate_ensemble([net], digits(), None, ONE, WORK).record["wrong_top1"]
     assert sum(counts) == whole
 
 
 def test_a_class_that_the_network_never_learnt_is_refused_by_name(finished):
     odd = in_part(digits(), *"01", order=("0", "1", "lobster"))
     with pytest.raises(ValueError, match="classes that resnet8 does not know: lobster; it knows 0"):
-        judge([load(finished)], odd, None, ONE, WORK)
+        evaluate_ensemble([load(finished)], odd, None, ONE, WORK)
 
 
 def test_under_six_classes_there_is_no_top_5_error(finished):
-    few = judge([load(finished)], in_part(digits(), *"01234"), None, ONE, WORK).record
+    few = evaluate_ensemble([load(finished)], in_part(digits(), *"01234"), None, ONE, WORK).record
     assert few["wrong_top5"] is None
     assert few["error_top5"] is None
-    six = judge([load(finished)], in_part(digits(), *"012345"), None, ONE, WORK).record
+    six = evaluate_ensemble([load(finished)], in_part(digits(), *"012345"), None, ONE, WORK).record
     assert six["wrong_top5"] is not None
 
 
@@ -126,13 +128,13 @@ def test_pictures_of_another_size_are_refused_with_both_sizes(finished):
     data = digits()
     larger = replace(data, test=replace(data.test, pixels=data.test.pixels.repeat(1, 1, 2, 2)))
     with pytest.raises(ValueError, match="pictures of 8x8 pixels, and those of digits are 16x16"):
-        judge([load(finished)], larger, None, ONE, WORK)
+        evaluate_ensemble([load(finished)], larger, None, ONE, WORK)
 
 
 def test_a_damaged_picture_counts_as_wrong_and_is_reported(finished, record):
     data = digits()
     torn = replace(data, test=replace(data.test, damaged=(("test/3/a.png", 3),)))
-    found = judge([load(finished)], torn, None, ONE, WORK).record
+    found = evaluate_ensemble([load(finished)], torn, None, ONE, WORK).record
     assert (found["damaged"], found["seen"]) == (1, 361)
     assert found["wrong_top1"] == record["wrong_top1"] + 1
 
@@ -143,7 +145,7 @@ def test_an_ensemble_matches_the_classes_of_its_networks_by_name(finished, recor
     with torch.no_grad():
         for tensor in (turned.net.fc.weight, turned.net.fc.bias):
             tensor.copy_(tensor.flip(0))
-    found = judge([one, turned], digits(), None, ONE, WORK).record
+    found = evaluate_ensemble([one, turned], digits(), None, ONE, WORK).record
     assert found["wrong_top1"] == record["wrong_top1"]
     assert found["wrong_top5"] == record["wrong_top5"]
 
@@ -153,41 +155,41 @@ def test_networks_of_other_classes_or_sizes_make_no_ensemble(finished):
     larger = replace(one.preprocessing, mean=torch.zeros(3, 1, 1), size=(16, 16))
     for other, why in (
         (replace(one, classes=(*"012345678", "lobster")), "they differ in their classes"),
-        (replace(one, classes=None), "only one of them knows the names of its classes"),
+        (replace(one, classes=None), "only one of them has names of classes"),
         (replace(one, preprocessing=larger), "they take pictures of 16x16 and 8x8 pixels"),
     ):
         with pytest.raises(ValueError, match=f"the networks of an ensemble have.*{why}"):
-            judge([one, other], digits(), None, ONE, WORK)
+            evaluate_ensemble([one, other], digits(), None, ONE, WORK)
 
 
 def test_a_network_without_class_names_is_refused_where_the_number_of_classes_differs(finished):
     nameless = replace(load(finished), classes=None)
     with pytest.raises(ValueError, match="resnet8 has 10 classes without names"):
-        judge([nameless], in_part(digits(), *"01234"), None, ONE, WORK)
-    assert judge([nameless], digits(), None, ONE, WORK).record["seen"] == 360
+        evaluate_ensemble([nameless], in_part(digits(), *"01234"), None, ONE, WORK)
+    assert evaluate_ensemble([nameless], digits(), None, ONE, WORK).record["seen"] == 360
 
 
 @pytest.mark.parametrize(
     "asked",
-    [protocol("10crop"), protocol("multiscale"), protocol("1crop", mirror=True)],
+    [get_protocol("10crop"), get_protocol("multiscale"), get_protocol("1crop", mirror=True)],
     ids=["10crop", "multiscale", "mirror"],
 )
 def test_of_a_small_picture_there_is_one_view(finished, asked):
     with pytest.raises(ValueError, match="resnet8 takes small pictures, of which there is one"):
-        judge([load(finished)], digits(), None, asked, WORK)
+        evaluate_ensemble([load(finished)], digits(), None, asked, WORK)
 
 
 def test_a_network_for_photographs_is_not_judged_on_small_pictures(finished):
     one = load(finished)
     large = replace(one, preprocessing=replace(one.preprocessing, shorter=12))
     with pytest.raises(ValueError, match="resnet8 takes photographs, and digits has small"):
-        judge([large], digits(), None, ONE, WORK)
+        evaluate_ensemble([large], digits(), None, ONE, WORK)
 
 
 def test_the_mode_of_a_network_is_put_back(finished):
     net = load(finished)
     net.net.train()
-    judge([net], digits(), None, ONE, WORK)
+    evaluate_ensemble([net], digits(), None, ONE, WORK)
     assert net.net.training
 
 

@@ -17,7 +17,8 @@ from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.runs.load import load
 from residual.tasks.classification.early_stopping import EarlyStopping
-from residual.tasks.classification.inference import Judged, Work, judged
+from residual.tasks.classification.evaluate import evaluate_member
+from residual.tasks.classification.inference import InferenceOptions, Member
 from residual.tasks.classification.metrics import Count
 from residual.tasks.classification.train import advance, begin, from_weights
 from residual.training import checkpoint
@@ -278,5 +279,7 @@ def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, t
     kept = load(early)
     choices = held_out(data, recipe.split).choices
     assert choices is not None
-    seen, _, _ = judged(Judged(kept.net, kept.preprocessing), choices, 3, Work(ComputeConfig()))
+    seen, _, _ = evaluate_member(
+        Member(kept.net, kept.preprocessing), choices, 3, InferenceOptions(ComputeConfig())
+    )
     assert seen.wrong_top1 == wrong[best]

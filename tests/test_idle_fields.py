@@ -103,7 +103,7 @@ def test_fields_for_photographs_are_accepted_with_photographs(data, changes):
 
 
 def test_every_field_always_counts_or_is_told_when_it_does(data):
-    told = checks.acting(recipe_for("resnet20", SMALL), data[SMALL])
+    told = checks.conditions(recipe_for("resnet20", SMALL), data[SMALL])
     assert told.keys() | ALWAYS == {field.name for field in fields(Recipe)}
     assert not told.keys() & ALWAYS
 

@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from residual.data.crops import Crops, Each, Wholes, scaled
+from residual.data.crops import Crops, Wholes, scaled
 from residual.data.decode import Oversized, decode
-from residual.tasks.classification.inference import Member, Panel, judging, summed
+from residual.tasks.classification.inference import Ensemble, Member, evaluation_mode, sum_views
+from residual.tasks.classification.protocols import Protocol
 
 CPU = torch.device("cpu")
+SCORES = Protocol("1crop", average="scores")
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -53,13 +55,6 @@ def test_a_stripe_that_would_become_too_large_counts_as_damaged():
         scaled(Image.new("RGB", (20_000, 1)), 640)
 
 
-def test_several_cuts_come_one_after_another():
-    cuts = [Crops((8, 8), (9,)), Wholes((10, 12))]
-    found = Each(cuts)(picture(20, 15), 0, 0)
-    assert [array.shape[1:3] for array in found] == [(8, 8), (10, 13), (12, 16)]
-    assert Each(cuts).pixels == 64 + 133 + 192
-
-
 class Room(nn.Module):
     """A network on a device whose memory holds so many images."""
 
@@ -77,7 +72,7 @@ class Room(nn.Module):
 
 def test_where_memory_is_short_the_micro_batch_is_halved_for_good():
     net, pixels = Room(3), torch.randint(0, 256, (21, 3, 8, 8), dtype=torch.uint8)
-    panel = Panel([Member(net, Tensor.float)], "scores", False, CPU, limit=16 * 64)
+    panel = Ensemble([Member(net, Tensor.float)], SCORES, CPU, limit=16 * 64)
     assert torch.equal(panel(pixels), pixels.float().mean(dim=(2, 3)).double())
     assert net.passed == [16, 8, 4, *[2] * 10, 1]
     panel(pixels)
@@ -85,21 +80,21 @@ def test_where_memory_is_short_the_micro_batch_is_halved_for_good():
 
 
 def test_where_not_even_one_view_fits_it_is_said_in_a_sentence():
-    panel = Panel([Member(Room(0), Tensor.float)], "scores", False, CPU, limit=1)
+    panel = Ensemble([Member(Room(0), Tensor.float)], SCORES, CPU, limit=1)
     with pytest.raises(RuntimeError, match="a single picture of 8x9 pixels does not fit into"):
         panel(torch.zeros(2, 3, 8, 9, dtype=torch.uint8))
 
 
 def test_views_are_summed_for_the_pictures_they_are_of():
-    panel = Panel([Member(Room(99), Tensor.float)], "scores", False, CPU, limit=1)
-    other = Panel([Member(Room(99), lambda x: 1000 + x.float())], "scores", False, CPU, limit=1)
+    panel = Ensemble([Member(Room(99), Tensor.float)], SCORES, CPU, limit=1)
+    other = Ensemble([Member(Room(99), lambda x: 1000 + x.float())], SCORES, CPU, limit=1)
     draw = torch.Generator().manual_seed(0)
 
     def array(views: int, height: int) -> Tensor:
         return torch.randint(0, 256, (views, height, 4, 3), generator=draw, dtype=torch.uint8)
 
     pictures = [[array(2, 4), array(1, 5)], [], [array(2, 5), array(3, 5)]]
-    sums, read = summed([panel, other], [0, 1], pictures)
+    sums, read = sum_views([panel, other], pictures)
     assert read.tolist() == [0, 2]
     for found, (first, second) in zip(sums, (pictures[0], pictures[2]), strict=True):
         expected = first.double().mean(dim=(1, 2)).sum(dim=0)
@@ -109,7 +104,7 @@ def test_views_are_summed_for_the_pictures_they_are_of():
 
 def test_networks_are_in_evaluation_mode_only_while_they_judge():
     nets = [nn.Dropout().train(), nn.Dropout().eval()]
-    with judging(nets):
+    with evaluation_mode(nets):
         assert [net.training for net in nets] == [False, False]
         assert torch.is_inference_mode_enabled()
     assert [net.training for net in nets] == [True, False]

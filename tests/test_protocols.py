@@ -17,31 +17,31 @@ from residual.distributed import World
 from residual.models.registry import build
 from residual.tasks.classification.inference import (
     NO_ANSWER,
-    Judged,
-    Work,
+    InferenceOptions,
+    Member,
     answers,
-    judging,
-    of_photographs,
-    summed,
+    class_scores,
+    evaluation_mode,
+    sum_views,
 )
 from residual.tasks.classification.metrics import count
-from residual.tasks.classification.protocols import PROTOCOLS, Protocol, protocol
+from residual.tasks.classification.protocols import PROTOCOLS, Protocol, get_protocol
 
 CROP, SHORTER, CLASSES = 24, 29, 7
 SIDES = (24, 29, 38)
 SIZES = ((41, 30), (30, 47), (33, 33), (29, 29), (24, 90), (61, 25), (30, 41), (41, 30), (200, 151))
 ASKED = [
-    protocol("1crop"),
-    protocol("1crop", sides=[33], mirror=True),
-    protocol("10crop", sides=[SHORTER]),
-    protocol("10crop", "scores", mirror=False, sides=[31]),
-    protocol("multiscale", sides=SIDES),
-    protocol("multiscale", "scores", sides=SIDES),
-    protocol("multiscale", mirror=False, sides=SIDES),
-    protocol("144crop", sides=[24, 33]),
-    protocol("150crop", sides=[24, 38]),
-    protocol("dense", sides=SIDES[1:]),
-    protocol("multiview", mirror=False, sides=SIDES[1:]),
+    get_protocol("1crop"),
+    get_protocol("1crop", sides=[33], mirror=True),
+    get_protocol("10crop", sides=[SHORTER]),
+    get_protocol("10crop", "scores", mirror=False, sides=[31]),
+    get_protocol("multiscale", sides=SIDES),
+    get_protocol("multiscale", "scores", sides=SIDES),
+    get_protocol("multiscale", mirror=False, sides=SIDES),
+    get_protocol("144crop", sides=[24, 33]),
+    get_protocol("150crop", sides=[24, 38]),
+    get_protocol("dense", sides=SIDES[1:]),
+    get_protocol("multiview", mirror=False, sides=SIDES[1:]),
 ]
 
 
@@ -50,7 +50,7 @@ def words(asked: Protocol) -> str:
     return f"{asked.name}-{'-'.join(map(str, asked.sides))}-{asked.average}-{mirror}"
 
 
-WORK = Work(ComputeConfig(), micro_batch=3)
+WORK = InferenceOptions(ComputeConfig(), micro_batch=3)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def photographs(tmp_path_factory) -> Photographs:
 
 def judged(
     seed: int, *, pixel: bool = False, shorter: int = SHORTER, double: bool = True
-) -> Judged:
+) -> Member:
     """A network that tells pictures apart, with a preprocessing of its own."""
     torch.manual_seed(seed)
     net = build("resnet8", CLASSES)
@@ -76,7 +76,7 @@ def judged(
     some = F.interpolate(torch.rand(32, 3, 5, 5), (CROP, CROP), mode="bilinear")
     with torch.no_grad():  # what all pictures have in common decides nothing
         net.fc.bias -= net.eval()(before(some.mul(255).byte())).mean(dim=0)
-    return Judged(net.double() if double else net, before)
+    return Member(net.double() if double else net, before)
 
 
 def cut(image: Image.Image, asked: Protocol, shorter: int) -> list[Tensor]:
@@ -113,7 +113,7 @@ def looked_at(whole: Image.Image, name: str) -> list[Image.Image]:
     return [whole.crop((x, y, x + CROP, y + CROP)) for x, y in places]
 
 
-def naive(net: Judged, image: Image.Image, asked: Protocol) -> Tensor:
+def naive(net: Member, image: Image.Image, asked: Protocol) -> Tensor:
     """The definition: (C,), the mean over the views, each on its own."""
     said, mean = [], net.preprocessing.mean
     average = mean.double().mean(dim=(1, 2), keepdim=True)
@@ -125,12 +125,14 @@ def naive(net: Judged, image: Image.Image, asked: Protocol) -> Tensor:
     return torch.stack(said).mean(dim=0).detach()
 
 
-def means(nets: list[Judged], images: Photographs, asked: Protocol, work: Work = WORK) -> Tensor:
+def means(
+    nets: list[Member], images: Photographs, asked: Protocol, work: InferenceOptions = WORK
+) -> Tensor:
     """What `answers` decides by: (N, C), by the means over views and networks."""
     found = torch.full((len(images), CLASSES), torch.nan, dtype=torch.float64)
-    with judging([each.net for each in nets]):
-        for each in of_photographs(nets, images, range(len(images)), asked, work):
-            found[torch.tensor(each.ids)[each.read]] = each.sums
+    with evaluation_mode([each.net for each in nets]):
+        for part in class_scores(nets, images, asked, work):
+            found[torch.tensor(part.ids)[part.read]] = part.scores
     return found / (asked.views * len(nets))
 
 
@@ -165,7 +167,7 @@ def test_a_protocol_has_as_many_views_as_the_paper_says(photographs):
 
 
 def test_the_views_average_probabilities_or_scores_and_these_differ(photographs):
-    asked = protocol("multiscale", sides=SIDES)
+    asked = get_protocol("multiscale", sides=SIDES)
     probabilities = means([judged(0)], photographs, asked)
     scores = means([judged(0)], photographs, replace(asked, average="scores"))
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(9, dtype=torch.float64))
@@ -187,17 +189,17 @@ def test_a_micro_batch_bounds_the_pixels_and_memory_does_not_grow_with_the_set(
     passed, waiting = [], []
     net = judged(0)
     net.net.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0].shape))
-    monkeypatch.setattr("residual.tasks.classification.inference.ROUND", 2)
+    monkeypatch.setattr("residual.tasks.classification.inference.WAITING", 2)
     monkeypatch.setattr(
-        "residual.tasks.classification.inference.summed",
-        lambda panels, seen_by, pictures: (
+        "residual.tasks.classification.inference.sum_views",
+        lambda ensembles, pictures: (
             waiting.append(sum(array.numel() // 3 for arrays in pictures for array in arrays)),
-            summed(panels, seen_by, pictures),
+            sum_views(ensembles, pictures),
         )[1],
     )
     many = photographs.part(torch.arange(9).repeat(5))
     limit = micro_batch * CROP * CROP
-    asked = protocol("multiscale", sides=SIDES)
+    asked = get_protocol("multiscale", sides=SIDES)
     found = means([net], many, asked, replace(WORK, micro_batch=micro_batch))
     assert all(shape[0] == 1 or shape[0] * shape[2] * shape[3] <= limit for shape in passed)
     task = 4 * 45 * 200 * len(SIDES)
@@ -209,7 +211,7 @@ def test_views_of_one_size_pass_together_whichever_pictures_they_are_of(photogra
     passed = []
     net = judged(0)
     net.net.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
-    means([net], photographs, protocol("10crop", sides=[29]), replace(WORK, micro_batch=45))
+    means([net], photographs, get_protocol("10crop", sides=[29]), replace(WORK, micro_batch=45))
     assert passed == [45, 45]  # nine pictures' five crops, and their mirrors
 
 
@@ -272,7 +274,7 @@ def test_workers_change_nothing(photographs):
 )
 def test_what_is_no_protocol_is_refused(words, why):
     with pytest.raises(ValueError, match=why):
-        protocol(*words)
+        get_protocol(*words)
 
 
 def test_an_image_that_is_judged_twice_is_noticed(photographs):
@@ -286,7 +288,7 @@ def test_an_image_that_is_judged_twice_is_noticed(photographs):
         def raise_together(self, error: Exception | None) -> None:
             assert error is None
 
-    with pytest.raises(RuntimeError, match="judged twice or not at all"):
+    with pytest.raises(RuntimeError, match="seen twice or not at all"):
         answers([judged(0)], photographs, ASKED[0], replace(WORK, world=Twice(0, 2)))
 
 

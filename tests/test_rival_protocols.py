@@ -16,9 +16,10 @@ from residual.data.datasets import Files, Images, Photographs
 from residual.data.decode import resized
 from residual.models.registry import build
 from residual.runs.load import Trained
-from residual.tasks.classification.evaluate import check_protocol, described
-from residual.tasks.classification.inference import Judged, cut_of
-from residual.tasks.classification.protocols import PROTOCOLS, protocol
+from residual.tasks.classification.checks import check_protocol
+from residual.tasks.classification.evaluate import protocol_record
+from residual.tasks.classification.inference import Member
+from residual.tasks.classification.protocols import PROTOCOLS, get_protocol
 
 BASELINES = ("144crop", "150crop", "dense", "multiview")
 SIZE = (224, 224)
@@ -76,7 +77,7 @@ def test_150_crops_are_a_grid_from_border_to_border():
 @pytest.mark.parametrize("size", [(500, 375), (90, 120)])
 def test_as_many_views_are_cut_as_the_protocol_says(name, size):
     asked = PROTOCOLS[name]
-    cut = cut_of(asked.sides, SIZE, asked)
+    cut = asked.crops(asked.sides, SIZE)
     arrays = cut(ruled(*size), 0, 0)
     assert 2 * sum(map(len, arrays)) == asked.views
     made = sum(array.size // 3 for array in arrays)
@@ -99,7 +100,7 @@ def photographs(tmp_path) -> Photographs:
 )
 def test_the_record_says_what_was_looked_at(photographs, name, resize, crop, views):
     before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), SIZE, 256)
-    record = described(protocol(name), [Judged(build("resnet8"), before)], photographs)
+    record = protocol_record(get_protocol(name), [Member(build("resnet8"), before)], photographs)
     assert record == {
         "protocol": name,
         "resize": resize,
@@ -121,7 +122,7 @@ def test_the_record_says_what_was_looked_at(photographs, name, resize, crop, vie
     ],
 )
 def test_another_mirror_or_other_sides_are_counted(name, words, views):
-    assert protocol(name, **words).views == views
+    assert get_protocol(name, **words).views == views
 
 
 def trained(size: int, shorter: int | None) -> Trained:
@@ -134,21 +135,21 @@ def trained(size: int, shorter: int | None) -> Trained:
 def test_a_crop_that_is_in_no_picture_is_refused(photographs, name):
     why = "a crop of 224x224 is not in a picture whose shorter side is 200; choose larger sides"
     with pytest.raises(ValueError, match=why):
-        check_protocol(trained(224, 256), photographs, protocol(name, sides=[200, 256]))
+        check_protocol(trained(224, 256), photographs, get_protocol(name, sides=[200, 256]))
     with pytest.raises(ValueError, match="a crop of 299x299 is not in a picture whose"):
-        check_protocol(trained(299, 342), photographs, protocol(name, sides=[256, 342]))
-    check_protocol(trained(299, 342), photographs, protocol(name))  # in proportion
-    check_protocol(trained(224, 256), photographs, protocol(name))
+        check_protocol(trained(299, 342), photographs, get_protocol(name, sides=[256, 342]))
+    check_protocol(trained(299, 342), photographs, get_protocol(name))  # in proportion
+    check_protocol(trained(224, 256), photographs, get_protocol(name))
 
 
 def test_whole_pictures_may_be_smaller_than_the_crop(photographs):
     for name in ("dense", "multiview"):
-        check_protocol(trained(224, 256), photographs, protocol(name, sides=[200]))
+        check_protocol(trained(224, 256), photographs, get_protocol(name, sides=[200]))
 
 
 def test_small_pictures_have_none_of_these_views():
     images = Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     for name in BASELINES:
-        asked = replace(protocol(name), average="scores")
+        asked = replace(get_protocol(name), average="scores")
         with pytest.raises(ValueError, match="takes small pictures, of which there is one view"):
             check_protocol(trained(32, None), images, asked)

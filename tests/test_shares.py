@@ -12,27 +12,30 @@ from residual.data.datasets import Images, Set
 from residual.data.folder import photographs
 from residual.device import ComputeConfig
 from residual.distributed import World
-from residual.tasks.classification.inference import NO_ANSWER, Judged, Work, answers
+from residual.tasks.classification.inference import NO_ANSWER, InferenceOptions, Member, answers
 from residual.tasks.classification.metrics import count
-from residual.tasks.classification.protocols import Protocol, protocol
+from residual.tasks.classification.protocols import Protocol, get_protocol
 
 MICRO_BATCHES = (1, 13, 256)
 
 
-def network(size: int, shorter: int | None) -> Judged:
+def network(size: int, shorter: int | None) -> Member:
     torch.manual_seed(0)
     net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 8))
     mean = torch.full((3, 1, 1), 0.5)
-    return Judged(net, Preprocessing(mean, torch.ones(3, 1, 1), (size, size), shorter))
+    return Member(net, Preprocessing(mean, torch.ones(3, 1, 1), (size, size), shorter))
 
 
-def share(rank: int, world: World, place: Path, net: Judged, images: Set, asked: Protocol) -> None:
+def share(rank: int, world: World, place: Path, net: Member, images: Set, asked: Protocol) -> None:
     """In a process of its own: the answers at each micro-batch, as this process has them."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=world.size
     )
-    found = [answers([net], images, asked, Work(ComputeConfig(), 0, n)) for n in MICRO_BATCHES]
+    found = [
+        answers([net], images, asked, InferenceOptions(ComputeConfig(), 0, n))
+        for n in MICRO_BATCHES
+    ]
     torch.save(found, place / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -61,7 +64,7 @@ def test_10007_images_have_the_same_counts_on_any_number_of_processes(tmp_path, 
     x = net.preprocessing(pixels)
     expected = count(net.net(x).topk(5).indices, images.labels)
     assert expected.seen == 10_007
-    for found in together(size, tmp_path / "place", net, images, protocol("1crop")):
+    for found in together(size, tmp_path / "place", net, images, get_protocol("1crop")):
         assert [count(one, images.labels) for one in found] == [expected] * 3
 
 
@@ -69,8 +72,8 @@ def test_photographs_have_the_same_answers_on_two_processes(tmp_path):
     folder = draw_pictures(tmp_path / "pets", 5, ("cat", "dog", "eel"))
     (folder / "test" / "dog" / "3.png").write_bytes(b"torn")
     images = photographs(folder, tmp_path / "root").test
-    net, asked = network(24, 28), protocol("multiscale", sides=[24, 31])
-    alone = answers([net], images, asked, Work(ComputeConfig(), 0, 2))
+    net, asked = network(24, 28), get_protocol("multiscale", sides=[24, 31])
+    alone = answers([net], images, asked, InferenceOptions(ComputeConfig(), 0, 2))
     assert (alone[:, 0] == NO_ANSWER).nonzero().flatten().tolist() == [8]
     for found in together(2, tmp_path / "place", net, images, asked):
         assert all(torch.equal(one, alone) for one in found)
@@ -79,6 +82,6 @@ def test_photographs_have_the_same_answers_on_two_processes(tmp_path):
 def test_there_may_be_more_processes_than_images(tmp_path):
     images = Images(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2).long())
     net = network(2, None)
-    alone = answers([net], images, protocol("1crop"), Work(ComputeConfig()))
-    for found in together(3, tmp_path / "place", net, images, protocol("1crop")):
+    alone = answers([net], images, get_protocol("1crop"), InferenceOptions(ComputeConfig()))
+    for found in together(3, tmp_path / "place", net, images, get_protocol("1crop")):
         assert torch.equal(found[0], alone)

@@ -13,11 +13,12 @@ from residual.device import ComputeConfig
 from residual.export.engine import engine, installed
 from residual.export.predict import answers as predictions
 from residual.runs.load import Trained, load
-from residual.tasks.classification.evaluate import judge
-from residual.tasks.classification.inference import Judged, Work, answers, best, judged
+from residual.tasks.classification.evaluate import evaluate_ensemble, evaluate_member
+from residual.tasks.classification.inference import InferenceOptions, Member, answers
+from residual.tasks.classification.metrics import top_k
 from residual.tasks.classification.protocols import PROTOCOLS
 
-WORK = Work(ComputeConfig())
+WORK = InferenceOptions(ComputeConfig())
 
 
 def slowly(scores: torch.Tensor, k: int) -> list[list[int]]:
@@ -42,7 +43,7 @@ def slowly(scores: torch.Tensor, k: int) -> list[list[int]]:
 def test_the_best_are_those_that_a_slow_look_finds(classes, dtype, k):
     draw = torch.Generator().manual_seed(classes)
     scores = torch.randint(0, 4, (40, classes), generator=draw).to(dtype) / 3
-    assert best(scores, k).tolist() == slowly(scores, k)
+    assert top_k(scores, k).tolist() == slowly(scores, k)
 
 
 @pytest.fixture
@@ -56,15 +57,15 @@ def undecided(finished) -> Trained:
 
 
 def test_counts_confusion_and_ensembles_take_the_lowest_class(undecided):
-    data, own = digits(), Judged(undecided.net, undecided.preprocessing)
+    data, own = digits(), Member(undecided.net, undecided.preprocessing)
     labels = data.test.labels
     for nets in ([own], [own, own]):
         found = answers(nets, data.test, PROTOCOLS["1crop"], WORK)
         assert (found == torch.arange(5)).all()
-    record = judge([undecided, undecided], data, None, PROTOCOLS["1crop"], WORK).record
+    record = evaluate_ensemble([undecided, undecided], data, None, PROTOCOLS["1crop"], WORK).record
     assert record["wrong_top1"] == int((labels != 0).sum())
     assert record["wrong_top5"] == int((labels > 4).sum())
-    total, matrix, _ = judged(own, data.test, 10, WORK)
+    total, matrix, _ = evaluate_member(own, data.test, 10, WORK)
     assert total.wrong_top1 == record["wrong_top1"]
     assert int(matrix[:, 0].sum()) == len(labels)
 
@@ -77,7 +78,7 @@ def test_predictions_take_the_lowest_class_too(undecided, tmp_path: Path, name):
     images = Images(torch.full((1, 3, 8, 8), 99, dtype=torch.uint8), torch.zeros(1).long())
     told = list(predictions(undecided, [tmp_path / "a.png"], 5, lambda net: engine(net, name)))
     counted = answers(
-        [Judged(undecided.net, undecided.preprocessing)],
+        [Member(undecided.net, undecided.preprocessing)],
         images,
         PROTOCOLS["1crop"],
         WORK,

@@ -18,7 +18,7 @@ from residual.device import ComputeConfig
 from residual.finite import WORDS, NotFinite
 from residual.models.registry import model_spec
 from residual.runs.load import Trained
-from residual.tasks.classification.evaluate import check_size
+from residual.tasks.classification.checks import check_size
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from residual.data.datasets import Data
     from residual.data.filenames import Split
     from residual.runs.load import Trained
-    from residual.tasks.classification.evaluate import Judgement
+    from residual.tasks.classification.evaluate import Evaluation
 
 Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
 
@@ -90,14 +90,14 @@ def evaluate(
     Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
     from residual.cli.progress import counting
-    from residual.tasks.classification.evaluate import judge
-    from residual.tasks.classification.inference import Work
-    from residual.tasks.classification.protocols import protocol as protocol_named
+    from residual.tasks.classification.evaluate import evaluate_ensemble
+    from residual.tasks.classification.inference import InferenceOptions
+    from residual.tasks.classification.protocols import get_protocol
 
     if split not in ("auto", "train", "val", "test"):
         raise typer.BadParameter(f"no split {split!r}; there are auto, test, val and train")
     with wrong_usage():
-        views = protocol_named(protocol, average, mirror, numbers(sides))
+        views = get_protocol(protocol, average, mirror, numbers(sides))
     chosen = None if split == "auto" else cast("Split", split)
     with joined() as world:
         how = setting_of(device, threads, precision, deterministic)
@@ -105,13 +105,13 @@ def evaluate(
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating") as progress:
             told = progress if world.rank == 0 else None
-            work = Work(how, workers, micro_batch, told, world)
-            judgement = judge(nets, pictures, chosen, views, work)
+            work = InferenceOptions(how, workers, micro_batch, told, world)
+            judgement = evaluate_ensemble(nets, pictures, chosen, views, work)
         if world.rank == 0:
             say(judgement, as_json)
 
 
-def say(judgement: "Judgement", as_json: bool) -> None:
+def say(judgement: "Evaluation", as_json: bool) -> None:
     """An evaluation on stdout, and the pictures that could not be read on stderr."""
     for path in judgement.damaged:
         typer.echo(f"residual: {shown(path)} is damaged and counts as wrong", err=True)

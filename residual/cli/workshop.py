@@ -95,7 +95,7 @@ class Workshop:
         from residual.distributed import here
         from residual.reproduction import evaluations, figure7
         from residual.storage import write_json
-        from residual.tasks.classification.inference import Work
+        from residual.tasks.classification.inference import InferenceOptions
 
         if key == "error_top1":
             return
@@ -104,7 +104,9 @@ class Workshop:
             found = figure7.measured_on(runs[0], self.data, how)
         else:
             with counting(f"evaluating {name}") as progress:
-                work = Work(how, self.place.workers, 0, progress if here().rank == 0 else None)
+                work = InferenceOptions(
+                    how, self.place.workers, 0, progress if here().rank == 0 else None
+                )
                 found = evaluations.judged(runs, self.data, key, work)
         here().first(lambda: write_json(path, found))
 

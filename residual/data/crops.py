@@ -129,18 +129,3 @@ class Wholes:
 
 
 Views = Crops | Squares | Grid | Wholes
-
-
-@dataclass(frozen=True)
-class Each:
-    """What each of several cuts makes of a picture, one after another."""
-
-    cuts: Sequence[Views]
-
-    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [part for cut in self.cuts for part in cut(image, image_id, epoch)]
-
-    @property
-    def pixels(self) -> int:
-        """Of a picture's views, about."""
-        return sum(cut.pixels for cut in self.cuts)

@@ -20,7 +20,7 @@ from residual.device import ComputeConfig
 from residual.export.engine import Engine, engine
 from residual.finite import WORDS, NotFinite, is_finite
 from residual.runs.load import Trained, load
-from residual.tasks.classification.inference import best as best_of
+from residual.tasks.classification.metrics import top_k as best_of
 
 BATCH = 4  # dimensions of an array of several pictures
 TOGETHER = 16  # pictures that are answered at once, so that memory stays bounded

@@ -19,8 +19,8 @@ from residual.reproduction.spread import Spread, markdown
 from residual.runs.load import load
 from residual.runs.results import versions
 from residual.storage import FORMAT, read_json
-from residual.tasks.classification.evaluate import judge
-from residual.tasks.classification.inference import Work
+from residual.tasks.classification.evaluate import evaluate_ensemble
+from residual.tasks.classification.inference import InferenceOptions
 from residual.tasks.classification.protocols import PROTOCOLS
 
 ENSEMBLE = "ensemble"  # what the result file of several networks together must hold
@@ -63,16 +63,16 @@ def ensemble_file(members: Sequence[Experiment], folder: Path) -> Path:
     return folder / f"{'-'.join([*words, TOGETHER])}.json"
 
 
-def judged(runs: Sequence[Path], data: Data, key: str, work: Work) -> Result:
+def judged(runs: Sequence[Path], data: Data, key: str, work: InferenceOptions) -> Result:
     """The content of a result file: finished runs, judged together, on the headline's set."""
     protocol = PROTOCOLS[TOGETHER if key == ENSEMBLE else key]
     known = [read_json(run / "result.json") for run in runs]
     found: dict[str, Any] = {
         "format": FORMAT,
-        key: judge([load(run) for run in runs], data, None, protocol, work).record,
+        key: evaluate_ensemble([load(run) for run in runs], data, None, protocol, work).record,
         "pictures": pictures(data),
         "versions": versions(),
-        "hardware": hardware(work.how),
+        "hardware": hardware(work.config),
     }
     if key == ENSEMBLE:
         found["weights_sha256"] = [each["weights_sha256"] for each in known]

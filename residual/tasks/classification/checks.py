@@ -1,16 +1,29 @@
-"""What a training refuses before it begins: recipes that do not go with data or network."""
+"""Checks before the first step or the first answer: do recipe, data, networks, protocol agree?"""
 
-from torch import nn
+from collections.abc import Sequence
+from dataclasses import replace
 
-from residual.data.datasets import Data, Photographs, held_out
+import torch
+from torch import Tensor, nn
+
+from residual.data.datasets import Data, Photographs, Set, held_out
 from residual.data.filenames import shown
 from residual.models.complexity import HEADS
-from residual.models.registry import build_meta, check_input, classifier_parameters, model_spec
+from residual.models.registry import (
+    build_meta,
+    check_input,
+    classifier_parameters,
+    model_spec,
+    num_classes,
+)
+from residual.runs.load import Trained
 from residual.tasks.classification.loader import crop_size, test_size
+from residual.tasks.classification.protocols import PROTOCOLS, Protocol
 from residual.training.recipe import CROP, Recipe
 from residual.training.values import in_text, refuse_idle
 
 IN_MEMORY = ("digits", "CIFAR-10")  # data that are no folder of pictures
+Conditions = dict[str, tuple[bool, str]]  # field -> whether it has an effect, and why it has none
 
 
 def check(recipe: Recipe, data: Data) -> None:
@@ -46,8 +59,7 @@ def check(recipe: Recipe, data: Data) -> None:
 
 
 def check_sizes(recipe: Recipe) -> None:
-    """Raises ValueError where crops of photographs are larger than the photographs, or too small
-    for the network."""
+    """Raises ValueError where crops are larger than photographs, or too small for the network."""
     size, test, scales = crop_size(recipe), test_size(recipe), in_text(recipe.scales)
     if recipe.crop == "scale":
         if len(recipe.scales) != 2 or recipe.scales[0] > recipe.scales[1]:
@@ -67,9 +79,9 @@ def check_sizes(recipe: Recipe) -> None:
 
 
 def check_effects(recipe: Recipe, usual: Recipe, data: Data) -> None:
-    """Raises ValueError for a field that differs from the usual recipe's and that changes nothing
-    on this data, with this network."""
-    refuse_idle(recipe, usual, acting(recipe, data))
+    """Raises ValueError for a field that differs from the usual recipe's and has no effect on this
+    data, with this network."""
+    refuse_idle(recipe, usual, conditions(recipe, data))
     if recipe.average[0] and recipe.patience and recipe.schedule != "plateau":
         raise ValueError(
             "average and patience both say which weights a training ends with; choose average=0,0 "
@@ -77,79 +89,66 @@ def check_effects(recipe: Recipe, usual: Recipe, data: Data) -> None:
         )
 
 
-def acting(recipe: Recipe, data: Data) -> dict[str, tuple[bool, str]]:
-    """Of every field that does not always count, whether it does here, and why not."""
-    return of_learning(recipe) | of_pictures(recipe, data)
+def conditions(recipe: Recipe, data: Data) -> Conditions:
+    """The conditions of all fields that do not always have an effect."""
+    return learning_conditions(recipe) | image_conditions(recipe, data)
 
 
-def of_learning(recipe: Recipe) -> dict[str, tuple[bool, str]]:
-    """Fields that depend on the network and on other fields."""
-    network, batch_norm = recipe.network, has_batch_norm(recipe.network)
-    scored = any(name.startswith(HEADS) for name in classifier_parameters(network))
-    counted = scored and recipe.auxiliary > 0
-    labels, answers = recipe.lesson != "hint", recipe.lesson == "distillation"
-    linear, sgd = recipe.schedule == "linear", recipe.optimizer != "rmsprop"
-    drops = recipe.schedule == "drops" and any(drop < recipe.steps for drop in recipe.drops)
-    no_labels, no_norm = "a hint is learnt, and no labels", f"{network} has no batch normalization"
-    no_heads = f"{network} has no further classifier_parameters in training"
-    heads = (
-        no_heads
-        if not scored
-        else "the further classifier_parameters count nothing with auxiliary=0"
-    )
+def learning_conditions(recipe: Recipe) -> Conditions:
+    """Conditions that depend on the network and on other fields."""
+    network, average = recipe.network, recipe.average[0] > 0
+    linear = recipe.schedule == "linear"
+    drops = linear or (recipe.schedule == "drops" and any(d < recipe.steps for d in recipe.drops))
+    labels, no_labels = recipe.lesson != "hint", "lesson=hint learns from no labels"
+    distilled = recipe.lesson == "distillation", "only lesson=distillation uses it"
+    momentum = recipe.optimizer != "rmsprop", "rmsprop has no momentum"
+    norm = has_batch_norm(network), f"{network} has no batch normalization"
+    heads = any(name.startswith(HEADS) for name in classifier_parameters(network))
+    weighted = heads and recipe.auxiliary > 0
+    no_heads = "the auxiliary classifiers have the weight auxiliary=0"
+    if not heads:
+        no_heads = f"{network} has no auxiliary classifiers in training"
+    no_loss = no_heads if labels else no_labels
     return {
-        "guidance": (answers, "only the lesson distillation has guidance"),
-        "temperature": (answers, "only the lesson distillation has a temperature"),
-        "drops": (
-            drops or linear,
-            f"the rate drops by the schedules drops and linear, before step {recipe.steps:,}",
-        ),
-        "factor": (drops or linear or recipe.schedule == "plateau", "the rate never drops by it"),
-        "warmup": (not linear or recipe.average[0] > 0, "the schedule linear has no warm-up"),
-        "momentum": (sgd, "rmsprop has no momentum"),
-        "momentum_rise": (sgd, "rmsprop has no momentum"),
-        "heads_rate": (counted or not labels, heads),
+        "guidance": distilled,
+        "temperature": distilled,
+        "drops": (drops, f"no schedule of drops lowers the rate before step {recipe.steps:,}"),
+        "factor": (drops or recipe.schedule == "plateau", "the rate never drops by it"),
+        "warmup": (not linear or average, "the schedule linear has no warm-up"),
+        "momentum": momentum,
+        "momentum_rise": momentum,
+        "heads_rate": (weighted or not labels, no_heads),
         "last_decay": (recipe.weight_decay > 0, "it is a share of the weight decay, which is 0"),
         "loss": (labels, no_labels),
         "smoothing": (labels, no_labels),
         "balance": (labels or recipe.balance != "weights", no_labels),
-        "auxiliary": (scored and labels, no_heads if labels else no_labels),
-        "auxiliary_steps": (counted and labels, heads if labels else no_labels),
-        "frozen": (batch_norm, no_norm),
-        "true_statistics": (batch_norm, no_norm),
+        "auxiliary": (heads and labels, no_loss),
+        "auxiliary_steps": (weighted and labels, no_loss),
+        "frozen": norm,
+        "true_statistics": norm,
         "block": (recipe.balance != "sampler", "balance=sampler has an order of its own"),
     }
 
 
-def of_pictures(recipe: Recipe, data: Data) -> dict[str, tuple[bool, str]]:
-    """Fields that depend on the pictures."""
-    photographs, own = isinstance(data.train, Photographs), not recipe.start
-    small = "it is for photographs, and these are small pictures"
-    given = "pictures go through what those of the weights go through"
-    one = "a norm group of one picture has no other to mix it with"
-    large = (photographs, small)
-    mixing = (photographs and recipe.norm_group > 1, one if photographs else small)
+def image_conditions(recipe: Recipe, data: Data) -> Conditions:
+    """Conditions that depend on the images."""
+    large, fresh = isinstance(data.train, Photographs), not recipe.start
+    photographs = large, "it is for photographs, and these are small pictures"
+    small = not large, "it is for small pictures, and these are photographs"
+    measured = fresh, "the preprocessing is that of the weights"
+    single = "a norm group of one picture has no other to mix it with"
+    mixing = (recipe.norm_group > 1, single) if large else photographs
     return {
         "split": (
             None in (data.val, data.test) or recipe.patience > 0,
             f"{data.name} has a val set and a test set of its own",
         ),
-        "padding": (not photographs, "photographs are cut, and not padded"),
-        "size": large,
-        "test_size": large,
-        "shorter": large,
-        "scales": (
-            photographs and recipe.crop == "scale",
-            "only crop=scale draws shorter sides" if photographs else small,
-        ),
-        "mean": (photographs and own, given if photographs else small),
-        "contrast": (
-            not photographs and own,
-            "it is for small pictures, and these are photographs" if photographs else given,
-        ),
-        "colour": large,
-        "trivial": large,
-        "erasing": large,
+        "padding": small,
+        **dict.fromkeys(("size", "test_size", "shorter"), photographs),
+        "scales": (recipe.crop == "scale", "only crop=scale uses it") if large else photographs,
+        "mean": measured if large else photographs,
+        "contrast": small if large else measured,
+        **dict.fromkeys(("colour", "trivial", "erasing"), photographs),
         "mixup": mixing,
         "cutmix": mixing,
         "bad_images": (
@@ -160,6 +159,99 @@ def of_pictures(recipe: Recipe, data: Data) -> dict[str, tuple[bool, str]]:
 
 
 def has_batch_norm(network: str) -> bool:
+    """Whether a network has batch normalization."""
     if model_spec(network).family != "rival":
         return True
-    return any(isinstance(each, nn.BatchNorm2d) for each in build_meta(network, 2).modules())
+    return any(isinstance(module, nn.BatchNorm2d) for module in build_meta(network, 2).modules())
+
+
+def check_ensemble(nets: Sequence[Trained], images: Set, data: str, protocol: Protocol) -> None:
+    """Raises ValueError where networks, the images of some data, and a protocol do not agree."""
+    for net in nets:
+        check_classes(net, nets[0])
+        check_size(net, images, data)
+    check_protocol(nets[0], images, protocol)
+
+
+def check_classes(net: Trained, first: Trained) -> None:
+    """Raises ValueError where a network differs from the first one of its ensemble in its classes
+    or in its input size."""
+    if (net.classes is None) != (first.classes is None):
+        reason = "only one of them has names of classes"
+    elif num_classes(net.net) != num_classes(first.net) or (
+        set(net.classes or ()) != set(first.classes or ())
+    ):
+        reason = "they differ in their classes"
+    elif net.preprocessing.size != first.preprocessing.size:
+        sizes = ["x".join(map(str, one.preprocessing.size)) for one in (net, first)]
+        reason = f"they take pictures of {' and '.join(sizes)} pixels"
+    else:
+        return
+    raise ValueError(
+        f"the networks of an ensemble have the same classes and the same size of pictures; of this "
+        f"{net.network} and the first, {first.network}: {reason}"
+    )
+
+
+def check_size(net: Trained, images: Set, data: str) -> None:
+    """Raises ValueError where a network does not take images of this kind or size."""
+    (height, width), photographs = net.preprocessing.size, net.preprocessing.shorter is not None
+    expected = f"{net.network} takes pictures of {height}x{width} pixels, and"
+    if isinstance(images, Photographs):
+        if not photographs:
+            raise ValueError(f"{expected} no photographs")
+        return
+    if photographs:
+        raise ValueError(f"{net.network} takes photographs, and {data} has small pictures")
+    size = tuple(images.pixels.shape[2:])
+    if size != (height, width):
+        raise ValueError(f"{expected} those of {data} are {size[0]}x{size[1]}")
+
+
+def check_protocol(net: Trained, images: Set, protocol: Protocol) -> None:
+    """Raises ValueError where a protocol has no meaning for a network."""
+    if not isinstance(images, Photographs):
+        if replace(protocol, average="probabilities") != PROTOCOLS["1crop"]:
+            raise ValueError(
+                f"{net.network} takes small pictures, of which there is one view (Sec. 4.2): "
+                f"protocol 1crop, without sides and without a mirror"
+            )
+        return
+    size, smallest = net.preprocessing.size, min(protocol.shorter_sides(net.preprocessing))
+    if protocol.whole:
+        check_input(net.network, smallest)
+    elif smallest < max(size):
+        raise ValueError(
+            f"a crop of {size[0]}x{size[1]} is not in a picture whose shorter side is {smallest}; "
+            f"choose larger sides"
+        )
+
+
+def match_labels(net: Trained, data: Data, labels: Tensor) -> Tensor:
+    """The labels in the order of the network's classes, matched by name. The data may lack classes.
+
+    Raises ValueError where it has a class that the network has not, and where names are missing.
+    """
+    if net.classes == data.classes:
+        return labels
+    if net.classes is None:
+        if num_classes(net.net) != len(data.classes):
+            raise ValueError(
+                f"{net.network} has {num_classes(net.net)} classes without names, and {data.name} "
+                f"has {len(data.classes)}"
+            )
+        return labels
+    index = {name: i for i, name in enumerate(net.classes)}
+    unknown = [name for name in data.classes if name not in index]
+    if unknown:
+        raise ValueError(
+            f"{data.name} has classes that {net.network} does not know: {listing(unknown)}; "
+            f"it knows {listing(net.classes)}"
+        )
+    return torch.tensor([index[name] for name in data.classes])[labels]
+
+
+def listing(names: Sequence[str], limit: int = 12) -> str:
+    """The first names, and how many more there are."""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

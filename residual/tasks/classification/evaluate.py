@@ -1,4 +1,4 @@
-"""The verb `evaluate`: the error of a network, or of an ensemble, on data, by a named protocol."""
+"""The error of a network, or of an ensemble, on data, by a named protocol."""
 
 import time
 from collections.abc import Sequence
@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from residual.data.batches import Preprocessing
 from residual.data.datasets import Data, Photographs, Set, held_out
 from residual.data.filenames import Split
 from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
 from residual.device import ComputeConfig, setting
-from residual.models.registry import check_input, num_classes
+from residual.models.registry import num_classes
 from residual.runs.load import Trained, load
-from residual.tasks.classification.inference import Judged, Work, answers, sides, unread
-from residual.tasks.classification.metrics import count
-from residual.tasks.classification.protocols import PROTOCOLS, Protocol
-from residual.tasks.classification.protocols import protocol as protocol_named
+from residual.tasks.classification.checks import check_ensemble, match_labels
+from residual.tasks.classification.inference import NO_ANSWER, InferenceOptions, Member, answers
+from residual.tasks.classification.metrics import Count, confusion_matrix, count
+from residual.tasks.classification.protocols import PROTOCOLS, Protocol, get_protocol
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What `residual evaluate` prints."""
+class Evaluation:
+    """The result of `residual evaluate`."""
 
     record: dict[str, Any]
     damaged: tuple[str, ...]  # pictures that could not be read
@@ -36,72 +37,88 @@ def evaluate(
     *,
     split: Split | None = None,
     protocol: str | Protocol = "1crop",
-    how: ComputeConfig | None = None,
+    config: ComputeConfig | None = None,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """The error of one run or file, or of several as an ensemble; the keys say what it is.
+    """The error of one run or file, or of several as an ensemble, with the keys of
+    `residual evaluate --json`.
 
     The split is the test set where there is one. Raises ValueError where classes do not match.
     """
-    many = [paths] if isinstance(paths, str | Path) else list(paths)
-    nets = [load(path) for path in many]
-    before = nets[0].preprocessing
-    whole = before.shorter is not None
-    loaded = load_data(data, DEFAULT_ROOT, size=before.size[0], whole=whole, workers=workers)
-    chosen = protocol_named(protocol) if isinstance(protocol, str) else protocol
-    work = Work(how or setting(precision="float32"), workers)
-    return judge(nets, loaded, split, chosen, work).record
+    nets = [load(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    size, whole = nets[0].preprocessing.size[0], nets[0].preprocessing.shorter is not None
+    loaded = load_data(data, DEFAULT_ROOT, size=size, whole=whole, workers=workers)
+    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    options = InferenceOptions(config or setting(precision="float32"), workers)
+    return evaluate_ensemble(nets, loaded, split, protocol, options).record
 
 
-def judge(
-    nets: Sequence[Trained], data: Data, split: Split | None, protocol: Protocol, work: Work
-) -> Judgement:
-    """Each image once, in float32 unless the setting says otherwise. Raises ValueError where
-    networks, classes, sizes or the protocol do not go together."""
-    if nets[0].recipe is not None:
-        data = held_out(data, nets[0].recipe.split)
+def evaluate_ensemble(
+    nets: Sequence[Trained],
+    data: Data,
+    split: Split | None,
+    protocol: Protocol,
+    options: InferenceOptions,
+) -> Evaluation:
+    """The error on one split, each image counted once. Raises ValueError where networks, classes,
+    sizes and the protocol do not go together."""
+    first = nets[0]
+    if first.recipe is not None:
+        data = held_out(data, first.recipe.split)
     split = split or data.headline
     images = data.split(split)
-    images = replace(images, labels=relabelled(nets[0], data, images.labels))
-    for net in nets:
-        check_beside(net, nets[0])
-        check_size(net, images, data.name)
-    check_protocol(nets[0], images, protocol)
-    judged = [in_order(net.placed(work.how), nets[0]) for net in nets]
-    begun = time.perf_counter()
-    found = answers(judged, images, protocol, work)
-    seconds = time.perf_counter() - begun
-    damaged = [path for path, _ in images.damaged]
-    counted = count(found, images.labels.cpu(), damaged=len(damaged))
-    if isinstance(images, Photographs):
-        damaged += [images.name(i) for i in unread(found).tolist()]
+    images = replace(images, labels=match_labels(first, data, images.labels))
+    check_ensemble(nets, images, data.name, protocol)
+    members = [ensemble_member(net.placed(options.config), first) for net in nets]
+    start = time.perf_counter()
+    given = answers(members, images, protocol, options)
+    seconds = time.perf_counter() - start
+    damaged = damaged_paths(given, images)
+    counted = count(given, images.labels.cpu(), damaged=len(images.damaged))
+    top5 = min(len(data.classes), num_classes(first.net)) >= 6
     names = [net.network for net in nets]
-    few = min(len(data.classes), num_classes(nets[0].net)) < 6
     record = {
         **({"network": names[0]} if len(names) == 1 else {"networks": names}),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": split},
-        **described(protocol, judged, images),
+        **protocol_record(protocol, members, images),
         "seen": counted.seen,
         "damaged": len(damaged),
         "wrong_top1": counted.wrong_top1,
-        "wrong_top5": None if few else counted.wrong_top5,
+        "wrong_top5": counted.wrong_top5 if top5 else None,
         "error_top1": counted.error_top1,
-        "error_top5": None if few else counted.error_top5,
+        "error_top5": counted.error_top5 if top5 else None,
         "images_per_second": round(len(images) / seconds, 1),
-        "precision": work.how.precision,
+        "precision": options.config.precision,
     }
-    return Judgement(record, tuple(damaged))
+    return Evaluation(record, tuple(damaged))
 
 
-def described(protocol: Protocol, nets: Sequence[Judged], images: Set) -> dict[str, Any]:
-    """The protocol in a record, so that no other can be taken for it. Sizes are in pixels."""
+def ensemble_member(net: Trained, first: Trained) -> Member:
+    """A network with its classes in the order of the first one's."""
+    if net.classes is None or first.classes is None or net.classes == first.classes:
+        return Member(net.net, net.preprocessing, name=net.network)
+    index = {name: i for i, name in enumerate(net.classes)}
+    order = torch.tensor([index[name] for name in first.classes])
+    return Member(net.net, net.preprocessing, order, net.network)
+
+
+def damaged_paths(given: Tensor, images: Set) -> list[str]:
+    """The pictures that could not be read: when the data was listed, or now, by their answers
+    (N, 5)."""
+    paths = [path for path, _ in images.damaged]
+    if isinstance(images, Photographs):
+        paths += [images.name(i) for i in (given[:, 0] == NO_ANSWER).nonzero()[:, 0].tolist()]
+    return paths
+
+
+def protocol_record(protocol: Protocol, members: Sequence[Member], images: Set) -> dict[str, Any]:
+    """The protocol as a record tells it. Sizes are in pixels."""
     large = isinstance(images, Photographs)
+    sides = {side for member in members for side in protocol.shorter_sides(member.preprocessing)}
     return {
         "protocol": protocol.name,
-        "resize": sorted({side for net in nets for side in sides(net.preprocessing, protocol)})
-        if large
-        else None,  # shorter sides
-        "crop": list(nets[0].preprocessing.size) if large and not protocol.whole else None,
+        "resize": sorted(sides) if large else None,  # shorter sides
+        "crop": list(members[0].preprocessing.size) if large and not protocol.whole else None,
         "interpolation": "bilinear, antialiased" if large else None,
         "mirror": protocol.mirror,
         "views": protocol.views,
@@ -109,97 +126,39 @@ def described(protocol: Protocol, nets: Sequence[Judged], images: Set) -> dict[s
     }
 
 
-def in_order(net: Trained, first: Trained) -> Judged:
-    """A network whose scores come in the order of the first one's classes."""
-    if net.classes is None or first.classes is None or net.classes == first.classes:
-        return Judged(net.net, net.preprocessing, name=net.network)
-    place = {name: i for i, name in enumerate(net.classes)}
-    order = torch.tensor([place[n] for n in first.classes])
-    return Judged(net.net, net.preprocessing, order, net.network)
+def evaluate_member(
+    member: Member, images: Set, classes: int, options: InferenceOptions
+) -> tuple[Count, Tensor, list[str]]:
+    """The single-crop error of a network, its confusion matrix, and the damaged pictures."""
+    given, labels = answers([member], images, PROTOCOLS["1crop"], options), images.labels.cpu()
+    counted = count(given, labels, damaged=len(images.damaged))
+    read = given[:, 0] != NO_ANSWER
+    matrix = confusion_matrix(given[read, 0], labels[read], classes)
+    return counted, matrix, damaged_paths(given, images)
 
 
-def relabelled(net: Trained, data: Data, labels: Tensor) -> Tensor:
-    """The labels in the order of the network's classes, matched by name, not by place.
-
-    The data may have fewer classes. Raises ValueError, with the names, where it has one that the
-    network never learnt, and where they cannot be matched.
-    """
-    if net.classes == data.classes:
-        return labels
-    if net.classes is None:
-        if num_classes(net.net) != len(data.classes):
-            raise ValueError(
-                f"{net.network} has {num_classes(net.net)} classes without names, and {data.name} "
-                f"has {len(data.classes)}"
-            )
-        return labels
-    place = {name: i for i, name in enumerate(net.classes)}
-    unknown = [name for name in data.classes if name not in place]
-    if unknown:
-        raise ValueError(
-            f"{data.name} has classes that {net.network} does not know: {_few(unknown)}; "
-            f"it knows {_few(net.classes)}"
-        )
-    return torch.tensor([place[name] for name in data.classes])[labels]
+# The fields of the log that a result keeps.
+CURVE = (
+    *("step", "loss", "wrong", "seen", "train_error", "lr", "test_wrong", "test_seen"),
+    *("test_error", "val_wrong", "val_seen", "val_error", "skipped"),
+)
 
 
-def _few(names: Sequence[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def check_size(net: Trained, images: Set, name: str) -> None:
-    """Raises ValueError where a network cannot look at these images."""
-    (height, width), shorter = net.preprocessing.size, net.preprocessing.shorter
-    if isinstance(images, Photographs):
-        if shorter is None:
-            raise ValueError(
-                f"{net.network} takes pictures of {height}x{width} pixels, and no photographs"
-            )
-        return
-    if shorter is not None:
-        raise ValueError(f"{net.network} takes photographs, and {name} has small pictures")
-    theirs_high, theirs_wide = images.pixels.shape[2:]
-    if (height, width) != (theirs_high, theirs_wide):
-        raise ValueError(
-            f"{net.network} takes pictures of {height}x{width} pixels, and those of {name} are "
-            f"{theirs_high}x{theirs_wide}"
-        )
-
-
-def check_protocol(net: Trained, images: Set, protocol: Protocol) -> None:
-    """Raises ValueError where a protocol has no meaning for a network."""
-    if not isinstance(images, Photographs):
-        if replace(protocol, average="probabilities") != PROTOCOLS["1crop"]:
-            raise ValueError(
-                f"{net.network} takes small pictures, of which there is one view (Sec. 4.2): "
-                f"protocol 1crop, without sides and without a mirror"
-            )
-        return
-    size, least = net.preprocessing.size, min(sides(net.preprocessing, protocol))
-    if not protocol.whole and least < max(size):
-        raise ValueError(
-            f"a crop of {size[0]}x{size[1]} is not in a picture whose shorter side is {least}; "
-            f"choose larger sides"
-        )
-    if protocol.whole:
-        check_input(net.network, least)
-
-
-def check_beside(net: Trained, first: Trained) -> None:
-    """Raises ValueError where a network cannot answer together with the first."""
-    if (net.classes is None) != (first.classes is None):
-        differ = "only one of them knows the names of its classes"
-    elif len({num_classes(each.net) for each in (net, first)}) > 1 or (
-        set(net.classes or ()) != set(first.classes or ())
-    ):
-        differ = "they differ in their classes"
-    elif net.preprocessing.size != first.preprocessing.size:
-        sizes = ["x".join(map(str, each.preprocessing.size)) for each in (net, first)]
-        differ = f"they take pictures of {' and '.join(sizes)} pixels"
-    else:
-        return
-    raise ValueError(
-        f"the networks of an ensemble have the same classes and the same size of pictures; of this "
-        f"{net.network} and the first, {first.network}: {differ}"
-    )
+def error_record(
+    data: Data, counted: Count, preprocessing: Preprocessing, test_curve: bool
+) -> dict[str, Any]:
+    """The test error as a run's result tells it: in percent, with sizes in pixels."""
+    record = {
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "split": data.headline},
+        "protocol": "1crop",
+        "test_opened": f"{'for the curve, and' if test_curve else 'once,'} after training",
+        "seen": counted.seen,
+        "wrong_top1": counted.wrong_top1,
+        "wrong_top5": counted.wrong_top5 if len(data.classes) > 5 else None,
+        "error_top1": counted.error_top1,
+    }
+    if preprocessing.shorter is None:  # small pictures are seen as they are
+        return record
+    mean = "channels" if tuple(preprocessing.mean.shape[1:]) == (1, 1) else "image"
+    photograph = {"resize": [preprocessing.shorter], "crop": list(preprocessing.size)}
+    return record | photograph | {"mean": mean}

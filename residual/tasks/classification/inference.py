@@ -1,128 +1,177 @@
-"""The answers of networks to a set of images or photographs, on any number of processes."""
+"""Inference by an ensemble: class scores summed over members and views, each image exactly once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from residual.data.batches import Preprocessing
-from residual.data.crops import Crops, Each, Grid, Squares, Views, Wholes
 from residual.data.datasets import Images, Photographs, Set
 from residual.data.loader import TASK, read, tasks_of
 from residual.data.progress import Progress
 from residual.device import ComputeConfig
 from residual.distributed import World, here
 from residual.finite import WORDS, NotFinite, is_finite, refuse_answers
-from residual.tasks.classification.metrics import Count, confusion, count
-from residual.tasks.classification.protocols import PROTOCOLS, Average, Protocol
+from residual.tasks.classification.metrics import top_k
+from residual.tasks.classification.protocols import Protocol
 
-NO_ANSWER = -1  # of a picture that could not be read
+TOP = 5  # answers of each image
+NO_ANSWER = -1  # in place of a class, for a damaged picture
+# Images that pass at once: photographs on a GPU, on a CPU (as fast with few), small images.
+BATCH, CPU_BATCH, SMALL_BATCH = 64, 16, 500
+WAITING = 16  # micro-batches of decoded views that wait to be batched by their sizes
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """Where inference runs, and in which batches. None of it changes an answer."""
+
+    config: ComputeConfig
+    workers: int = 0  # processes that decode photographs
+    micro_batch: int = 0  # images of the network's size that pass at once; 0: chosen by the device
+    progress: Progress | None = None
+    world: World = field(default_factory=here)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.config.device)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A network of an ensemble; one network is the smallest ensemble."""
+    """A network of an ensemble, with its preprocessing. One network is the smallest ensemble."""
 
     net: nn.Module
-    preprocessing: Callable[[Tensor], Tensor]  # pixels (N, 3, H, W) uint8 -> input
-    order: Tensor | None = None  # (C,) where each class of the first network stands in this one
+    preprocessing: Preprocessing
+    order: Tensor | None = None  # (C,) index of each class of the first member in this one
     name: str = "the network"
 
+    def prepared(self, device: torch.device, whole: bool) -> "Member":
+        """The member with preprocessing on a device, in the precision of its weights, for crops or
+        for whole pictures."""
+        preprocessing = self.preprocessing.to(device)
+        if next(self.net.parameters()).dtype == torch.float64:
+            preprocessing = preprocessing.exact()
+        if whole:
+            preprocessing = preprocessing.of_any_size()
+        order = None if self.order is None else self.order.to(device)
+        return replace(self, preprocessing=preprocessing, order=order)
+
     def scores(self, pixels: Tensor) -> Tensor:
-        """(N, C), in the order of the first network's classes."""
-        return self._in_order(self.net(self.preprocessing(pixels)))
-
-    def check(self, pixels: Tensor) -> None:
-        """Raises NotFinite where a score is not finite, with the layer that it comes from."""
-        inputs = self.preprocessing(pixels)
-        if not is_finite(self.net(inputs)):
-            refuse_answers(self.name, self.net, lambda: self.net.forward(inputs))
-
-    def _in_order(self, scores: Tensor) -> Tensor:
+        """Views (N, 3, H, W) uint8 -> scores (N, C), in the order of the first member's classes."""
+        scores: Tensor = self.net(self.preprocessing(pixels))
         if scores.dtype != torch.float64:
             scores = scores.float()
         return scores if self.order is None else scores[:, self.order]
 
 
-@dataclass
-class Panel:
-    """The members of an ensemble that look at the same views."""
+@dataclass(eq=False)
+class Ensemble:
+    """Members that see the same views."""
 
     members: Sequence[Member]
-    average: Average
-    mirror: bool
+    protocol: Protocol
     device: torch.device
     limit: int  # pixels of a micro-batch, which holds at least one view
-    finite: list[Tensor] = field(default_factory=list)  # of each micro-batch since the last call
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Views (N, 3, H, W) uint8 -> (N, C), summed over the members and the mirrored views.
+        """Views (N, 3, H, W) uint8 -> (N, C), summed over members and mirrored views.
 
-        Where memory is short, the micro-batch is halved for good. Raises RuntimeError where there
-        is too little for a single view, and NotFinite, with the network and its layer, where a
-        score is not finite.
+        Where memory is short, the micro-batch is halved for good. Raises RuntimeError where a
+        single view does not fit, and NotFinite where a score is not finite.
         """
-        sums: list[Tensor] = []
         area, done = pixels.shape[2] * pixels.shape[3], 0
+        sums: list[Tensor] = []
+        finite: list[Tensor] = []
         while done < len(pixels):
             part = pixels[done : done + max(1, self.limit // area)]
-            found = self._within_memory(part)
-            if found is None:
+            try:
+                for results, result in zip((sums, finite), self._sum(part), strict=True):
+                    results.append(result)
+                done += len(part)
+                continue
+            except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise RuntimeError(
                         f"a single picture of {pixels.shape[2]}x{pixels.shape[3]} pixels does not "
                         f"fit into the memory of {self.device}; smaller --sides would"
-                    )
-                self.limit = len(part) // 2 * area
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            sums.append(found)
-            done += len(part)
-        if not bool(torch.stack(self.finite).all()):
-            self._refuse(pixels)
-        self.finite.clear()
+                    ) from None
+            self.limit = len(part) // 2 * area
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if not bool(torch.stack(finite).all()):
+            self._refuse(torch.split(pixels, max(1, self.limit // area)))
         return torch.cat(sums)
 
-    def _refuse(self, pixels: Tensor) -> None:
-        """Raises NotFinite: some score of these views is not finite."""
-        for part in torch.split(pixels, max(1, self.limit // (pixels.shape[2] * pixels.shape[3]))):
-            for views in self._views(part.to(self.device)):
-                for member in self.members:
-                    member.check(views)
-        raise NotFinite(
-            f"the answers of {', '.join(each.name for each in self.members)} hold {WORDS}"
-        )
-
-    def _within_memory(self, part: Tensor) -> Tensor | None:
-        try:
-            return self._said(part.to(self.device, non_blocking=True))
-        except torch.OutOfMemoryError:
-            return None
-
     def _views(self, pixels: Tensor) -> list[Tensor]:
-        """The mirror is on the pixels, before a per-pixel mean is subtracted."""
-        return [pixels, pixels.flip(-1)] if self.mirror else [pixels]
+        """The views on the device, mirrored before a per-pixel mean is subtracted."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        return [pixels, pixels.flip(-1)] if self.protocol.mirror else [pixels]
 
-    def _said(self, pixels: Tensor) -> Tensor:
+    def _sum(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum (N, C) over members and mirrored views, and whether all scores are finite."""
         views = self._views(pixels)
-        said = [member.scores(view) for member in self.members for view in views]
-        self.finite.append(torch.stack([scores.isfinite().all() for scores in said]).all())
-        if self.average == "probabilities":
-            said = [scores.softmax(dim=1) for scores in said]
-        exact = torch.float32 if self.device.type == "mps" else torch.float64
-        total = said[0].to(exact)
-        for more in said[1:]:
-            total = total + more
-        return total
+        scores = [member.scores(view) for member in self.members for view in views]
+        finite = torch.stack([part.isfinite().all() for part in scores]).all()
+        if self.protocol.average == "probabilities":
+            scores = [part.softmax(dim=1) for part in scores]
+        total = scores[0].to(torch.float32 if self.device.type == "mps" else torch.float64)
+        for part in scores[1:]:
+            total = total + part
+        return total, finite
+
+    def _refuse(self, parts: Sequence[Tensor]) -> None:
+        """Raises NotFinite with the network and the layer that it comes from."""
+        for view in (view for part in parts for view in self._views(part)):
+            for member in self.members:
+                inputs = member.preprocessing(view)
+                if not is_finite(member.net(inputs)):
+                    refuse_answers(member.name, member.net, partial(member.net.forward, inputs))
+        names = ", ".join(member.name for member in self.members)
+        raise NotFinite(f"the answers of {names} hold {WORDS}")
+
+
+def answers(
+    members: Sequence[Member], images: Set, protocol: Protocol, options: InferenceOptions
+) -> Tensor:
+    """The five best classes (N, 5) of each image, best first, in every process.
+
+    NO_ANSWER fills the row of a damaged picture, and the places behind fewer classes. Every process
+    looks at its share of the images. Raises NotFinite, in every process, where a score is not
+    finite.
+    """
+    total, progress, done = len(options.world.share(len(images))), options.progress, 0
+    # The answers plus one, and how often an image was seen. Rows of other processes stay zero.
+    table = torch.zeros((len(images), TOP + 1), dtype=torch.int64, device=options.device)
+    error: NotFinite | None = None
+    try:
+        nets = [member.net for member in members]
+        with options.config.applied(), options.config.autocast(), evaluation_mode(nets):
+            for part in class_scores(members, images, protocol, options):
+                ids = torch.tensor(part.ids)
+                table[ids.to(options.device), TOP] += 1
+                if len(part.read):
+                    best = top_k(part.scores, TOP)
+                    table[ids[part.read].to(options.device), : best.shape[1]] = best + 1
+                done += len(ids)
+                if progress is not None:
+                    progress(done, total)
+    except NotFinite as not_finite:
+        error = not_finite
+    options.world.raise_together(error)
+    table = options.world.summed(table.cpu())
+    if not bool((table[:, TOP] == 1).all()):
+        raise RuntimeError("some images were seen twice or not at all; this is a fault of ours")
+    return table[:, :TOP] - 1
 
 
 @contextmanager
-def judging(nets: Sequence[nn.Module]) -> Iterator[None]:
-    """Networks in evaluation mode, without gradients; afterwards each has its mode again."""
+def evaluation_mode(nets: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each network has its mode again."""
     modes = [net.training for net in nets]
     try:
         with torch.inference_mode():
@@ -134,218 +183,100 @@ def judging(nets: Sequence[nn.Module]) -> Iterator[None]:
             net.train(mode)
 
 
-def summed(
-    panels: Sequence[Panel], seen_by: Sequence[int], pictures: Sequence[Sequence[Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """What is said of each picture, summed over views and networks: (n, C), for n that were read.
-
-    And which these n are (n,). A picture is its arrays (views, height, width, 3) uint8, the a-th of
-    which the panel `seen_by[a]` looks at, or nothing where it is damaged. Views of one size go
-    through the networks together, whichever pictures they are of.
-    """
-    read = [i for i, arrays in enumerate(pictures) if arrays]
-    buckets: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
-    for row, i in enumerate(read):
-        for panel, array in zip(seen_by, pictures[i], strict=True):
-            buckets[panel, *array.shape[1:3]].append((row, array))
-    total: Tensor | None = None
-    for (panel, *_), views in buckets.items():
-        pixels = gathered([array for _, array in views], panels[panel].device)
-        said = panels[panel](pixels.permute(0, 3, 1, 2))
-        rows = torch.tensor([row for row, array in views for _ in range(len(array))])
-        if total is None:
-            total = said.new_zeros((len(read), said.shape[1]))
-        total.index_add_(0, rows.to(said.device), said)
-    return torch.empty(0, 1) if total is None else total, torch.tensor(read, dtype=torch.int64)
-
-
-def gathered(arrays: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Arrays (views, H, W, 3) as one, from where it travels fast to the device."""
-    shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
-    together = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    return torch.cat(list(arrays), out=together)
-
-
-def best(scores: Tensor, k: int = 5) -> Tensor:
-    """The k best classes (N, k), best first, of scores (N, C); fewer where there are fewer.
-
-    Of equal scores the class of the lower number is the better one, on every device: topk promises
-    no order.
-    """
-    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-
-
-KEPT = 5  # answers of each image
-# Photographs, and small images, that pass at once; a processor is as fast with few.
-AT_ONCE, AT_ONCE_ON_A_PROCESSOR, SMALL_AT_ONCE = 64, 16, 500
-ROUND = 16  # micro-batches of pixels wait in memory, to be put together by their sizes
-
-
 @dataclass(frozen=True)
-class Work:
-    """How the work is done. None of it changes an answer."""
-
-    how: ComputeConfig
-    workers: int = 0  # processes that decode photographs
-    micro_batch: int = 0  # images of the network's size that pass at once; 0: as said above
-    progress: Progress | None = None
-    world: World = field(default_factory=here)
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self.how.device)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A network that is looked at, with what its images go through before."""
-
-    net: nn.Module
-    preprocessing: Preprocessing
-    order: Tensor | None = None  # (C,) where each class of the first network stands in this one
-    name: str = "the network"
-
-    def member(self, device: torch.device, whole: bool = False) -> Member:
-        """In the network's own precision; for crops, or for whole pictures."""
-        precision, before = next(self.net.parameters()).dtype, self.preprocessing.to(device)
-        if precision == torch.float64:
-            before = before.exact()
-        before = before.of_any_size() if whole else before
-        order = None if self.order is None else self.order.to(device)
-        return Member(self.net, before, order, self.name)
-
-
-@dataclass(frozen=True)
-class Round:
-    """So many images, of which some were read, and what the networks say of those."""
+class Scores:
+    """Class scores of some images, summed over members and views."""
 
     ids: Sequence[int]
-    sums: Tensor  # (n, C)
-    read: Tensor  # (n,) which of the ids
+    scores: Tensor  # (n, C)
+    read: Tensor  # (n,) positions in ids; the other pictures are damaged
 
 
-def answers(nets: Sequence[Judged], images: Set, protocol: Protocol, work: Work) -> Tensor:
-    """The five best classes (N, 5) of each image, best first.
-
-    Where there are fewer classes, and for a picture that cannot be read, NO_ANSWER stands. Every
-    process looks at its share of the images, and every one gets all answers. The arithmetic is that
-    of the work's setting, whatever the process is set to. Raises NotFinite, in every process, where
-    a score is not finite.
-    """
-    n, own = len(images), work.world.share(len(images))
-    # Zero wherever nothing was written, so that the shares of all processes add up to the whole.
-    table = torch.zeros((n, KEPT + 1), dtype=torch.int64, device=work.device)
-    trouble: NotFinite | None = None
-    how, progress, done = work.how, work.progress, 0
-    try:
-        with how.applied(), how.autocast(), judging([each.net for each in nets]):
-            for each in rounds(nets, images, own, protocol, work):
-                ids = torch.tensor(each.ids)
-                table[ids.to(work.device), KEPT] += 1
-                if len(each.read):
-                    found = best(each.sums, KEPT)
-                    table[ids[each.read].to(work.device), : found.shape[1]] = found + 1
-                done += len(each.ids)
-                if progress is not None:
-                    progress(done, len(own))
-    except NotFinite as error:
-        trouble = error
-    work.world.raise_together(trouble)
-    whole = work.world.summed(table.cpu())
-    if not bool((whole[:, KEPT] == 1).all()):
-        raise RuntimeError("some images were judged twice or not at all; this is a fault of ours")
-    return whole[:, :KEPT] - 1
-
-
-def rounds(
-    nets: Sequence[Judged], images: Set, own: range, protocol: Protocol, work: Work
-) -> Iterator[Round]:
-    """This process's share of the images."""
+def class_scores(
+    members: Sequence[Member], images: Set, protocol: Protocol, options: InferenceOptions
+) -> Iterator[Scores]:
+    """Class scores of this process's share of the images, batch by batch."""
+    ids = options.world.share(len(images))
     if isinstance(images, Photographs):
-        return of_photographs(nets, images, own, protocol, work)
-    return of_images(nets, images, own, protocol, work)
+        return photograph_scores(members, images, ids, protocol, options)
+    return small_image_scores(members, images, ids, protocol, options)
 
 
-def of_images(
-    nets: Sequence[Judged], images: Images, own: range, protocol: Protocol, work: Work
-) -> Iterator[Round]:
-    """Small images in memory, as they are (Sec. 4.2)."""
-    at_once, (height, width) = work.micro_batch or SMALL_AT_ONCE, images.pixels.shape[2:]
-    members = [each.member(work.device) for each in nets]
-    limit = at_once * height * width
-    panel = Panel(members, protocol.average, protocol.mirror, work.device, limit)
-    pixels = images.to(work.device).pixels
-    for start in range(0, len(own), at_once):
-        ids = own[start : start + at_once]
-        sums = panel(pixels[ids.start : ids.stop : ids.step])
-        yield Round(ids, sums, torch.arange(len(ids)))
+def small_image_scores(
+    members: Sequence[Member],
+    images: Images,
+    ids: range,
+    protocol: Protocol,
+    options: InferenceOptions,
+) -> Iterator[Scores]:
+    """Class scores of images in memory, as they are (Sec. 4.2)."""
+    batch, pixels = options.micro_batch or SMALL_BATCH, images.to(options.device).pixels
+    limit = batch * pixels.shape[2] * pixels.shape[3]
+    members = [member.prepared(options.device, whole=False) for member in members]
+    ensemble = Ensemble(members, protocol, options.device, limit)
+    for start in range(0, len(ids), batch):
+        part = ids[start : start + batch]
+        scores = ensemble(pixels[part.start : part.stop : part.step])
+        yield Scores(part, scores, torch.arange(len(part)))
 
 
-def of_photographs(
-    nets: Sequence[Judged], images: Photographs, own: range, protocol: Protocol, work: Work
-) -> Iterator[Round]:
-    """Photographs of any size; networks with the same resize look at the same views."""
-    height, width = nets[0].preprocessing.size
-    usual = AT_ONCE_ON_A_PROCESSOR if work.device.type == "cpu" else AT_ONCE
-    limit = (work.micro_batch or usual) * height * width
-    groups: dict[tuple[int, ...], list[Member]] = {}
-    for each in nets:
-        member = each.member(work.device, protocol.whole)
-        groups.setdefault(sides(each.preprocessing, protocol), []).append(member)
-    panels = [
-        Panel(members, protocol.average, protocol.mirror, work.device, limit)
-        for members in groups.values()
-    ]
-    seen_by = [number for number, own_sides in enumerate(groups) for _ in own_sides]
-    cut = Each([cut_of(own_sides, (height, width), protocol) for own_sides in groups])
-    tasks = tasks_of(own, [0] * len(own), max(1, TASK * height * width // cut.pixels))
-    ids: list[int] = []
+def photograph_scores(
+    members: Sequence[Member],
+    images: Photographs,
+    ids: range,
+    protocol: Protocol,
+    options: InferenceOptions,
+) -> Iterator[Scores]:
+    """Class scores of photographs. Members with the same resize see the same views."""
+    size, device = members[0].preprocessing.size, options.device
+    area = size[0] * size[1]
+    limit = (options.micro_batch or (CPU_BATCH if device.type == "cpu" else BATCH)) * area
+    groups: dict[tuple[int, ...], list[Member]] = defaultdict(list)
+    for member in members:
+        sides = protocol.shorter_sides(member.preprocessing)
+        groups[sides].append(member.prepared(device, protocol.whole))
+    ensembles = [
+        ensemble
+        for sides, group in groups.items()
+        for ensemble in [Ensemble(group, protocol, device, limit)] * len(sides)
+    ]  # one for each shorter side
+    crops = protocol.crops(tuple(side for sides in groups for side in sides), size)
+    tasks = tasks_of(ids, [0] * len(ids), max(1, TASK * area // crops.pixels))
+    batch: list[int] = []
     pictures: list[list[Tensor]] = []
-    held = 0
-    for done in read(images, cut, tasks, work.workers):
-        ids += done.ids
+    waiting = 0  # pixels
+    for done in read(images, crops, tasks, options.workers):
+        batch += done.ids
         pictures += done.cuts
-        held += len(done.flat) // 3
-        if held >= ROUND * limit:
-            yield Round(ids, *summed(panels, seen_by, pictures))
-            ids, pictures, held = [], [], 0
-    if ids:
-        yield Round(ids, *summed(panels, seen_by, pictures))
+        waiting += len(done.flat) // 3
+        if waiting >= WAITING * limit:
+            yield Scores(batch, *sum_views(ensembles, pictures))
+            batch, pictures, waiting = [], [], 0
+    if batch:
+        yield Scores(batch, *sum_views(ensembles, pictures))
 
 
-def sides(before: Preprocessing, protocol: Protocol) -> tuple[int, ...]:
-    """The shorter sides of the photographs that a network looks at."""
-    size = min(before.size)
-    if not protocol.sides:
-        return (before.shorter or size,)
-    return protocol.sides if protocol.asked else protocol.in_proportion(size)
+def sum_views(
+    ensembles: Sequence[Ensemble], pictures: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Scores (n, C) of the pictures that were read, summed over views, and which these are (n,).
 
-
-def cut_of(own: tuple[int, ...], size: tuple[int, int], protocol: Protocol) -> Views:
-    """How photographs are cut for a protocol."""
-    match protocol.cut:
-        case "whole":
-            return Wholes(own)
-        case "squares":
-            return Squares(size, own)
-        case "grid":
-            return Grid(size, own)
-        case "centre" | "corners":
-            return Crops(size, own, corners=protocol.cut == "corners")
-
-
-def unread(found: Tensor) -> Tensor:
-    """Which of the images (N, 5) had no answer: (n,)."""
-    return (found[:, 0] == NO_ANSWER).nonzero()[:, 0]
-
-
-def judged(net: Judged, images: Set, classes: int, work: Work) -> tuple[Count, Tensor, list[str]]:
-    """The error on a set, the confusion matrix behind it, and the pictures that are damaged, on any
-    number of processes."""
-    found, labels = answers([net], images, PROTOCOLS["1crop"], work), images.labels.cpu()
-    damaged, lost = [path for path, _ in images.damaged], unread(found)
-    total = count(found, labels, damaged=len(damaged))
-    if isinstance(images, Photographs):
-        damaged += [images.name(i) for i in lost.tolist()]
-    there = torch.ones(len(labels), dtype=torch.bool).index_fill(0, lost, False)
-    return total, confusion(found[there, 0], labels[there], classes), damaged
+    A picture is one array (views, H, W, 3) uint8 for each ensemble, or nothing where it is damaged.
+    Views of one size pass together, whichever pictures they are of.
+    """
+    read = [i for i, arrays in enumerate(pictures) if arrays]
+    by_size: dict[tuple[Ensemble, int, int], list[tuple[int, Tensor]]] = defaultdict(list)
+    for row, i in enumerate(read):
+        for ensemble, array in zip(ensembles, pictures[i], strict=True):
+            by_size[ensemble, array.shape[1], array.shape[2]].append((row, array))
+    total = torch.empty(0, 1)
+    for n, ((ensemble, height, width), views) in enumerate(by_size.items()):
+        rows = torch.tensor([row for row, array in views for _ in range(len(array))])
+        cuda = ensemble.device.type == "cuda"
+        pixels = torch.empty((len(rows), height, width, 3), dtype=torch.uint8, pin_memory=cuda)
+        torch.cat([array for _, array in views], out=pixels)
+        scores = ensemble(pixels.permute(0, 3, 1, 2))
+        if n == 0:
+            total = scores.new_zeros((len(read), scores.shape[1]))
+        total.index_add_(0, rows.to(scores.device), scores)
+    return total, torch.tensor(read, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Sections 3.4 and 4.2: the error of a network, counted exactly."""
+"""The error of Sections 3.4 and 4.2, counted exactly, and the confusion matrix."""
 
 from dataclasses import dataclass
 
@@ -8,34 +8,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Count:
-    """Wrong answers among the images seen. Counts add; rates are computed at the very end."""
+    """Wrong answers among the images seen. Rates are computed from the counts, at the end."""
 
     wrong_top1: int = 0
     wrong_top5: int = 0
     seen: int = 0
 
-    def __add__(self, other: "Count") -> "Count":
-        return Count(
-            self.wrong_top1 + other.wrong_top1,
-            self.wrong_top5 + other.wrong_top5,
-            self.seen + other.seen,
-        )
-
     @property
     def error_top1(self) -> float:
-        """In percent, as the paper prints it."""
+        """The top-1 error in percent, as the paper prints it."""
         return 100 * self.wrong_top1 / self.seen
 
     @property
     def error_top5(self) -> float:
+        """The top-5 error in percent."""
         return 100 * self.wrong_top5 / self.seen
 
 
 def count(answers: Tensor, labels: Tensor, damaged: int = 0) -> Count:
-    """An answer (N, k), best first, is wrong when the label is not the best, or not among five.
-
-    A damaged picture has no answer; it counts as wrong.
-    """
+    """Count answers (N, k), best first, that miss the labels (N,). Damaged images are wrong."""
     hits = answers == labels[:, None]
     return Count(
         wrong_top1=int((~hits[:, :1].any(dim=1)).sum()) + damaged,
@@ -44,13 +35,22 @@ def count(answers: Tensor, labels: Tensor, damaged: int = 0) -> Count:
     )
 
 
-def confusion(best: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """How many images of each class (rows) got which answer (columns): (C, C) int64.
+def top_k(scores: Tensor, k: int = 5) -> Tensor:
+    """The k best classes (N, k), best first, of scores (N, C); fewer where there are fewer classes.
 
-    From the best answers (N,) and the labels (N,). Raises ValueError for one that is no class.
+    Of equal scores the lower class is the better one, on every device: `torch.topk` promises no
+    order.
     """
-    for name, numbers in (("an answer", best), ("a label", labels)):
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+
+
+def confusion_matrix(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Images by class (rows) and answer (columns): (C, C) int64, of answers (N,) and labels (N,).
+
+    Raises ValueError for a number that is no class.
+    """
+    for name, numbers in (("an answer", answers), ("a label", labels)):
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < classes:
             raise ValueError(f"{name} is not one of the {classes} classes, 0 to {classes - 1}")
-    cells = labels.long() * classes + best.long()
+    cells = labels.long() * classes + answers.long()
     return torch.bincount(cells, minlength=classes**2).reshape(classes, classes)

@@ -1,20 +1,23 @@
-"""How the views of a picture come about and become one answer: Sections 3.4 and 4.2, by name.
+"""Test protocols by name: the views of a picture, and the average of their scores.
 
-And the protocols behind the numbers of the networks that Tables 3 to 5 compare with.
+They are those of Sections 3.4 and 4.2, and of the networks that Tables 3 to 5 compare with.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
+from residual.data.batches import Preprocessing
+from residual.data.crops import Crops, Grid, Squares, Views, Wholes
+
 Average = Literal["probabilities", "scores"]
 Cut = Literal["centre", "corners", "squares", "grid", "whole"]
-VIEWS: dict[Cut, int] = {  # of a picture in one size, before they are mirrored
+VIEWS: dict[Cut, int] = {  # of a picture at one size, before they are mirrored
     "centre": 1,
     "corners": 5,  # four, and the centre
     "squares": 18,  # three squares; of each the corners, the centre, and all of it made small
     "grid": 25,  # five by five
-    "whole": 1,  # the network looks at the whole picture, fully convolutionally, and at no crops
+    "whole": 1,  # the network is applied fully convolutionally
 }
 
 CROP = 224  # pixels on a side of the published crops, to which the sides below belong
@@ -22,12 +25,12 @@ CROP = 224  # pixels on a side of the published crops, to which the sides below 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which views of a picture are judged, and what of them is averaged."""
+    """The views of a picture, and what of their scores is averaged."""
 
     name: str
     cut: Cut = "centre"
     sides: tuple[int, ...] = ()  # shorter sides in pixels; none: the one each network was made for
-    asked: bool = False  # for just these sides; else they are for crops of 224
+    given: bool = False  # the sides were given by the user; else they are for crops of 224
     mirror: bool = False  # each view a second time, mirrored
     # Choice: the softmax is averaged, over views and over networks alike, as the authors' release
     # does for its ten crops; for scales and ensembles the paper says "scores" (Sec. 3.4), which may
@@ -36,17 +39,32 @@ class Protocol:
 
     @property
     def whole(self) -> bool:
-        """The network looks at whole pictures, and at no crops."""
+        """Whether networks are applied to whole pictures, not to crops."""
         return self.cut == "whole"
 
     @property
     def views(self) -> int:
-        """Of each picture, for each network."""
+        """The number of views of each picture, for each network."""
         return VIEWS[self.cut] * max(1, len(self.sides)) * (1 + self.mirror)
 
-    def in_proportion(self, size: int) -> tuple[int, ...]:
-        """The sides for crops of another size."""
-        return tuple(round(side * size / CROP) for side in self.sides)
+    def shorter_sides(self, preprocessing: Preprocessing) -> tuple[int, ...]:
+        """The shorter sides, in pixels, to which pictures are resized for a network."""
+        size = min(preprocessing.size)
+        if not self.sides:
+            return (preprocessing.shorter or size,)
+        return self.sides if self.given else tuple(round(s * size / CROP) for s in self.sides)
+
+    def crops(self, sides: tuple[int, ...], size: tuple[int, int]) -> Views:
+        """The function that cuts the views of a picture, for crops of a (height, width)."""
+        match self.cut:
+            case "whole":
+                return Wholes(sides)
+            case "squares":
+                return Squares(size, sides)
+            case "grid":
+                return Grid(size, sides)
+            case "centre" | "corners":
+                return Crops(size, sides, corners=self.cut == "corners")
 
 
 PROTOCOLS = {
@@ -66,20 +84,21 @@ PROTOCOLS = {
 }
 
 
-def protocol(
+def get_protocol(
     name: str,
     average: str = "probabilities",
     mirror: bool | None = None,
     sides: Sequence[int] | None = None,
 ) -> Protocol:
-    """A protocol by its name, with what is said of it. Raises ValueError for what is none."""
+    """A protocol by name, with the given changes. Raises ValueError for a name or value that does
+    not exist."""
     if name not in PROTOCOLS:
         raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
     if average not in get_args(Average):
         raise ValueError(f"{average!r} cannot be averaged; there are probabilities and scores")
     if sides is not None and (not sides or min(sides) < 1 or len(set(sides)) < len(sides)):
         raise ValueError("the shorter sides are different numbers of pixels, like 224,256,384")
-    chosen = replace(PROTOCOLS[name], average=cast("Average", average))
+    protocol = replace(PROTOCOLS[name], average=cast("Average", average))
     if mirror is not None:
-        chosen = replace(chosen, mirror=mirror)
-    return chosen if sides is None else replace(chosen, sides=tuple(sides), asked=True)
+        protocol = replace(protocol, mirror=mirror)
+    return protocol if sides is None else replace(protocol, sides=tuple(sides), given=True)

@@ -17,9 +17,9 @@ from residual.runs.session import RunContext, fresh, prefixed
 from residual.storage import write_json
 from residual.tasks.classification import distillation, loader, loop
 from residual.tasks.classification.early_stopping import EarlyStopping
-from residual.tasks.classification.inference import Judged, Work, judged
+from residual.tasks.classification.evaluate import CURVE, error_record, evaluate_member
+from residual.tasks.classification.inference import InferenceOptions, Member
 from residual.tasks.classification.metrics import Count
-from residual.tasks.classification.results import CURVE, judgement, test_view
 from residual.training import averaging, batchnorm
 from residual.training.checkpoint import Tensors
 from residual.training.loop import Step
@@ -173,9 +173,9 @@ class Classification:
         return learning_rate(self.recipe, step, self.learner.plateaus), ids.tolist()
 
     def _on(self, images: Set) -> tuple[Count, Tensor, list[str]]:
-        looked_at = Judged(self.net, self.preprocessing, name=self.recipe.network)
-        work = Work(self.context.config.exact(), self.context.options.workers)
-        return judged(looked_at, images, len(self.classes), work)
+        member = Member(self.net, self.preprocessing, name=self.recipe.network)
+        options = InferenceOptions(self.context.config.exact(), self.context.options.workers)
+        return evaluate_member(member, images, len(self.classes), options)
 
     def _judge(self) -> tuple[Count, Tensor, list[str]]:
         """On the headline's set, once for a step."""
@@ -204,9 +204,9 @@ class Classification:
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The error on the headline's set, and the confusion matrix."""
         seen, matrix, damaged = self._judge()
-        found = judgement(self.data, seen, self.context.environment["test_curve"])
+        curve = self.context.environment["test_curve"]
+        found = error_record(self.data, seen, self.preprocessing, curve)
         found |= {"damaged": damaged, "steps_taken": self.learner.step}
-        found |= test_view(self.preprocessing)
         if self.stopping.chosen is not None:
             found["chosen_step"] = self.stopping.chosen
         return found, {"confusion.json": matrix.tolist()}
