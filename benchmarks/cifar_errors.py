@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks import usual_loop
-from residual.data.batches import per_pixel_mean
-from residual.data.datasets import Data, small
+from residual.data.datasets import Data, require_tensors
+from residual.data.preprocessing import per_pixel_mean
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.device import ComputeConfig, hardware
+from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
@@ -32,8 +32,11 @@ from residual.training.values import to_json
 def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
     """Train by the usual loop, then open the test set once. The content of a result file."""
     torch.manual_seed(recipe.seed)
-    net, mean = build(recipe.network, len(data.classes)), per_pixel_mean(small(data.train)).mean
-    batches = usual_loop.loader(small(data.train).pixels, data.train.labels, mean, recipe)
+    net, mean = (
+        build(recipe.network, len(data.classes)),
+        per_pixel_mean(require_tensors(data.train)).mean,
+    )
+    batches = usual_loop.loader(require_tensors(data.train).pixels, data.train.labels, mean, recipe)
     begun, every = time.perf_counter(), max(1, recipe.steps // 16)
     for step, loss in enumerate(usual_loop.train(net, batches, recipe, device), start=1):
         if step % every == 0:
@@ -41,13 +44,13 @@ def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
             print(f"{step} of {recipe.steps}, loss {loss:.3f}, {speed:,.0f} images/s",
                   file=sys.stderr, flush=True)  # fmt: skip
     seconds = time.perf_counter() - begun
-    test = small(data.split("test"))
+    test = require_tensors(data.split("test"))
     return record(
         recipe,
         data,
         usual_loop.wrong(net, test.pixels, test.labels, mean, device),
         seconds,
-        hardware(ComputeConfig(str(device), torch.get_num_threads())),
+        hardware_name(ComputeConfig(str(device), torch.get_num_threads())),
     )
 
 

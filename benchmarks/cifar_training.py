@@ -25,9 +25,9 @@ import torch
 
 from benchmarks import usual_loop
 from benchmarks.sides import environment_of, record, tree_memory
-from residual.data.batches import per_pixel_mean
-from residual.data.datasets import Data, Images, small
-from residual.device import ComputeConfig, setting
+from residual.data.datasets import Data, ImageTensors, require_tensors
+from residual.data.preprocessing import per_pixel_mean
+from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification.train import advance, begin, recipe_for
@@ -43,9 +43,9 @@ def made_up() -> Data:
     """As many images as CIFAR-10 has, of its size; what they show does not matter to the speed."""
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=draw)
-    images = Images(pixels, torch.randint(0, 10, (IMAGES,), generator=draw))
+    images = ImageTensors(pixels, torch.randint(0, 10, (IMAGES,), generator=draw))
     return Data(
-        "made up", "0" * 64, tuple("abcdefghij"), train=images, test=images.part(torch.arange(10))
+        "made up", "0" * 64, tuple("abcdefghij"), train=images, test=images.subset(torch.arange(10))
     )
 
 
@@ -63,8 +63,8 @@ def usual(network: str, how: ComputeConfig, data: Data) -> Iterator[None]:
     """Steps of the usual loop."""
     recipe = recipe_for(network, "cifar10")
     torch.set_num_threads(how.threads)
-    mean = per_pixel_mean(small(data.train)).mean
-    batches = usual_loop.loader(small(data.train).pixels, data.train.labels, mean, recipe)
+    mean = per_pixel_mean(require_tensors(data.train)).mean
+    batches = usual_loop.loader(require_tensors(data.train).pixels, data.train.labels, mean, recipe)
     device, bf16 = torch.device(how.device), how.precision == "bf16"
     for _ in usual_loop.train(build(network), batches, recipe, device, bf16):
         yield
@@ -178,7 +178,7 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     options = asked()
-    how = setting(options.device, options.threads)
+    how = compute_config(options.device, options.threads)
     on_gpu = how.device.startswith("cuda")
     how = replace(how, precision=options.precision or ("bf16" if on_gpu else "float32"))
     steps = options.steps or (500 if on_gpu else 30)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
-from residual.device import ComputeConfig, setting
+from residual.device import ComputeConfig, compute_config
 from residual.storage import write_json
 from residual.tasks.detection import inference, loader, loop
 from residual.tasks.detection import losses as learning
@@ -51,12 +51,12 @@ def ours(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
     recipe = replace(recipe, steps=2**62, drops=(), lr=0.0)
     net = build(recipe, CLASSES)
     tame(net, net.proposing.shift)
-    how.place(net)
+    how.prepare(net)
     net.head.register_forward_hook(counted)
     image, boxes, labels = made_up(how)
     before = loader.imagenet_preprocessing(HEIGHT).to(image.device)
     if work == "training":
-        own = learning.Sample(before.normalised(image[None].clone())[0], boxes, labels, (0, 0))
+        own = learning.Sample(before.normalize(image[None].clone())[0], boxes, labels, (0, 0))
         way = loop.Way(how.autocast, how.memory_format)
         return loop.train(loop.start(net, recipe), itertools.repeat([own]), recipe, way)
     in_one(net).eval()
@@ -82,7 +82,7 @@ def counted(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None
 def answers(net: Any, image: Tensor, before: Any, how: ComputeConfig) -> Iterator[Any]:
     while True:
         with torch.no_grad(), how.autocast():
-            inputs = before.normalised(image[None].clone())[0]
+            inputs = before.normalize(image[None].clone())[0]
             yield inference.detected([inference.Look(net, [inputs])], Testing())
 
 
@@ -132,7 +132,7 @@ def theirs(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
     )
     tame(net, net.rpn.head.shift)
     net.roi_heads.box_head.register_forward_hook(counted)
-    net = how.place(net).train(work == "training")
+    net = how.prepare(net).train(work == "training")
     return looped(net, how, work)
 
 
@@ -180,7 +180,7 @@ def asked() -> argparse.Namespace:
 
 def main() -> None:
     options = asked()
-    how = setting(options.device, options.threads)
+    how = compute_config(options.device, options.threads)
     on_gpu = how.device.startswith("cuda")
     how = replace(how, precision=options.precision or ("bf16" if on_gpu else "float32"))
     counted = options.steps or (20 if on_gpu else 2)

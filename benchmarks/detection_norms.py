@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks.sides import record
-from residual.device import setting
+from residual.device import compute_config
 from residual.storage import write_json
 from residual.tasks.detection import loader, loop, train
 from residual.tasks.detection.datasets import DetectionData
@@ -47,7 +47,7 @@ def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(True)
-    how.place(net)
+    how.prepare(net)
     device, before = torch.device(how.device), loader.imagenet_preprocessing(recipe.shorter)
     feed = loader.Supply(data.train, recipe, before.to(device), device)
     learner = loop.start(net, recipe)
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a file for the result")
     options = parser.parse_args()
-    how = setting("auto", options.threads, options.precision)
+    how = compute_config("auto", options.threads, options.precision)
     how.apply()
     changes: dict[str, Any] = dict(map(parsed, options.set))
     recipe = replace(with_steps(SCRATCH, options.steps), network=options.network, **changes)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.sides import record
-from residual.data.crops import Crops
-from residual.data.datasets import Data, Photographs
+from residual.data.datasets import Data, ImageFiles
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.device import ComputeConfig, setting
+from residual.data.test_crops import CenterCornerCrops
+from residual.device import ComputeConfig, compute_config
 from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
 from residual.storage import write_json
@@ -51,8 +51,8 @@ def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
     ids = [i for row in turns for i in row if i is not None][:PICTURES]
     if len(ids) < PICTURES:
         raise SystemExit(f"{data.name} has {len(ids)} training pictures, not {PICTURES}")
-    if isinstance(data.train, Photographs):
-        cut = Crops((size, size), (round(size / 0.875),))
+    if isinstance(data.train, ImageFiles):
+        cut = CenterCornerCrops((size, size), (round(size / 0.875),))
         crops = [cut(data.train.image(i), i, 0)[0] for i in ids]
         raw = torch.from_numpy(np.concatenate(crops)).permute(0, 3, 1, 2)
     else:
@@ -84,7 +84,7 @@ def attempt(
     for module in net.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    how.place(net)
+    how.prepare(net)
     begun, errors = time.perf_counter(), None
     steps = loop.train(
         loop.start(net, recipe),
@@ -145,7 +145,7 @@ def asked() -> argparse.Namespace:
 
 def main() -> None:
     options = asked()
-    how = setting(options.device, options.threads, options.precision)
+    how = compute_config(options.device, options.threads, options.precision)
     how.apply()
     tried: dict[str, list[dict[str, Any]]] = {}
     for name in options.networks:

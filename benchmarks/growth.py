@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.sides import record
 from residual.analysis.curves import save_figure, style_axes
-from residual.device import setting
-from residual.launch import join, leave
+from residual.device import compute_config
+from residual.distributed import join, leave
 from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
@@ -51,7 +51,7 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
     """In processes of their own: the median seconds of a step after the first, and the peak memory
     of all processes together."""
     world = join()
-    how = setting(device, threads)
+    how = compute_config(device, threads)
     how = replace(how, precision="bf16" if how.device.startswith("cuda") else "float32")
     how.apply()
     own = point.batch // point.processes
@@ -61,7 +61,7 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
         drops=(), schedule="drops", patience=0, split="full",
     )  # fmt: skip
     torch.manual_seed(0)
-    net = how.place(build(recipe.network))
+    net = how.prepare(build(recipe.network))
     images = torch.rand(own, 3, point.size, point.size, device=how.device)
     labels = torch.randint(0, 1000, (own,), device=how.device)
     batches = itertools.repeat((images.contiguous(memory_format=how.memory_format), labels))
@@ -74,7 +74,7 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
     if how.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated()
-    memory = int(world.summed(torch.tensor(memory)))
+    memory = int(world.all_reduce(torch.tensor(memory)))
     leave()
     return {"seconds_per_step": median(seconds[1:]), "peak_memory_bytes": memory}
 
@@ -149,7 +149,7 @@ def main() -> None:
         found = measured(Point(**options.point), options.device, options.threads, options.steps)
         print(json.dumps(found))
         return
-    how = setting(options.device, options.threads)
+    how = compute_config(options.device, options.threads)
     options.device, options.threads = how.device, how.threads
     known: dict[Point, dict[str, float]] = {}
     rows = []

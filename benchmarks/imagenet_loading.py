@@ -23,10 +23,10 @@ from torch import Tensor
 from benchmarks import usual_pictures
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 from residual.data.augment import LEFT, SCALE, TOP, ScaleCrop
-from residual.data.datasets import Photographs
-from residual.data.decode import fitted, resized
-from residual.data.loader import Place
-from residual.data.rng import below
+from residual.data.datasets import ImageFiles
+from residual.data.decode import resize, scaled_size
+from residual.data.loader import LoaderOptions
+from residual.data.rng import randint
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.preparation.pack import How, pack
 from residual.storage import write_json
@@ -44,7 +44,7 @@ def ours(folder: str, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     data = load(folder, DEFAULT_ROOT, whole=True)
     recipe = recipe_for("resnet50", data.name, "imagenet")
     recipe = replace(recipe, batch=BATCH, norm_group=BATCH, mean="imagenet")
-    place = Place(torch.device("cpu"), workers)
+    place = LoaderOptions(torch.device("cpu"), workers)
     return loader.batches(recipe, data, loader.preprocessing(recipe, data), place)
 
 
@@ -56,19 +56,20 @@ def measure(batches: Iterator[tuple[Tensor, Tensor]], workers: int, steps: int) 
     return timed(batches, steps, BATCH, lambda: None)
 
 
-def apart(photographs: Photographs, cut: ScaleCrop, draws: int) -> float:
+def apart(photographs: ImageFiles, cut: ScaleCrop, draws: int) -> float:
     """Our crops against those of the whole picture resized: how far a pixel is off on average, in
     grey levels."""
     total = 0.0
     for n in range(draws):
         i = n % len(photographs)
         image, key = photographs.image(i), (0, n // len(photographs), i)
-        shorter = 256 + int(below(480 - 256 + 1, *key, SCALE))
-        width, height = fitted(image.size, shorter)
+        shorter = 256 + int(randint(480 - 256 + 1, *key, SCALE))
+        width, height = scaled_size(image.size, shorter)
         left, top = (
-            int(below(long - 224 + 1, *key, draw)) for long, draw in ((width, LEFT), (height, TOP))
+            int(randint(long - 224 + 1, *key, draw))
+            for long, draw in ((width, LEFT), (height, TOP))
         )
-        whole = np.asarray(resized(image, (height, width)), dtype=np.int16)
+        whole = np.asarray(resize(image, (height, width)), dtype=np.int16)
         plain = whole[top : top + 224, left : left + 224]
         total += float(np.abs(cut(image, i, key[1])[0][0] - plain).mean())
     return total / draws
@@ -133,7 +134,7 @@ def main() -> None:
         answer(lambda: measure(batches, workers, options.steps))
         return
     photographs = load(str(options.folder), DEFAULT_ROOT, whole=True).train
-    assert isinstance(photographs, Photographs)
+    assert isinstance(photographs, ImageFiles)
     found = record(
         "imagenet_loading",
         "cpu",

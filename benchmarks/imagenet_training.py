@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
-from residual.device import ComputeConfig, setting
+from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
@@ -40,7 +40,7 @@ def made_up(how: ComputeConfig, batch: int, size: int) -> tuple[Tensor, Tensor]:
 def ours(network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[Any]:
     """Steps of the package's loop."""
     recipe = replace(recipe_for(f"{network}-v1.5", ""), batch=batch, norm_group=batch, steps=2**62)
-    net = how.place(build(recipe.network))
+    net = how.prepare(build(recipe.network))
     batches = itertools.repeat(made_up(how, batch, size))
     return loop.train(loop.start(net, recipe), batches, recipe, loop.Pass(how.autocast))
 
@@ -55,7 +55,7 @@ def theirs(side: str, network: str, how: ComputeConfig, batch: int, size: int) -
         import torchvision
 
         net = torchvision.models.get_model(network)
-    net = how.place(net).train()
+    net = how.prepare(net).train()
     decayed = [p for p in net.parameters() if p.ndim > 1]
     free = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 1e-4}, {"params": free, "weight_decay": 0.0}]
@@ -97,7 +97,7 @@ def asked() -> argparse.Namespace:
 
 def main() -> None:
     options = asked()
-    how = setting(options.device, options.threads)
+    how = compute_config(options.device, options.threads)
     on_gpu = how.device.startswith("cuda")
     precision = options.precision or ("bf16" if on_gpu else "float32")
     how = replace(how, precision=precision, compile=on_gpu)

@@ -25,10 +25,10 @@ import torch
 
 from benchmarks import usual_loop
 from benchmarks.sides import SPINNING, Measured, Side, answer, record, timed
-from residual.data.batches import per_pixel_mean
-from residual.data.datasets import small
-from residual.data.digits import digits
-from residual.device import ComputeConfig, setting
+from residual.data.datasets import require_tensors
+from residual.data.preprocessing import per_pixel_mean
+from residual.data.sources import digits
+from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification.train import advance, begin, recipe_for
@@ -55,7 +55,7 @@ def usual(how: ComputeConfig) -> Iterator[Any]:
     """Steps of the usual loop."""
     recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
     torch.set_num_threads(how.threads)
-    train = small(digits().train)
+    train = require_tensors(digits().train)
     mean = per_pixel_mean(train).mean
     batches = usual_loop.loader(train.pixels, train.labels, mean, recipe)
     return usual_loop.train(build(NETWORK), batches, recipe, torch.device("cpu"))
@@ -63,7 +63,7 @@ def usual(how: ComputeConfig) -> Iterator[Any]:
 
 def steps_of(side: str, threads: int) -> Iterator[Any]:
     """Steps of a side, behind those that warm it up."""
-    how = setting("cpu", threads, "float32")
+    how = compute_config("cpu", threads, "float32")
     steps = usual(how) if side == "usual" else ours(how)
     for _ in itertools.islice(steps, WARM_UP):
         pass
@@ -153,7 +153,7 @@ def main() -> None:
         answer(lambda: timed(steps, options.steps, 128, lambda: None))
         return
     speeds = compare(Trial(options.threads, options.steps), options.rounds)
-    setting("cpu", options.threads, "float32").apply()
+    compute_config("cpu", options.threads, "float32").apply()
     found = record(
         "shared_machine", "cpu",
         network=NETWORK, sides=summary(speeds), speeds=speeds, cores=os.cpu_count(),

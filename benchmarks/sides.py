@@ -167,7 +167,7 @@ def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
     # Here and not above: a side without torch does not pay for its memory.
     import torch
 
-    from residual.device import ComputeConfig, hardware
+    from residual.device import ComputeConfig, hardware_name
     from residual.runs.results import versions
     from residual.storage import FORMAT
 
@@ -175,7 +175,7 @@ def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
         "format": FORMAT,
         "benchmark": benchmark,
         **found,
-        "hardware": hardware(ComputeConfig(device, torch.get_num_threads())),
+        "hardware": hardware_name(ComputeConfig(device, torch.get_num_threads())),
         "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -31,12 +31,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-class Held(ValueError):
+class LockHeld(ValueError):
     """Another process holds the lock."""
 
 
 @contextmanager
-def locked(file: Path, what: str, patience: float = GRACE_SECONDS) -> Iterator[None]:
+def hold_lock(file: Path, what: str, patience: float = GRACE_SECONDS) -> Iterator[None]:
     """Hold a lock file while the block runs; it is removed afterwards.
 
     The kernel frees the lock of a process that ends in any way. Where a file system keeps no locks,
@@ -46,7 +46,7 @@ def locked(file: Path, what: str, patience: float = GRACE_SECONDS) -> Iterator[N
     last = time.monotonic() + patience
     while (descriptor := _acquire(file)) is None:
         if time.monotonic() >= last:
-            raise Held(f"{what} is in use by {_holder(file)}")
+            raise LockHeld(f"{what} is in use by {_holder(file)}")
         time.sleep(0.1)
     _descriptors.add(descriptor)
     owner, over = os.getpid(), threading.Event()
@@ -62,7 +62,7 @@ def locked(file: Path, what: str, patience: float = GRACE_SECONDS) -> Iterator[N
             _descriptors.discard(descriptor)
 
 
-def flocked(descriptor: int, wait: bool = False) -> bool | None:
+def kernel_lock(descriptor: int, wait: bool = False) -> bool | None:
     """Whether the kernel locks an open file for us; None where it keeps no locks here."""
     try:
         import fcntl
@@ -75,7 +75,7 @@ def flocked(descriptor: int, wait: bool = False) -> bool | None:
     return True
 
 
-def same_file(descriptor: int, path: Path) -> bool:
+def is_same_file(descriptor: int, path: Path) -> bool:
     """Whether an open file still has this name, and was not removed or replaced meanwhile."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -98,10 +98,10 @@ def _acquire(file: Path) -> int | None:
         raise
     except OSError as error:
         raise type(error)(f"cannot write {file}: {error.strerror}") from error
-    kernel = flocked(descriptor)
+    kernel = kernel_lock(descriptor)
     local = kernel and _said(file).get("machine") == _machine()
     free = kernel is not False and (new or local or not _is_touched(file))
-    if not free or not same_file(descriptor, file):
+    if not free or not is_same_file(descriptor, file):
         os.close(descriptor)
         return None
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}

@@ -21,7 +21,7 @@ FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
         "pytest", "torch._dynamo", "typer", "rich.live", "residual.export.predict",
-        "residual.tasks.classification.train", "residual.data.folder", "residual.data.digits",
+        "residual.tasks.classification.train", "residual.data.folder", "residual.data.sources",
     ]
 )  # fmt: skip
 

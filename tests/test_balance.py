@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residual.data.balance import balanced_order, class_weights, copies
+from residual.data.sampler import balanced_order, class_weights, copy_numbers
 
 LABELS = torch.tensor([0] * 50 + [2] * 7 + [3] * 3 + [5] * 1)[
     torch.randperm(61, generator=torch.Generator().manual_seed(0))
@@ -56,9 +56,9 @@ def test_over_epochs_all_images_of_a_large_class_come_about_equally_often():
 
 def test_copies_count_how_often_an_image_came_before():
     ids = torch.tensor([4, 1, 4, 4, 0, 1])
-    assert copies(ids).tolist() == [0, 0, 1, 2, 0, 1]
+    assert copy_numbers(ids).tolist() == [0, 0, 1, 2, 0, 1]
     many, seen = balanced_order(LABELS, 0, 0), Counter()
-    for image, copy in zip(many.tolist(), copies(many).tolist(), strict=True):
+    for image, copy in zip(many.tolist(), copy_numbers(many).tolist(), strict=True):
         assert copy == seen[image]
         seen[image] += 1
     assert max(seen.values()) >= 15

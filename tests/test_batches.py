@@ -1,4 +1,4 @@
-"""What batches.py claims: Section 4.2's order, crop and mirror, from keys alone."""
+"""What sampler.py and loader.py claim: Section 4.2's order, crop and mirror, from keys alone."""
 
 from collections import Counter
 from itertools import islice
@@ -8,26 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual.data.batches import (
-    LEFT,
-    MIRROR,
-    TOP,
-    Drawing,
-    Preprocessing,
-    chosen,
-    crop_and_mirror,
-    evaluation_batches,
-    per_pixel_mean,
-    training_batches,
-)
-from residual.data.datasets import Images
-from residual.data.rng import below
+from residual.data.augment import PAD_FLIP, PAD_LEFT, PAD_TOP, pad_crop_flip
+from residual.data.datasets import ImageTensors
+from residual.data.loader import evaluation_batches, training_batches
+from residual.data.preprocessing import Preprocessing, per_pixel_mean
+from residual.data.rng import randint
+from residual.data.sampler import DataConfig, batch_indices
 
 
-def images(n: int, side: int = 8) -> Images:
+def images(n: int, side: int = 8) -> ImageTensors:
     draw = torch.Generator().manual_seed(n)
     pixels = torch.randint(0, 256, (n, 3, side, side), generator=draw, dtype=torch.uint8)
-    return Images(pixels, torch.arange(n))
+    return ImageTensors(pixels, torch.arange(n))
 
 
 def as_it_is(side: int = 8) -> Preprocessing:
@@ -46,11 +38,11 @@ def slow(image: Tensor, top: int, left: int, mirrored: int, padding: int) -> Ten
 def test_a_batch_is_cropped_and_mirrored_as_each_image_alone(padding, mirror, shape):
     batch = torch.randn(64, 3, *shape, generator=torch.Generator().manual_seed(0))
     ids, epochs = torch.arange(64) * 31, torch.arange(64) // 40
-    fast = crop_and_mirror(batch, ids, epochs, 7, padding, mirror)
+    fast = pad_crop_flip(batch, ids, epochs, 7, padding, mirror)
     for i in range(64):
         key = (7, int(epochs[i]), int(ids[i]))
-        top, left = (int(below(2 * padding + 1, *key, draw)) for draw in (TOP, LEFT))
-        mirrored = int(below(2, *key, MIRROR)) if mirror else 0
+        top, left = (int(randint(2 * padding + 1, *key, draw)) for draw in (PAD_TOP, PAD_LEFT))
+        mirrored = int(randint(2, *key, PAD_FLIP)) if mirror else 0
         assert torch.equal(fast[i], slow(batch[i], top, left, mirrored, padding))
 
 
@@ -61,7 +53,7 @@ def test_a_crop_starts_at_each_of_nine_by_nine_places_either_way_round_and_nowhe
         for top in range(9) for left in range(9) for mirrored in (0, 1)
     }  # fmt: skip
     n = 4_000
-    crops = crop_and_mirror(
+    crops = pad_crop_flip(
         image.expand(n, 3, 32, 32), torch.arange(n), torch.zeros(n, dtype=torch.int64), 0, 4, True
     )
     seen = Counter(all_crops[crop.contiguous().numpy().tobytes()] for crop in crops)
@@ -70,7 +62,7 @@ def test_a_crop_starts_at_each_of_nine_by_nine_places_either_way_round_and_nowhe
 
 
 def test_a_batch_lies_in_memory_with_its_channels_last():
-    batch = crop_and_mirror(
+    batch = pad_crop_flip(
         torch.randn(4, 3, 8, 8), torch.arange(4), torch.zeros(4).long(), 0, 4, True
     )
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -81,7 +73,7 @@ def test_each_image_comes_once_in_each_epoch(batch):
     n = 10
     pairs = []
     for step in range(40):
-        ids, epochs = chosen(torch.arange(n), Drawing(batch=batch, seed=0), step)
+        ids, epochs = batch_indices(torch.arange(n), DataConfig(batch=batch, seed=0), step)
         assert len(ids) == len(epochs) == batch
         pairs += zip(epochs.tolist(), ids.tolist(), strict=True)
     assert [epoch for epoch, _ in pairs] == sorted(epoch for epoch, _ in pairs)
@@ -92,14 +84,14 @@ def test_each_image_comes_once_in_each_epoch(batch):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_a_small_set_gives_full_batches(n):
-    batches = training_batches(images(n), as_it_is(), Drawing(batch=128, seed=0, padding=4))
+    batches = training_batches(images(n), as_it_is(), DataConfig(batch=128, seed=0, padding=4))
     for inputs, labels in islice(batches, 3):
         assert tuple(inputs.shape) == (128, 3, 8, 8)
         assert labels.bincount(minlength=n).min() >= 128 // n - 1
 
 
 def test_a_batch_depends_on_its_number_and_not_on_those_before_it():
-    how = Drawing(batch=7, seed=3, padding=2)
+    how = DataConfig(batch=7, seed=3, padding=2)
     from_start = list(islice(training_batches(images(20), as_it_is(), how), 12))
     for step in (1, 5, 11):
         inputs, labels = next(training_batches(images(20), as_it_is(), how, step))
@@ -109,7 +101,7 @@ def test_a_batch_depends_on_its_number_and_not_on_those_before_it():
 
 def test_another_seed_gives_other_batches():
     firsts = [
-        next(training_batches(images(20), as_it_is(), Drawing(batch=7, seed=s, padding=2)))[0]
+        next(training_batches(images(20), as_it_is(), DataConfig(batch=7, seed=s, padding=2)))[0]
         for s in (0, 1)
     ]
     assert not torch.equal(*firsts)
@@ -117,7 +109,7 @@ def test_another_seed_gives_other_batches():
 
 def test_an_image_keeps_its_label_and_is_cropped_anew_in_each_epoch():
     some = images(5)
-    batches = training_batches(some, as_it_is(), Drawing(batch=5, seed=0, padding=4))
+    batches = training_batches(some, as_it_is(), DataConfig(batch=5, seed=0, padding=4))
     looks: dict[int, set[bytes]] = {label: set() for label in range(5)}
     for inputs, labels in islice(batches, 20):
         for picture, label in zip(inputs, labels.tolist(), strict=True):
@@ -132,9 +124,9 @@ def test_an_image_keeps_its_label_and_is_cropped_anew_in_each_epoch():
 
 
 def test_a_border_is_zero_after_the_mean_is_subtracted():
-    white = Images(torch.full((4, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(4))
+    white = ImageTensors(torch.full((4, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(4))
     halfway = Preprocessing(torch.full((3, 8, 8), 0.5), torch.ones(3, 1, 1), (8, 8))
-    batches = training_batches(white, halfway, Drawing(batch=64, seed=0, mirror=False))
+    batches = training_batches(white, halfway, DataConfig(batch=64, seed=0, mirror=False))
     assert next(batches)[0].unique().tolist() == [0.0, 0.5]
 
 
@@ -150,7 +142,7 @@ def test_the_per_pixel_mean_is_that_of_the_training_set():
 def test_the_mean_is_exact_over_more_images_than_are_added_at_once():
     pixels = torch.full((9_000, 3, 1, 1), 255, dtype=torch.uint8)
     pixels[:3_000] = 0
-    mean = per_pixel_mean(Images(pixels, torch.zeros(9_000))).mean
+    mean = per_pixel_mean(ImageTensors(pixels, torch.zeros(9_000))).mean
     assert torch.equal(mean, torch.full((3, 1, 1), 2 / 3))
 
 

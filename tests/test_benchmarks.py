@@ -14,11 +14,10 @@ from benchmarks import fitting, growth, shared_machine, sides, usual_loop, usual
 from benchmarks import imagenet_training as training
 from benchmarks.imagenet_loading import apart, ours
 from benchmarks.sides import against
-from residual.data.augment import ScaleCrop
-from residual.data.batches import crop_and_mirror, per_pixel_mean
-from residual.data.datasets import Data, Images, Photographs
-from residual.data.digits import digits
-from residual.data.sources import load
+from residual.data.augment import ScaleCrop, pad_crop_flip
+from residual.data.datasets import Data, ImageFiles, ImageTensors
+from residual.data.preprocessing import per_pixel_mean
+from residual.data.sources import digits, load
 from residual.device import ComputeConfig
 from residual.models.registry import build
 from residual.tasks.classification.throughput import Bench, Stage, decoding, verdict
@@ -29,12 +28,12 @@ from residual.training.recipe import Recipe, with_steps
 def test_both_sides_draw_from_the_same_crops_and_mirrors():
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=draw)
-    images = Images(pixels, torch.tensor([0, 1]))
+    images = ImageTensors(pixels, torch.tensor([0, 1]))
     preprocessing, recipe = per_pixel_mean(images), recipe_for("resnet8", "cifar10")
     n = 3_000  # 9 x 9 places and 2 directions: each comes about 18 times
     ids = torch.zeros(n, dtype=torch.int64)
     inputs = preprocessing(pixels[ids])
-    ours = crop_and_mirror(inputs, ids, torch.arange(n), 0, recipe.padding, recipe.mirror)
+    ours = pad_crop_flip(inputs, ids, torch.arange(n), 0, recipe.padding, recipe.mirror)
     batches = usual_loop.loader(pixels, images.labels, preprocessing.mean, recipe, workers=0)
     torch.manual_seed(0)
     theirs = torch.stack([batches.dataset[0][0] for _ in range(n)])
@@ -236,7 +235,7 @@ def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_pa
     with torch.no_grad():
         ever[1].weight.zero_(), ever[1].bias.copy_(torch.tensor([0.0, 0, 1]))
     assert fitting.wrong(ever, images, labels, ComputeConfig(threads=2)) == 22 and ever.training
-    few = replace(data, train=data.train.part(torch.arange(20)))
+    few = replace(data, train=data.train.subset(torch.arange(20)))
     with pytest.raises(SystemExit, match="photos has 20 training pictures, not 32"):
         fitting.pictures(few, 32)
 
@@ -262,7 +261,7 @@ class Watched:
 
 def test_only_the_part_that_is_cut_counts_as_decoded():
     source = Watched()
-    pictures = Photographs(source, torch.arange(4), torch.tensor([0, 0, 1, 1]))
+    pictures = ImageFiles(source, torch.arange(4), torch.tensor([0, 0, 1, 1]))
     data = Data("pets", "", ("cat", "dog"), pictures)
     recipe = replace(recipe_for("resnet18", "pets"), batch=2, norm_group=2, scales=(300, 400))
     step = decoding(Bench(data, recipe, ComputeConfig(), workers=0, seconds=0.0))

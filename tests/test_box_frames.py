@@ -12,7 +12,7 @@ from made_annotations import CAT, DOG, SIDE, SKIPPING, add, coco_split, describe
 from PIL import Image
 from test_detect_command import SMALL
 
-from residual.data.decode import seen
+from residual.data.decode import open_image
 from residual.preparation.check_boxes import check as checked
 from residual.tasks.detection import datasets
 from residual.tasks.detection.annotations import read_header
@@ -39,7 +39,7 @@ def bright(file: Path, orientation: int) -> None:
 
 def where(file: Path) -> list[int]:
     """The white box in a picture as it is seen."""
-    rows, columns = (np.asarray(seen(file))[..., 0] > 127).nonzero()
+    rows, columns = (np.asarray(open_image(file))[..., 0] > 127).nonzero()
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_picture_is_left_to_the_reading_of_pictures(tmp_path):
 def test_the_header_tells_how_a_picture_is_seen(ending, orientation, tmp_path):
     file = tmp_path / f"x.{ending}"
     Image.new("RGB", (WIDTH, HEIGHT)).save(file, exif=exif(orientation))
-    assert read_header(file).upright == seen(file).size
+    assert read_header(file).upright == open_image(file).size
     assert read_header(file).stored == (WIDTH, HEIGHT)
 
 
@@ -146,7 +146,7 @@ def test_exif_data_behind_the_pixels_of_a_png_are_seen(tmp_path):
     chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     end = file.read_bytes().index(b"IEND") - 4
     file.write_bytes(file.read_bytes()[:end] + chunk + file.read_bytes()[end:])
-    assert seen(file).size == (HEIGHT, WIDTH)
+    assert open_image(file).size == (HEIGHT, WIDTH)
     assert read_header(file).upright == (HEIGHT, WIDTH)
 
 

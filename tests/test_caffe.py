@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from release import DRAW, Blobs, blob, caffemodel, drawn, theirs, units
 from torch import Tensor
 
-from residual.data.batches import Preprocessing
+from residual.data.preprocessing import Preprocessing
 from residual.models.registry import build
 from residual.weights import caffe
 from residual.weights.convert import Conversion, convert

@@ -12,7 +12,7 @@ import pytest
 from made_pets import noise, pets
 from PIL import Image
 
-from residual.data.decode import Damaged, inspected, seen
+from residual.data.decode import DamagedImage, inspect_image, open_image
 from residual.preparation.check import check
 
 HTML = "\n <!DOCTYPE html><html><body>404</body></html>"
@@ -123,7 +123,7 @@ def test_a_cut_or_spoilt_jpeg_is_damaged_in_a_check_where_it_is_damaged_in_train
     def verdict(reader, raw: bytes) -> str:
         try:
             reader(raw)
-        except Damaged as error:
+        except DamagedImage as error:
             return str(error)
         return "whole"
 
@@ -135,8 +135,8 @@ def test_a_cut_or_spoilt_jpeg_is_damaged_in_a_check_where_it_is_damaged_in_train
             for place in draw.integers(2, len(raw), 4):
                 spoilt[place] = draw.integers(256)
             for each in (raw[: draw.integers(1, len(raw))], bytes(spoilt)):
-                verdicts.append(verdict(inspected, each))
-                assert verdicts[-1] == verdict(seen, each)
+                verdicts.append(verdict(inspect_image, each))
+                assert verdicts[-1] == verdict(open_image, each)
     assert 20 < verdicts.count("whole") < 200
 
 
@@ -180,7 +180,7 @@ def test_the_high_bytes_of_a_coloured_picture_of_16_bits_are_a_change():
     ):
         crc = struct.pack(">I", zlib.crc32(kind + data))
         raw += struct.pack(">I", len(data)) + kind + data + crc
-    assert inspected(raw) == ("PNG", ("more than 8 bits scaled to 8",))
+    assert inspect_image(raw) == ("PNG", ("more than 8 bits scaled to 8",))
 
 
 def test_a_picture_of_another_format_than_its_name_is_a_note_and_no_damage(tmp_path):

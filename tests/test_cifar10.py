@@ -1,4 +1,4 @@
-"""What cifar10.py claims, on small archives made here."""
+"""What sources.py claims of CIFAR-10, on small archives made here."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from residual.data.cifar10 import BINARY, CLASSES, PYTHON, Form, cifar10
+from residual.data.sources import BINARY, CIFAR10_CLASSES, PYTHON, CifarFormat, cifar10
 
 N = 20  # images in a batch, in place of 10,000
 
@@ -59,7 +59,7 @@ def records(pixels: np.ndarray, labels: list[int]) -> bytes:
     )
 
 
-def pack(place: Path, form: Form, write=None) -> Form:
+def pack(place: Path, form: CifarFormat, write=None) -> CifarFormat:
     """A small archive of this form, and the form that describes it."""
     write = write or (old_pickle if form.folder == PYTHON.folder else records)
     place.mkdir(parents=True, exist_ok=True)
@@ -73,14 +73,14 @@ def pack(place: Path, form: Form, write=None) -> Form:
     return replace(form, images=N, md5=md5)
 
 
-def unpack(place: Path, form: Form) -> Form:
+def unpack(place: Path, form: CifarFormat) -> CifarFormat:
     small = pack(place, form)
     archives.unpack(place / form.archive, place)
     (place / form.archive).unlink()
     return small
 
 
-def load(root: Path, *forms: Form, mirrors: tuple[str, ...] = ()):
+def load(root: Path, *forms: CifarFormat, mirrors: tuple[str, ...] = ()):
     return cifar10(root, forms=forms, mirrors=mirrors)
 
 
@@ -89,7 +89,7 @@ def load(root: Path, *forms: Form, mirrors: tuple[str, ...] = ()):
 @pytest.mark.parametrize("form", [PYTHON, BINARY])
 def test_a_copy_is_found_in_either_form_packed_or_not(tmp_path, form, lay, below):
     data = load(tmp_path, lay(tmp_path / below, form))
-    assert (data.name, data.classes, data.val) == ("CIFAR-10", CLASSES, None)
+    assert (data.name, data.classes, data.val) == ("CIFAR-10", CIFAR10_CLASSES, None)
     expected = [batch(number) for number in range(6)]
     pixels = np.concatenate([pixels for pixels, _ in expected]).reshape(-1, 3, 32, 32)
     labels = [label for _, labels in expected for label in labels]

@@ -15,7 +15,7 @@ import typer
 from conftest import EXACT, draw_pictures
 
 from residual.cli.app import one_sentence
-from residual.data.digits import digits
+from residual.data.sources import digits
 from residual.runs import folder
 from residual.training import checkpoint
 

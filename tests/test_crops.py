@@ -1,4 +1,4 @@
-"""What crops.py claims: a region resized at once is the crop of the picture resized whole."""
+"""Claims of training crops: a region resized at once is the crop of the image resized whole."""
 
 import math
 from dataclasses import replace
@@ -8,19 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.data.augment import (
-    NEAR,
-    AspectCrop,
-    ScaleCrop,
-    mirrored,
-    one_below,
-    one_unit,
-    span,
-    unit,
-)
-from residual.data.crops import Crops
-from residual.data.decode import fitted
-from residual.data.rng import below
+from residual.data.augment import TOLERANCE, AspectCrop, ScaleCrop, random_flip, source_span
+from residual.data.decode import scaled_size
+from residual.data.rng import randint, single_randint, single_uniform, uniform
+from residual.data.test_crops import CenterCornerCrops
 
 DRAWS = 200
 SIZES = ((500, 375), (333, 500), (300, 300), (1000, 260))
@@ -44,10 +35,10 @@ def plainly(crop: ScaleCrop, image: Image.Image, image_id: int, epoch: int) -> n
     """Section 3.4 word for word: the whole picture is resized, then the crop is cut out of it."""
     key = (crop.seed, epoch, image_id)
     low, high = crop.scales
-    width, height = fitted(image.size, low + int(below(high - low + 1, *key, 0)))
+    width, height = scaled_size(image.size, low + int(randint(high - low + 1, *key, 0)))
     whole = image.resize((width, height), Image.Resampling.BILINEAR)
-    left = int(below(width - crop.size + 1, *key, 1))
-    top = int(below(height - crop.size + 1, *key, 2))
+    left = int(randint(width - crop.size + 1, *key, 1))
+    top = int(randint(height - crop.size + 1, *key, 2))
     return np.asarray(whole.crop((left, top, left + crop.size, top + crop.size)))
 
 
@@ -128,10 +119,10 @@ def test_crops_lie_inside_the_picture_and_so_do_the_pixels_that_they_need(size):
         resized, *starts = PAPER.place(size, i, 1)
         for own, whole, start in zip(size, resized, starts, strict=True):
             assert 0 <= start <= whole - 224
-            first, last, before = span(own, whole, start, 224)
+            first, last, before = source_span(own, whole, start, 224)
             assert 0 <= first < last <= own and 0 <= before <= start
             shift = (start - before) * own / whole - first
-            assert abs(shift) <= NEAR and (shift == 0 or before * own >= whole)
+            assert abs(shift) <= TOLERANCE and (shift == 0 or before * own >= whole)
             made = int((last - first) * whole / own + 1e-6)
             assert made >= before + 224 and (made != last - first or own == whole)
             reach = max(1, own / whole)
@@ -180,14 +171,14 @@ def test_an_aspect_crop_is_cut_and_then_resized():
 
 def test_draws_of_one_key_equal_those_of_many():
     keys = torch.arange(50)
-    assert [one_below(7, 1, 2, i) for i in range(50)] == below(7, 1, 2, keys).tolist()
-    assert [one_unit(1, -2, i) for i in range(50)] == unit(1, -2, keys).tolist()
-    assert min(unit(0, torch.arange(1000))) >= 0 and max(unit(0, torch.arange(1000))) < 1
+    assert [single_randint(7, 1, 2, i) for i in range(50)] == randint(7, 1, 2, keys).tolist()
+    assert [single_uniform(1, -2, i) for i in range(50)] == uniform(1, -2, keys).tolist()
+    assert min(uniform(0, torch.arange(1000))) >= 0 and max(uniform(0, torch.arange(1000))) < 1
 
 
 def test_a_centre_crop_is_the_middle_of_the_picture_resized():
     image = picture((90, 70))
-    (view,) = Crops((32, 32), (40,))(image, 0, 0)
+    (view,) = CenterCornerCrops((32, 32), (40,))(image, 0, 0)
     whole = image.resize((51, 40), Image.Resampling.BILINEAR)
     left, top = round((51 - 32) / 2), 4
     assert (view[0] == np.asarray(whole.crop((left, top, left + 32, top + 32)))).all()
@@ -196,7 +187,7 @@ def test_a_centre_crop_is_the_middle_of_the_picture_resized():
 def test_a_mirror_is_a_fair_coin_that_turns_pixels_exactly():
     x = torch.arange(400 * 3 * 2 * 4).view(400, 3, 2, 4)
     ids, epochs = torch.arange(400), torch.zeros(400, dtype=torch.int64)
-    y = mirrored(x, ids, epochs, 0)
+    y = random_flip(x, ids, epochs, 0)
     turned = torch.tensor([bool((a == b.flip(-1)).all()) for a, b in zip(y, x, strict=True)])
     assert (torch.where(turned[:, None, None, None], x.flip(-1), x) == y).all()
     assert 0.4 < turned.double().mean() < 0.6

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from residual.data.decode import LARGEST, Damaged, decode
+from residual.data.decode import MAX_PIXELS, DamagedImage, decode
 
 # Six blocks of 16x16 pixels, two rows of three, so that no two orientations look alike.
 LEVELS = np.array([[0, 60, 120], [180, 230, 255]])
@@ -188,7 +188,7 @@ def test_32_bit_whole_numbers_are_stretched_where_they_pass_16_bits():
 
 def test_values_that_are_no_numbers_are_damage():
     made = Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32))
-    with pytest.raises(Damaged, match="not numbers"):
+    with pytest.raises(DamagedImage, match="not numbers"):
         decode(saved(made, "TIFF"))
 
 
@@ -240,40 +240,42 @@ def test_a_half_picture_is_damaged_and_named(tmp_path, form):
     raw = saved(Image.fromarray(noise), form)
     file = tmp_path / "3.jpg"
     file.write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(Damaged, match=r"3\.jpg is damaged: \w"):
+    with pytest.raises(DamagedImage, match=r"3\.jpg is damaged: \w"):
         decode(file)
 
 
 def test_an_empty_file_is_damaged(tmp_path):
     (tmp_path / "3.jpg").touch()
-    with pytest.raises(Damaged, match=r"3\.jpg is damaged: it is empty"):
+    with pytest.raises(DamagedImage, match=r"3\.jpg is damaged: it is empty"):
         decode(tmp_path / "3.jpg")
 
 
 def test_a_text_named_jpg_is_damaged(tmp_path):
     (tmp_path / "3.jpg").write_text("not a picture at all\n" * 20)
-    with pytest.raises(Damaged, match=r"3\.jpg is damaged: it is no picture in a known format"):
+    with pytest.raises(
+        DamagedImage, match=r"3\.jpg is damaged: it is no picture in a known format"
+    ):
         decode(tmp_path / "3.jpg")
 
 
 def test_a_drawing_program_is_not_run():
     raw = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
-    with pytest.raises(Damaged, match="no picture in a known format"):
+    with pytest.raises(DamagedImage, match="no picture in a known format"):
         decode(raw)
 
 
 @pytest.mark.parametrize("side", [9_600, 60_000])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side):
-    assert side**2 > LARGEST
-    with pytest.raises(Damaged, match=r"the picture is damaged: .*pixels"):
+    assert side**2 > MAX_PIXELS
+    with pytest.raises(DamagedImage, match=r"the picture is damaged: .*pixels"):
         decode(png(side, side, depth=8, colour=0, rows=b"\0" * 100))
 
 
 def test_a_text_that_unpacks_without_end_is_damage():
     info = PngImagePlugin.PngInfo()
     info.add_text("comment", "a" * 80_000_000, zip=True)
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedImage):
         decode(saved(Image.new("L", (2, 2)), "PNG", pnginfo=info))
 
 
@@ -293,7 +295,7 @@ def test_whatever_the_bytes_a_picture_is_read_or_damaged(form):
             spoilt[place] = draw.integers(256)
         try:
             pixels = decode(bytes(spoilt[: draw.integers(1, len(raw) + 1)]), (4, 4))
-        except Damaged as error:
+        except DamagedImage as error:
             assert str(error).startswith("the picture is damaged: ")
         else:
             assert tuple(pixels.shape) == (3, 4, 4)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from residual.data import decode as decoder
-from residual.data.decode import Damaged, decode
+from residual.data.decode import DamagedImage, decode
 
 pytest.importorskip("simplejpeg", reason="simplejpeg is not made for this system")
 
@@ -22,7 +22,7 @@ def saved(made: Image.Image, **options: object) -> bytes:
 def outcome(raw: bytes) -> torch.Tensor | str:
     try:
         return decode(raw)
-    except Damaged as error:
+    except DamagedImage as error:
         return str(error)
 
 

@@ -35,7 +35,7 @@ def trained(folder: Path, world: World) -> tuple[dict[str, torch.Tensor], list[l
 
 def part(folder: str, place: str) -> None:
     """In a process of its own, among others."""
-    from residual.launch import join, leave
+    from residual.distributed import join, leave
 
     world = join()
     torch.save(trained(Path(folder), world), f"{place}/{world.rank}.pt")

@@ -8,7 +8,7 @@ import torch
 from made_boxes import draw_voc
 from test_detector import CPU, SMALL
 
-from residual.data.decode import seen as seen_picture
+from residual.data.decode import open_image as seen_picture
 from residual.distributed import World
 from residual.tasks.detection import datasets, loader
 

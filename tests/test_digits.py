@@ -1,9 +1,9 @@
-"""What digits.py claims: real digits, always the same ones held out."""
+"""What sources.py claims of digits: real digits, always the same ones held out."""
 
 import torch
 from sklearn.datasets import load_digits
 
-from residual.data.digits import digits
+from residual.data.sources import digits
 
 
 def test_there_are_1437_digits_to_train_on_and_360_to_be_tested_on():

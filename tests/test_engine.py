@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual.data.batches import Preprocessing
+from residual.data.preprocessing import Preprocessing
 from residual.export.engine import by_onnxruntime, engine
 from residual.export.layers import folded
 from residual.models.registry import build

@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import draw_pictures
 
-from residual.data.batches import evaluation_batches
 from residual.data.datasets import Data
-from residual.data.digits import digits
+from residual.data.loader import evaluation_batches
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs.load import load
 from residual.tasks.classification.evaluate import evaluate, evaluate_ensemble
@@ -35,7 +35,7 @@ def in_part(data: Data, *names: str, order: tuple[str, ...] = ()) -> Data:
     """The same pictures of these classes alone, whose numbers are their places in `order`."""
     order = order or names
     chosen = torch.tensor([data.classes[y] in names for y in data.test.labels.tolist()])
-    test = data.test.part(chosen.nonzero()[:, 0])
+    test = data.test.subset(chosen.nonzero()[:, 0])
     labels = torch.tensor([order.index(data.classes[y]) for y in test.labels.tolist()])
     return replace(data, classes=order, test=replace(test, labels=labels))
 

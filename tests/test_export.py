@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from residual.data.batches import Preprocessing
-from residual.data.decode import centre, pixels, resized
+from residual.data.decode import center_crop, resize, to_tensor
+from residual.data.preprocessing import Preprocessing
 from residual.export import classifier
 from residual.export.engine import session_of
 from residual.export.graph import FLOAT, UINT8, Graph, Value
@@ -67,8 +67,12 @@ def test_the_resize_in_the_graph_gives_pillow_s_pixels(shorter, size):
     )
     (found,) = session_of(made.SerializeToString(), {}, 1).run(None, {"image": pictures})
     for picture, one in zip(map(Image.fromarray, pictures), found, strict=True):
-        cut = resized(picture, (32, 30)) if shorter is None else centre(picture, (32, 30), shorter)
-        assert np.array_equal(np.round(one * 255), pixels(cut).numpy())
+        cut = (
+            resize(picture, (32, 30))
+            if shorter is None
+            else center_crop(picture, (32, 30), shorter)
+        )
+        assert np.array_equal(np.round(one * 255), to_tensor(cut).numpy())
 
 
 def test_a_model_that_differs_is_not_written(tmp_path, monkeypatch):

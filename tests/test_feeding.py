@@ -11,24 +11,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from residual.data.batches import Drawing, Preprocessing
-from residual.data.crops import Crops
-from residual.data.datasets import Files, Photographs
-from residual.data.decode import Damaged
-from residual.data.folder import photographs
+from residual.data.datasets import FolderSource, ImageFiles
+from residual.data.decode import DamagedImage
+from residual.data.folder import open_folder
 from residual.data.loader import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Place,
-    measured_preprocessing,
-    photograph_batches,
-    workers_that_fit,
+    LoaderOptions,
+    file_batches,
+    max_workers,
+    measure_preprocessing,
 )
+from residual.data.preprocessing import Preprocessing
+from residual.data.sampler import DataConfig
+from residual.data.test_crops import CenterCornerCrops
 from residual.distributed import World
 
 CPU = torch.device("cpu")
 PER_CLASS = 20
-HOW = Drawing(
+HOW = DataConfig(
     batch=8, seed=1, norm_group=4, crop="scale", size=32, scales=(36, 60), colour=0.1, erasing=0.5
 )
 ALL = replace(HOW, crop="aspect", trivial=True, mixup=0.2, cutmix=1.0)
@@ -49,12 +50,12 @@ def jpegs(folder: Path, n: int = PER_CLASS) -> Path:
     return folder
 
 
-def loaded(folder: Path) -> Photographs:
+def loaded(folder: Path) -> ImageFiles:
     """All pictures of the folder, as one set."""
     paths = sorted((folder / "train").rglob("*.jpg"))
     names = [str(path.relative_to(folder)) for path in paths]
     labels = torch.tensor([("ant", "bee", "cat").index(path.parent.name) for path in paths])
-    return Photographs(Files(folder, names), torch.arange(len(paths)), labels)
+    return ImageFiles(FolderSource(folder, names), torch.arange(len(paths)), labels)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,9 @@ def own(tmp_path) -> Path:
 
 
 def taken(
-    pictures: Photographs, how: Drawing, place: Place, n: int, step: int = 0
+    pictures: ImageFiles, how: DataConfig, place: LoaderOptions, n: int, step: int = 0
 ) -> list[tuple[Tensor, Tensor]]:
-    return list(islice(photograph_batches(pictures, MEAN, how, place, 3, step), n))
+    return list(islice(file_batches(pictures, MEAN, how, place, 3, step), n))
 
 
 def same(some: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]]) -> bool:
@@ -84,17 +85,17 @@ def same(some: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]])
 @pytest.mark.parametrize("how", [HOW, ALL], ids=["paper", "modern"])
 def test_batches_are_equal_on_any_number_of_workers(insects, how):
     pictures = loaded(insects)
-    alone = taken(pictures, how, Place(CPU), 9)
+    alone = taken(pictures, how, LoaderOptions(CPU), 9)
     assert alone[0][0].shape == (8, 3, 32, 32)
     for workers in (1, 2):
-        assert same(taken(pictures, how, Place(CPU, workers), 9), alone)
+        assert same(taken(pictures, how, LoaderOptions(CPU, workers), 9), alone)
 
 
 @pytest.mark.parametrize("how", [HOW, ALL], ids=["paper", "modern"])
 def test_the_parts_of_two_processes_are_the_whole_batch(insects, how):
     pictures = loaded(insects)
-    whole = taken(pictures, how, Place(CPU), 9)
-    parts = [taken(pictures, how, Place(CPU, world=World(rank, 2)), 9) for rank in (0, 1)]
+    whole = taken(pictures, how, LoaderOptions(CPU), 9)
+    parts = [taken(pictures, how, LoaderOptions(CPU, world=World(rank, 2)), 9) for rank in (0, 1)]
     assert all(len(x) == 4 for part in parts for x, _ in part)
     together = [
         (torch.cat([x, a]), torch.cat([y, b])) for (x, y), (a, b) in zip(*parts, strict=True)
@@ -104,8 +105,8 @@ def test_the_parts_of_two_processes_are_the_whole_batch(insects, how):
 
 def test_mixing_makes_soft_labels_inside_each_norm_group(insects):
     pictures = loaded(insects)
-    plain = taken(pictures, replace(ALL, mixup=0.0, cutmix=0.0), Place(CPU), 9)
-    found = taken(pictures, ALL, Place(CPU), 9)
+    plain = taken(pictures, replace(ALL, mixup=0.0, cutmix=0.0), LoaderOptions(CPU), 9)
+    found = taken(pictures, ALL, LoaderOptions(CPU), 9)
     shares = []
     for (_, labels), (_, soft) in zip(plain, found, strict=True):
         assert soft.shape == (8, 3)
@@ -125,15 +126,15 @@ def test_mixing_makes_soft_labels_inside_each_norm_group(insects):
 
 def test_batches_go_on_at_any_step(insects):
     pictures = loaded(insects)
-    whole = taken(pictures, ALL, Place(CPU), 12)
-    assert same(taken(pictures, ALL, Place(CPU, 2), 5, step=7), whole[7:])
+    whole = taken(pictures, ALL, LoaderOptions(CPU), 12)
+    assert same(taken(pictures, ALL, LoaderOptions(CPU, 2), 5, step=7), whole[7:])
 
 
 def test_another_seed_or_epoch_gives_other_crops_of_the_same_picture(insects):
-    pictures = loaded(insects).part(torch.arange(4))
+    pictures = loaded(insects).subset(torch.arange(4))
     how = replace(HOW, batch=4)
-    batches = taken(pictures, how, Place(CPU), 2) + taken(
-        pictures, replace(how, seed=2), Place(CPU), 1
+    batches = taken(pictures, how, LoaderOptions(CPU), 2) + taken(
+        pictures, replace(how, seed=2), LoaderOptions(CPU), 1
     )
     assert len({x.sum().item() for x, _ in batches}) == 3
 
@@ -141,14 +142,16 @@ def test_another_seed_or_epoch_gives_other_crops_of_the_same_picture(insects):
 def test_each_picture_comes_once_in_an_epoch(insects):
     pictures = loaded(insects)
     n = len(pictures)
-    labels = torch.cat([y for _, y in taken(pictures, replace(HOW, batch=12), Place(CPU), n // 12)])
+    labels = torch.cat(
+        [y for _, y in taken(pictures, replace(HOW, batch=12), LoaderOptions(CPU), n // 12)]
+    )
     assert labels.bincount().tolist() == [PER_CLASS] * 3
 
 
 def test_copies_of_a_picture_in_a_balanced_epoch_get_crops_of_their_own(insects):
-    few = loaded(insects).part(torch.cat([torch.tensor([0]), torch.arange(20, 35)]))
+    few = loaded(insects).subset(torch.cat([torch.tensor([0]), torch.arange(20, 35)]))
     how = replace(HOW, batch=16, norm_group=16, balance="sampler", colour=0.0, erasing=0.0)
-    ((x, y),) = taken(few, how, Place(CPU), 1)
+    ((x, y),) = taken(few, how, LoaderOptions(CPU), 1)
     ants = x[y == 0]
     assert len(ants) == 8
     assert len({picture.sum().item() for picture in ants}) > 4
@@ -162,19 +165,19 @@ def damage(folder: Path, *names: str) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_picture_ends_the_training_and_is_named(own, workers):
     damage(own, "bee/03.jpg")
-    with pytest.raises(Damaged, match=r"bee/03\.jpg is damaged.*--bad-images skip"):
-        taken(loaded(own), HOW, Place(CPU, workers), 5)
+    with pytest.raises(DamagedImage, match=r"bee/03\.jpg is damaged.*--bad-images skip"):
+        taken(loaded(own), HOW, LoaderOptions(CPU, workers), 5)
 
 
 def test_a_vanished_picture_is_named(own):
     pictures = loaded(own)
     (own / "train" / "bee" / "03.jpg").unlink()
-    with pytest.raises(Damaged, match=r"bee/03\.jpg"):
-        taken(pictures, HOW, Place(CPU), 5)
+    with pytest.raises(DamagedImage, match=r"bee/03\.jpg"):
+        taken(pictures, HOW, LoaderOptions(CPU), 5)
 
 
 def test_a_damaged_picture_is_replaced_inside_its_class_and_heard_of_once(own):
-    whole = taken(loaded(own), replace(HOW, colour=0, erasing=0), Place(CPU), 9)
+    whole = taken(loaded(own), replace(HOW, colour=0, erasing=0), LoaderOptions(CPU), 9)
     damage(own, "bee/03.jpg")
     skip = replace(HOW, colour=0, erasing=0, bad_images="skip")
     told: list[tuple[str, str]] = []
@@ -182,7 +185,7 @@ def test_a_damaged_picture_is_replaced_inside_its_class_and_heard_of_once(own):
     def heard(path: str, why: str) -> None:
         told.append((path, why))
 
-    found = taken(loaded(own), skip, Place(CPU, heard=heard), 9)  # four epochs
+    found = taken(loaded(own), skip, LoaderOptions(CPU, heard=heard), 9)  # four epochs
     assert [path for path, _ in told] == ["train/bee/03.jpg"]
     assert "damaged" in told[0][1]
     changed = 0
@@ -192,7 +195,7 @@ def test_a_damaged_picture_is_replaced_inside_its_class_and_heard_of_once(own):
         assert (y[different] == 1).all()
         changed += int(different.sum())
     assert changed == 4
-    assert same(taken(loaded(own), skip, Place(CPU, 2), 9), found)
+    assert same(taken(loaded(own), skip, LoaderOptions(CPU, 2), 9), found)
 
 
 def test_a_replacement_is_a_picture_of_the_class(own):
@@ -201,34 +204,38 @@ def test_a_replacement_is_a_picture_of_the_class(own):
             Image.new("RGB", (64, 64), (100 * label, 0, 0)).save(path)
     damage(own, "bee/03.jpg")
     how = replace(HOW, colour=0, erasing=0, bad_images="skip")
-    for x, y in taken(loaded(own), how, Place(CPU), 9):
+    for x, y in taken(loaded(own), how, LoaderOptions(CPU), 9):
         red = ((x[:, 0].mean(dim=(1, 2)) + 0.5) * 255 / 100).round()
         assert torch.equal(red.long(), y)
 
 
 def test_more_damaged_pictures_than_one_in_a_thousand_end_the_training(own):
     damage(own, "bee/03.jpg", "cat/01.jpg")
-    with pytest.raises(Damaged, match=r"2 of 18 training pictures are damaged, more than the 1"):
-        taken(loaded(own), replace(HOW, bad_images="skip"), Place(CPU), 9)
+    with pytest.raises(
+        DamagedImage, match=r"2 of 18 training pictures are damaged, more than the 1"
+    ):
+        taken(loaded(own), replace(HOW, bad_images="skip"), LoaderOptions(CPU), 9)
 
 
 def test_a_class_without_a_whole_picture_is_named(own):
     damage(own, *(f"bee/{i:02}.jpg" for i in range(1)))
-    pictures = loaded(own).part(torch.tensor([0, 1, 2, 6]))  # the only bee
-    with pytest.raises(Damaged, match=r"no whole picture was found in the class of .*bee/00\.jpg"):
-        taken(pictures, replace(HOW, bad_images="skip"), Place(CPU), 1)
+    pictures = loaded(own).subset(torch.tensor([0, 1, 2, 6]))  # the only bee
+    with pytest.raises(
+        DamagedImage, match=r"no whole picture was found in the class of .*bee/00\.jpg"
+    ):
+        taken(pictures, replace(HOW, bad_images="skip"), LoaderOptions(CPU), 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_mean_is_that_of_the_centre_crops(insects, workers):
     pictures = loaded(insects)
-    cut = Crops((32, 32), (36,))
+    cut = CenterCornerCrops((32, 32), (36,))
     crops = [cut(pictures.image(i), i, 0)[0][0] for i in range(len(pictures))]
     plain = torch.tensor(np.stack(crops)).double().mean(dim=0).permute(2, 0, 1) / 255
-    pixel = measured_preprocessing(pictures, "pixel", 32, 36, workers)
+    pixel = measure_preprocessing(pictures, "pixel", 32, 36, workers)
     assert pixel.mean.shape == (3, 32, 32)
     assert torch.allclose(pixel.mean.double(), plain, atol=1e-6)
-    channel = measured_preprocessing(pictures, "channel", 32, 36, workers)
+    channel = measure_preprocessing(pictures, "channel", 32, 36, workers)
     expected = plain.mean(dim=(1, 2), keepdim=True)
     assert torch.allclose(channel.mean.double(), expected, atol=1e-6)
     assert (channel.std == 1).all() and (channel.size, channel.shorter) == ((32, 32), 36)
@@ -236,28 +243,28 @@ def test_the_mean_is_that_of_the_centre_crops(insects, workers):
 
 def test_damaged_pictures_are_left_out_of_the_mean(own):
     pictures = loaded(own)
-    rest = pictures.part(torch.tensor([i for i in range(18) if i != 9]))
-    expected = measured_preprocessing(rest, "pixel", 32, 36, 0).mean
+    rest = pictures.subset(torch.tensor([i for i in range(18) if i != 9]))
+    expected = measure_preprocessing(rest, "pixel", 32, 36, 0).mean
     damage(own, "bee/03.jpg")
-    assert torch.equal(measured_preprocessing(pictures, "pixel", 32, 36, 0).mean, expected)
+    assert torch.equal(measure_preprocessing(pictures, "pixel", 32, 36, 0).mean, expected)
 
 
 def test_imagenets_mean_needs_no_picture(own):
     damage(own, "bee/03.jpg")
-    found = measured_preprocessing(loaded(own), "imagenet", 224, 256, 0)
+    found = measure_preprocessing(loaded(own), "imagenet", 224, 256, 0)
     assert found.mean.flatten().tolist() == pytest.approx(IMAGENET_MEAN)
     assert found.std.flatten().tolist() == pytest.approx(IMAGENET_STD)
 
 
 def test_crops_of_small_pictures_are_refused(insects):
     with pytest.raises(ValueError, match="not by crop=pad"):
-        taken(loaded(insects), replace(HOW, crop="pad"), Place(CPU), 1)
+        taken(loaded(insects), replace(HOW, crop="pad"), LoaderOptions(CPU), 1)
 
 
 def test_no_more_workers_than_the_shared_memory_holds(tmp_path):
-    assert workers_that_fit(8, 1, tmp_path) == 8
-    assert workers_that_fit(8, 2**60, tmp_path) == 0
-    assert workers_that_fit(8, 2**60, tmp_path / "none") == 8
+    assert max_workers(8, 1, tmp_path) == 8
+    assert max_workers(8, 2**60, tmp_path) == 0
+    assert max_workers(8, 2**60, tmp_path / "none") == 8
 
 
 def test_a_folder_is_read_as_photographs(insects, tmp_path):
@@ -267,17 +274,17 @@ def test_a_folder_is_read_as_photographs(insects, tmp_path):
         for i, path in enumerate(sorted((insects / "train" / name).iterdir())):
             split = "val" if i < 5 else "train"
             (tmp_path / "data" / split / name / path.name).write_bytes(path.read_bytes())
-    data = photographs(tmp_path / "data", tmp_path / "root")
+    data = open_folder(tmp_path / "data", tmp_path / "root")
     assert (len(data.train), len(data.val), data.classes) == (45, 15, ("ant", "bee", "cat"))
     assert [data.train.name(i) for i in (0, 44)] == ["train/ant/05.jpg", "train/cat/19.jpg"]
     for part in (data.train, data.val):
         for i in range(len(part)):
             assert data.classes[part.labels[i]] == part.name(i).split("/")[1]
-    again = photographs(tmp_path / "data", tmp_path / "root", workers=2)
+    again = open_folder(tmp_path / "data", tmp_path / "root", workers=2)
     assert again.fingerprint == data.fingerprint
 
 
 def test_more_workers_than_cores_are_taken_as_they_are_asked_for(insects, recwarn):
-    place = Place(torch.device("cpu"), workers=1 + (os.cpu_count() or 1))
-    next(photograph_batches(loaded(insects), MEAN, HOW, place, 3))
+    place = LoaderOptions(torch.device("cpu"), workers=1 + (os.cpu_count() or 1))
+    next(file_batches(loaded(insects), MEAN, HOW, place, 3))
     assert not [each for each in recwarn if "worker" in str(each.message)]

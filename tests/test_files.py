@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residual.storage import FORMAT, check_format, read_json, write_json, write_whole
+from residual.storage import FORMAT, check_format, read_json, write_atomic, write_json
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 
@@ -15,7 +15,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is
 def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "weights"
     for content in (b"first", b"", b"x" * 100_000):
-        write_whole(path, content)
+        write_atomic(path, content)
         assert path.read_bytes() == content
         assert [entry.name for entry in tmp_path.iterdir()] == ["weights"]
 
@@ -23,10 +23,10 @@ def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
 @needs_full
 def test_a_full_disk_leaves_what_was_there_whole(tmp_path):
     path = tmp_path / "weights"
-    write_whole(path, b"before")
+    write_atomic(path, b"before")
     (tmp_path / "weights.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match=f"cannot write {path}: No space left on device; .* whole"):
-        write_whole(path, b"after")
+        write_atomic(path, b"after")
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights"]
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)  # noqa: PTH116
@@ -37,10 +37,10 @@ def test_a_disk_that_fails_at_the_flush_leaves_what_was_there_whole(tmp_path, mo
         raise OSError(5, "Input/output error")
 
     path = tmp_path / "weights"
-    write_whole(path, b"before")
+    write_atomic(path, b"before")
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match=f"cannot write {path}: Input/output error"):
-        write_whole(path, b"after")
+        write_atomic(path, b"after")
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights"]
 
@@ -50,7 +50,7 @@ def test_the_content_reaches_the_disk_before_the_name_does(tmp_path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda _: order.append("flush"))
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda a, b: order.append("rename") or replace(a, b))
-    write_whole(tmp_path / "weights", b"content")
+    write_atomic(tmp_path / "weights", b"content")
     assert order == ["flush", "rename", "flush"]
 
 

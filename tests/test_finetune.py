@@ -11,8 +11,8 @@ from conftest import EXACT, Answer
 from PIL import Image
 from torch import Tensor, nn
 
-from residual.data.datasets import held_out
-from residual.data.folder import photographs
+from residual.data.datasets import apply_split
+from residual.data.folder import open_folder
 from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.runs.load import load
@@ -119,7 +119,7 @@ def test_the_head_is_kept_where_the_classes_are_the_same(run, insects, tmp_path)
     recipe = from_weights(folder.recipe_of(run), start)
     where = {"where": str(insects), "root": str(tmp_path)}
     begin(
-        again, recipe, photographs(insects, tmp_path), where, ComputeConfig(threads=1), False, start
+        again, recipe, open_folder(insects, tmp_path), where, ComputeConfig(threads=1), False, start
     )
     first, given = state_at(again, 0), start.net.state_dict()
     assert all(torch.equal(tensor, given[name]) for name, tensor in first.items())
@@ -136,7 +136,7 @@ def test_the_last_layer_learns_ten_times_as_fast_as_the_rest(thousand, insects, 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, insects, thousand, tmp_path):
     stopped, trained = tmp_path / "stopped", load(thousand)
-    data = photographs(insects, tmp_path / "root")
+    data = open_folder(insects, tmp_path / "root")
     where = {"where": str(insects), "root": str(tmp_path / "root")}
     begin(stopped, folder.recipe_of(run), data, where, ComputeConfig(threads=1), False, trained)
     for moment in advance(stopped, data, RunOptions(checkpoint_minutes=0)):
@@ -149,7 +149,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, insects, thousand,
 
 
 def test_a_stop_before_the_first_step_loses_nothing(command, run, insects, thousand, tmp_path):
-    fresh, data = tmp_path / "fresh", photographs(insects, tmp_path)
+    fresh, data = tmp_path / "fresh", open_folder(insects, tmp_path)
     where = {"where": str(insects), "root": str(tmp_path)}
     begin(
         fresh, folder.recipe_of(run), data, where, ComputeConfig(threads=1), False, load(thousand)
@@ -187,7 +187,7 @@ def test_a_mean_image_of_weights_for_other_sizes_becomes_its_channels_means(
     weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=image))
     recipe = replace(RECIPES["finetune"], network="resnet18", size=size, test_size=test_size)
     where = {"where": str(insects), "root": str(tmp_path)}
-    data = photographs(insects, tmp_path)
+    data = open_folder(insects, tmp_path)
     recipe = from_weights(recipe, weights)
     run = begin(tmp_path / "run", recipe, data, where, ComputeConfig(threads=1), False, weights)
     found = load(run).preprocessing
@@ -266,7 +266,7 @@ def test_looks_go_on_from_a_checkpoint():
 
 def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, tmp_path):
     recipe = replace(folder.recipe_of(run), steps=60, patience=2, lr=0.1)
-    data, early = photographs(insects, tmp_path / "root"), tmp_path / "early"
+    data, early = open_folder(insects, tmp_path / "root"), tmp_path / "early"
     where = {"where": str(insects), "root": str(tmp_path / "root")}
     begin(early, recipe, data, where, ComputeConfig(threads=1), False, load(thousand))
     found = next(m.result for m in advance(early, data, RunOptions()) if m.result)
@@ -277,7 +277,7 @@ def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, t
     assert found["steps_taken"] == max(wrong) < 60
     assert sum(step > best for step in wrong) == 2
     kept = load(early)
-    choices = held_out(data, recipe.split).choices
+    choices = apply_split(data, recipe.split).selection_set
     assert choices is not None
     seen, _, _ = evaluate_member(
         Member(kept.net, kept.preprocessing), choices, 3, InferenceOptions(ComputeConfig())

@@ -5,8 +5,9 @@ import mmap
 import pytest
 import torch
 
-from residual.data.batches import Drawing, Preprocessing
-from residual.data.loader import Line, Pages, finished, finished_one_by_one
+from residual.data.loader import BatchMemory, PixelScaling, collate_on_cpu, collate_on_device
+from residual.data.preprocessing import Preprocessing
+from residual.data.sampler import DataConfig
 
 
 @pytest.mark.parametrize(("erasing", "per_channel"), [(0.0, False), (0.5, True)])
@@ -16,16 +17,16 @@ def test_image_by_image_a_batch_becomes_what_it_does_in_bulk(erasing, per_channe
     mean, std = torch.rand(3, 33, 33, generator=draw), torch.tensor([0.2, 0.3, 0.4])
     mean = mean.mean(dim=(1, 2), keepdim=True) if per_channel else mean
     way = Preprocessing(mean, std.view(3, 1, 1), (33, 33), 36)
-    how = Drawing(batch=7, seed=1, crop="scale", size=33, colour=0.1, erasing=erasing)
+    how = DataConfig(batch=7, seed=1, crop="scale", size=33, colour=0.1, erasing=erasing)
     ids, epochs = torch.arange(7) + 5, torch.arange(7) // 3
     parts = list(crops.split(4))
-    one_by_one = finished_one_by_one(parts, ids, epochs, Line.of(way, 33), how, Pages())
-    assert torch.allclose(one_by_one, finished(crops, ids, epochs, way, how), atol=1e-5)
+    one_by_one = collate_on_cpu(parts, ids, epochs, PixelScaling.of(way, 33), how, BatchMemory())
+    assert torch.allclose(one_by_one, collate_on_device(crops, ids, epochs, way, how), atol=1e-5)
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="memory is the library's there")
 def test_the_memory_of_a_batch_is_taken_again_once_nobody_holds_it():
-    pages = Pages()
+    pages = BatchMemory()
     first = pages.batch(4, 8)
     view, where = first.t()[2:], first.data_ptr()
     del first

@@ -14,10 +14,9 @@ from test_runs import ALWAYS, SHORT, begun, names
 from torch import nn
 
 import residual
-from residual.data.digits import digits
-from residual.device import ComputeConfig
-from residual.finite import NotFinite, check_finite, is_finite
-from residual.launch import join, leave
+from residual.data.sources import digits
+from residual.device import ComputeConfig, NonFiniteValues, check_finite, is_finite
+from residual.distributed import join, leave
 from residual.runs import folder
 from residual.runs.load import load
 from residual.storage import json_text
@@ -57,7 +56,7 @@ def test_whole_numbers_and_nothing_are_finite():
 
 def test_the_first_bad_tensor_is_named():
     tensors = {"net.a": torch.ones(2), "net.b": torch.tensor([1.0, NAN]), "c": torch.tensor(NAN)}
-    with pytest.raises(NotFinite, match=f"file: b holds {WORDS}"):
+    with pytest.raises(NonFiniteValues, match=f"file: b holds {WORDS}"):
         check_finite(tensors, "file")
 
 
@@ -82,8 +81,9 @@ def test_a_network_that_answers_nan_is_named_with_the_layer_and_has_no_error(com
         answer = command(*words, "--data", "digits", "--threads", 1)
         assert answer.status == 1 and not answer.out
         assert "resnet8 " in answer.complaint and "not finite" in answer.complaint
-    with pytest.raises(NotFinite, match=f"^resnet8 answers with {WORDS}, first after the layer "
-                       "conv3_x"):  # fmt: skip
+    with pytest.raises(
+        NonFiniteValues, match=f"^resnet8 answers with {WORDS}, first after the layer conv3_x"
+    ):
         residual.evaluate(broken, "digits")
 
 
@@ -135,7 +135,9 @@ def test_activations_that_overflow_are_named_by_the_layer_they_come_from(finishe
     check_finite(trained.net.state_dict(), "all weights")
     inputs = torch.randn(2, 3, 8, 8)
     assert not is_finite(trained.net(inputs))
-    with pytest.raises(NotFinite, match="resnet8 answers with .* first after the layer conv2_x"):
+    with pytest.raises(
+        NonFiniteValues, match="resnet8 answers with .* first after the layer conv2_x"
+    ):
         judged([trained], digits(), None, PROTOCOLS["1crop"], Answering(ComputeConfig()))
 
 
@@ -148,7 +150,7 @@ def one_of_two(run: str, out: str) -> None:
         judged(
             [trained], digits(), None, PROTOCOLS["1crop"], Answering(ComputeConfig(), world=world)
         )
-    except NotFinite as error:
+    except NonFiniteValues as error:
         Path(out).write_text(str(error))
     leave()
 
@@ -182,7 +184,7 @@ def test_a_checkpoint_that_is_refused_leaves_the_file_that_was_there(tmp_path):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, {"net.a": torch.ones(2)}, {})
     before = path.read_bytes()
-    with pytest.raises(NotFinite, match=f"a.safetensors is not written: a holds {WORDS}"):
+    with pytest.raises(NonFiniteValues, match=f"a.safetensors is not written: a holds {WORDS}"):
         checkpoint.save(path, {"net.a": torch.tensor([1.0, NAN])}, {})
     assert path.read_bytes() == before and names(tmp_path) == ["a.safetensors"]
 
@@ -226,8 +228,9 @@ def ruined(layer: str, number: float):
 def test_a_detector_whose_numbers_are_none_is_named_with_the_layer(tmp_path, layer, number):
     picture((80, 64)).save(tmp_path / "a.png")
     find = finder([ruined(layer, number)], Asking(), ComputeConfig(threads=1))
-    with pytest.raises(NotFinite, match=f"^resnet18 answers with {WORDS}, first after the layer "
-                       f"{layer}"):  # fmt: skip
+    with pytest.raises(
+        NonFiniteValues, match=f"^resnet18 answers with {WORDS}, first after the layer {layer}"
+    ):
         find(tmp_path / "a.png")
 
 
@@ -237,13 +240,13 @@ def test_it_has_no_average_precision(tmp_path):
     examples = (Example(tmp_path / "a.png", "a", box, label, hard),)
     own = ruined("score", NAN)
     split = DetectionDataset("made", own.classes, examples, "f" * 64, format="voc")
-    with pytest.raises(NotFinite, match="first after the layer score"):
+    with pytest.raises(NonFiniteValues, match="first after the layer score"):
         judge([own], split, Asking(), Work(ComputeConfig(threads=1)))
     assert judge([detector()], split, Asking(), Work(ComputeConfig(threads=1)))["seen"] == 1
 
 
 def test_a_detector_of_such_weights_is_neither_kept_nor_exported(command, tmp_path):
-    with pytest.raises(NotFinite, match=f"is not written: score.weight holds {WORDS}"):
+    with pytest.raises(NonFiniteValues, match=f"is not written: score.weight holds {WORDS}"):
         run_of(ruined("score", NAN), tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "check_finite", lambda *_: None)

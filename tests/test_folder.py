@@ -13,7 +13,7 @@ from PIL import Image
 from residual.data import folder as module
 from residual.data.datasets import fingerprint
 from residual.data.decode import decode
-from residual.data.folder import folder, plain_split
+from residual.data.folder import generated_split, load_folder
 
 SIZE = 8
 
@@ -35,7 +35,7 @@ def pets(path: Path, *sets: str, each: int = 6) -> Path:
 
 
 def read(path: Path, root: Path, **settings):
-    return folder(path, SIZE, root, **settings)
+    return load_folder(path, SIZE, root, **settings)
 
 
 def asked(path: Path, root: Path) -> int:
@@ -70,7 +70,7 @@ def test_each_set_has_its_pictures_by_class_and_name(tmp_path, sets):
         files = [path / name / kind / f"{i}.png" for kind in data.classes for i in range(6)]
         assert torch.equal(data.split(name).pixels, torch.stack([decode(file) for file in files]))
         assert data.split(name).labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
-    assert (plain_split(path), data.notices) == ({}, ())
+    assert (generated_split(path), data.notices) == ({}, ())
 
 
 def test_pictures_of_another_size_are_resized_by_the_one_resize(tmp_path):
@@ -99,7 +99,7 @@ def test_only_pictures_are_taken_and_hidden_files_are_not(tmp_path):
 
 def test_a_plain_folder_is_split_once_a_fifth_of_each_class(tmp_path):
     path = pets(tmp_path / "pets", each=10)
-    split = plain_split(path)
+    split = generated_split(path)
     assert {name: len(files) for name, files in split.items()} == {"train": 24, "test": 6}
     every = sorted(str(file.relative_to(path)) for file in path.rglob("*.png"))
     assert sorted(split["train"] + split["test"]) == every
@@ -109,7 +109,7 @@ def test_a_plain_folder_is_split_once_a_fifth_of_each_class(tmp_path):
         shown = torch.stack([decode(path / file) for file in files])
         assert torch.equal(data.split(name).pixels, shown)
     shutil.copytree(path, tmp_path / "elsewhere")
-    assert plain_split(tmp_path / "elsewhere") == split
+    assert generated_split(tmp_path / "elsewhere") == split
 
 
 def test_a_class_of_two_pictures_has_one_in_each_set(tmp_path):
@@ -156,7 +156,7 @@ def test_what_changes_in_the_folder_is_decoded_anew(tmp_path):
     file.rename(path / "train" / "Dog" / "3b.png")
     marks.add(read(path, tmp_path).fingerprint)
     assert len(marks) == 3
-    assert folder(path, SIZE + 1, tmp_path).train.pixels.shape[-1] == SIZE + 1
+    assert load_folder(path, SIZE + 1, tmp_path).train.pixels.shape[-1] == SIZE + 1
 
 
 def test_two_folders_that_differ_in_their_contents_alone_are_told_apart(tmp_path):
@@ -214,7 +214,7 @@ def test_a_fingerprint_does_not_depend_on_where_the_folder_lies(tmp_path):
 
 def test_a_very_large_folder_is_marked_without_reading_every_byte(tmp_path, monkeypatch):
     path = pets(tmp_path / "pets", "train", "test")
-    monkeypatch.setattr(module, "QUICK_ABOVE", 1_000)
+    monkeypatch.setattr(module, "QUICK_ABOVE_BYTES", 1_000)
     assert read(path, tmp_path).fingerprint.startswith("quick-")
 
 

@@ -21,15 +21,14 @@ from PIL import Image
 from safetensors.torch import save
 from test_cifar10 import N, new_pickle, old_pickle, records
 
-from residual.data import cifar10
-from residual.data.decode import decode, inspected
-from residual.data.filenames import lines_of
-from residual.data.packed import CONTENTS, contents
-from residual.data.partial_jpeg import Restarting
+from residual.data import sources
+from residual.data.decode import decode, inspect_image
+from residual.data.packed import CONTENTS_FILE, RestartJpeg, read_contents
 from residual.models.registry import build
 from residual.preparation.imagenet import told_by
 from residual.runs import folder
 from residual.runs.load import load
+from residual.storage import parse_list
 from residual.tasks.detection import load as detectors
 from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.datasets import load as scenes
@@ -84,11 +83,11 @@ def test_a_picture(place, raw):
     with watched(put(place / "picture", raw), "picture"):
         read_header(place / "picture")
     with watched(len(raw) + 3 * 1_000_000, "the picture"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("residual.data.decode.LARGEST", 1_000_000)
+        patch.setattr("residual.data.decode.MAX_PIXELS", 1_000_000)
         assert decode(raw).shape[0] == 3
     with watched(len(raw) + 3 * 1_000_000, "the picture"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("residual.data.decode.LARGEST", 1_000_000)
-        inspected(raw)
+        patch.setattr("residual.data.decode.MAX_PIXELS", 1_000_000)
+        inspect_image(raw)
 
 
 @FUZZ
@@ -96,9 +95,9 @@ def test_a_picture(place, raw):
        st.sampled_from([0, 1, 2, 3, 2**40]))  # fmt: skip
 def test_a_packed_jpeg_of_which_a_part_is_decoded(raw, interval):
     with watched(len(raw), "the picture"):
-        Restarting(raw, interval).part(3, 3, 9, 9)
+        RestartJpeg(raw, interval).part(3, 3, 9, 9)
     with watched(len(raw), "the picture"):
-        assert Restarting(raw, interval).pixels.shape[2] == 3
+        assert RestartJpeg(raw, interval).pixels.shape[2] == 3
 
 
 # ---- boxes and lists ----------------------------------------------------------------------------
@@ -108,7 +107,7 @@ def test_a_packed_jpeg_of_which_a_part_is_decoded(raw, interval):
 @given(damaged([b"a.jpg\r\nb.jpg 1\n", b"\xff\xfea\0\n\0", b"'a'\0\"b\"\0"], []))
 def test_a_list_of_names(raw):
     with watched(len(raw), ""):
-        assert "" not in list(lines_of(raw))
+        assert "" not in list(parse_list(raw))
 
 
 @pytest.fixture(scope="module")
@@ -316,14 +315,14 @@ def test_the_log_of_a_run(place, data):
 def test_a_batch_of_cifar10(place, data):
     pixels, labels = np.zeros((N, 3072), np.uint8), [1] * N
     form, whole = data.draw(st.sampled_from([
-        (cifar10.PYTHON, [old_pickle(pixels, labels), new_pickle(pixels, labels)]),
-        (cifar10.BINARY, [records(pixels, labels)]),
+        (sources.PYTHON, [old_pickle(pixels, labels), new_pickle(pixels, labels)]),
+        (sources.BINARY, [records(pixels, labels)]),
     ]))  # fmt: skip
     raw = data.draw(damaged(whole, PICKLE_PARTS))
     for name in form.batches:
         put(place / form.folder / name, raw)
     with watched(len(raw) * 6, form.folder):
-        cifar10.loaded(place / form.folder, replace(form, images=N))
+        sources.load_copy(place / form.folder, replace(form, images=N))
 
 
 @settings(FUZZ, max_examples=3 + LONGER // 100)  # each in a process of its own
@@ -352,5 +351,5 @@ def test_kaggles_lists(place, data):
 def test_what_is_packed(place, data):
     own = {"format": 1, "sets": {"train": {"shards": [], "counts": [1]}}, "classes": ["a"]}
     raw = data.draw(st.one_of(changed(own).map(as_bytes), damaged([as_bytes(own)], [])))
-    with watched(put(place / "packed" / CONTENTS, raw), CONTENTS):
-        contents(str(place / "packed"))
+    with watched(put(place / "packed" / CONTENTS_FILE, raw), CONTENTS_FILE):
+        read_contents(str(place / "packed"))

@@ -8,9 +8,11 @@ from made_boxes import draw_voc
 from test_detection_testing import asked, wild
 from test_detector import SMALL, picture, sample
 
-from residual.data.batches import Drawing, per_pixel_mean, training_batches
-from residual.data.digits import digits
-from residual.data.rng import hashed, order
+from residual.data.loader import training_batches
+from residual.data.preprocessing import per_pixel_mean
+from residual.data.rng import keyed_hash, permutation
+from residual.data.sampler import DataConfig
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.tasks.detection import train
@@ -28,14 +30,14 @@ pytestmark = [
 
 def test_the_hash_and_the_order_are_those_of_a_processor():
     key = torch.arange(-50_000, 50_000)
-    assert torch.equal(hashed(3, key).cpu(), hashed(3, key.cuda()).cpu())
-    assert torch.equal(order(1, 2, 50_000), order(1, 2, 50_000, "cuda").cpu())
+    assert torch.equal(keyed_hash(3, key).cpu(), keyed_hash(3, key.cuda()).cpu())
+    assert torch.equal(permutation(1, 2, 50_000), permutation(1, 2, 50_000, "cuda").cpu())
 
 
 def test_the_batches_are_those_of_a_processor():
     images = digits().train
     mean = per_pixel_mean(images)
-    how = Drawing(batch=128, seed=0, padding=1)
+    how = DataConfig(batch=128, seed=0, padding=1)
     here = training_batches(images, mean, how)
     there = training_batches(images.to("cuda"), mean.to("cuda"), how)
     for _ in range(15):

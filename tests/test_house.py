@@ -13,8 +13,8 @@ PACKAGE = ROOT / "residual"
 
 LAYERS = [
     {"locks"},
-    {"storage", "safe_pickle", "finite", "distributed"},
-    {"device", "launch"},
+    {"storage", "distributed"},
+    {"device"},
     {"models", "data"},
     {"training"},
     {"weights"},

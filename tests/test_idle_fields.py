@@ -8,10 +8,10 @@ from conftest import EXACT
 from made_photographs import folder  # noqa: F401
 
 from residual import train
-from residual.data.datasets import Data, divided
-from residual.data.digits import digits
-from residual.data.folder import folder as small_pictures
-from residual.data.folder import photographs
+from residual.data.datasets import Data, stratified_split
+from residual.data.folder import load_folder as small_pictures
+from residual.data.folder import open_folder
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.tasks.classification import baseline_recipes as rivals
 from residual.tasks.classification import checks
@@ -74,7 +74,7 @@ IDLE = [  # network, data, what is set, and what is set beside it so that it cou
 
 @pytest.fixture(scope="module")
 def data(folder, tmp_path_factory) -> dict[str, Data]:  # noqa: F811
-    return {SMALL: digits(), LARGE: photographs(folder, tmp_path_factory.mktemp("root"))}
+    return {SMALL: digits(), LARGE: open_folder(folder, tmp_path_factory.mktemp("root"))}
 
 
 @pytest.mark.parametrize(("network", "kind", "changes", "counting"), IDLE)
@@ -115,8 +115,8 @@ def test_damaged_pictures_of_a_folder_may_be_skipped(pictures, tmp_path):
 
 
 def test_a_split_is_refused_where_the_data_has_its_own_unless_patience_looks_at_it(data):
-    first, second = divided(data[SMALL].train.labels, 0.1)
-    part = data[SMALL].train.part
+    first, second = stratified_split(data[SMALL].train.labels, 0.1)
+    part = data[SMALL].train.subset
     own = replace(data[SMALL], train=part(first), val=part(second))
     usual = recipe_for("resnet20", SMALL)
     halved = replace(usual, split="45k5k")

@@ -1,4 +1,4 @@
-"""What launch.py claims: processes find one another, whoever started them."""
+"""What distributed.py claims: processes find one another, whoever started them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from conftest import EXACT, Answer, spoken
 from test_processes import TRAIN, place_of, side_by_side, started
 
-from residual.launch import first_machine, launcher
+from residual.distributed import first_host, launcher
 
 # torchrun itself
 
@@ -252,4 +252,4 @@ def test_the_command_asks_for_it_in_one_sentence(tmp_path):
     ],
 )
 def test_the_first_machine_of_slurms_list(nodes, first):
-    assert first_machine(nodes) == first
+    assert first_host(nodes) == first

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 from made_pets import noise, pets
 
-from residual.data.folder_index import Listing, listing
+from residual.data.folder_index import FolderIndex, index_folder
 
 VOC = "<annotation><object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object></annotation>"
 COCO = '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}'
 YOLO = "0 0.5 0.5 0.25 0.125\n3 0.1 0.2 0.05 1\n"
 
 
-def sizes(listed: Listing) -> dict[str, int]:
+def sizes(listed: FolderIndex) -> dict[str, int]:
     return {name: len(own) for name, own in listed.sets.items()}
 
 
 def said(path: Path) -> str:
-    return "; ".join(listing(path).left_out.sentences(path))
+    return "; ".join(index_folder(path).ignored.sentences(path))
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(ValueError, match=".") as caught:
-        listing(path)
+        index_folder(path)
     assert "remove" not in str(caught.value)
     return str(caught.value)
 
@@ -42,16 +42,16 @@ def refusal(path: Path) -> str:
     ],
 )
 def test_sets_are_sets_in_every_usual_spelling(tmp_path, names, sets):
-    listed = listing(pets(tmp_path, *names))
+    listed = index_folder(pets(tmp_path, *names))
     assert (listed.classes, sizes(listed)) == (("cat", "dog"), dict.fromkeys(sets, 6))
-    assert not listed.divided
+    assert not listed.is_split
     for name, folder in zip(sets, names, strict=True):
         assert {each.path.split("/")[0] for each in listed.sets[name]} == {folder}
 
 
 def test_the_spelling_of_the_sets_changes_nothing_but_the_paths(tmp_path):
     one, other = pets(tmp_path / "a", "train", "test"), pets(tmp_path / "b", "Training", "Testing")
-    mine, theirs = listing(one).sets, listing(other).sets
+    mine, theirs = index_folder(one).sets, index_folder(other).sets
     assert mine.keys() == theirs.keys()
     for name in mine:
         assert [Path(p.path).parts[1:] for p in mine[name]] == [
@@ -174,7 +174,7 @@ def test_every_usual_ending_is_a_picture(tmp_path):
         noise(i).convert("1" if suffix == ".pbm" else "RGB").save(
             path / "val" / "cat" / f"{i}{suffix}", **({"format": "JPEG"} if i < 2 else {})
         )
-    assert sizes(listing(path)) == {"train": 6, "val": 12}
+    assert sizes(index_folder(path)) == {"train": 6, "val": 12}
 
 
 def odd(folder: Path, name: bytes) -> Path:
@@ -186,7 +186,7 @@ def test_names_that_are_no_utf8_are_kept_and_classes_are_readable(tmp_path):
     for name in ("train", "val"):
         (path / name / "cat").rename(odd(path / name, b"gl\xfchwein"))
         (path / name / "dog" / "0.jpg").rename(odd(path / name / "dog", b"\xff.jpg"))
-    listed = listing(path)
+    listed = index_folder(path)
     assert listed.classes == ("dog", r"gl\xfchwein")
     assert all((path / picture.path).is_file() for picture in listed)
     assert sizes(listed) == {"train": 6, "val": 6}

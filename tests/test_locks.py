@@ -16,7 +16,7 @@ import pytest
 from conftest import FORK
 
 from residual import locks
-from residual.locks import Held, locked
+from residual.locks import LockHeld, hold_lock
 from residual.storage import read_json, write_json
 
 
@@ -29,7 +29,7 @@ def until(ready: Callable[[], bool]) -> None:
 
 def hold(file: Path, ready: Path, with_child: bool) -> None:
     """In a process of its own: hold a lock for good, perhaps with a forked child that lives on."""
-    with locked(file, "it"):
+    with hold_lock(file, "it"):
         if with_child and not (child := os.fork()):
             time.sleep(60)
             os._exit(0)
@@ -57,7 +57,7 @@ def holder(place: Path, with_child: bool = False) -> Iterator[tuple[int, int]]:
 def test_a_lock_that_is_held_is_refused_with_its_holder_and_machine(tmp_path):
     with holder(tmp_path) as (pid, _):
         said = f"runs/a is in use by process {pid} on {socket.gethostname()}; wait for its end"
-        with pytest.raises(Held, match=said), locked(tmp_path / "lock", "runs/a", 0):
+        with pytest.raises(LockHeld, match=said), hold_lock(tmp_path / "lock", "runs/a", 0):
             pass
         assert (tmp_path / "lock").exists()
 
@@ -66,7 +66,7 @@ def test_a_lock_that_is_held_is_refused_with_its_holder_and_machine(tmp_path):
 def test_a_process_that_was_killed_holds_nothing_though_its_child_lives(tmp_path, with_child):
     with holder(tmp_path, with_child) as (pid, child):
         os.kill(pid, signal.SIGKILL)
-        with locked(tmp_path / "lock", "it"):
+        with hold_lock(tmp_path / "lock", "it"):
             if with_child:
                 os.kill(child, 0)  # it lives
             assert read_json(tmp_path / "lock")["pid"] == os.getpid()
@@ -75,17 +75,21 @@ def test_a_process_that_was_killed_holds_nothing_though_its_child_lives(tmp_path
 
 def test_a_lock_is_held_against_its_own_process_too_and_is_gone_afterwards(tmp_path):
     lock = tmp_path / "lock"
-    with locked(lock, "it"), pytest.raises(Held, match="it is in use"), locked(lock, "it", 0):
+    with (
+        hold_lock(lock, "it"),
+        pytest.raises(LockHeld, match="it is in use"),
+        hold_lock(lock, "it", 0),
+    ):
         pass
     assert not list(tmp_path.iterdir())
-    with pytest.raises(KeyError), locked(tmp_path / "lock", "it"):
+    with pytest.raises(KeyError), hold_lock(tmp_path / "lock", "it"):
         raise KeyError
     assert not list(tmp_path.iterdir())
 
 
 def count(place: Path) -> None:
     for _ in range(50):
-        with locked(place / "lock", "it", math.inf):
+        with hold_lock(place / "lock", "it", math.inf):
             number = int((place / "number").read_text())
             (place / "number").write_text(str(number + 1))
 
@@ -117,11 +121,11 @@ def test_a_holder_on_another_machine_lives_while_it_touches_the_lock(tmp_path, s
     threading.Thread(target=locks._beat, args=(lock, over)).start()
     try:
         said = f"process 4711 on gpu07; .* if that machine is lost, remove {lock}"
-        with pytest.raises(Held, match=said), locked(lock, "it", 0):
+        with pytest.raises(LockHeld, match=said), hold_lock(lock, "it", 0):
             pass
     finally:
         over.set()
-    with locked(lock, "it"):  # it touches the lock no longer
+    with hold_lock(lock, "it"):  # it touches the lock no longer
         assert read_json(lock)["pid"] == os.getpid()
 
 
@@ -130,28 +134,28 @@ def test_an_old_lock_of_another_machine_is_taken_without_a_wait(tmp_path, monkey
     lock.write_text(json.dumps(ELSEWHERE))
     os.utime(lock, (0, time.time() - 7_200))
     monkeypatch.setattr(locks, "SILENCE_SECONDS", math.inf)
-    with locked(lock, "it"):
+    with hold_lock(lock, "it"):
         assert read_json(lock)["pid"] == os.getpid()
 
 
 def test_where_the_file_system_keeps_no_locks_the_heartbeat_decides(tmp_path, soon, monkeypatch):
-    monkeypatch.setattr(locks, "flocked", lambda *_: None)
+    monkeypatch.setattr(locks, "kernel_lock", lambda *_: None)
     lock = tmp_path / "lock"
-    with locked(lock, "it"):
-        with pytest.raises(Held), locked(lock, "it", 0):
+    with hold_lock(lock, "it"):
+        with pytest.raises(LockHeld), hold_lock(lock, "it", 0):
             pass
         left = lock.read_bytes()
     lock.write_bytes(left)  # as if the holder had been killed
-    with locked(lock, "it"):
+    with hold_lock(lock, "it"):
         pass
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "lock").mkdir()
     said = f"cannot write {tmp_path}/lock: Is a directory"
-    with pytest.raises(OSError, match=said), locked(tmp_path / "lock", "it"):
+    with pytest.raises(OSError, match=said), hold_lock(tmp_path / "lock", "it"):
         pass
-    with pytest.raises(FileNotFoundError), locked(tmp_path / "none" / "lock", "it"):
+    with pytest.raises(FileNotFoundError), hold_lock(tmp_path / "none" / "lock", "it"):
         pass
 
 
@@ -163,10 +167,10 @@ def test_a_lock_that_a_full_disk_refuses_leaves_nothing_behind(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
         said = f"cannot write {lock}: No space left on device"
-        with pytest.raises(OSError, match=said), locked(lock, "it"):
+        with pytest.raises(OSError, match=said), hold_lock(lock, "it"):
             pass
     assert not lock.exists()
-    with locked(lock, "it", 0):
+    with hold_lock(lock, "it", 0):
         pass
 
 
@@ -177,7 +181,7 @@ def test_a_lock_that_another_machine_removed_is_no_longer_the_same_file(tmp_path
     (tmp_path / "lock").touch()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", stale)
-        same = locks.same_file(0, tmp_path / "lock")
+        same = locks.is_same_file(0, tmp_path / "lock")
     assert not same
 
 

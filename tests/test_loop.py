@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residual.data.batches import Drawing, per_pixel_mean, training_batches
-from residual.data.digits import digits
+from residual.data.loader import training_batches
+from residual.data.preprocessing import per_pixel_mean
+from residual.data.sampler import DataConfig
+from residual.data.sources import digits
 from residual.models.registry import build
 from residual.tasks.classification.loop import Pass, start, train
 from residual.training.batchnorm import GhostBatchNorms
@@ -32,7 +34,7 @@ def batches(recipe: Recipe, step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     for x, y in training_batches(
         images,
         per_pixel_mean(images),
-        Drawing(batch=recipe.batch, seed=0, padding=1),
+        DataConfig(batch=recipe.batch, seed=0, padding=1),
         step,
     ):
         yield x.double(), y

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from conftest import EXACT, draw_pictures
 
-from residual.data.datasets import held_out
-from residual.data.digits import digits
+from residual.data.datasets import apply_split
+from residual.data.sources import digits
 from residual.runs import folder
 
 SLOW = ("resnet8", "--steps", "100000", *EXACT)
@@ -84,12 +84,12 @@ def test_the_held_out_tenth_of_a_run_is_its_val_set(command, tmp_path):
 def test_a_val_set_that_the_headline_is_on_is_never_one_for_choices():
     data = digits()
     judged = replace(data, val=data.test, test=None)
-    held = held_out(judged, "45k5k")
+    held = apply_split(judged, "45k5k")
     assert held.headline == "val" and held.val is data.test
-    assert len(held.choices) + len(held.train) == len(data.train)
+    assert len(held.selection_set) + len(held.train) == len(data.train)
     both = replace(data, val=data.test)
-    assert held_out(both, "45k5k") is both and both.choices is data.test
-    assert judged.choices is None
+    assert apply_split(both, "45k5k") is both and both.selection_set is data.test
+    assert judged.selection_set is None
 
 
 def test_a_signal_reaches_the_trainings_that_go_on_side_by_side(tmp_path):

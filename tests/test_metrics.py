@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from residual.data.batches import evaluation_batches, per_pixel_mean
-from residual.data.digits import digits
+from residual.data.loader import evaluation_batches
+from residual.data.preprocessing import per_pixel_mean
+from residual.data.sources import digits
 from residual.tasks.classification.metrics import Count, confusion_matrix, count
 
 

@@ -8,8 +8,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from residual.data import augment
-from residual.data.augment import beta, blended, coloured, erased, mirrored, mixed, pasted, unit
-from residual.data.rng import below
+from residual.data.augment import (
+    beta_quantile,
+    blend,
+    mix_batch,
+    paste,
+    random_erase,
+    random_flip,
+    shift_colors,
+)
+from residual.data.rng import randint, uniform
 
 
 def batch(n: int, height: int = 8, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,12 +29,12 @@ def batch(n: int, height: int = 8, width: int = 8) -> tuple[Tensor, Tensor, Tens
 
 def one_erased(image: Tensor, image_id: int, epoch: int, seed: int, probability: float) -> Tensor:
     """Random erasing as torchvision's loop has it: (3, H, W) -> (3, H, W)."""
-    if float(unit(seed, epoch, image_id, augment.ERASED)) >= probability:
+    if float(uniform(seed, epoch, image_id, augment.ERASED)) >= probability:
         return image
     _, height, width = image.shape
     for attempt in range(10):
         area, ratio, top, left = (
-            float(unit(seed, epoch, image_id, augment.ERASED_REGION + 4 * attempt + i))
+            float(uniform(seed, epoch, image_id, augment.ERASED_REGION + 4 * attempt + i))
             for i in range(4)
         )
         pixels = height * width * (0.02 + area * (0.33 - 0.02))
@@ -47,12 +55,12 @@ def test_erasing_agrees_with_its_loop(size):
         one_erased(*each, 5, 0.7)
         for each in zip(inputs, ids.tolist(), epochs.tolist(), strict=True)
     ]
-    assert torch.equal(erased(inputs, ids, epochs, 5, 0.7), torch.stack(expected))
+    assert torch.equal(random_erase(inputs, ids, epochs, 5, 0.7), torch.stack(expected))
 
 
 def test_a_tenth_of_the_images_lose_two_to_thirty_three_percent():
     inputs, ids, epochs = batch(8000, 32, 32)
-    share = (erased(inputs[:, :1], ids, epochs, 0, 0.1) == 0).float().mean(dim=(1, 2, 3))
+    share = (random_erase(inputs[:, :1], ids, epochs, 0, 0.1) == 0).float().mean(dim=(1, 2, 3))
     touched = share[share > 0]
     assert len(touched) / 8000 == pytest.approx(0.1, abs=0.012)
     assert 0.012 < touched.min() < 0.03 and 0.30 < touched.max() < 0.345
@@ -61,32 +69,32 @@ def test_a_tenth_of_the_images_lose_two_to_thirty_three_percent():
 
 def test_the_mirror_agrees_with_one_image_at_a_time():
     inputs, ids, epochs = batch(64)
-    result = mirrored(inputs, ids, epochs, 3)
+    result = random_flip(inputs, ids, epochs, 3)
     for i, (image_id, epoch) in enumerate(zip(ids.tolist(), epochs.tolist(), strict=True)):
-        turned = bool(below(2, 3, epoch, image_id, augment.MIRRORED))
+        turned = bool(randint(2, 3, epoch, image_id, augment.MIRRORED))
         assert torch.equal(result[i], inputs[i].flip(-1) if turned else inputs[i])
 
 
 def test_half_of_the_images_are_mirrored_whatever_their_crop():
     ids, epochs = torch.arange(20_000), torch.zeros(20_000, dtype=torch.long)
     inputs = torch.tensor([0.0, 1.0]).expand(20_000, 3, 1, 2)
-    turned = mirrored(inputs, ids, epochs, 0)[:, 0, 0, 0] == 1
+    turned = random_flip(inputs, ids, epochs, 0)[:, 0, 0, 0] == 1
     assert turned.float().mean() == pytest.approx(0.5, abs=0.015)
-    for draw in range(3):  # those of crops.py and batches.py
-        high = unit(0, epochs, ids, draw) >= 0.5
+    for draw in range(3):  # those of crops
+        high = uniform(0, epochs, ids, draw) >= 0.5
         assert turned[high].float().mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_colour_shift_is_one_colour_for_all_pixels_of_an_image():
     inputs, ids, epochs = (x.double() if x.is_floating_point() else x for x in batch(16))
-    shift = coloured(inputs, ids, epochs, 1) - inputs
+    shift = shift_colors(inputs, ids, epochs, 1) - inputs
     assert torch.allclose(shift, shift[:, :, :1, :1].expand_as(shift), atol=1e-12)
     assert len(shift[:, 0, 0, 0].unique()) > 10
 
 
 def test_the_colour_shift_has_the_deviations_that_are_published():
     ids, epochs = torch.arange(40_000), torch.full((40_000,), 2)
-    shift = coloured(torch.zeros(40_000, 3, 1, 1).double(), ids, epochs, 1, 0.1).flatten(1)
+    shift = shift_colors(torch.zeros(40_000, 3, 1, 1).double(), ids, epochs, 1, 0.1).flatten(1)
     vectors = torch.tensor(augment.EIGENVECTORS).double()
     along = shift @ vectors.T  # (n, 3): the vectors are orthonormal to three digits
     assert torch.allclose(vectors @ vectors.T, torch.eye(3).double(), atol=1e-3)
@@ -99,7 +107,7 @@ def test_the_colour_shift_has_the_deviations_that_are_published():
 
 def test_a_part_of_a_batch_is_altered_like_the_whole():
     inputs, ids, epochs = batch(12, 24, 24)
-    for alter in (mirrored, coloured, lambda *key: erased(*key, 0.5)):
+    for alter in (random_flip, shift_colors, lambda *key: random_erase(*key, 0.5)):
         whole = alter(inputs, ids, epochs, 4)
         parts = [alter(inputs[i : i + 1], ids[i : i + 1], epochs[i : i + 1], 4) for i in range(12)]
         assert torch.equal(whole, torch.cat(parts))
@@ -110,9 +118,11 @@ def test_a_part_of_a_batch_is_altered_like_the_whole():
 def test_channels_last_stays_so():
     inputs, ids, epochs = batch(4, 24, 24)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
-    mixes = [mixed(inputs, ids % 5, 5, seed=0, step=0, mixup=a, cutmix=1 - a)[0] for a in (0, 1)]
-    altered = [mirrored(inputs, ids, epochs, 0), coloured(inputs, ids, epochs, 0)]
-    for result in [*mixes, *altered, erased(inputs, ids, epochs, 0, 1.0)]:
+    mixes = [
+        mix_batch(inputs, ids % 5, 5, seed=0, step=0, mixup=a, cutmix=1 - a)[0] for a in (0, 1)
+    ]
+    altered = [random_flip(inputs, ids, epochs, 0), shift_colors(inputs, ids, epochs, 0)]
+    for result in [*mixes, *altered, random_erase(inputs, ids, epochs, 0, 1.0)]:
         assert result.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -122,7 +132,7 @@ def test_mixup_agrees_with_torchvision_given_its_lambda(kept):
     theirs = MixUp(num_classes=3)
     theirs.make_params = lambda _: {"lam": kept}  # type: ignore[method-assign]
     expected_inputs, expected_labels = theirs(inputs, labels)
-    ours, share = blended(inputs, kept, (0.0, 0.0))
+    ours, share = blend(inputs, kept, (0.0, 0.0))
     soft = torch.eye(3)[labels]
     assert torch.allclose(ours, expected_inputs) and share == kept
     assert torch.allclose(share * soft + (1 - share) * soft.roll(1, 0), expected_labels)
@@ -137,7 +147,7 @@ def test_cutmix_agrees_with_torchvision_given_its_lambda_and_centre(monkeypatch,
     theirs._dist.sample = lambda _: torch.tensor(kept)  # type: ignore[method-assign]
     monkeypatch.setattr(torch, "randint", lambda *_, **__: next(places))
     expected_inputs, expected_labels = theirs(inputs, labels)
-    ours, share = pasted(inputs, kept, centre)
+    ours, share = paste(inputs, kept, centre)
     soft = torch.eye(3)[labels]
     assert torch.equal(ours, expected_inputs)
     assert torch.allclose(share * soft + (1 - share) * soft.roll(1, 0), expected_labels)
@@ -148,7 +158,9 @@ def mixes(n: int, mixup: float, cutmix: float) -> list[tuple[float, bool]]:
     inputs = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 16, 16)
     found = []
     for step in range(n):
-        x, y = mixed(inputs, torch.tensor([0, 1]), 2, seed=9, step=step, mixup=mixup, cutmix=cutmix)
+        x, y = mix_batch(
+            inputs, torch.tensor([0, 1]), 2, seed=9, step=step, mixup=mixup, cutmix=cutmix
+        )
         assert torch.allclose(y.sum(dim=1), torch.ones(2)) and (y >= 0).all()
         assert float(y[1, 1]) == pytest.approx(float(x[1].mean()), abs=1e-5)  # pixels as labels
         found.append((float(y[1, 1]), bool(((x > 1e-6) & (x < 1 - 1e-6)).any())))
@@ -170,19 +182,19 @@ def test_lambda_has_the_moments_of_its_beta_distribution():
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1 - 2.0**-53])
 def test_beta_1_1_is_uniform_and_every_quantile_is_a_share(share):
-    assert beta(1.0, share) == pytest.approx(share)
-    assert 0 <= beta(0.2, share) <= 1
-    assert beta(0.2, share) + beta(0.2, 1 - share) == pytest.approx(1, abs=1e-6)
+    assert beta_quantile(1.0, share) == pytest.approx(share)
+    assert 0 <= beta_quantile(0.2, share) <= 1
+    assert beta_quantile(0.2, share) + beta_quantile(0.2, 1 - share) == pytest.approx(1, abs=1e-6)
 
 
 def test_equal_keys_mix_equally_and_without_alphas_nothing_is_mixed():
     inputs, labels = batch(4)[0], torch.arange(4)
     first, again, later = (
-        mixed(inputs, labels, 4, seed=1, step=step, mixup=0.2, cutmix=1.0) for step in (5, 5, 6)
+        mix_batch(inputs, labels, 4, seed=1, step=step, mixup=0.2, cutmix=1.0) for step in (5, 5, 6)
     )
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[1], later[1])
-    same, hard = mixed(inputs, labels, 4, seed=1, step=5, mixup=0.0, cutmix=0.0)
+    same, hard = mix_batch(inputs, labels, 4, seed=1, step=5, mixup=0.0, cutmix=0.0)
     assert same is inputs and torch.equal(hard, torch.eye(4))
 
 
@@ -191,11 +203,13 @@ def test_equal_keys_mix_equally_and_without_alphas_nothing_is_mixed():
 def test_a_gpu_alters_images_as_a_cpu_does():
     inputs, ids, epochs = batch(64, 24, 24)
     far = [x.cuda() for x in (inputs, ids, epochs)]
-    assert torch.equal(mirrored(*far, 1).cpu(), mirrored(inputs, ids, epochs, 1))
-    assert torch.equal(erased(*far, 1, 0.5).cpu(), erased(inputs, ids, epochs, 1, 0.5))
-    assert torch.allclose(coloured(*far, 1).cpu(), coloured(inputs, ids, epochs, 1), atol=1e-6)
+    assert torch.equal(random_flip(*far, 1).cpu(), random_flip(inputs, ids, epochs, 1))
+    assert torch.equal(random_erase(*far, 1, 0.5).cpu(), random_erase(inputs, ids, epochs, 1, 0.5))
+    assert torch.allclose(
+        shift_colors(*far, 1).cpu(), shift_colors(inputs, ids, epochs, 1), atol=1e-6
+    )
     for step in range(8):
         key = {"seed": 1, "step": step, "mixup": 0.2, "cutmix": 1.0}
-        there, here = mixed(far[0], far[1] % 5, 5, **key), mixed(inputs, ids % 5, 5, **key)
+        there, here = mix_batch(far[0], far[1] % 5, 5, **key), mix_batch(inputs, ids % 5, 5, **key)
         assert torch.allclose(there[0].cpu(), here[0], atol=1e-6)
         assert torch.allclose(there[1].cpu(), here[1], atol=1e-7)

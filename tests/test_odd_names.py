@@ -8,8 +8,8 @@ import pytest
 from conftest import EXACT, draw_pictures
 
 from residual.data.datasets import fingerprint
-from residual.data.folder import folder, key, photographs
-from residual.data.folder_index import listing
+from residual.data.folder import cache_key, load_folder, open_folder
+from residual.data.folder_index import index_folder
 
 
 def odd(place: Path, name: bytes) -> Path:
@@ -51,14 +51,14 @@ def test_a_folder_of_odd_names_is_checked_trained_on_evaluated_and_predicted(
 
 
 def test_photographs_of_odd_names_are_read_and_named(oddities, tmp_path):
-    data = photographs(oddities, tmp_path)
+    data = open_folder(oddities, tmp_path)
     names = [data.train.name(i) for i in range(len(data.train))]
-    assert names == [picture.path for picture in listing(oddities).sets["train"]]
+    assert names == [picture.path for picture in index_folder(oddities).sets["train"]]
     assert data.train.image(names.index("train/dog/\udcff\n.png")).size == (32, 32)
-    assert data.fingerprint == folder(oddities, 8, tmp_path).fingerprint
+    assert data.fingerprint == load_folder(oddities, 8, tmp_path).fingerprint
 
 
 def test_a_fingerprint_and_a_key_are_over_the_bytes_of_the_names(oddities):
     assert fingerprint([("\udcff", "a", 1, "")]) != fingerprint([("\udcfe", "a", 1, "")])
     assert fingerprint([("\u00ff", "a", 1, "")]) != fingerprint([("\udcff", "a", 1, "")])
-    assert len(key(oddities, listing(oddities), 8)) == 64
+    assert len(cache_key(oddities, index_folder(oddities), 8)) == 64

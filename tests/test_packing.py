@@ -10,10 +10,10 @@ import pytest
 from made_pets import pets
 
 from residual.cli.pack import in_words
-from residual.data.folder import photographs
-from residual.data.folder_index import listing
+from residual.data.datasets import no_progress
+from residual.data.folder import open_folder
+from residual.data.folder_index import index_folder
 from residual.data.packed import identity, is_packed, open_packed
-from residual.data.progress import unhurried
 from residual.preparation.pack import How, Packing, Summary, pack, prepare
 from residual.runs.resume import same_data
 
@@ -54,8 +54,8 @@ def test_what_jpegtran_would_gain_is_told_where_it_is_missing(kept, form, tool, 
 
 def index(folder: Path, how: How) -> dict[str, Any]:
     """What would be written of a packed folder, without its shards."""
-    listed = listing(folder)
-    packing = Packing(folder, listed, how, unhurried(None))
+    listed = index_folder(folder)
+    packing = Packing(folder, listed, how, no_progress)
     for picture in listed:
         packing.note(picture, prepare(folder, picture, how, packing.hashed))
     return packing.contents({})
@@ -78,7 +78,7 @@ OTHER = [How(shorter=20), How(quality=90), How(quality=80), How(shorter=20, form
 
 @pytest.mark.parametrize("how", EQUAL)
 def test_a_copy_with_equal_pixels_carries_its_sources_fingerprint(jpegs, tmp_path, how):
-    source, found = photographs(jpegs, tmp_path), index(jpegs, how)
+    source, found = open_folder(jpegs, tmp_path), index(jpegs, how)
     assert (found["name"], found["fingerprint"]) == (source.name, source.fingerprint)
     assert (found["changed"], found["source"]) == (0, source.fingerprint)
     assert identity(found) == identity(older(found, source.fingerprint))
@@ -88,7 +88,7 @@ def test_a_copy_with_equal_pixels_carries_its_sources_fingerprint(jpegs, tmp_pat
 def test_a_copy_with_other_pixels_has_a_fingerprint_of_its_own_that_names_its_source(
     jpegs, tmp_path
 ):
-    source = photographs(jpegs, tmp_path)
+    source = open_folder(jpegs, tmp_path)
     copies = [index(jpegs, how) for how in OTHER]
     for found in copies:
         assert (found["name"], found["source"]) == ("pets (packed copy)", source.fingerprint)
@@ -105,7 +105,7 @@ def test_a_copy_of_pictures_that_are_no_jpeg_has_other_pixels(pictures, tmp_path
 
 
 def test_an_older_copy_with_other_pixels_is_told_by_its_counts(jpegs, tmp_path):
-    source = photographs(jpegs, tmp_path).fingerprint
+    source = open_folder(jpegs, tmp_path).fingerprint
     found = [identity(older(index(jpegs, how), source)) for how in OTHER]
     assert {former for _, _, former in found} == {source}
     assert {name for name, _, _ in found} == {"pets (packed copy)"}
@@ -122,7 +122,7 @@ class Copy:
 
 
 def test_a_run_on_an_older_copy_goes_on_with_it_and_one_on_its_source_does_not(jpegs, tmp_path):
-    source = photographs(jpegs, tmp_path).fingerprint
+    source = open_folder(jpegs, tmp_path).fingerprint
     copy = Copy(*identity(older(index(jpegs, OTHER[0]), source)))
     run = tmp_path / "run"
     (tmp_path / "to").mkdir()
@@ -138,8 +138,8 @@ def test_a_name_that_is_no_utf8_is_packed_readably(tmp_path):
     folder = pets(tmp_path / "pets", "train", "val")
     odd = Path(os.fsdecode(os.fsencode(folder / "train" / "cat") + b"/\xff.jpg"))
     (folder / "train" / "cat" / "0.jpg").rename(odd)
-    listed = listing(folder)
+    listed = index_folder(folder)
     paths = [prepare(folder, each, How(), hashed=True).sample["path"] for each in listed]
     assert r"train/cat/\xff.jpg" in paths
     assert all(path.encode() for path in paths)
-    assert index(folder, How())["fingerprint"] == photographs(folder, tmp_path).fingerprint
+    assert index(folder, How())["fingerprint"] == open_folder(folder, tmp_path).fingerprint

@@ -14,8 +14,8 @@ from archives import unpack
 from conftest import EXACT
 from test_decode import MATRIX, MODES, options, saved
 
-from residual.data.folder import photographs
-from residual.data.loader import Place
+from residual.data.folder import open_folder
+from residual.data.loader import LoaderOptions
 from residual.models.registry import build
 from residual.tasks.classification.loader import batches, preprocessing
 from residual.tasks.classification.loop import start, train
@@ -135,11 +135,11 @@ def test_ten_steps_on_photographs_equal_those_of_a_plain_loop_to_1e_9(ten, tmp_p
         recipe_for("resnet18", "ten", name), batch=8, norm_group=8, steps=10, drops=(6,), size=64,
         mean="channel", warmup=(2, 0.01), lr=0.05, repeats=1,
     )  # fmt: skip
-    data = photographs(ten, tmp_path)
+    data = open_folder(ten, tmp_path)
     before = preprocessing(recipe, data)
 
     def double():
-        for x, y in batches(recipe, data, before, Place(torch.device("cpu"))):
+        for x, y in batches(recipe, data, before, LoaderOptions(torch.device("cpu"))):
             yield x.double(), y.double() if y.ndim == 2 else y
 
     torch.manual_seed(0)

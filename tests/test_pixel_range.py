@@ -4,9 +4,9 @@ import pytest
 import torch
 from made_photographs import folder  # noqa: F401
 
-from residual.data.batches import Preprocessing
-from residual.data.folder import photographs
-from residual.data.loader import Place
+from residual.data.folder import open_folder
+from residual.data.loader import LoaderOptions
+from residual.data.preprocessing import Preprocessing
 from residual.models.baselines import vgg
 from residual.models.registry import build, model_spec
 from residual.runs.load import load, with_preprocessing
@@ -30,28 +30,30 @@ RANGES = {
 @pytest.mark.parametrize("name", RANGES)
 def test_pixels_reach_a_network_as_published(name, folder, tmp_path):  # noqa: F811
     recipe = recipe_for(name, "pets")
-    before = preprocessing(recipe, photographs(folder, tmp_path))
+    before = preprocessing(recipe, open_folder(folder, tmp_path))
     pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     expected = (pixels / 255 - before.mean) * RANGES[name]
     assert torch.allclose(before(pixels), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_training_and_test_meet_the_same_scale(folder, tmp_path):  # noqa: F811
-    data = photographs(folder, tmp_path)
+    data = open_folder(folder, tmp_path)
     spreads = {}
     for name in ("googlenet", "bn-inception"):
         recipe = recipe_for(name, "pets")
         before = preprocessing(recipe, data)
-        images, _ = next(batches(recipe, data, before, Place(torch.device("cpu"))))
+        images, _ = next(batches(recipe, data, before, LoaderOptions(torch.device("cpu"))))
         spreads[name] = float(images.std())
     assert spreads["googlenet"] == pytest.approx(255 * spreads["bn-inception"], rel=1e-4)
 
 
 def test_googlenet_s_response_normalisation_does_something_at_its_start(folder, tmp_path):  # noqa: F811
     torch.manual_seed(0)
-    net, data = build("googlenet", 2), photographs(folder, tmp_path)
+    net, data = build("googlenet", 2), open_folder(folder, tmp_path)
     recipe = recipe_for("googlenet", "pets")
-    images, _ = next(batches(recipe, data, preprocessing(recipe, data), Place(torch.device("cpu"))))
+    images, _ = next(
+        batches(recipe, data, preprocessing(recipe, data), LoaderOptions(torch.device("cpu")))
+    )
     maps = net.pool1(net.conv1(images[:4]))
     strong = maps > maps.mean()
     assert (net.norm1(maps)[strong] / maps[strong]).mean() < 0.98

@@ -16,7 +16,7 @@ from PIL import Image
 
 import residual
 from residual.data.decode import decode
-from residual.data.digits import digits
+from residual.data.sources import digits
 from residual.export import model
 from residual.export.engine import by_onnxruntime
 from residual.export.predict import answers

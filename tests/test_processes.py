@@ -15,8 +15,10 @@ import typer
 from conftest import EXACT, FORK, Answer, spoken
 from torch import Tensor, nn
 
-from residual.data.batches import Drawing, per_pixel_mean, training_batches
-from residual.data.digits import digits
+from residual.data.loader import training_batches
+from residual.data.preprocessing import per_pixel_mean
+from residual.data.sampler import DataConfig
+from residual.data.sources import digits
 from residual.distributed import World
 from residual.models.registry import build
 from residual.runs.load import load
@@ -83,7 +85,7 @@ def trained(world: World) -> tuple[nn.Module, list[float]]:
     """Five steps in float64 on this process's part of the batches, and their losses."""
     torch.manual_seed(0)
     run = start(build("resnet8").double(), RECIPE)
-    images, how = digits().train, Drawing(batch=16, seed=0, norm_group=4, padding=1)
+    images, how = digits().train, DataConfig(batch=16, seed=0, norm_group=4, padding=1)
     batches = (
         (x.double(), y)
         for x, y in training_batches(images, per_pixel_mean(images), how, world=world)
@@ -94,7 +96,7 @@ def trained(world: World) -> tuple[nn.Module, list[float]]:
 
 def part(place: str) -> None:
     """In a process of its own, among others."""
-    from residual.launch import join, leave
+    from residual.distributed import join, leave
 
     world = join()
     net, found = trained(world)
@@ -214,11 +216,11 @@ def raised(kind: str) -> object:
 
 def told(kind: str, place: str) -> None:
     """In a process of its own, among others: what it hears of the first one's act."""
-    from residual.launch import join, leave
+    from residual.distributed import join, leave
 
     world = join()
     try:
-        heard = f"result {world.first(lambda: raised(kind))}"
+        heard = f"result {world.on_first(lambda: raised(kind))}"
     except BaseException as error:
         heard = f"{type(error).__name__} {error}"
     Path(f"{place}/{world.rank}").write_text(heard)
@@ -251,20 +253,20 @@ def test_whatever_ends_the_first_process_is_told_to_the_others(tmp_path, kind, h
 
 def test_each_thing_is_in_one_share():
     for size in (1, 2, 3, 7):
-        parts = [i for rank in range(size) for i in World(rank, size).share(20)]
+        parts = [i for rank in range(size) for i in World(rank, size).shard(20)]
         assert sorted(parts) == list(range(20))
 
 
 def test_groups_are_shared_equally_or_not_at_all():
-    assert World(0, 4).share_of(128, 32) == 32
+    assert World(0, 4).local_batch(128, 32) == 32
     with pytest.raises(ValueError, match="5 processes cannot share 4 norm groups of 32.*start 4"):
-        World(0, 5).share_of(128, 32)
+        World(0, 5).local_batch(128, 32)
     with pytest.raises(ValueError, match="start 2 instead"):
-        World(0, 3).share_of(64, 32)
+        World(0, 3).local_batch(64, 32)
 
 
 def test_batches_of_two_processes_are_the_whole_batch():
-    images, how = digits().train, Drawing(batch=16, seed=0, padding=1)
+    images, how = digits().train, DataConfig(batch=16, seed=0, padding=1)
     mean = per_pixel_mean(images)
 
     def taken(world: World) -> list[Tensor]:

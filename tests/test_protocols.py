@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from residual.data.augment import fitted
-from residual.data.batches import Preprocessing
-from residual.data.datasets import Files, Photographs
+from residual.data.datasets import FolderSource, ImageFiles
+from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.models.registry import build
@@ -54,14 +54,14 @@ WORK = InferenceOptions(ComputeConfig(), micro_batch=3)
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory) -> Photographs:
+def photographs(tmp_path_factory) -> ImageFiles:
     """Of odd sizes, upright and lying; no two alike."""
     folder, draw = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for i, (width, height) in enumerate(SIZES):
         coarse = draw.integers(0, 256, (5, 5, 3)).astype(np.uint8)
         Image.fromarray(coarse).resize((width, height)).save(folder / f"{i}.png")
     paths = [f"{i}.png" for i in range(len(SIZES))]
-    return Photographs(Files(folder, paths), torch.arange(9), torch.arange(9) % CLASSES)
+    return ImageFiles(FolderSource(folder, paths), torch.arange(9), torch.arange(9) % CLASSES)
 
 
 def judged(
@@ -126,7 +126,7 @@ def naive(net: Member, image: Image.Image, asked: Protocol) -> Tensor:
 
 
 def means(
-    nets: list[Member], images: Photographs, asked: Protocol, work: InferenceOptions = WORK
+    nets: list[Member], images: ImageFiles, asked: Protocol, work: InferenceOptions = WORK
 ) -> Tensor:
     """What `answers` decides by: (N, C), by the means over views and networks."""
     found = torch.full((len(images), CLASSES), torch.nan, dtype=torch.float64)
@@ -197,7 +197,7 @@ def test_a_micro_batch_bounds_the_pixels_and_memory_does_not_grow_with_the_set(
             sum_views(ensembles, pictures),
         )[1],
     )
-    many = photographs.part(torch.arange(9).repeat(5))
+    many = photographs.subset(torch.arange(9).repeat(5))
     limit = micro_batch * CROP * CROP
     asked = get_protocol("multiscale", sides=SIDES)
     found = means([net], many, asked, replace(WORK, micro_batch=micro_batch))
@@ -246,14 +246,14 @@ def test_a_picture_that_cannot_be_read_has_no_answer_and_takes_none_from_the_oth
     for i in range(9):
         content = (photographs.source.folder / f"{i}.png").read_bytes()
         (tmp_path / f"{i}.png").write_bytes(content[:60] if i in (0, 4) else content)
-    torn = replace(photographs, source=Files(tmp_path, [f"{i}.png" for i in range(9)]))
+    torn = replace(photographs, source=FolderSource(tmp_path, [f"{i}.png" for i in range(9)]))
     for asked in ASKED[::2]:
         found = answers([judged(0)], torn, asked, WORK)
         whole = answers([judged(0)], photographs, asked, WORK)
         assert (found[[0, 4]] == NO_ANSWER).all()
         others = [1, 2, 3, 5, 6, 7, 8]
         assert torch.equal(found[others], whole[others])
-    lost = answers([judged(0)], torn.part(torch.tensor([0, 4])), ASKED[2], WORK)
+    lost = answers([judged(0)], torn.subset(torch.tensor([0, 4])), ASKED[2], WORK)
     assert (lost == NO_ANSWER).all()
 
 

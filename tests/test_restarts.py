@@ -10,9 +10,15 @@ from PIL import Image
 
 from residual.data import decode as decoder
 from residual.data.augment import AspectCrop, ScaleCrop
-from residual.data.crops import Wholes
-from residual.data.decode import Damaged, Oversized, as_image, as_pixels, jpeg_pixels
-from residual.data.partial_jpeg import Restarting, restarting, spaced
+from residual.data.decode import (
+    DamagedImage,
+    OversizedImage,
+    as_image,
+    as_pixels,
+    decode_jpeg_bytes,
+)
+from residual.data.packed import RestartJpeg, add_restart_markers, restart_interval
+from residual.data.test_crops import FullImages
 
 MCU = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16)}
 
@@ -30,10 +36,10 @@ def saved(picture: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
-def marked(width: int, height: int, subsampling: str = "4:4:4", interval: int = 0) -> Restarting:
-    interval = interval or spaced(math.ceil(width / MCU[subsampling][0]))
+def marked(width: int, height: int, subsampling: str = "4:4:4", interval: int = 0) -> RestartJpeg:
+    interval = interval or restart_interval(math.ceil(width / MCU[subsampling][0]))
     options = {"subsampling": subsampling, "quality": 80, "restart_marker_blocks": interval}
-    return Restarting(saved(coloured(width, height), **options), interval)
+    return RestartJpeg(saved(coloured(width, height), **options), interval)
 
 
 @pytest.mark.parametrize("reader", ["simplejpeg", "Pillow"])
@@ -60,8 +66,8 @@ def test_a_part_has_the_pixels_of_the_whole(reader, subsampling, size, monkeypat
 def test_only_what_is_needed_is_decoded(monkeypatch):
     picture, decoded = marked(640, 480, "4:2:0"), []
     monkeypatch.setattr(
-        "residual.data.partial_jpeg.jpeg_pixels",
-        lambda raw: decoded.append(jpeg_pixels(raw)) or decoded[-1],
+        "residual.data.packed.decode_jpeg_bytes",
+        lambda raw: decoded.append(decode_jpeg_bytes(raw)) or decoded[-1],
     )
     picture.part(200, 100, 300, 150)
     ((height, width, _),) = (pixels.shape for pixels in decoded)
@@ -80,7 +86,7 @@ def test_a_crop_is_the_same_from_a_part_and_from_the_whole(cut):
 
 @pytest.mark.parametrize(("across", "between"), [(1, 1), (3, 3), (32, 4), (63, 7), (47, 47)])
 def test_each_row_is_divided_alike(across, between):
-    assert spaced(across) == between
+    assert restart_interval(across) == between
 
 
 def test_a_picture_without_its_markers_is_damaged_and_named():
@@ -95,8 +101,8 @@ def test_a_picture_without_its_markers_is_damaged_and_named():
         (saved(coloured(160, 80), subsampling="4:4:4", restart_marker_blocks=8), 8),  # of 20
         (b"", 4),
     ):
-        with pytest.raises(Damaged, match=r"cat\.jpg is damaged"):
-            Restarting(raw, interval, "cat.jpg")
+        with pytest.raises(DamagedImage, match=r"cat\.jpg is damaged"):
+            RestartJpeg(raw, interval, "cat.jpg")
 
 
 @pytest.mark.skipif(decoder.decode_jpeg is None, reason="Pillow is silent about spoilt data")
@@ -105,8 +111,8 @@ def test_a_picture_whose_data_is_spoilt_is_damaged_and_named(asked):
     picture = marked(64, 48)
     spoilt = bytearray(picture.raw)
     spoilt[picture.starts[0] + 5 : picture.ends[0]] = bytes(picture.ends[0] - picture.starts[0] - 5)
-    torn = Restarting(bytes(spoilt), picture.interval, "cat.jpg")
-    with pytest.raises(Damaged, match=r"cat\.jpg is damaged"):
+    torn = RestartJpeg(bytes(spoilt), picture.interval, "cat.jpg")
+    with pytest.raises(DamagedImage, match=r"cat\.jpg is damaged"):
         asked(torn)
 
 
@@ -114,17 +120,17 @@ def test_a_header_that_promises_too_many_pixels_is_not_believed():
     picture = marked(64, 48)
     raw, at = bytearray(picture.raw), picture.frame.at
     raw[at : at + 4] = (16_000).to_bytes(2, "big") * 2
-    with pytest.raises(Oversized, match="16000x16000"):
-        Restarting(bytes(raw), picture.interval)
+    with pytest.raises(OversizedImage, match="16000x16000"):
+        RestartJpeg(bytes(raw), picture.interval)
 
 
 def test_a_picture_that_is_asked_for_twice_is_decoded_once(monkeypatch):
     picture, decoded = marked(64, 48), []
     monkeypatch.setattr(
-        "residual.data.partial_jpeg.jpeg_pixels",
-        lambda raw: decoded.append(raw) or jpeg_pixels(raw),
+        "residual.data.packed.decode_jpeg_bytes",
+        lambda raw: decoded.append(raw) or decode_jpeg_bytes(raw),
     )
-    Wholes((32, 48))(picture, 0, 0)
+    FullImages((32, 48))(picture, 0, 0)
     assert len(decoded) == 1
 
 
@@ -133,9 +139,9 @@ def test_a_picture_that_is_asked_for_twice_is_decoded_once(monkeypatch):
 @pytest.mark.parametrize("subsampling", MCU)
 def test_markers_change_no_pixel(options, subsampling):
     raw = saved(coloured(131, 75), subsampling=subsampling, **options)
-    made, interval = restarting(raw)
-    assert interval == spaced(math.ceil(131 / MCU[subsampling][0])) and made != raw
-    assert np.array_equal(Restarting(made, interval).pixels, jpeg_pixels(raw))
+    made, interval = add_restart_markers(raw)
+    assert interval == restart_interval(math.ceil(131 / MCU[subsampling][0])) and made != raw
+    assert np.array_equal(RestartJpeg(made, interval).pixels, decode_jpeg_bytes(raw))
 
 
 SCRIPTS = {
@@ -157,16 +163,16 @@ def test_a_file_stays_where_no_equal_one_can_be_made(script, tmp_path, monkeypat
     (tmp_path / "other.jpg").write_bytes(saved(Image.fromarray(other), **how))
     five = saved(coloured(96, 8), **how | {"restart_marker_blocks": 5})
     (tmp_path / "five.jpg").write_bytes(five)
-    assert np.array_equal(Restarting(five, 4).pixels, jpeg_pixels(raw))
+    assert np.array_equal(RestartJpeg(five, 4).pixels, decode_jpeg_bytes(raw))
     (tmp_path / "jpegtran").write_text(SCRIPTS[script])
     (tmp_path / "jpegtran").chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert restarting(raw) == (raw, 0)
+    assert add_restart_markers(raw) == (raw, 0)
 
 
 def test_a_file_stays_where_there_is_no_jpegtran(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     raw = saved(coloured(64, 48))
-    assert restarting(raw) == (raw, 0)
-    assert restarting(saved(coloured(64, 48).convert("L")))[1] == 0
+    assert add_restart_markers(raw) == (raw, 0)
+    assert add_restart_markers(saved(coloured(64, 48).convert("L")))[1] == 0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import EXACT, FORK
 
-from residual.data.digits import digits
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks.classification.train import advance, begin

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from residual.data.batches import Preprocessing, of_contrast
-from residual.data.datasets import Images
+from residual.data.datasets import ImageTensors
+from residual.data.preprocessing import Preprocessing, contrast_preprocessing
 from residual.export.classifier import to_onnx
 from residual.export.graph import FLOAT, UINT8, Graph, Value
 from residual.export.layers import network
@@ -79,7 +79,9 @@ def test_prelus_and_a_pyramid_in_a_window_are_exported():
 def test_contrast_and_whitening_are_in_the_graph_as_in_training(whitened):
     pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     pixels[0] = 77  # without contrast
-    how: Preprocessing = of_contrast(Images(pixels, torch.zeros(40).long()), whitened)
+    how: Preprocessing = contrast_preprocessing(
+        ImageTensors(pixels, torch.zeros(40).long()), whitened
+    )
     graph = Graph()
     wanted = prepared(graph, Value(graph, "image"), how)
     made = graph.model(

@@ -1,4 +1,4 @@
-"""What crops.py and protocols.py claim of the protocols of the paper's rivals.
+"""What test_crops.py and protocols.py claim of the protocols of the paper's rivals.
 
 That each equals its naive loop is in test_protocols.py.
 """
@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.data.batches import Preprocessing
-from residual.data.crops import Grid, Squares
-from residual.data.datasets import Files, Images, Photographs
-from residual.data.decode import resized
+from residual.data.datasets import FolderSource, ImageFiles, ImageTensors
+from residual.data.decode import resize
+from residual.data.preprocessing import Preprocessing
+from residual.data.test_crops import GridCrops, SquareCrops
 from residual.models.registry import build
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_protocol
@@ -53,18 +53,18 @@ def ends(view: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
 )
 def test_144_crops_are_where_they_are_said_to_be(size, begins):
     image = ruled(*size)
-    (found,) = Squares(SIZE, (256,))(image, 0, 0)
+    (found,) = SquareCrops(SIZE, (256,))(image, 0, 0)
     assert found.shape == (18, 224, 224, 3)
     for views, (x, y) in zip(found.reshape(3, 6, *found.shape[1:]), begins, strict=True):
         corners = [(x + 16, y + 16), (x, y), (x + 32, y), (x, y + 32), (x + 32, y + 32)]
         expected = [((left, top), (left + 223, top + 223)) for left, top in corners]
         assert [ends(view) for view in views[:5]] == expected
-        square = resized(image.crop((x, y, x + 256, y + 256)), SIZE)
+        square = resize(image.crop((x, y, x + 256, y + 256)), SIZE)
         assert np.array_equal(views[5], np.asarray(square))
 
 
 def test_150_crops_are_a_grid_from_border_to_border():
-    (found,) = Grid(SIZE, (384,))(ruled(512, 384), 0, 0)
+    (found,) = GridCrops(SIZE, (384,))(ruled(512, 384), 0, 0)
     expected = [
         ((left, top), (left + 223, top + 223))
         for top in (0, 40, 80, 120, 160)
@@ -85,8 +85,8 @@ def test_as_many_views_are_cut_as_the_protocol_says(name, size):
 
 
 @pytest.fixture
-def photographs(tmp_path) -> Photographs:
-    return Photographs(Files(tmp_path, ["0.png"]), torch.arange(1), torch.arange(1))
+def photographs(tmp_path) -> ImageFiles:
+    return ImageFiles(FolderSource(tmp_path, ["0.png"]), torch.arange(1), torch.arange(1))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,9 @@ def test_whole_pictures_may_be_smaller_than_the_crop(photographs):
 
 
 def test_small_pictures_have_none_of_these_views():
-    images = Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    images = ImageTensors(
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    )
     for name in BASELINES:
         asked = replace(get_protocol(name), average="scores")
         with pytest.raises(ValueError, match="takes small pictures, of which there is one view"):

@@ -11,7 +11,7 @@ from conftest import EXACT
 from test_runs import SHORT, begun
 
 from residual.cli import train as train_command
-from residual.data.digits import digits
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks.classification.train import advance, recipe_for, train

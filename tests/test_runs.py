@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import residual
-from residual.data.batches import chosen
 from residual.data.datasets import Data
-from residual.data.digits import digits
+from residual.data.sampler import batch_indices
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder, resume
 from residual.runs.load import load
@@ -33,8 +33,8 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is
 
 def few(n: int = 40) -> Data:
     whole = digits()
-    test = whole.test.part(torch.arange(20))
-    return replace(whole, train=whole.train.part(torch.arange(n)), test=test)
+    test = whole.test.subset(torch.arange(20))
+    return replace(whole, train=whole.train.subset(torch.arange(n)), test=test)
 
 
 def begun(run: Path, recipe: Recipe = SHORT, data: Data | None = None, curve: bool = False) -> Data:
@@ -210,7 +210,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
     with pytest.raises(Diverged, match="the loss of step [23] is .*, at rate 1e.29, of the images"
                        ) as stop:  # fmt: skip
         list(advance(tmp_path / "run", data, ALWAYS))
-    ids, _ = chosen(data.train.labels, loader.drawing(recipe), stop.value.step - 1)
+    ids, _ = batch_indices(data.train.labels, loader.drawing(recipe), stop.value.step - 1)
     assert str(stop.value).endswith(", ".join(map(str, ids.tolist())))
     assert names(tmp_path / "run" / "checkpoints") == []
     assert not (tmp_path / "run" / "result.json").exists()

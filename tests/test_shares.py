@@ -7,9 +7,9 @@ import torch
 from conftest import FORK, draw_pictures
 from torch import Tensor, nn
 
-from residual.data.batches import Preprocessing
-from residual.data.datasets import Images, Set
-from residual.data.folder import photographs
+from residual.data.datasets import ImageSet, ImageTensors
+from residual.data.folder import open_folder
+from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.tasks.classification.inference import NO_ANSWER, InferenceOptions, Member, answers
@@ -26,7 +26,9 @@ def network(size: int, shorter: int | None) -> Member:
     return Member(net, Preprocessing(mean, torch.ones(3, 1, 1), (size, size), shorter))
 
 
-def share(rank: int, world: World, place: Path, net: Member, images: Set, asked: Protocol) -> None:
+def share(
+    rank: int, world: World, place: Path, net: Member, images: ImageSet, asked: Protocol
+) -> None:
     """In a process of its own: the answers at each micro-batch, as this process has them."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -59,7 +61,7 @@ def together(size: int, place: Path, *what: object) -> list[list[Tensor]]:
 def test_10007_images_have_the_same_counts_on_any_number_of_processes(tmp_path, size):
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (10_007, 3, 2, 2), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, torch.randint(0, 8, (10_007,), generator=draw))
+    images = ImageTensors(pixels, torch.randint(0, 8, (10_007,), generator=draw))
     net = network(2, None)
     x = net.preprocessing(pixels)
     expected = count(net.net(x).topk(5).indices, images.labels)
@@ -71,7 +73,7 @@ def test_10007_images_have_the_same_counts_on_any_number_of_processes(tmp_path, 
 def test_photographs_have_the_same_answers_on_two_processes(tmp_path):
     folder = draw_pictures(tmp_path / "pets", 5, ("cat", "dog", "eel"))
     (folder / "test" / "dog" / "3.png").write_bytes(b"torn")
-    images = photographs(folder, tmp_path / "root").test
+    images = open_folder(folder, tmp_path / "root").test
     net, asked = network(24, 28), get_protocol("multiscale", sides=[24, 31])
     alone = answers([net], images, asked, InferenceOptions(ComputeConfig(), 0, 2))
     assert (alone[:, 0] == NO_ANSWER).nonzero().flatten().tolist() == [8]
@@ -80,7 +82,7 @@ def test_photographs_have_the_same_answers_on_two_processes(tmp_path):
 
 
 def test_there_may_be_more_processes_than_images(tmp_path):
-    images = Images(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2).long())
+    images = ImageTensors(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2).long())
     net = network(2, None)
     alone = answers([net], images, get_protocol("1crop"), InferenceOptions(ComputeConfig()))
     for found in together(3, tmp_path / "place", net, images, get_protocol("1crop")):

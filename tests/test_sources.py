@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from residual.data.datasets import fingerprint
-from residual.data.folder import KNOWN
+from residual.data.folder import KNOWN_NAMES
 from residual.data.sources import load
 
 
@@ -44,4 +44,4 @@ def test_the_jpeg_copy_is_known_and_never_called_cifar10():
                 digest = hashlib.sha256(raw).hexdigest()
                 files.append((f"{name}/{kind}/{file}", kind, len(raw), digest))
     assert len(files) == 60_000
-    assert KNOWN[fingerprint(files)] == "CIFAR-10 (JPEG copy)"
+    assert KNOWN_NAMES[fingerprint(files)] == "CIFAR-10 (JPEG copy)"

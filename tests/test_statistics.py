@@ -5,9 +5,9 @@ import itertools
 import torch
 from conftest import EXACT
 
-from residual.data.datasets import held_out
-from residual.data.digits import digits
-from residual.data.loader import Place
+from residual.data.datasets import apply_split
+from residual.data.loader import LoaderOptions
+from residual.data.sources import digits
 from residual.runs.load import load
 from residual.tasks.classification import loader
 
@@ -20,7 +20,9 @@ def test_statistics_are_those_of_all_training_images(command, finished, tmp_path
     batch = before.recipe.batch
     steps = -(-len(data.train) // batch)
     assert f"statistics of {steps * batch:,} training images" in answer.out
-    batches = loader.batches(before.recipe, data, before.preprocessing, Place(torch.device("cpu")))
+    batches = loader.batches(
+        before.recipe, data, before.preprocessing, LoaderOptions(torch.device("cpu"))
+    )
     conv = before.net.conv1[0][0]
     with torch.no_grad():
         maps = [conv(images).double() for images, _ in itertools.islice(batches, steps)]
@@ -40,11 +42,13 @@ def test_images_that_are_held_out_are_not_measured(command, tmp_path):
     answer = command("statistics", run, "--out", out, "--threads", 1)
     assert answer.status == 0, answer.err
     before, after = load(run), load(out)
-    rest = held_out(digits(), "45k5k")
+    rest = apply_split(digits(), "45k5k")
     steps = -(-len(rest.train) // before.recipe.batch)
     assert len(rest.train) < len(digits().train)
     assert f"statistics of {steps * before.recipe.batch:,} training images" in answer.out
-    batches = loader.batches(before.recipe, rest, before.preprocessing, Place(torch.device("cpu")))
+    batches = loader.batches(
+        before.recipe, rest, before.preprocessing, LoaderOptions(torch.device("cpu"))
+    )
     with torch.no_grad():
         seen = [x for x, _ in itertools.islice(batches, steps)]
         maps = torch.cat([before.net.conv1[0][0](x).double() for x in seen])

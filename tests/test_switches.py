@@ -10,8 +10,8 @@ from torch import nn
 
 import residual
 from residual.analysis.responses import measure_responses
-from residual.data.digits import digits
-from residual.device import ComputeConfig, switches
+from residual.data.sources import digits
+from residual.device import ComputeConfig, torch_settings
 from residual.runs.load import load
 from residual.tasks.detection.predict import finder
 from residual.tasks.detection.recipe import Testing as Asking
@@ -40,7 +40,7 @@ def passes() -> Iterator[list[tuple[bool, bool, bool]]]:
 @pytest.fixture(autouse=True)
 def lax() -> Iterator[None]:
     """A process that allows what torch can be told to allow."""
-    before = switches()
+    before = torch_settings()
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = False
@@ -50,33 +50,33 @@ def lax() -> Iterator[None]:
 
 
 def test_after_training_in_bf16_the_network_is_judged_in_float32(passes, tmp_path):
-    mine = switches()
+    mine = torch_settings()
     recipe = replace(SHORT, split="45k5k", schedule="plateau", patience=1)
     for _ in residual.train(recipe=recipe, out=tmp_path / "run", how=BF16):
-        assert switches() == mine
-    assert switches() == mine
+        assert torch_settings() == mine
+    assert torch_settings() == mine
     kinds = set(passes)
     assert (True, True, True) in kinds  # the steps
     assert kinds - {(True, True, True)} == {(False, False, False)}  # looks, and the headline
 
 
 def test_a_training_that_is_left_leaves_the_switches_as_they_were(tmp_path):
-    mine = switches()
+    mine = torch_settings()
     steps = residual.train(
         recipe=SHORT, out=tmp_path / "run", how=ComputeConfig(deterministic=True)
     )
     next(steps)
-    assert switches() == mine
+    assert torch_settings() == mine
     steps.close()
-    assert switches() == mine
+    assert torch_settings() == mine
 
 
 def test_the_verbs_compute_in_float32_and_put_the_switches_back(passes, finished, pictures):
-    mine = switches()
+    mine = torch_settings()
     residual.evaluate(finished, "digits")
     residual.predict(load(finished), sorted((pictures / "test").rglob("*.png")))
     measure_responses(load(finished), digits(), ComputeConfig(threads=1))
-    assert switches() == mine
+    assert torch_settings() == mine
     assert set(passes) == {(False, False, False)}
 
 
@@ -86,8 +86,8 @@ def test_responses_are_measured_with_the_setting_that_is_asked_for(passes, finis
 
 
 def test_a_detector_finds_in_float32_and_puts_the_switches_back(passes, tmp_path):
-    mine = switches()
+    mine = torch_settings()
     picture((80, 64)).save(tmp_path / "a.png")
     finder([detector()], Asking(least=0.0), ComputeConfig(threads=1))(tmp_path / "a.png")
-    assert switches() == mine
+    assert torch_settings() == mine
     assert set(passes) == {(False, False, False)}

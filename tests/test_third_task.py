@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from residual.data.batches import Preprocessing, per_pixel_mean
 from residual.data.datasets import Data
-from residual.data.digits import digits
-from residual.data.rng import order
+from residual.data.preprocessing import Preprocessing, per_pixel_mean
+from residual.data.rng import permutation
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder, session
 from residual.runs.results import environment
@@ -60,7 +60,7 @@ class Brightness:
     def batches(self) -> Iterator[Tensor]:
         step, n = self.learner.step, len(self.data.train)
         while True:
-            ids = order(self.recipe.seed, step, n)[: self.recipe.batch]
+            ids = permutation(self.recipe.seed, step, n)[: self.recipe.batch]
             yield self.data.train.pixels[ids]
             step += 1
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.data.datasets import Images
-from residual.data.digits import digits
+from residual.data.datasets import ImageTensors
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.export.engine import engine, installed
 from residual.export.predict import answers as predictions
@@ -75,7 +75,7 @@ def test_predictions_take_the_lowest_class_too(undecided, tmp_path: Path, name):
     if name == "onnxruntime" and not installed():
         pytest.skip("ONNX Runtime is not installed")
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / "a.png")
-    images = Images(torch.full((1, 3, 8, 8), 99, dtype=torch.uint8), torch.zeros(1).long())
+    images = ImageTensors(torch.full((1, 3, 8, 8), 99, dtype=torch.uint8), torch.zeros(1).long())
     told = list(predictions(undecided, [tmp_path / "a.png"], 5, lambda net: engine(net, name)))
     counted = answers(
         [Member(undecided.net, undecided.preprocessing)],

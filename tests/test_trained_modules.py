@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from residual.data.batches import Drawing, per_pixel_mean, training_batches
-from residual.data.digits import digits
+from residual.data.loader import training_batches
+from residual.data.preprocessing import per_pixel_mean
+from residual.data.sampler import DataConfig
+from residual.data.sources import digits
 from residual.models.registry import build
 from residual.tasks.classification.loop import start, train
 from residual.tasks.classification.train import recipe_for
@@ -25,7 +27,7 @@ def begun(name: str) -> tuple[nn.Module, Iterator[Step]]:
     """A network, and its training on digits, one step at a time."""
     torch.manual_seed(0)
     net, images = build(name, 10), digits().train
-    batches = training_batches(images, per_pixel_mean(images), Drawing(batch=8, seed=0))
+    batches = training_batches(images, per_pixel_mean(images), DataConfig(batch=8, seed=0))
     recipe = changed(recipe_for(name, "digits", "digits"), SMALL)
     return net, train(start(net, recipe), batches, recipe)
 

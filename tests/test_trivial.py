@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 
-from residual.data.augment import TRIVIAL, TrivialAugment, trivially_augmented
-from residual.data.rng import hashed
+from residual.data.augment import TRIVIAL_DRAW, TrivialAugment, trivial_augment
+from residual.data.rng import keyed_hash
 
 
 def picture(seed: int = 0, side: int = 24) -> Image.Image:
@@ -25,13 +25,13 @@ class Whole:
 
 
 def augmented(image_id: int, epoch: int = 0, seed: int = 0) -> np.ndarray:
-    return np.asarray(trivially_augmented(picture(), image_id, epoch, seed))
+    return np.asarray(trivial_augment(picture(), image_id, epoch, seed))
 
 
 def test_it_is_torchvisions_with_a_keyed_generator():
     for image_id in range(30):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(hashed(2, 1, image_id, TRIVIAL)))
+            torch.manual_seed(int(keyed_hash(2, 1, image_id, TRIVIAL_DRAW)))
             theirs = TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)(picture())
         assert np.array_equal(augmented(image_id, epoch=1, seed=2), np.asarray(theirs))
 
@@ -56,7 +56,7 @@ def test_the_generator_of_everybody_else_is_left_as_it_was():
 
 def test_a_cut_is_augmented_and_keeps_its_shape():
     views = TrivialAugment(Whole(), seed=3)(picture(), 11, 2)
-    plain = np.asarray(trivially_augmented(picture(), 11, 2, 3))
+    plain = np.asarray(trivial_augment(picture(), 11, 2, 3))
     pixels = np.concatenate(views)
     assert pixels.shape == (2, 24, 24, 3) and pixels.dtype == np.uint8
     assert np.array_equal(pixels[0], plain) and np.array_equal(pixels[1], plain)

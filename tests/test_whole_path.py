@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import EXACT
 
-from residual.data.decode import Damaged
-from residual.data.digits import digits
+from residual.data.decode import DamagedImage
+from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.models.registry import build
@@ -160,5 +160,7 @@ def test_damaged_pictures_that_all_processes_skipped_count_together(tmp_path):
     context.world = Others()
     session._save()
     task.skipped = {"a.jpg": "torn"}
-    with pytest.raises(Damaged, match="3 of 1,437 training pictures are damaged, more than the 2"):
+    with pytest.raises(
+        DamagedImage, match="3 of 1,437 training pictures are damaged, more than the 2"
+    ):
         session._save()

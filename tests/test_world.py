@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from residual.device import ComputeConfig, hardware, setting, switches
+from residual.device import ComputeConfig, compute_config, hardware_name, torch_settings
 
 
 @pytest.fixture(autouse=True)
 def restored():
     """Torch's switches as they were before."""
-    before = switches()
+    before = torch_settings()
     yield
     before.set()
 
@@ -22,35 +22,37 @@ def restored():
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x", ""])
 def test_a_device_that_is_not_here_is_refused_with_those_that_are(device):
     with pytest.raises(ValueError, match=f"no device '{device}' here; there are cpu"):
-        setting(device)
+        compute_config(device)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf32", ""])
 def test_a_precision_that_there_is_not_is_refused(precision):
     with pytest.raises(ValueError, match=f"no precision '{precision}'; there are auto, float32"):
-        setting("cpu", 1, precision)
+        compute_config("cpu", 1, precision)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell")
 def test_no_number_of_threads_means_every_core():
-    assert setting("cpu").threads == len(os.sched_getaffinity(0))
-    assert setting("cpu", 3).threads == 3
+    assert compute_config("cpu").threads == len(os.sched_getaffinity(0))
+    assert compute_config("cpu", 3).threads == 3
 
 
 def test_auto_takes_the_gpu_where_there_is_one():
-    assert setting().device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert compute_config().device == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_equal_settings_are_equal_values():
-    assert setting("cpu", 1, "bf16", True) == ComputeConfig("cpu", 1, "bf16", deterministic=True)
+    assert compute_config("cpu", 1, "bf16", True) == ComputeConfig(
+        "cpu", 1, "bf16", deterministic=True
+    )
 
 
 def test_a_setting_sets_the_threads_and_the_determinism_of_torch():
-    with ComputeConfig(threads=2, deterministic=True).applied():
+    with ComputeConfig(threads=2, deterministic=True).activate():
         assert torch.get_num_threads() == 2
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
-        with ComputeConfig(threads=1).applied():
+        with ComputeConfig(threads=1).activate():
             assert torch.get_num_threads() == 1
             assert not torch.are_deterministic_algorithms_enabled()
 
@@ -79,8 +81,8 @@ def test_float32_is_float32_whatever_the_process_allows_and_all_switches_are_put
     before, precision
 ):
     before()
-    as_it_was = switches()
-    with pytest.raises(ZeroDivisionError), ComputeConfig(precision=precision, threads=2).applied():
+    as_it_was = torch_settings()
+    with pytest.raises(ZeroDivisionError), ComputeConfig(precision=precision, threads=2).activate():
         assert torch.backends.cudnn.allow_tf32 == (precision == "bf16")
         assert not torch.backends.cuda.matmul.allow_tf32
         assert torch.get_float32_matmul_precision() == "highest"
@@ -88,7 +90,7 @@ def test_float32_is_float32_whatever_the_process_allows_and_all_switches_are_put
         assert torch.backends.mkldnn.conv.fp32_precision == "ieee"
         assert torch.get_num_threads() == 2
         raise ZeroDivisionError
-    assert switches() == as_it_was
+    assert torch_settings() == as_it_was
 
 
 def counted(n: int) -> Iterator[int]:
@@ -99,11 +101,11 @@ def counted(n: int) -> Iterator[int]:
 
 def test_between_two_steps_the_switches_are_those_of_whoever_takes_them():
     torch.set_num_threads(1)
-    one, other = (ComputeConfig(threads=n).within(counted(3)) for n in (2, 3))
+    one, other = (ComputeConfig(threads=n).iterate(counted(3)) for n in (2, 3))
     for found in zip(one, other, strict=True):
         assert found == (2, 3) and torch.get_num_threads() == 1
     torch.set_num_threads(4)
-    half = ComputeConfig(threads=2).within(counted(3))
+    half = ComputeConfig(threads=2).iterate(counted(3))
     assert next(half) == 2
     half.close()
     assert torch.get_num_threads() == 4
@@ -112,7 +114,7 @@ def test_between_two_steps_the_switches_are_those_of_whoever_takes_them():
 
 @pytest.mark.parametrize("last", [True, False])
 def test_a_network_lies_in_memory_as_the_setting_says(last):
-    net = ComputeConfig(channels_last=last).place(torch.nn.Conv2d(4, 4, 3))
+    net = ComputeConfig(channels_last=last).prepare(torch.nn.Conv2d(4, 4, 3))
     assert net.weight.is_contiguous(memory_format=torch.channels_last) == last
     assert net.weight.is_contiguous() != last
 
@@ -127,8 +129,8 @@ def test_a_forward_pass_has_the_precision_of_the_setting(precision, dtype):
 
 
 def test_the_hardware_is_named_with_its_threads():
-    assert hardware(ComputeConfig(threads=1)).endswith(", 1 threads")
-    assert len(hardware(ComputeConfig(threads=1))) > len(", 1 threads")
+    assert hardware_name(ComputeConfig(threads=1)).endswith(", 1 threads")
+    assert len(hardware_name(ComputeConfig(threads=1))) > len(", 1 threads")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU OpenMP on Linux alone")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from residual.storage import write_whole
+from residual.storage import write_atomic
 
 Point = tuple[int, float]  # step, error in percent
 Line = dict[str, Any]
@@ -194,5 +194,5 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
             content = BytesIO()
             figure.savefig(content, format=kind, dpi=200, metadata=dict.fromkeys(omitted))
             paths.append(stem.with_name(f"{stem.name}.{kind}"))
-            write_whole(paths[-1], content.getvalue())
+            write_atomic(paths[-1], content.getvalue())
     return paths

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from residual.analysis.confusion import ClassScores, class_scores, draw_confusion
 from residual.analysis.curves import COLOURS, curve_from_log, draw_curves, save_figure, style_axes
 from residual.runs.folder import read_log, recipe_of
-from residual.storage import read_json, write_whole
+from residual.storage import read_json, write_atomic
 from residual.tasks.detection import load as detection
 from residual.training.values import to_json
 
@@ -58,7 +58,7 @@ def report(run: Path) -> Path:
             context["curves"] = save_svg(loss_figure(log), folder / "losses")
     else:
         context |= classifier_figures(run, recipe["network"], log, result)
-    write_whole(folder / "report.html", render(context).encode(errors="backslashreplace"))
+    write_atomic(folder / "report.html", render(context).encode(errors="backslashreplace"))
     return folder / "report.html"
 
 
@@ -93,7 +93,7 @@ def classifier_figures(
         mistaken = sorted((row for row in rows if row.recall < 1), key=lambda row: row.recall)
         context["weakest"] = mistaken[: min(MAX_WEAKEST, max(1, len(recalls) // 3))]
         context["unread"] = result["seen"] - int(matrix.sum())
-        write_whole(folder / "per-class.csv", csv_table(rows))
+        write_atomic(folder / "per-class.csv", csv_table(rows))
     return context
 
 

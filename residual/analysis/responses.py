@@ -12,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from residual.analysis.curves import palette, style_axes
-from residual.data.batches import evaluation_batches
-from residual.data.datasets import Data, Photographs
-from residual.device import ComputeConfig
-from residual.finite import WORDS, NotFinite
+from residual.data.datasets import Data, ImageFiles
+from residual.data.loader import evaluation_batches
+from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues
 from residual.models.registry import model_spec
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_size
@@ -99,18 +98,18 @@ def measure_responses(trained: Trained, data: Data, config: ComputeConfig) -> li
     """
     device = torch.device(config.device)
     images = data.split(data.headline)
-    if isinstance(images, Photographs):
+    if isinstance(images, ImageFiles):
         raise ValueError(
             f"responses are measured on small pictures, and {trained.network} takes photographs"
         )
     check_size(trained, images, data.name)
     batches = evaluation_batches(images.to(device), trained.preprocessing.to(device))
-    with config.applied(), config.autocast():
+    with config.activate(), config.autocast():
         values = responses(trained.net, batches)
     for layer, value in enumerate(values, start=1):
         if not isfinite(value):
-            raise NotFinite(
-                f"{trained.network} has {WORDS} in its responses, first of layer {layer}"
+            raise NonFiniteValues(
+                f"{trained.network} has {NON_FINITE} in its responses, first of layer {layer}"
             )
     return values
 

@@ -134,8 +134,8 @@ def main() -> None:
         if not flush() and not end.code:
             say("what is printed cannot be written")
             end.code = 1
-        # Whoever joined others has their number here; where launch.py is not loaded, nobody did.
-        among = "residual.launch" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1"
+        # `join` sets WORLD_SIZE; where distributed.py is not loaded, nobody has called it.
+        among = "residual.distributed" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1"
         if not among or not isinstance(end.code, int | None):
             raise
         # Threads of gloo's may outlive their group and abort a process whose interpreter winds up,

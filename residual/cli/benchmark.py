@@ -40,14 +40,14 @@ def train(
 
     Example: residual benchmark train resnet50
     """
-    from residual.device import setting_before_trial
+    from residual.device import training_config
     from residual.models.registry import model_spec
     from residual.tasks.classification.autotune import candidates, paying, seconds_per_step
     from residual.tasks.classification.loader import crop_size
     from residual.tasks.classification.train import recipe_for
 
     with wrong_usage():
-        how = setting_before_trial(device, threads)
+        how = training_config(device, threads)
         chosen = recipe_for(network, "cifar10", recipe)
     timed, rows = {}, []
     for each in candidates(how, chosen.steps):
@@ -102,7 +102,7 @@ def predict(
 
     how = setting_of(device, threads, "float32", False)
     found = []
-    for each in how.within(speeds(network, how, batch or (1, 16), seconds)):
+    for each in how.iterate(speeds(network, how, batch or (1, 16), seconds)):
         found.append(each)
         if not as_json:
             speed = each.images_per_second
@@ -153,7 +153,7 @@ def data(
     pictures = loaded(folder, root, 224, workers, whole=True)
     check(small, pictures)
     found = []
-    for stage in how.within(stages(Bench(pictures, small, how, workers, seconds))):
+    for stage in how.iterate(stages(Bench(pictures, small, how, workers, seconds))):
         found.append(stage)
         if not as_json:
             print(f"{stage.name:<25} {stage.images_per_second:>10,.1f} images/s  ({stage.by})")

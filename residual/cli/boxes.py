@@ -42,7 +42,7 @@ def check(
     from residual.cli.progress import counting
     from residual.preparation.check_boxes import check as checked
     from residual.preparation.check_boxes import contact, everything
-    from residual.storage import json_text, write_whole
+    from residual.storage import json_text, write_atomic
 
     draw, out = drawing
     if draw and not out.parent.is_dir():
@@ -56,7 +56,7 @@ def check(
         for line in told(report):
             print(line.encode(errors="backslashreplace").decode())  # a file's name may be anything
     if draw:
-        write_whole(out, png(contact(said, draw)))
+        write_atomic(out, png(contact(said, draw)))
         typer.echo(f"residual: pictures with their boxes are in {out}", err=True)
     if report.bad:
         parts = {

@@ -83,7 +83,7 @@ def check_classes(folder: Path, workers: int, as_json: bool) -> None:
 
 def told(report: "Report") -> Iterator[str]:
     """A report as a person reads it: what is most urgent comes last, where a terminal stays."""
-    from residual.data.filenames import shown
+    from residual.storage import display_name
 
     yield f"{report.folder}: {report.seen:,} pictures, {len(report.damaged):,} damaged"
     yield from sizes(report)
@@ -97,21 +97,21 @@ def told(report: "Report") -> Iterator[str]:
     if report.damaged:
         yield "\nDamaged:"
         for each in report.damaged:
-            yield f"  {each.kind:<12} {shown(each.path)} (class {each.label}): {each.reason}"
+            yield f"  {each.kind:<12} {display_name(each.path)} (class {each.label}): {each.reason}"
 
 
 def remarks(
     converted: Mapping[str, int], notes: Mapping[str, Collection[str]], warnings: Sequence[str]
 ) -> Iterator[str]:
     """What is no damage: what reading changes, what is odd, and what looks like a mistake."""
-    from residual.data.filenames import few
+    from residual.storage import summarize
 
     if converted:
         yield "\nChanged when they are read:"
         yield from (f"  {n:>9,}  {change}" for change, n in converted.items())
     if any(notes.values()):
         yield "\nNotes:"
-        yield from (f"  {what} {few(list(files))}" for what, files in notes.items() if files)
+        yield from (f"  {what} {summarize(list(files))}" for what, files in notes.items() if files)
     if warnings:
         yield "\nWarnings:"
         yield from (f"  {warning}" for warning in warnings)

@@ -109,12 +109,12 @@ def train(
     chosen = with_splits(chosen, data, {word.partition("=")[0] for word in words})
     with joined() as world:
         how = setting_of(device, threads, precision, deterministic)
-        beginning = world.first(lambda: begun_with(weights, root))
+        beginning = world.on_first(lambda: begun_with(weights, root))
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
         check(chosen, how)
         check_effects(chosen, recipe_of(network, recipe, sort, steps, seed, []))
-        own = world.first(lambda: new_run(out, chosen))
+        own = world.on_first(lambda: new_run(out, chosen))
         pictures = load(data, chosen)
         if (chosen.train_split, chosen.test_split) != usual and world.rank == 0:
             typer.echo(f"residual: {in_splits(pictures, chosen)}", err=True)
@@ -126,7 +126,7 @@ def train(
                 return own
             return begin(own, chosen, pictures, where, how, beginning)
 
-        run = world.first(made)
+        run = world.on_first(made)
         care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
         run_training(run, chosen.steps, of_detector(run, pictures), care, finished)
 

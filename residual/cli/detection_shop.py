@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[str]:
     """Make what is missing -> the fingerprints of the data that it is on."""
-    from residual.distributed import here
+    from residual.distributed import current_world
     from residual.reproduction.detectors import Made
     from residual.tasks.detection.datasets import DetectionData
     from residual.tasks.detection.train import check, load
@@ -38,7 +38,7 @@ def supply(wanted: "list[Detection]", place: Place, weights: list[Path]) -> set[
         data = splits[key]
         made = Made(each, data.name, data.fingerprint)
         marks.add(data.test.fingerprint)
-        if here().first(made.file(place.results).exists):
+        if current_world().on_first(made.file(place.results).exists):
             continue
         runs = [train(made, seed, data, place, begun) for seed in range(each.members)]
         if not made.plain:
@@ -75,9 +75,9 @@ def possible(wanted: "list[Detection]", folder: Path) -> "list[Detection]":
 
 
 def say(sentence: str) -> None:
-    from residual.distributed import here
+    from residual.distributed import current_world
 
-    if here().rank == 0:
+    if current_world().rank == 0:
         typer.echo(f"residual: {sentence}", err=True)
 
 
@@ -97,7 +97,7 @@ def begun_with(each: "Detection", begun: "dict[str, Trained]") -> Any:
 
 def train(made: "Made", seed: int, data: Any, place: Place, begun: "dict[str, Trained]") -> Path:
     """A finished run: made, or gone on with, unless it is there."""
-    from residual.distributed import here
+    from residual.distributed import current_world
     from residual.reproduction.detectors import keep
     from residual.tasks.detection.train import begin
 
@@ -109,28 +109,30 @@ def train(made: "Made", seed: int, data: Any, place: Place, begun: "dict[str, Tr
         if not (run / "recipe.json").exists():
             begin(run, recipe, data, where, place.how, start)
 
-    here().first(new)
+    current_world().on_first(new)
     title = f"{recipe.network}, seed {recipe.seed}"
     with_progress(title, recipe.steps, of_detector(run, data), ProgressOptions(5.0, place.workers))
-    here().first(lambda: keep(run, place.results / f"{run.name}.json"))
+    current_world().on_first(lambda: keep(run, place.results / f"{run.name}.json"))
     return run
 
 
 def judge(made: "Made", runs: list[Path], data: Any, place: Place) -> None:
     """What a table asks for besides the result of a training."""
     from residual.cli.progress import counting
-    from residual.distributed import here
+    from residual.distributed import current_world
     from residual.reproduction.detectors import measured
     from residual.storage import read_json, write_json
     from residual.tasks.detection.evaluate import Work
     from residual.tasks.detection.evaluate import judge as judged
     from residual.tasks.detection.load import load
 
-    how = place.how.exact()
+    how = place.how.in_float32()
     with counting(f"judging {made.wanted.system.words}") as progress:
-        work = Work(how, place.workers, progress if here().rank == 0 else None, here())
+        work = Work(
+            how, place.workers, progress if current_world().rank == 0 else None, current_world()
+        )
         found = judged([load(run) for run in runs], data.test, made.wanted.testing, work)
-    first = here().first(lambda: read_json(runs[0] / "result.json"))
-    here().first(lambda: write_json(made.file(place.results), measured(first, found)))
+    first = current_world().on_first(lambda: read_json(runs[0] / "result.json"))
+    current_world().on_first(lambda: write_json(made.file(place.results), measured(first, found)))
     for sentence in found["damaged"]:
         typer.echo(f"residual: {sentence}; nothing is found on it", err=True)

@@ -22,12 +22,11 @@ from residual.cli.options import (
     wrong_usage,
 )
 from residual.cli.progress import joined
-from residual.data.filenames import shown
-from residual.storage import json_text
+from residual.storage import display_name, json_text
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
-    from residual.data.filenames import Split
+    from residual.data.folder_index import Split
     from residual.runs.load import Trained
     from residual.tasks.classification.evaluate import Evaluation
 
@@ -114,7 +113,7 @@ def evaluate(
 def say(judgement: "Evaluation", as_json: bool) -> None:
     """An evaluation on stdout, and the pictures that could not be read on stderr."""
     for path in judgement.damaged:
-        typer.echo(f"residual: {shown(path)} is damaged and counts as wrong", err=True)
+        typer.echo(f"residual: {display_name(path)} is damaged and counts as wrong", err=True)
     print(json_text(judgement.record) if as_json else in_words(judgement.record))
 
 

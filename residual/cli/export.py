@@ -13,8 +13,7 @@ import typer
 
 from residual.cli.models import print_table
 from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
-from residual.data.filenames import shown
-from residual.storage import json_text
+from residual.storage import display_name, json_text
 
 if TYPE_CHECKING:
     from residual.export import detector_check
@@ -53,7 +52,7 @@ def predict(
     pictures = image_paths(images)
     name = engine if precision == "float32" else "torch"
     chosen = partial(engine_of, name=name, threads=how.threads)
-    with how.applied(), how.autocast():
+    with how.activate(), how.autocast():
         found = answers(opened(path).placed(how), pictures, top, chosen)
         failed = print_answers(found, as_json, in_words)
     if failed:
@@ -80,35 +79,35 @@ def print_answers(
 
 def in_words(answer: dict[str, Any]) -> str:
     labels = ", ".join(f"{x['label']} {100 * x['probability']:.1f} %" for x in answer["labels"])
-    return f"{shown(answer['image'])}: {labels}"
+    return f"{display_name(answer['image'])}: {labels}"
 
 
 def image_paths(words: list[str]) -> Iterator[Path]:
     """The pictures that words name: files, all in a folder and below it, a pattern, or a list on
     stdin, which is read as it comes. Raises FileNotFoundError where a word names none."""
-    from residual.data.filenames import lines_from
+    from residual.storage import iterate_list
 
     given: list[Iterable[Path]] = [
-        map(Path, lines_from(sys.stdin.buffer)) if word == "-" else fitting(word) for word in words
+        map(Path, iterate_list(sys.stdin.buffer)) if word == "-" else fitting(word)
+        for word in words
     ]
     return chain.from_iterable(given)
 
 
 def fitting(word: str) -> list[Path]:
     """The pictures that one word names. A file that is not there is a picture of that name."""
-    from residual.data.folder_index import pictures_below
-    from residual.data.strays import LeftOut
+    from residual.data.folder_index import IgnoredFiles, iterate_images
 
     path = Path(word)
     if path.is_dir():
-        inside = sorted(Path(each.path) for each in pictures_below(path, path, LeftOut()))
+        inside = sorted(Path(each.path) for each in iterate_images(path, path, IgnoredFiles()))
         if not inside:
-            raise FileNotFoundError(f"{shown(path)} holds no pictures")
+            raise FileNotFoundError(f"{display_name(path)} holds no pictures")
         return inside
     if not path.exists() and any(sign in word for sign in "*?["):
         found = [Path(each) for each in sorted(glob(word, recursive=True))]  # noqa: PTH207
         if not found:
-            raise FileNotFoundError(f"no picture fits {shown(word)}")
+            raise FileNotFoundError(f"no picture fits {display_name(word)}")
         return found
     return [path]
 
@@ -137,11 +136,11 @@ def export(
     check_usage(form, preprocessing, out)
     how = setting_of("cpu", threads, "float32", False)
     if is_detection(path):
-        with how.applied():
+        with how.activate():
             export_detector(path, out, form, preprocessing, as_json)
         return
     trained, found = opened(path), []
-    with how.applied():
+    with how.activate():
         if form == "onnx":
             found = exporting.to_onnx(trained, out, preprocessing == "inside")
         elif form == "torchvision":

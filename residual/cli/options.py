@@ -50,10 +50,10 @@ Data_ = Annotated[
 
 def setting_of(device: str, threads: int, precision: str, deterministic: bool) -> "ComputeConfig":
     """How to compute, from the command line. What is not here is a wrong command line."""
-    from residual.device import setting
+    from residual.device import compute_config
 
     with wrong_usage():
-        return setting(device, threads, precision, deterministic)
+        return compute_config(device, threads, precision, deterministic)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from rich.table import Table
 from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.data.progress import Progress
+    from residual.data.datasets import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -205,7 +205,7 @@ Record = Callable[[dict[str, Any]], None]
 @contextmanager
 def joined() -> Iterator["World"]:
     """Among the processes that torchrun, SLURM or MPI started, of which the first alone speaks."""
-    from residual.launch import join, leave
+    from residual.distributed import join, leave
 
     world = join()
     if world.rank:
@@ -235,9 +235,9 @@ def run_training(
     tell: Tell | None = None,
 ) -> None:
     """Take the steps that remain, show them, and print how it ended."""
-    from residual.distributed import here
+    from residual.distributed import current_world
 
-    record = recorder(run) if care.tensorboard and here().rank == 0 else None
+    record = recorder(run) if care.tensorboard and current_world().rank == 0 else None
     result = with_progress(run.name, steps, advance, care, record)
     (tell or finished)(run, result, care.as_json)
 
@@ -253,11 +253,11 @@ def with_progress(
     title: str, steps: int, advance: Advance, care: ProgressOptions, record: Record | None = None
 ) -> dict[str, Any]:
     """Take the steps that remain, and show them. A signal saves the run and ends the command."""
-    from residual.distributed import here
+    from residual.distributed import current_world
     from residual.training.task import RunOptions, Stopped
 
     result: dict[str, Any] = {}
-    with asked_to_stop() as caught, Display(title, steps, here().rank == 0) as display:
+    with asked_to_stop() as caught, Display(title, steps, current_world().rank == 0) as display:
         watch = RunOptions(care.minutes, lambda: bool(caught), care.workers, display.counted)
         try:
             for moment in advance(watch):

@@ -121,7 +121,7 @@ def train(
     residual train fitnet19 --data cifar10 --recipe fitnet-distilled --teacher TEACHER --weights
     HINT.
     """
-    from residual.device import setting_before_trial
+    from residual.device import training_config
     from residual.tasks.classification.checks import check_effects
     from residual.tasks.classification.distillation import check, teacher_in, with_teacher
     from residual.tasks.classification.train import found_again, from_weights
@@ -143,14 +143,14 @@ def train(
     usual = usual_recipe(network, name, recipe, steps)
     chosen = recipe_of(usual, seed, [*assignments, *(set_ or [])])
     with joined() as world:
-        beginning = world.first(lambda: beginning_of(weights, root))
+        beginning = world.on_first(lambda: beginning_of(weights, root))
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
-        expert = world.first(lambda: teacher_in(teacher) if teacher else None)
+        expert = world.on_first(lambda: teacher_in(teacher) if teacher else None)
         chosen = with_teacher(chosen, expert)
         with wrong_usage():
-            how = setting_before_trial(device, threads, precision, deterministic)
-        own = world.first(lambda: new_run(out, chosen))
+            how = training_config(device, threads, precision, deterministic)
+        own = world.on_first(lambda: new_run(out, chosen))
         pictures = pictures_for(chosen, name, root, workers)
         check_effects(chosen, usual, pictures)
         where = found_again(name, root)
@@ -158,7 +158,7 @@ def train(
             check(expert, chosen, pictures.classes)
             where["teacher"] = str(teacher.resolve())
         rest = (chosen, pictures, where, how, test_curve, beginning)
-        run = world.first(lambda: begun(own, *rest))
+        run = world.on_first(lambda: begun(own, *rest))
         care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
         run_training(run, chosen.steps, of_classes(run, pictures), care)
 
@@ -272,10 +272,10 @@ def resume(
     from residual.tasks.detection.load import is_detection
 
     with joined() as world:
-        known = world.first(lambda: known_of(run))
-        detector = world.first(lambda: is_detection(run))
+        known = world.on_first(lambda: known_of(run))
+        detector = world.on_first(lambda: is_detection(run))
         tell = detect.finished if detector else finished
-        if result := world.first(lambda: result_of(run)):
+        if result := world.on_first(lambda: result_of(run)):
             typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
             tell(run, result, as_json)
             return
@@ -291,9 +291,9 @@ def resume(
         again = detect.again if detector else classifier_again
         steps, pictures, advance = again(run, where, workers)
         same_data(run, known, pictures)
-        run = world.first(lambda: copied(run, out)) if out else run
+        run = world.on_first(lambda: copied(run, out)) if out else run
         with folder.writing(run):
-            world.first(lambda: move(run, known, where, how))
+            world.on_first(lambda: move(run, known, where, how))
         care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
         run_training(run, steps, advance(run), care, tell)
 

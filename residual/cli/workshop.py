@@ -41,13 +41,13 @@ class Place:
 
     def has_photographs(self) -> bool:
         """Whether the first picture of a folder that can be read is no smaller than a crop."""
-        from residual.data.decode import Damaged
+        from residual.data.decode import DamagedImage
 
         if self.name in ("digits", "cifar10"):
             return False
         pictures = self.data(large=True).train
         for i in range(len(pictures)):
-            with suppress(Damaged):
+            with suppress(DamagedImage):
                 return min(pictures.image(i).size) >= 224  # type: ignore[union-attr]
         return False
 
@@ -61,7 +61,7 @@ class Workshop:
 
     def supply(self, recipes: "list[Recipe]", curve: bool, key: str) -> None:
         """Train what is missing: finished results are used, interrupted runs go on."""
-        from residual.distributed import here
+        from residual.distributed import current_world
         from residual.reproduction import evaluations
         from residual.reproduction.experiments import Experiment
 
@@ -77,12 +77,14 @@ class Workshop:
         def own(each: Experiment) -> str:
             return evaluations.key_of(key, each.recipe.network)
 
-        missing = here().first(absent)
-        untrained = here().first(lambda: [e for e in missing if not e.trained(runs)])
+        missing = current_world().on_first(absent)
+        untrained = current_world().on_first(lambda: [e for e in missing if not e.trained(runs)])
         self._train(untrained)
-        trained = here().first(lambda: [(e, e.trained(runs) or runs / e.name) for e in missing])
+        trained = current_world().on_first(
+            lambda: [(e, e.trained(runs) or runs / e.name) for e in missing]
+        )
         for each, run in trained:
-            here().first(partial(each.keep, run, results, data))
+            current_world().on_first(partial(each.keep, run, results, data))
             if key != evaluations.ENSEMBLE:
                 path = each.measurement(results, own(each))
                 self._measure(own(each), [run], path, each.recipe.network)
@@ -92,47 +94,49 @@ class Workshop:
     def _measure(self, key: str, runs: list[Path], path: Path, name: str) -> None:
         """What a table needs besides the result of a training."""
         from residual.cli.progress import counting
-        from residual.distributed import here
+        from residual.distributed import current_world
         from residual.reproduction import evaluations, figure7
         from residual.storage import write_json
         from residual.tasks.classification.inference import InferenceOptions
 
         if key == "error_top1":
             return
-        how = self.place.how.exact()
+        how = self.place.how.in_float32()
         if key == figure7.KEY:
             found = figure7.measured_on(runs[0], self.data, how)
         else:
             with counting(f"evaluating {name}") as progress:
                 work = InferenceOptions(
-                    how, self.place.workers, 0, progress if here().rank == 0 else None
+                    how, self.place.workers, 0, progress if current_world().rank == 0 else None
                 )
                 found = evaluations.judged(runs, self.data, key, work)
-        here().first(lambda: write_json(path, found))
+        current_world().on_first(lambda: write_json(path, found))
 
     def _train(self, missing: "list[Experiment]") -> None:
-        from residual.distributed import here
+        from residual.distributed import current_world
         from residual.tasks.classification.train import found_again
 
         place, where = self.place, found_again(self.place.name, self.place.root)
-        if (side_by_side := here().first(lambda: self._side_by_side(missing))) > 1:
+        if (side_by_side := current_world().on_first(lambda: self._side_by_side(missing))) > 1:
             self._train_at_once(missing, where, side_by_side)
             return
         for n, each in enumerate(missing, start=1):
-            run = here().first(partial(each.begin, place.runs, self.data, where, place.how))
+            run = current_world().on_first(
+                partial(each.begin, place.runs, self.data, where, place.how)
+            )
             title = f"{each.recipe.network}, seed {each.recipe.seed} ({n} of {len(missing)})"
             advance = of_classes(run, self.data)
             with_progress(title, each.recipe.steps, advance, ProgressOptions(5.0, place.workers))
 
     def _side_by_side(self, missing: "list[Experiment]") -> int:
         """How many of these trainings go on at once."""
-        from residual.distributed import here
+        from residual.distributed import current_world
         from residual.tasks.classification.autotune import side_by_side
 
         place = self.place
-        if here().size > 1 and place.side_by_side > 1:
+        if current_world().size > 1 and place.side_by_side > 1:
             raise ValueError("trainings side by side are those of one process; leave out torchrun")
-        if place.side_by_side or here().size > 1 or len(missing) < 2:
+        if place.side_by_side or current_world().size > 1 or len(missing) < 2:
             return place.side_by_side
         recipes, cache = [each.recipe for each in missing], place.root / "trials.json"
         return side_by_side(place.how, recipes, len(self.data.classes), cache.expanduser())

@@ -12,36 +12,36 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import Picture, as_pixels, fitted
-from residual.data.rng import below, hashed, single
+from residual.data.decode import Picture, as_pixels, scaled_size
+from residual.data.rng import randint, single_hash, single_randint, single_uniform, uniform
 
 SCALE, LEFT, TOP = range(3)  # draws of one image in one epoch; see also mixing.py
 ATTEMPTS = 10  # of an aspect crop, and of an erased region, as published
-REGION = 100  # the first of its draws
+REGION_DRAW = 100  # the first of its draws
 
-NEAR = 1 / 32  # of a pixel, by which a crop may lie beside its place
+TOLERANCE = 1 / 32  # of a pixel, by which a crop may lie beside its place
 
 
-class Cut(Protocol):
+class Crop(Protocol):
     """What a worker makes of a picture."""
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         """Arrays (views, height, width, 3)."""
 
 
-def array(picture: Picture) -> NDArray[np.uint8]:
+def to_array(picture: Picture) -> NDArray[np.uint8]:
     """A picture as one view, (1, H, W, 3)."""
     return as_pixels(picture).pixels[None]
 
 
-def span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
+def source_span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
     """For `size` pixels from `start` on of a line that is resized: the first of its own pixels that
     are needed and the one after the last, and how many of what they become come before `start`.
     """
     # Only from a whole pixel on can a line be resized. So it begins at one which is almost where
     # a pixel of the resized line begins: close before the crop, or else at the border.
     margin = math.ceil(max(1, resized / own))  # as far as the filter reaches
-    near = NEAR * resized
+    near = TOLERANCE * resized
     late = near if (resized - start - size) * own >= near else 0  # else the last may be lost
     for before in range(margin, start):
         first, rest = divmod((start - before) * own + late, resized)
@@ -56,7 +56,7 @@ def span(own: int, resized: int, start: int, size: int) -> tuple[int, int, int]:
     return int(first), last, before
 
 
-def interpolated(pixels: NDArray[np.uint8], **how: Any) -> Tensor:
+def interpolate(pixels: NDArray[np.uint8], **how: Any) -> Tensor:
     """(H, W, 3) uint8 in another size or by other factors, bilinear with antialiasing, as one view,
     (1, H, W, 3)."""
     # In half of Pillow's time.
@@ -65,19 +65,30 @@ def interpolated(pixels: NDArray[np.uint8], **how: Any) -> Tensor:
     return found.permute(0, 2, 3, 1)
 
 
-def unit(*key: Tensor | int) -> Tensor:
-    """Numbers in [0, 1), float64, one for each key."""
-    return ((hashed(*key) >> 11) & 0x1FFFFFFFFFFFFF).double() / 2**53
+# Choice: zeros are padded after the mean is subtracted, so a border pixel is the mean pixel.
+PAD_TOP, PAD_LEFT, PAD_FLIP = range(3)  # draws of a padded crop
 
 
-def one_below(n: int, *key: int) -> int:
-    """`below` of one key, in plain integers: a box costs a fortieth of what it does in tensors."""
-    return (single(*key) >> 1 & 0x3FFFFFFFFFFFFFFF) % n
+def pad_crop_flip(
+    images: Tensor, ids: Tensor, epochs: Tensor, seed: int, padding: int, mirror: bool
+) -> Tensor:
+    """Pad (B, 3, H, W) with zeros, cut HxW anywhere, toss a coin for the mirror (Sec. 4.2).
 
-
-def one_unit(*key: int) -> float:
-    """`unit` of one key, likewise."""
-    return (single(*key) >> 11) / 2**53
+    One gather for the whole batch; the result lies in memory as channels_last.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images, (padding,) * 4)
+    rows = torch.arange(height, device=images.device) + randint(
+        2 * padding + 1, seed, epochs, ids, PAD_TOP
+    ).unsqueeze(1)  # (B, H)
+    columns = torch.arange(width, device=images.device).expand(len(images), width)
+    if mirror:
+        coin = randint(2, seed, epochs, ids, PAD_FLIP).bool().unsqueeze(1)
+        columns = torch.where(coin, columns.flip(-1), columns)
+    columns = columns + randint(2 * padding + 1, seed, epochs, ids, PAD_LEFT).unsqueeze(1)  # (B, W)
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    crops = padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
+    return crops.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -91,14 +102,14 @@ class ScaleCrop:
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         (width, height), left, top = self.place(image.size, image_id, epoch)
-        first, last, before = span(image.size[0], width, left, self.size)
-        high, low, above = span(image.size[1], height, top, self.size)
+        first, last, before = source_span(image.size[0], width, left, self.size)
+        high, low, above = source_span(image.size[1], height, top, self.size)
         # A little more, or a product that should be a whole number may be rounded down.
         factors = [
             (1 + 1e-9) * a / b for a, b in zip((height, width), image.size[::-1], strict=True)
         ]
         part = as_pixels(image).part(first, high, last, low)
-        found = interpolated(part, scale_factor=factors, recompute_scale_factor=False)
+        found = interpolate(part, scale_factor=factors, recompute_scale_factor=False)
         rows, columns = slice(above, above + self.size), slice(before, before + self.size)
         return [found[:, rows, columns].numpy()]
 
@@ -109,9 +120,9 @@ class ScaleCrop:
         begins in it, (left, top)."""
         key = (self.seed, epoch, image_id)
         low, high = self.scales
-        width, height = fitted(size, low + one_below(high - low + 1, *key, SCALE))
-        left = one_below(width - self.size + 1, *key, LEFT)
-        return (width, height), left, one_below(height - self.size + 1, *key, TOP)
+        width, height = scaled_size(size, low + single_randint(high - low + 1, *key, SCALE))
+        left = single_randint(width - self.size + 1, *key, LEFT)
+        return (width, height), left, single_randint(height - self.size + 1, *key, TOP)
 
 
 @dataclass(frozen=True)
@@ -128,14 +139,14 @@ class AspectCrop:
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         left, top, right, bottom = self.box(image.size, image_id, epoch)
         part = as_pixels(image).part(left, top, right, bottom)
-        return [interpolated(part, size=(self.size, self.size)).numpy()]
+        return [interpolate(part, size=(self.size, self.size)).numpy()]
 
     def box(self, size: tuple[int, int], image_id: int, epoch: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom in a picture of this (width, height)."""
         width, height = size
-        for first in range(REGION, REGION + 4 * ATTEMPTS, 4):
+        for first in range(REGION_DRAW, REGION_DRAW + 4 * ATTEMPTS, 4):
             area, aspect, left, top = (
-                one_unit(self.seed, epoch, image_id, first + draw) for draw in range(4)
+                single_uniform(self.seed, epoch, image_id, first + draw) for draw in range(4)
             )
             pixels = width * height * (self.least + area * (1 - self.least))
             ratio = math.exp((2 * aspect - 1) * math.log(4 / 3))
@@ -148,10 +159,10 @@ class AspectCrop:
         return x, y, x + w, y + h
 
 
-# Draws of an image in an epoch; those of crops.py are below 200. Photographs are mirrored by a
-# number of their own, because that of batches.py is the crop's.
+# Draws of an image in an epoch; those of crops are below 200. Photographs are mirrored by a
+# number of their own, because PAD_FLIP is another draw of the crop.
 MIRRORED, COLOUR, ERASED, ERASED_REGION = 200, 210, 300, 310
-MIXING = 400  # the first of a batch's four: which, how much, and where; its image is -1
+MIX_DRAW = 400  # the first of a batch's four: which, how much, and where; its image is -1
 
 # The eigenvalues and, as rows, eigenvectors of the RGB values in [0, 1] of ImageNet's pixels
 # (fb.resnet.torch). The values are the standard deviations along the vectors.
@@ -167,31 +178,33 @@ AREAS = (0.02, 0.33)
 RATIOS = (0.3, 3.3)
 
 
-def coins(ids: Tensor, epochs: Tensor, seed: int) -> Tensor:
+def flip_mask(ids: Tensor, epochs: Tensor, seed: int) -> Tensor:
     """Which of the images (B,) are mirrored."""
-    return below(2, seed, epochs, ids, MIRRORED).bool()
+    return randint(2, seed, epochs, ids, MIRRORED).bool()
 
 
-def mirrored(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int) -> Tensor:
+def random_flip(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int) -> Tensor:
     """A coin for each of (B, 3, H, W): left becomes right or not (Sec. 3.4)."""
-    coin = coins(ids, epochs, seed)[:, None, None, None]
+    coin = flip_mask(ids, epochs, seed)[:, None, None, None]
     return torch.where(coin, inputs.flip(-1), inputs)
 
 
-def coloured(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, sigma: float = 0.1) -> Tensor:
+def shift_colors(
+    inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, sigma: float = 0.1
+) -> Tensor:
     """AlexNet's colour shift (Sec. 3.4): one colour is added to all pixels of an image.
 
     Inputs (B, 3, H, W) are RGB in [0, 1], from which a mean may have been subtracted already, but
     which no deviation has divided.
     """
-    return inputs + colours(ids, epochs, seed, sigma).to(inputs.dtype)[:, :, None, None]
+    return inputs + color_offsets(ids, epochs, seed, sigma).to(inputs.dtype)[:, :, None, None]
 
 
-def colours(ids: Tensor, epochs: Tensor, seed: int, sigma: float) -> Tensor:
+def color_offsets(ids: Tensor, epochs: Tensor, seed: int, sigma: float) -> Tensor:
     """What is added to each of the images, (B, 3) float64. Along each eigenvector of the colours
     the shift is normal, with its eigenvalue times sigma as the deviation."""
     axes = torch.arange(3, device=ids.device)
-    draws = unit(seed, epochs[:, None], ids[:, None], COLOUR + axes)  # (B, 3)
+    draws = uniform(seed, epochs[:, None], ids[:, None], COLOUR + axes)  # (B, 3)
     normal: Tensor = torch.special.ndtri(draws.clamp(min=2.0**-54))  # of 0 it is infinite
     basis = torch.tensor(EIGENVECTORS, dtype=torch.float64, device=ids.device)
     values = torch.tensor(EIGENVALUES, dtype=torch.float64, device=ids.device)
@@ -199,11 +212,13 @@ def colours(ids: Tensor, epochs: Tensor, seed: int, sigma: float) -> Tensor:
     return ((sigma * normal * values)[:, :, None] * basis).sum(dim=1)
 
 
-def erased(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, probability: float) -> Tensor:
+def random_erase(
+    inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, probability: float
+) -> Tensor:
     """Random erasing: a rectangle of some of (B, 3, H, W) becomes 0, the mean colour."""
     height, width = inputs.shape[2:]
     attempts = torch.arange(4 * ATTEMPTS, device=ids.device)
-    draws = unit(seed, epochs[:, None], ids[:, None], ERASED_REGION + attempts)
+    draws = uniform(seed, epochs[:, None], ids[:, None], ERASED_REGION + attempts)
     area, ratio, top, left = draws.view(-1, ATTEMPTS, 4).unbind(dim=2)  # each (B, ATTEMPTS)
     pixels = height * width * (AREAS[0] + area * (AREAS[1] - AREAS[0]))
     low, high = map(math.log, RATIOS)
@@ -213,7 +228,7 @@ def erased(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, probability: 
     top, left = (top * (height - h + 1)).floor(), (left * (width - w + 1)).floor()
     first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
     top, left, h, w = (x.gather(1, first) for x in (top, left, h, w))  # each (B, 1)
-    chosen = fits.any(dim=1) & (unit(seed, epochs, ids, ERASED) < probability)  # (B,)
+    chosen = fits.any(dim=1) & (uniform(seed, epochs, ids, ERASED) < probability)  # (B,)
     rows = torch.arange(height, device=ids.device)
     columns = torch.arange(width, device=ids.device)
     down = (rows >= top) & (rows < top + h) & chosen[:, None]  # (B, H)
@@ -222,7 +237,7 @@ def erased(inputs: Tensor, ids: Tensor, epochs: Tensor, seed: int, probability: 
     return inputs.clone().masked_fill_(inside[:, None], 0)  # the clone keeps channels_last
 
 
-def mixed(
+def mix_batch(
     inputs: Tensor,
     labels: Tensor,
     classes: int,
@@ -240,29 +255,29 @@ def mixed(
     """
     # Choice: as torchvision does, partners are neighbours, since the order is random already, and
     # one lambda is for all. The draws are made on the CPU, so they are equal on every device.
-    alphas = [(alpha, part) for alpha, part in ((mixup, blended), (cutmix, pasted)) if alpha > 0]
+    alphas = [(alpha, part) for alpha, part in ((mixup, blend), (cutmix, paste)) if alpha > 0]
     targets = F.one_hot(labels, classes).float()
     if not alphas:
         return inputs, targets
-    which, share, x, y = (float(unit(seed, step, -1, MIXING + i)) for i in range(4))
+    which, share, x, y = (float(uniform(seed, step, -1, MIX_DRAW + i)) for i in range(4))
     alpha, part = alphas[int(which * len(alphas))]
-    inputs, kept = part(inputs, beta(alpha, share), (x, y))
+    inputs, kept = part(inputs, beta_quantile(alpha, share), (x, y))
     return inputs, kept * targets + (1 - kept) * targets.roll(1, 0)
 
 
-def beta(alpha: float, share: float) -> float:
+def beta_quantile(alpha: float, share: float) -> float:
     """The number that Beta(alpha, alpha) falls below with this probability."""
     from scipy.special import betaincinv
 
     return float(betaincinv(alpha, alpha, share))
 
 
-def blended(inputs: Tensor, kept: float, _: tuple[float, float]) -> tuple[Tensor, float]:
+def blend(inputs: Tensor, kept: float, _: tuple[float, float]) -> tuple[Tensor, float]:
     """Mixup: a share of each image (B, 3, H, W), and the rest of its neighbour."""
     return kept * inputs + (1 - kept) * inputs.roll(1, 0), kept
 
 
-def pasted(inputs: Tensor, kept: float, centre: tuple[float, float]) -> tuple[Tensor, float]:
+def paste(inputs: Tensor, kept: float, centre: tuple[float, float]) -> tuple[Tensor, float]:
     """CutMix: a box of the neighbour, cut off at the border, and the share that is left.
 
     The box's centre is given in [0, 1) of width and height.
@@ -282,22 +297,22 @@ def _side(length: int, kept: float, centre: float) -> tuple[int, int]:
     return max(0, middle - half), min(length, middle + half)
 
 
-TRIVIAL = 500  # the draw that seeds it
+TRIVIAL_DRAW = 500  # the draw that seeds it
 
 
-def trivially_augmented(image: Image.Image, image_id: int, epoch: int, seed: int) -> Image.Image:
+def trivial_augment(image: Image.Image, image_id: int, epoch: int, seed: int) -> Image.Image:
     """One operation of fourteen on an RGB picture, at one strength of thirty-one."""
     before = torch.get_rng_state()
     # Not torch.manual_seed, which takes ten times as long, for it seeds every device there may be.
-    torch.default_generator.manual_seed(single(seed, epoch, image_id, TRIVIAL))
+    torch.default_generator.manual_seed(single_hash(seed, epoch, image_id, TRIVIAL_DRAW))
     try:
-        return augmentation()(image)  # type: ignore[no-any-return]
+        return trivial_transform()(image)  # type: ignore[no-any-return]
     finally:
         torch.set_rng_state(before)
 
 
 @lru_cache
-def augmentation() -> Any:
+def trivial_transform() -> Any:
     """As in torchvision's recipe, "wide" and bilinear; what moves out of sight leaves black."""
     from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 
@@ -312,13 +327,13 @@ class TrivialAugment:
     direction takes both signs equally often.
     """
 
-    cut: Cut
+    cut: Crop
     seed: int
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         views = [view for part in self.cut(image, image_id, epoch) for view in part]
         pictures = [Image.fromarray(view) for view in views]
         return [
-            np.asarray(trivially_augmented(picture, image_id, epoch, self.seed))[None]
+            np.asarray(trivial_augment(picture, image_id, epoch, self.seed))[None]
             for picture in pictures
         ]

@@ -1,7 +1,7 @@
 """A set of small images in memory, and the data that a network is trained and judged on."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,13 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residual.data.decode import Picture, in_part
-from residual.data.filenames import Split, decoded, encoded
+from residual.data.decode import Picture, open_picture
+from residual.data.folder_index import Split
+from residual.storage import decode_name, encode_name
 
-Damages = tuple[tuple[str, int], ...]  # pictures that cannot be read: (path, label)
+Progress = Callable[[int, int], None]  # called with (done, total)
+DamagedFiles = tuple[tuple[str, int], ...]  # pictures that cannot be read: (path, label)
 
 
-class Source(Protocol):
+def no_progress(done: int, total: int) -> None:
+    """The default progress callback: does nothing."""
+
+
+class ImageSource(Protocol):
     """Where photographs lie, numbered: a folder, or packed shards."""
 
     def name(self, i: int) -> str:
@@ -26,76 +32,76 @@ class Source(Protocol):
         """Three 8-bit colours, upright. Raises Damaged and OSError."""
 
 
-class Files:
+class FolderSource:
     """Pictures in a folder, by their paths below it."""
 
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
         self.folder = folder
         # One array in place of a million strings: worker processes share it and copy nothing.
-        names = [encoded(path) for path in paths]
+        names = [encode_name(path) for path in paths]
         self.ends = np.cumsum([len(path) for path in names], dtype=np.int64)
         self.letters = np.frombuffer(b"".join(names), dtype=np.uint8)
 
     def name(self, i: int) -> str:
         start = self.ends[i - 1] if i else 0
-        return decoded(self.letters[start : self.ends[i]].tobytes())
+        return decode_name(self.letters[start : self.ends[i]].tobytes())
 
     def image(self, i: int) -> Picture:
-        return in_part(f"{self.folder}/{self.name(i)}")  # a Path takes a while to join
+        return open_picture(f"{self.folder}/{self.name(i)}")  # a Path takes a while to join
 
 
 @dataclass(frozen=True)
-class Photographs:
+class ImageFiles:
     """A set of photographs with their classes; what `Images` is for small pictures in memory."""
 
-    source: Source
-    places: Tensor  # (N,) int64, which of the source's
+    source: ImageSource
+    indices: Tensor  # (N,) int64, which of the source's
     labels: Tensor  # (N,) int64
-    damaged: Damages = ()  # of those that were looked at
+    damaged: DamagedFiles = ()  # of those that were looked at
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, chosen: Tensor, damaged: Damages = ()) -> "Photographs":
-        """The photographs at these places (n,), and the damaged ones of the same part."""
+    def subset(self, chosen: Tensor, damaged: DamagedFiles = ()) -> "ImageFiles":
+        """The photographs at these indices (n,), and the damaged ones of the same part."""
         return replace(
-            self, places=self.places[chosen], labels=self.labels[chosen], damaged=damaged
+            self, indices=self.indices[chosen], labels=self.labels[chosen], damaged=damaged
         )
 
-    def to(self, device: torch.device) -> "Photographs":
+    def to(self, device: torch.device) -> "ImageFiles":
         """The same: photographs stay where they are, only their batches travel."""
         return self
 
     def name(self, i: int) -> str:
-        return self.source.name(int(self.places[i]))
+        return self.source.name(int(self.indices[i]))
 
     def image(self, i: int) -> Picture:
         """Three 8-bit colours, upright. Raises Damaged and OSError."""
-        return self.source.image(int(self.places[i]))
+        return self.source.image(int(self.indices[i]))
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageTensors:
     """Images of one size, decoded, with their classes."""
 
     pixels: Tensor  # (N, 3, H, W) uint8
     labels: Tensor  # (N,) int64
-    damaged: Damages = ()  # pictures that could not be read
+    damaged: DamagedFiles = ()  # pictures that could not be read
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, chosen: Tensor, damaged: Damages = ()) -> "Images":
-        """The images at these places (n,), and the damaged ones of the same part."""
+    def subset(self, chosen: Tensor, damaged: DamagedFiles = ()) -> "ImageTensors":
+        """The images at these indices (n,), and the damaged ones of the same part."""
         return replace(
             self, pixels=self.pixels[chosen], labels=self.labels[chosen], damaged=damaged
         )
 
-    def to(self, device: torch.device) -> "Images":
+    def to(self, device: torch.device) -> "ImageTensors":
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
 
-Set = Images | Photographs
+ImageSet = ImageTensors | ImageFiles
 
 
 @dataclass(frozen=True)
@@ -105,25 +111,25 @@ class Data:
     name: str
     fingerprint: str
     classes: tuple[str, ...]
-    train: Set
-    test: Set | None = None
-    val: Set | None = None  # choices are made here, and only here
-    held: Set | None = None  # a part of train in place of val, where the headline is on that
+    train: ImageSet
+    test: ImageSet | None = None
+    val: ImageSet | None = None  # choices are made here, and only here
+    holdout: ImageSet | None = None  # a part of train; the headline is on val
     notices: tuple[str, ...] = ()  # what was done to the pictures, in sentences
     former: str = ""  # the fingerprint that older versions gave it
 
-    def split(self, name: Split) -> Set:
+    def split(self, name: Split) -> ImageSet:
         """One of its sets. Raises ValueError where the data has no such set."""
-        chosen: Set | None = getattr(self, name)
+        chosen: ImageSet | None = getattr(self, name)
         if not chosen:
             there = [s for s in ("train", "val", "test") if getattr(self, s)]
             raise ValueError(f"{self.name} has no {name} set; it has {', '.join(there)}")
         return chosen
 
     @property
-    def choices(self) -> Set | None:
+    def selection_set(self) -> ImageSet | None:
         """The set that choices are made on; never the one of the headline."""
-        return self.held if self.test is None else self.val
+        return self.holdout if self.test is None else self.val
 
     @property
     def headline(self) -> Split:
@@ -131,8 +137,8 @@ class Data:
         return "test" if self.test is not None else "val"
 
 
-def divided(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Two lists of places (n,), stratified and always the same; the second holds the fraction."""
+def stratified_split(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Two lists of indices (n,), stratified and always the same; the second holds the fraction."""
     from sklearn.model_selection import train_test_split  # takes most of a second to import
 
     first, second = train_test_split(
@@ -144,14 +150,14 @@ def divided(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
 
 
-def small(images: Set) -> Images:
+def require_tensors(images: ImageSet) -> ImageTensors:
     """Images in memory. Raises ValueError for photographs, which are not."""
-    if isinstance(images, Photographs):
+    if isinstance(images, ImageFiles):
         raise ValueError("this network takes small pictures, and these are whole photographs")
     return images
 
 
-def held_out(data: Data, split: str) -> Data:
+def apply_split(data: Data, split: str) -> Data:
     """The data under a recipe's `split`: all of the training set, or nine tenths and one for val.
 
     The paper fixed its schedule on 45,000 of CIFAR-10's training images and 5,000 others (Sec. 4.2)
@@ -162,17 +168,17 @@ def held_out(data: Data, split: str) -> Data:
     # Choice: the 5,000 are drawn once, as many of each class; the paper does not say how. Where the
     # data has only a val set beside the training set, the headline is on that, and no choice.
     fraction = max(0.1, len(data.classes) / len(data.train))
-    rest, out = divided(data.train.labels, fraction)
+    rest, out = stratified_split(data.train.labels, fraction)
     # Whole pictures are divided without the damaged ones, of which each belongs to one part, too.
     damaged: tuple[list[tuple[str, int]], ...] = ([], [])
     for i, each in enumerate(data.train.damaged):
         damaged[int(fraction * (i + 1)) - int(fraction * i)].append(each)
     train, out_of_it = (
-        data.train.part(chosen, tuple(lost))
+        data.train.subset(chosen, tuple(lost))
         for chosen, lost in zip((rest, out), damaged, strict=True)
     )
     if data.val is not None:
-        return replace(data, train=train, held=out_of_it)
+        return replace(data, train=train, holdout=out_of_it)
     return replace(data, train=train, val=out_of_it)
 
 
@@ -180,11 +186,11 @@ def fingerprint(files: Iterable[tuple[str, str, int, str]]) -> str:
     """The sha256 over sorted (path, class, size in bytes, sha256 of the bytes)."""
     digest = hashlib.sha256()
     for entry in sorted(files):
-        digest.update(encoded("\t".join(map(str, entry)) + "\n"))
+        digest.update(encode_name("\t".join(map(str, entry)) + "\n"))
     return digest.hexdigest()
 
 
-def fingerprint_in_memory(classes: tuple[str, ...], **sets: Images) -> str:
+def tensor_fingerprint(classes: tuple[str, ...], **sets: ImageTensors) -> str:
     """The fingerprint of images that never were files: each is `set/number`, with its pixels."""
     return fingerprint(
         (f"{name}/{i:05d}", classes[label], len(raw), hashlib.sha256(raw).hexdigest())

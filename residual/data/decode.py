@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from residual.data.filenames import shown
+from residual.storage import display_name
 
 try:
     from simplejpeg import __version__ as SIMPLEJPEG
@@ -25,16 +25,16 @@ except ModuleNotFoundError:  # the same pixels, later
 # A file is read as what it is, not as what its name says, and as nothing else: Pillow's other
 # readers are seldom exercised, and one of them starts a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-LARGEST = 89_478_485  # pixels; where Pillow begins to warn of a decompression bomb
+MAX_PIXELS = 89_478_485  # pixels; where Pillow begins to warn of a decompression bomb
 # Changes with whatever may alter a pixel, so that no stale cache is used.
-VERSION = f"2, Pillow {PIL.__version__}, simplejpeg {SIMPLEJPEG}"
+DECODER_VERSION = f"2, Pillow {PIL.__version__}, simplejpeg {SIMPLEJPEG}"
 
 
-class Damaged(ValueError):
+class DamagedImage(ValueError):
     """A picture that cannot be read; the message names it and says why."""
 
 
-class Pixels(Protocol):
+class PixelSource(Protocol):
     """A picture of which only a part may ever be needed."""
 
     @property
@@ -50,7 +50,7 @@ class Pixels(Protocol):
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """All pixels of a picture, (H, W, 3)."""
 
     pixels: NDArray[np.uint8]
@@ -63,22 +63,22 @@ class Decoded:
         return self.pixels[top:bottom, left:right]
 
 
-Picture = Image.Image | Pixels
+Picture = Image.Image | PixelSource
 
 
 def as_image(picture: Picture) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else Image.fromarray(picture.pixels)
 
 
-def as_pixels(picture: Picture) -> Pixels:
-    return Decoded(np.asarray(picture)) if isinstance(picture, Image.Image) else picture
+def as_pixels(picture: Picture) -> PixelSource:
+    return DecodedImage(np.asarray(picture)) if isinstance(picture, Image.Image) else picture
 
 
-class Unknown(Damaged):
+class UnknownFormat(DamagedImage):
     """The contents are no picture in a known format."""
 
 
-class Oversized(Damaged):
+class OversizedImage(DamagedImage):
     """A picture of more pixels than are decoded, as its header says."""
 
 
@@ -95,43 +95,43 @@ def decode(
     orientation in the EXIF data is applied. Raises Damaged where the contents are no whole picture
     and FileNotFoundError where there is no file.
     """
-    image = seen(source)
+    image = open_image(source)
     if size is None:
-        return pixels(image)
-    return pixels(resized(image, size) if shorter is None else centre(image, size, shorter))
+        return to_tensor(image)
+    return to_tensor(resize(image, size) if shorter is None else center_crop(image, size, shorter))
 
 
-def seen(source: Path | bytes | Image.Image) -> Image.Image:
+def open_image(source: Path | bytes | Image.Image) -> Image.Image:
     """A picture in three 8-bit colours, upright, in its own size. Raises what `decode` raises."""
-    return as_image(in_part(source))
+    return as_image(open_picture(source))
 
 
-def in_part(source: Path | str | bytes | Image.Image) -> Picture:
+def open_picture(source: Path | str | bytes | Image.Image) -> Picture:
     """The same, for who needs a part of it."""
     if isinstance(source, Image.Image):
-        with naming("the picture"):
-            refuse_bomb(*source.size)
-            return rgb(ImageOps.exif_transpose(source))  # a copy
-    name = "the picture" if isinstance(source, bytes) else shown(source)
+        with damage_context("the picture"):
+            check_pixel_count(*source.size)
+            return to_rgb(ImageOps.exif_transpose(source))  # a copy
+    name = "the picture" if isinstance(source, bytes) else display_name(source)
     try:
-        raw = source if isinstance(source, bytes) else contents(source)
+        raw = source if isinstance(source, bytes) else read_bytes(source)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {name}") from None
     except IsADirectoryError:
         raise IsADirectoryError(f"{name} is a folder; name the pictures in it: {name}/*") from None
     if not raw:
-        raise Damaged(f"{name} is damaged: it is empty")
-    with naming(name):
-        image = opened(raw)
-        return at_once(raw, image) or rgb(upright(image))
+        raise DamagedImage(f"{name} is damaged: it is empty")
+    with damage_context(name):
+        image = open_header(raw)
+        return _decode_upright_jpeg(raw, image) or to_rgb(_upright(image))
 
 
-def contents(path: Path | str) -> bytes:
+def read_bytes(path: Path | str) -> bytes:
     with io.FileIO(path) as file:
         return file.readall()
 
 
-def at_once(raw: bytes, image: Image.Image) -> Decoded | None:
+def _decode_upright_jpeg(raw: bytes, image: Image.Image) -> DecodedImage | None:
     """A JPEG in three colours, upright and without a fault: any other is left to Pillow."""
     # The same pixels, by libjpeg-turbo too, in four fifths of the time: Pillow asks it for one line
     # after another.
@@ -140,12 +140,12 @@ def at_once(raw: bytes, image: Image.Image) -> Decoded | None:
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
     try:
-        return Decoded(decode_jpeg(raw))
+        return DecodedImage(decode_jpeg(raw))
     except ValueError:  # whatever libjpeg has to remark; Pillow knows which of it is damage
         return None
 
 
-def jpeg_pixels(raw: bytes | bytearray) -> NDArray[np.uint8]:
+def decode_jpeg_bytes(raw: bytes | bytearray) -> NDArray[np.uint8]:
     """Of a JPEG in three colours, (H, W, 3). Raises ValueError or OSError for a fault."""
     if decode_jpeg is None:
         return np.asarray(Image.open(io.BytesIO(raw), formats=("JPEG",)))
@@ -153,21 +153,21 @@ def jpeg_pixels(raw: bytes | bytearray) -> NDArray[np.uint8]:
     return found
 
 
-def inspected(raw: bytes) -> tuple[str, tuple[str, ...]]:
+def inspect_image(raw: bytes) -> tuple[str, tuple[str, ...]]:
     """A picture's format, and what `seen` would change in it. Raises what `seen` raises.
 
     All of its data is read, but a JPEG is computed at an eighth of its size, in half the time.
     """
-    with naming("the picture"):
-        image = opened(raw)
+    with damage_context("the picture"):
+        image = open_header(raw)
         form, done = str(image.format), conversions(image)
         image.draft(None, (image.width // 8, image.height // 8))
-        rgb(upright(image))
+        to_rgb(_upright(image))
     return form, done
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def damage_context(name: str) -> Iterator[None]:
     """Around the reading of a picture: what it stumbles on becomes Damaged, with the name."""
     try:
         yield
@@ -175,19 +175,21 @@ def naming(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise Unknown(f"{name} is damaged: it is no picture in a known format ({known})") from error
+        raise UnknownFormat(
+            f"{name} is damaged: it is no picture in a known format ({known})"
+        ) from error
     except Image.DecompressionBombError as error:
-        raise Oversized(f"{name} is damaged: {error}") from error
+        raise OversizedImage(f"{name} is damaged: {error}") from error
     except Exception as error:  # a reader raises whatever its parsing stumbles on, not only OSError
-        raise Damaged(f"{name} is damaged: {str(error) or type(error).__name__}") from error
+        raise DamagedImage(f"{name} is damaged: {str(error) or type(error).__name__}") from error
 
 
-def pixels(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> Tensor:
     """Three 8-bit colours -> (3, H, W) uint8."""
     return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
 
 
-def resized(image: Picture, size: tuple[int, int]) -> Image.Image:
+def resize(image: Picture, size: tuple[int, int]) -> Image.Image:
     """A picture in another (height, width); untouched where it has that already."""
     # Choice: bilinear with antialiasing, on 8-bit pixels, for all resizing (Pillow's BILINEAR, and
     # torch's for training crops, which rounds otherwise); the paper names no filter.
@@ -201,7 +203,7 @@ def resized(image: Picture, size: tuple[int, int]) -> Image.Image:
     return across.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def fitted(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     """(width, height) of a picture whose shorter side is made so many pixels; the longer one is
     rounded down, as torchvision does."""
     width, height = size
@@ -210,25 +212,27 @@ def fitted(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return int(shorter * width / height), shorter
 
 
-def centre(image: Image.Image, size: tuple[int, int], shorter: int) -> Image.Image:
+def center_crop(image: Image.Image, size: tuple[int, int], shorter: int) -> Image.Image:
     """The middle (height, width) of a picture whose shorter side is made so many pixels."""
-    width, height = fitted(image.size, shorter)
+    width, height = scaled_size(image.size, shorter)
     left, top = (round((width - size[1]) / 2), round((height - size[0]) / 2))
-    whole = resized(image, (height, width))
+    whole = resize(image, (height, width))
     return whole.crop((left, top, left + size[1], top + size[0]))
 
 
-def opened(raw: bytes) -> ImageFile.ImageFile:
+def open_header(raw: bytes) -> ImageFile.ImageFile:
     """A picture of which only the header has been read."""
     image = Image.open(io.BytesIO(raw), formats=FORMATS)
-    refuse_bomb(*image.size)
+    check_pixel_count(*image.size)
     return image
 
 
-def refuse_bomb(width: int, height: int) -> None:
+def check_pixel_count(width: int, height: int) -> None:
     """Raises DecompressionBombError, which becomes Oversized."""
-    if width * height > LARGEST:
-        raise Image.DecompressionBombError(f"it has {width}x{height} pixels, more than {LARGEST:,}")
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError(
+            f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}"
+        )
 
 
 def conversions(image: ImageFile.ImageFile) -> tuple[str, ...]:
@@ -250,17 +254,17 @@ def conversions(image: ImageFile.ImageFile) -> tuple[str, ...]:
     return (*(name for name, so in changes.items() if so), *(f"{c} to RGB" for c in colours))
 
 
-def upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     """The first frame, whole and turned as its EXIF data says."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
-def rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode as three 8-bit colours."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(eight_bits(image)).convert("RGB")
+        return Image.fromarray(to_8_bits(image)).convert("RGB")
     if image.has_transparency_data:
         # Choice: what is transparent shows white; the paper's pictures have no transparency.
         layer = image.convert("RGBA")
@@ -269,7 +273,7 @@ def rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+def to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     """A grey picture of more than 8 bits, rescaled and not cut off: (H, W)."""
     # Choice: whole numbers span 0 to 65,535, as in PNG, where 257 of them make one step. Floating
     # point spans the least of 0 to 1, 255 and 65,535 that holds it. Where a value lies beyond, the

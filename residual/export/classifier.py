@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import centre, pixels, resized
+from residual.data.decode import center_crop, resize, to_tensor
+from residual.device import check_finite
 from residual.export.engine import MISSING, installed, session_of
-from residual.finite import check_finite
 from residual.models.blocks import bottleneck
 from residual.models.registry import model_spec
 from residual.models.resnet import ROWS
 from residual.runs.load import Trained
-from residual.storage import FORMAT, json_text, write_whole
+from residual.storage import FORMAT, json_text, write_atomic
 from residual.training.checkpoint import Tensors, weights_sha256
 from residual.weights.layouts import LAYOUTS
 
@@ -91,7 +91,7 @@ def to_onnx(trained: Trained, out: Path, inside: bool) -> list[Parity]:
     helper.set_model_props(made, described(trained, inside))
     content = made.SerializeToString()
     found = list(parity(trained, content, inside))
-    write_whole(out, content)
+    write_atomic(out, content)
     return found
 
 
@@ -164,12 +164,12 @@ def made_up(trained: Trained, cut: bool) -> Iterator[tuple[Pictures, Tensor]]:
         seen = pictures
         if cut or batch == 1:
             seen = [
-                resized(each, before.size)
+                resize(each, before.size)
                 if before.shorter is None
-                else centre(each, before.size, before.shorter)
+                else center_crop(each, before.size, before.shorter)
                 for each in pictures
             ]
-        inputs = before(torch.stack([pixels(each) for each in seen]))
+        inputs = before(torch.stack([to_tensor(each) for each in seen]))
         yield np.stack([np.asarray(each) for each in pictures]), inputs
 
 
@@ -213,4 +213,4 @@ def to_safetensors(trained: Trained, out: Path) -> None:
 
 
 def write_weights(state: Tensors, trained: Trained, out: Path) -> None:
-    write_whole(out, safetensors.torch.save(state, described(trained)))
+    write_atomic(out, safetensors.torch.save(state, described(trained)))

@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import seen as seen_picture
-from residual.device import ComputeConfig
+from residual.data.decode import open_image as seen_picture
+from residual.device import ComputeConfig, check_finite
 from residual.export.classifier import short, timed
 from residual.export.engine import MISSING, installed, session_of
-from residual.finite import check_finite
-from residual.storage import FORMAT, check_format, json_text, write_whole
+from residual.storage import FORMAT, check_format, json_text, write_atomic
 from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import (
     STRIDE,
@@ -105,7 +104,7 @@ def to_onnx(trained: Trained, out: Path, testing: Testing | None = None) -> list
     helper.set_model_props(made, described(trained, testing))
     content = made.SerializeToString()
     found = list(parity(trained, content, testing))
-    write_whole(out, content)
+    write_atomic(out, content)
     return found
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from residual.device import is_finite, raise_non_finite
 from residual.export.layers import folded
-from residual.finite import is_finite, refuse_answers
 from residual.runs.load import Trained
 
 ENGINES = ("auto", "onnxruntime", "torch")
@@ -63,7 +63,7 @@ def by_torch(trained: Trained) -> Engine:
             placed = inputs.to(device).contiguous(memory_format=torch.channels_last)
             scores: Tensor = net(placed)
             if not is_finite(scores):
-                refuse_answers(trained.network, net, lambda: net(placed))
+                raise_non_finite(trained.network, net, lambda: net(placed))
             return scores.float().softmax(dim=1).cpu()
 
     return answer

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from residual.data.batches import Preprocessing
-from residual.data.decode import Damaged, decode
-from residual.device import ComputeConfig
+from residual.data.decode import DamagedImage, decode
+from residual.data.preprocessing import Preprocessing
+from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite
 from residual.export.engine import Engine, engine
-from residual.finite import WORDS, NotFinite, is_finite
 from residual.runs.load import Trained, load
 from residual.tasks.classification.metrics import top_k as best_of
 
@@ -47,9 +46,9 @@ def predict(
     threads = torch.get_num_threads()
     if isinstance(trained, Trained):
         device = str(next(trained.net.parameters()).device)
-        return list(ComputeConfig(device, threads).within(answers(trained, pictures, top)))
+        return list(ComputeConfig(device, threads).iterate(answers(trained, pictures, top)))
     # Nobody else holds the network.
-    return list(ComputeConfig(threads=threads).within(answers(load(trained), pictures, top)))
+    return list(ComputeConfig(threads=threads).iterate(answers(load(trained), pictures, top)))
 
 
 def as_picture(image: Given) -> Path | Image.Image:
@@ -114,7 +113,7 @@ def looked_at(image: Path | Image.Image, before: Preprocessing) -> Tensor | str:
     """A picture as the network's input (3, H, W), or why there is none."""
     try:
         pixels = decode(image, before.size, before.shorter)
-    except (Damaged, OSError) as error:
+    except (DamagedImage, OSError) as error:
         return str(error)
     return before(pixels[None])[0]
 
@@ -131,5 +130,5 @@ def best(trained: Trained, probabilities: Tensor, top: int) -> list[dict[str, An
 def finite(trained: Trained, probabilities: Tensor) -> Tensor:
     """The same. Raises NotFinite where a probability is not finite."""
     if not is_finite(probabilities):
-        raise NotFinite(f"{trained.network} answers with {WORDS}")
+        raise NonFiniteValues(f"{trained.network} answers with {NON_FINITE}")
     return probabilities

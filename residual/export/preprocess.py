@@ -9,7 +9,7 @@
 
 import numpy as np
 
-from residual.data.batches import FLAT, NORM, Preprocessing
+from residual.data.preprocessing import CONTRAST_NORM, MIN_NORM, Preprocessing
 from residual.export.graph import DOUBLE, FLOAT, INT64, UINT8, Graph, Value
 
 BLOCK = 8  # pixels of the result that are made of the same pixels
@@ -45,8 +45,8 @@ def contrast_normalised(graph: Graph, values: Value) -> Value:
     """Each picture by itself, as in training."""
     centred = values - graph("ReduceMean", values, [1, 2, 3], keepdims=1)
     norm = graph("Sqrt", graph("ReduceSum", centred * centred, [1, 2, 3], keepdims=1))
-    flat = graph("Greater", norm, np.float32(FLAT))
-    return centred * np.float32(NORM) / graph("Where", flat, norm, np.float32(1))
+    flat = graph("Greater", norm, np.float32(MIN_NORM))
+    return centred * np.float32(CONTRAST_NORM) / graph("Where", flat, norm, np.float32(1))
 
 
 def fitted(graph: Graph, image: Value, shorter: int) -> tuple[Value, Value]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from residual.data.batches import Preprocessing
+from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
 from residual.export.engine import engine, installed
 from residual.models.registry import build, model_spec
@@ -31,7 +31,7 @@ def speeds(
     """
     size = model_spec(network).input_size
     before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (size, size))
-    fresh = Trained(how.place(build(network)).eval(), network, None, before, None, None)
+    fresh = Trained(how.prepare(build(network)).eval(), network, None, before, None, None)
     on_cpu = torch.device(how.device).type == "cpu"
     for name in ("onnxruntime", "torch") if on_cpu and installed() else ("torch",):
         answering = engine(fresh, name, how.threads)

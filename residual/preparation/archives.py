@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from residual.data.filenames import is_picture
-from residual.data.progress import Progress
-from residual.locks import locked
+from residual.data.datasets import Progress
+from residual.data.folder_index import is_image
+from residual.locks import hold_lock
 from residual.storage import read_json, write_json
 
 MARKS = ".prepared.json"  # in the target: which parts are whole, which archives were checked
@@ -51,7 +51,7 @@ def filling(target: Path) -> Iterator[None]:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {target}: {error.strerror}") from error
-    with locked(target / ".lock", str(target)):
+    with hold_lock(target / ".lock", str(target)):
         yield
 
 
@@ -119,7 +119,7 @@ def copy(item: Item, file: Path) -> None:
 
 def pictures_in(folder: Path) -> int:
     """How many pictures lie in a folder and in those below it."""
-    return sum(is_picture(file) for *_, files in os.walk(folder) for file in files)
+    return sum(is_image(file) for *_, files in os.walk(folder) for file in files)
 
 
 def marks(target: Path) -> dict[str, dict[str, Any]]:

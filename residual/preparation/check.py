@@ -10,20 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from residual.data.decode import Damaged, Oversized, Unknown, inspected
-from residual.data.filenames import (
-    EVERY_SUFFIX,
-    SETS,
-    few,
-    fits,
+from residual.data.datasets import Progress, no_progress
+from residual.data.decode import DamagedImage, OversizedImage, UnknownFormat, inspect_image
+from residual.data.folder_index import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    annotation_hint,
+    index_folder,
+    is_cyclic_link,
     is_hidden,
-    is_picture,
-    readable,
-    shown,
+    is_image,
+    require_training_set,
+    split_folders,
+    subfolders,
+    suffix_matches,
 )
-from residual.data.folder_index import endless, listing, refuse_untaught, sets_of, subfolders
-from residual.data.progress import Progress, unhurried
-from residual.data.strays import boxes_said
+from residual.storage import display_name, readable_name, summarize
 
 CHUNK = 16  # files that a thread takes at a time
 PLAIN = "all"  # the one set of a folder that has no sets of its own
@@ -86,7 +88,7 @@ def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Rep
         for name, place in places(path).items()
         for label, file in in_place(path, place, report)
     ]
-    tell = unhurried(progress)
+    tell = progress or no_progress
     changes: Counter[str] = Counter()
     first: dict[bytes, str] = {}
     copies: dict[str, list[str]] = {}
@@ -99,7 +101,7 @@ def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Rep
             if (other := first.setdefault(look.digest, file)) != file:
                 copies.setdefault(other, [other]).append(file)
             changes.update(look.changes)
-            if not fits(file, look.form):
+            if not suffix_matches(file, look.form):
                 report.misnamed[file] = look.form
         tell(done, len(pictures))
     report.damaged.sort(key=lambda problem: problem.path)
@@ -114,12 +116,12 @@ def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Rep
 
 def places(path: Path) -> dict[str, Path]:
     """The folder of each set; a plain folder of classes is one set."""
-    if there := sets_of(path):
+    if there := split_folders(path):
         return {name: path / folder for name, folder in there.items()}
     if not subfolders(path):
         raise ValueError(
-            f"{shown(path)} has no class folders; it needs one folder for each class"
-            f"{boxes_said(path)}"
+            f"{display_name(path)} has no class folders; it needs one folder for each class"
+            f"{annotation_hint(path)}"
         )
     return {PLAIN: path}
 
@@ -132,30 +134,30 @@ def in_place(path: Path, place: Path, report: Report) -> Iterator[tuple[str, str
 
     def refuse(error: OSError) -> None:
         folder = Path(error.filename).relative_to(path)
-        label = readable(folder.relative_to(place.relative_to(path)).parts[0])
+        label = readable_name(folder.relative_to(place.relative_to(path)).parts[0])
         report.damaged.append(Problem(folder.as_posix(), label, "unreadable", said(error)))
 
     report.outside += [
         entry.relative_to(path).as_posix()
         for entry in sorted(place.iterdir())
-        if is_picture(entry.name) and not entry.is_dir()
+        if is_image(entry.name) and not entry.is_dir()
     ]
     for label in subfolders(place):
         for root, folders, files in os.walk(place / label, onerror=refuse, followlinks=True):
             below = Path(root)
-            for folder in [f for f in folders if endless(below / f)]:
+            for folder in [f for f in folders if is_cyclic_link(below / f)]:
                 refuse(OSError(0, "it is a link to a folder above it", str(below / folder)))
                 folders.remove(folder)
             report.folders += [
                 (below / folder).relative_to(path).as_posix()
                 for folder in sorted(folders)
-                if folder.lower().endswith(EVERY_SUFFIX)
+                if folder.lower().endswith(IMAGE_SUFFIXES)
             ]
             folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
             for file in sorted(file for file in files if not is_hidden(file)):
                 name = (below / file).relative_to(path).as_posix()
-                if is_picture(file):
-                    yield readable(label), name
+                if is_image(file):
+                    yield readable_name(label), name
                 else:
                     report.others.append(name)
 
@@ -184,22 +186,22 @@ def look_at(file: Path) -> Look:
         raw = file.read_bytes()
         if not raw:
             return Look("empty", "it has no bytes")
-        form, changes = inspected(raw)
+        form, changes = inspect_image(raw)
     except OSError as error:
         dangling = file.is_symlink() and isinstance(error, FileNotFoundError)
         return Look("unreadable", "it is a link to nothing" if dangling else said(error))
     except MemoryError:
         return Look("oversized", "there is not enough memory for it")
-    except Damaged as error:
+    except DamagedImage as error:
         return Look(*wrong(error, raw))
     return Look(form=form, changes=changes, digest=hashlib.sha256(raw).digest())
 
 
-def wrong(error: Damaged, raw: bytes) -> tuple[str, str]:
+def wrong(error: DamagedImage, raw: bytes) -> tuple[str, str]:
     """The kind of the damage, and what there is to be said of it."""
-    if isinstance(error, Unknown):
+    if isinstance(error, UnknownFormat):
         return unknown(raw)
-    kind = "oversized" if isinstance(error, Oversized) else "damaged"
+    kind = "oversized" if isinstance(error, OversizedImage) else "damaged"
     return kind, str(error).removeprefix("the picture is damaged: ")
 
 
@@ -226,7 +228,9 @@ def said(error: OSError) -> str:
 def counts(path: Path, report: Report) -> dict[str, dict[str, int]]:
     """Whole pictures of each class that any set has, in each set, zeros among them."""
     there = places(path)
-    classes = sorted({readable(name) for place in there.values() for name in subfolders(place)})
+    classes = sorted(
+        {readable_name(name) for place in there.values() for name in subfolders(place)}
+    )
     return {
         name: {label: report.sets.get(name, {}).get(label, 0) for label in classes}
         for name in there
@@ -236,20 +240,20 @@ def counts(path: Path, report: Report) -> dict[str, dict[str, int]]:
 def refused(path: Path) -> str:
     """Why training would not take the folder as it is; nothing where it would."""
     try:
-        refuse_untaught(path, listing(path))
+        require_training_set(path, index_folder(path))
     except ValueError as error:
         return str(error)
     except OSError as error:
-        return f"{shown(error.filename)}: {said(error)}"
+        return f"{display_name(error.filename)}: {said(error)}"
     return ""
 
 
 def beside(path: Path) -> Iterator[str]:
     """Folders that a user may have meant to be sets."""
-    there = sets_of(path)
+    there = split_folders(path)
     for name in subfolders(path) if there else ():
         if name not in there.values():
-            yield f"{shown(name)}/ is none of {', '.join(SETS)} and was not looked at"
+            yield f"{display_name(name)}/ is none of {', '.join(SPLITS)} and was not looked at"
 
 
 def uneven(report: Report) -> Iterator[str]:
@@ -258,7 +262,7 @@ def uneven(report: Report) -> Iterator[str]:
         empty = [label for label, n in own.items() if not n]
         filled = {label: n for label, n in own.items() if n}
         if empty:
-            yield f"classes without a whole picture in {name} {few(empty)}"
+            yield f"classes without a whole picture in {name} {summarize(empty)}"
         if filled and max(filled.values()) > UNEQUAL * min(filled.values()):
             most, least = max(filled, key=filled.__getitem__), min(filled, key=filled.__getitem__)
             yield (
@@ -286,4 +290,4 @@ def twice(report: Report) -> Iterator[str]:
         ("more than once in their class", rest),
     ):
         if files:
-            yield f"equal pictures {what} {few(files)}"
+            yield f"equal pictures {what} {summarize(files)}"

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from residual.data.decode import Damaged, seen
-from residual.data.filenames import few, fits
-from residual.data.progress import Progress, unhurried
-from residual.data.rng import order
+from residual.data.datasets import Progress, no_progress
+from residual.data.decode import DamagedImage, open_image
+from residual.data.folder_index import suffix_matches
+from residual.data.rng import permutation
 from residual.preparation.check import Look, in_turn
+from residual.storage import summarize
 from residual.tasks.detection import coco, voc
 from residual.tasks.detection.annotations import AnnotatedImage, SplitAnnotations, describe_problem
 from residual.tasks.detection.datasets import (
@@ -92,7 +93,7 @@ def check(
     Raises FileNotFoundError where there is no folder, and ValueError where it has neither form.
     """
     said = everything(folder, reading) if said is None else said
-    report, tell = Report(str(folder), annotation_format(folder)), unhurried(progress)
+    report, tell = Report(str(folder), annotation_format(folder)), progress or no_progress
     pictures = (one.path for own in said.values() for one in own.images)
     once = dict.fromkeys(picture for picture in pictures if picture is not None)
     paths = {below(folder, picture): picture for picture in once}
@@ -141,7 +142,7 @@ def judge(report: Report, path: str, look: Look) -> None:
     if look.kind:
         report.damaged.append(Problem(path, look.kind, look.reason))
         return
-    if not fits(path, look.form):
+    if not suffix_matches(path, look.form):
         report.misnamed[path] = look.form
 
 
@@ -183,7 +184,7 @@ def unpaired(folder: Path, report: Report, known: Collection[Path]) -> None:
 def lacking(report: Report) -> Iterator[str]:
     for name, counts in report.splits.items():
         if none := [label for label, n in counts.boxes.items() if not n]:
-            yield f"classes without a box in {name} {few(none)}"
+            yield f"classes without a box in {name} {summarize(none)}"
 
 
 def overlapping(said: Everything) -> Iterator[str]:
@@ -194,7 +195,7 @@ def overlapping(said: Everything) -> Iterator[str]:
         both = pictures[first].keys() & pictures[second].keys() - {None}
         if both and (a == b or (a not in b and b not in a)):
             names = sorted(pictures[first][picture] for picture in both)
-            yield f"{first} and {second} have pictures in common {few(names)}"
+            yield f"{first} and {second} have pictures in common {summarize(names)}"
 
 
 def twice(folder: Path, said: Everything, copies: list[list[Path]]) -> Iterator[str]:
@@ -215,7 +216,7 @@ def twice(folder: Path, said: Everything, copies: list[list[Path]]) -> Iterator[
         ("more than once in a split", within),
     ):
         if pairs:
-            yield f"equal pictures {what} {few(pairs)}"
+            yield f"equal pictures {what} {summarize(pairs)}"
 
 
 def refusals(folder: Path, said: Everything) -> Iterator[str]:
@@ -250,8 +251,8 @@ def contact(said: Everything, n: int) -> Image.Image:
             break
         try:
             assert one.path is not None
-            whole = seen(one.path)
-        except (Damaged, OSError):
+            whole = open_image(one.path)
+        except (DamagedImage, OSError):
             continue
         small = ImageOps.contain(whole, (WIDTH // columns, 2 * WIDTH // columns))
         shown.append(pictured(small, small.width / whole.width, split, one, names))
@@ -273,7 +274,7 @@ def chosen(said: Everything) -> Iterator[tuple[str, AnnotatedImage]]:
         if one.wrong_size or any(box.problem for box in one.boxes)
     ]
     spread = [
-        [(split, own[i]) for i in order(0, place, len(own)).tolist()]
+        [(split, own[i]) for i in permutation(0, place, len(own)).tolist()]
         for place, (split, own) in enumerate(there.items())
     ]
     in_turns = (each for one_of_each in zip_longest(*spread) for each in one_of_each if each)

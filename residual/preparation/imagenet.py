@@ -22,8 +22,7 @@ import numpy as np
 from scipy.io import loadmat
 from torchvision.datasets.imagenet import ARCHIVE_META
 
-from residual.data.filenames import is_picture, lines_in, lines_of, text_of
-from residual.data.folder_index import subfolders
+from residual.data.folder_index import is_image, subfolders
 from residual.preparation.archives import (
     Counting,
     Item,
@@ -33,7 +32,7 @@ from residual.preparation.archives import (
     silent,
     verified,
 )
-from residual.storage import reading, write_json
+from residual.storage import damage_errors, decode_text, parse_list, read_list, write_json
 
 META, TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"  # in the devkit's data/
 COLUMNS: dict[str, Callable[[Any], Any]] = dict.fromkeys(
@@ -58,7 +57,7 @@ def told_by(source: Path, archive: Path) -> Known:
     Raises ValueError for what is damaged.
     """
     if archive.is_file():
-        with opened_archive(archive) as opened, reading(archive):
+        with opened_archive(archive) as opened, damage_errors(archive):
             files = {Path(member.name).name: member for member in opened if member.isfile()}
             if META in files and TRUTH in files:
                 meta, truth = (opened.extractfile(files[name]) for name in (META, TRUTH))
@@ -66,7 +65,7 @@ def told_by(source: Path, archive: Path) -> Known:
             raise ValueError(f"{archive} has no {META} and {TRUTH}; it is not the devkit")
     for folder in (source / "ILSVRC2012_devkit_t12" / "data", source / "data", source):
         if (folder / META).is_file() and (folder / TRUTH).is_file():
-            with reading(folder / META):
+            with damage_errors(folder / META):
                 return devkit((folder / META).read_bytes(), (folder / TRUTH).read_bytes())
     return kaggle(source)
 
@@ -81,7 +80,7 @@ def devkit(meta: bytes, truth: bytes) -> Known:
             raise ValueError("it is damaged: its reader crashed") from error
     leaves = [row for row in rows if int(row["num_children"]) == 0]
     wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
-    numbers = list(lines_of(truth))
+    numbers = list(parse_list(truth))
     if odd := [line for line in numbers if not line.isdecimal() or int(line) not in wnid]:
         raise ValueError(f"{TRUTH} is damaged: {odd[0]!r} is no number of a class")
     return Known(
@@ -112,13 +111,13 @@ def kaggle(source: Path) -> Known:
     """Kaggle's lists, as far as they lie there."""
     words: dict[str, str] = {}
     if (source / SYNSETS).is_file():
-        for line in lines_in(source / SYNSETS):
+        for line in read_list(source / SYNSETS):
             wnid, *meaning = line.split(maxsplit=1)
             words[wnid] = "".join(meaning) or wnid
     val: dict[str, str] = {}
     if (source / SOLUTION).is_file():
-        text = text_of((source / SOLUTION).read_bytes())
-        with reading(source / SOLUTION):
+        text = decode_text((source / SOLUTION).read_bytes())
+        with damage_errors(source / SOLUTION):
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         for row in rows:
             picture, answer = row.get("ImageId"), (row.get("PredictionString") or "").split()
@@ -281,7 +280,7 @@ def class_archive(archive: Path, outer: tarfile.TarFile, member: Any) -> Iterato
     with opened_archive(archive / member.name, outer.extractfile(member)) as inner:
         for picture in inner:
             name = Path(picture.name).name
-            if is_picture(name) and picture.isfile():
+            if is_image(name) and picture.isfile():
                 read = cast(Any, partial(inner.extractfile, picture))
                 yield Item(f"{folder}/{name}", picture.size, read)
 
@@ -294,7 +293,7 @@ def train_folder(folder: Path) -> Iterator[Part]:
 def class_folder(folder: Path, name: str) -> Iterator[Item]:
     """The pictures of a class folder, for a folder of this name below the target."""
     for file in sorted(folder.iterdir()):
-        if is_picture(file.name):
+        if is_image(file.name):
             yield Item(f"{name}/{file.name}", file.stat().st_size, file)
 
 
@@ -327,7 +326,7 @@ def judged(target: Path, known: Known, expected: Expected) -> Report:
         if not place.is_dir():
             continue
         classes = {
-            label: {file.name for file in (place / label).iterdir() if is_picture(file.name)}
+            label: {file.name for file in (place / label).iterdir() if is_image(file.name)}
             for label in subfolders(place)
         }
         report.pictures[name] = sum(map(len, classes.values()))
@@ -338,7 +337,7 @@ def judged(target: Path, known: Known, expected: Expected) -> Report:
             report.missing.append(f"{name}/: {expected.classes - len(wanted):,} classes")
         report.superfluous += [f"{name}/{label}/" for label in sorted(classes.keys() - wanted)]
         report.superfluous += [
-            f"{name}/{file.name}" for file in sorted(place.iterdir()) if is_picture(file.name)
+            f"{name}/{file.name}" for file in sorted(place.iterdir()) if is_image(file.name)
             and not file.is_dir()
         ]  # fmt: skip
         there = {label: classes[label] for label in sorted(wanted & classes.keys())}

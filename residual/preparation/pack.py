@@ -16,27 +16,39 @@ from typing import Any
 
 from PIL import Image
 
-from residual.data.datasets import fingerprint
+from residual.data.datasets import Progress, fingerprint, no_progress
 from residual.data.decode import (
-    Damaged,
-    contents,
+    DamagedImage,
     conversions,
-    fitted,
-    inspected,
-    naming,
-    opened,
-    resized,
-    seen,
+    damage_context,
+    inspect_image,
+    open_header,
+    open_image,
+    read_bytes,
+    resize,
+    scaled_size,
 )
-from residual.data.filenames import SETS, Split, readable, shown
-from residual.data.folder import KNOWN, QUICK_ABOVE
-from residual.data.folder_index import Listing, Picture, listing, refuse_untaught
-from residual.data.packed import CONTENTS, COPY, fetch, is_remote, need_streaming
-from residual.data.partial_jpeg import restarting, spaced
-from residual.data.progress import Progress, unhurried
+from residual.data.folder import KNOWN_NAMES, QUICK_ABOVE_BYTES
+from residual.data.folder_index import (
+    SPLITS,
+    FolderIndex,
+    IndexEntry,
+    Split,
+    index_folder,
+    require_training_set,
+)
+from residual.data.packed import (
+    CONTENTS_FILE,
+    COPY_SUFFIX,
+    add_restart_markers,
+    download_object,
+    is_remote,
+    require_streaming,
+    restart_interval,
+)
 from residual.data.rng import packing_order
-from residual.locks import locked
-from residual.storage import FORMAT, write_json
+from residual.locks import hold_lock
+from residual.storage import FORMAT, display_name, readable_name, write_json
 
 COLUMNS = {"path": "str", "label": "int", "picture": "bytes"}
 JPEG_COLUMNS = {"interval": "uint32"}  # MCUs from one restart marker to the next; 0 where unknown
@@ -75,28 +87,30 @@ def columns(how: How) -> dict[str, str]:
     return COLUMNS | (RAW_COLUMNS if how.form == "raw" else JPEG_COLUMNS)
 
 
-def prepare(source: Path, picture: Picture, how: How, hashed: bool) -> Ready:
+def prepare(source: Path, picture: IndexEntry, how: How, hashed: bool) -> Ready:
     """Read a picture, and make of it what is written."""
-    path = readable(picture.path)  # a column of text
+    path = readable_name(picture.path)  # a column of text
     sample: dict[str, Any] = {"path": path, "label": picture.label, "picture": b""}
     digest = ""
     try:
-        raw = contents(source / picture.path)
+        raw = read_bytes(source / picture.path)
         sample["picture"] = raw
         digest = hashlib.sha256(raw).hexdigest() if hashed else ""
         if how.form == "jpeg" and not how.quality and stays(raw, how.shorter):
-            made, interval = restarting(raw)
+            made, interval = add_restart_markers(raw)
             return Ready(sample | {"picture": made, "interval": interval}, digest, kept=True)
-        image = seen(raw)
-    except (Damaged, OSError) as error:
+        image = open_image(raw)
+    except (DamagedImage, OSError) as error:
         why = str(error).removeprefix("the picture ")
         if isinstance(error, OSError):
             why = f"is damaged: {error.strerror or error}"
         unknown = dict.fromkeys(RAW_COLUMNS if how.form == "raw" else JPEG_COLUMNS, 0)
-        return Ready(sample | unknown, digest, damage=f"{shown(source / picture.path)} {why}")
+        return Ready(
+            sample | unknown, digest, damage=f"{display_name(source / picture.path)} {why}"
+        )
     small = image
     if min(image.size) > how.shorter:
-        small = resized(image, fitted(image.size, how.shorter)[::-1])
+        small = resize(image, scaled_size(image.size, how.shorter)[::-1])
     smaller = small is not image
     if how.form == "raw":
         sample |= {"picture": small.tobytes(), "height": small.height, "width": small.width}
@@ -109,13 +123,13 @@ def stays(raw: bytes, shorter: int) -> bool:
     """Whether a file is kept: a JPEG that is neither turned nor made smaller. Raises Damaged."""
     if not raw:
         return False
-    with naming("the picture"):
-        image = opened(raw)
+    with damage_context("the picture"):
+        image = open_header(raw)
         if image.format != "JPEG" or min(image.size) > shorter:
             return False
         if {*conversions(image)} - {"grey to RGB"}:
             return False
-    inspected(raw)
+    inspect_image(raw)
     return True
 
 
@@ -128,7 +142,7 @@ def encoded(image: Image.Image, how: How) -> tuple[bytes, int]:
     """A picture as JPEG, and how many MCUs lie between its restart markers."""
     asked, file = encoding(how), io.BytesIO()
     mcu = 8 if asked["subsampling"] == "4:4:4" else 16
-    interval = spaced(math.ceil(image.width / mcu))
+    interval = restart_interval(math.ceil(image.width / mcu))
     image.save(file, "JPEG", **asked, restart_marker_blocks=interval)
     return file.getvalue(), interval
 
@@ -157,18 +171,18 @@ def pack(source: Path, to: str, how: How, progress: Progress | None = None) -> S
     Raises Damaged at the first damaged picture, unless it is to be skipped, FileExistsError where
     something lies there, and OSError where nothing can be written.
     """
-    need_streaming()
-    listed = listing(source)
-    refuse_untaught(source, listed)
+    require_streaming()
+    listed = index_folder(source)
+    require_training_set(source, listed)
     refuse_full(to)
     remote = to.rstrip("/") if is_remote(to) else ""
     with emptied(to) as folder:
-        packing = Packing(source, listed, how, unhurried(progress))
+        packing = Packing(source, listed, how, progress or no_progress)
         sets = {
             name: packing.write(name, folder / name, remote and f"{remote}/{name}")
             for name in listed.sets
         }
-        write_json(folder / CONTENTS, packing.contents(sets))  # last: see CONTENTS
+        write_json(folder / CONTENTS_FILE, packing.contents(sets))  # last: see CONTENTS
         if remote:
             upload(folder, remote)
     return packing.summary
@@ -181,7 +195,7 @@ def refuse_full(to: str) -> None:
             raise FileExistsError(f"{to} is there already and not empty; choose another folder")
         return
     with tempfile.TemporaryDirectory() as folder, suppress(FileNotFoundError):
-        fetch(f"{to.rstrip('/')}/{CONTENTS}", Path(folder) / CONTENTS)
+        download_object(f"{to.rstrip('/')}/{CONTENTS_FILE}", Path(folder) / CONTENTS_FILE)
         raise FileExistsError(f"{to} holds packed data already; choose another place")
 
 
@@ -194,7 +208,7 @@ def emptied(to: str) -> Iterator[Path]:
         return
     place = Path(to.rstrip("/"))
     place.parent.mkdir(parents=True, exist_ok=True)
-    with locked(place.with_name(f"{place.name}.lock"), to):
+    with hold_lock(place.with_name(f"{place.name}.lock"), to):
         yield from _emptied(place)
 
 
@@ -202,7 +216,7 @@ def _emptied(place: Path) -> Iterator[Path]:
     """The same, where no other process packs."""
     partial = place.with_name(f"{place.name}.partial")
     if partial.exists():  # a packing was killed; it is begun again
-        if {entry.name for entry in partial.iterdir()} - {*SETS, CONTENTS}:
+        if {entry.name for entry in partial.iterdir()} - {*SPLITS, CONTENTS_FILE}:
             raise FileExistsError(
                 f"{partial} is in the way, and none of our making; pack to another folder"
             )
@@ -220,7 +234,7 @@ def writing(to: str | Path) -> Iterator[None]:
     """Around what a store does: each has errors of its own, which become OSError."""
     try:
         yield
-    except (Damaged, OSError):
+    except (DamagedImage, OSError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -233,17 +247,17 @@ def upload(folder: Path, remote: str) -> None:
 
     with tempfile.TemporaryDirectory() as passing, writing(remote):
         uploader = CloudUploader.get((passing, remote))
-        shutil.copy(folder / CONTENTS, passing)
-        uploader.upload_file(CONTENTS)
+        shutil.copy(folder / CONTENTS_FILE, passing)
+        uploader.upload_file(CONTENTS_FILE)
 
 
 class Packing:
     """One folder being packed, set after set."""
 
-    def __init__(self, source: Path, listed: Listing, how: How, progress: Progress) -> None:
+    def __init__(self, source: Path, listed: FolderIndex, how: How, progress: Progress) -> None:
         self.source, self.listed, self.how, self.progress = source, listed, how, progress
         total = sum(picture.bytes for picture in listed)
-        self.hashed = total <= QUICK_ABOVE
+        self.hashed = total <= QUICK_ABOVE_BYTES
         self.total = sum(map(len, listed.sets.values()))
         self.entries: list[tuple[str, str, int, str]] = []  # of which the fingerprint is made
         self.changes: list[tuple[str, str, int, str]] = []  # the same of what was packed changed
@@ -277,11 +291,11 @@ class Packing:
         counts = [labels[label] for label in range(len(self.listed.classes))]
         return {"counts": counts, "shards": writer.shards}
 
-    def prepared(self, pictures: list[Picture]) -> Iterator[Ready]:
+    def prepared(self, pictures: list[IndexEntry]) -> Iterator[Ready]:
         """Each picture in its turn, whoever read it; few are ahead. Most of the work is Pillow's,
         so threads do."""
 
-        def one(picture: Picture) -> Ready:
+        def one(picture: IndexEntry) -> Ready:
             return prepare(self.source, picture, self.how, self.hashed)
 
         ahead = AHEAD * self.how.workers
@@ -292,10 +306,10 @@ class Packing:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def note(self, picture: Picture, ready: Ready) -> None:
+    def note(self, picture: IndexEntry, ready: Ready) -> None:
         """Count a picture. Raises Damaged, unless that is to be skipped."""
         if ready.damage and not self.how.skip:
-            raise Damaged(ready.damage)
+            raise DamagedImage(ready.damage)
         label = self.listed.classes[picture.label]
         self.entries.append((picture.path, label, picture.bytes, ready.digest))
         if ready.changed:
@@ -315,10 +329,13 @@ class Packing:
         """What lies there. Name and fingerprint are the source's where all pixels are, and else of
         this copy alone."""
         mark, quick = fingerprint(self.entries), "" if self.hashed else "quick-"
-        name, source = KNOWN.get(mark, readable(self.source.resolve().name)), f"{quick}{mark}"
+        name, source = (
+            KNOWN_NAMES.get(mark, readable_name(self.source.resolve().name)),
+            f"{quick}{mark}",
+        )
         self.summary.fingerprint = source
         if self.changes:
-            name += COPY
+            name += COPY_SUFFIX
             self.summary.fingerprint = f"{quick}{fingerprint([(source, '', 0, ''), *self.changes])}"
         return {
             "format": FORMAT,

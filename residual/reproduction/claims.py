@@ -27,7 +27,10 @@ def rows(header: Sequence[str], printed: Mapping[str, Sequence[float | None]]) -
 
 
 NETS = ("models/blocks.py", "models/resnet.py")
-TRAINING = (*NETS, "tasks/classification/loop.py", "data/batches.py")
+TRAINING = (
+    *(*NETS, "tasks/classification/loop.py", "data/preprocessing.py", "data/sampler.py"),
+    "data/augment.py#PAD_TOP, PAD_LEFT, PAD_FLIP",
+)
 LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/loader.py", "data/decode.py")
 CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/datasets.py")
 JUDGED = (*LARGE, "tasks/classification/protocols.py")

@@ -9,7 +9,7 @@ from residual.reproduction.chapters import Page, chapter, chapter_of, index, mea
 from residual.reproduction.claims import CLAIMS
 from residual.reproduction.experiments import RESULTS, Result, budgets, kept, slug
 from residual.reproduction.liberties import liberties
-from residual.storage import write_whole
+from residual.storage import write_atomic
 
 DRAWN = (  # what is drawn from results
     *("table2", "table3", "table4", "table5", "figure4"),
@@ -115,4 +115,4 @@ def documents(root: Path, figures: Path) -> dict[Path, str]:
 
 if __name__ == "__main__":
     for file, content in documents(Path.cwd(), RESULTS / "figures").items():
-        write_whole(file, content.encode())
+        write_atomic(file, content.encode())

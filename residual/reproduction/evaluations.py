@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from residual.data.datasets import Data
-from residual.device import hardware
+from residual.device import hardware_name
 from residual.reproduction.experiments import (
     Experiment,
     Result,
@@ -72,7 +72,7 @@ def judged(runs: Sequence[Path], data: Data, key: str, work: InferenceOptions) -
         key: evaluate_ensemble([load(run) for run in runs], data, None, protocol, work).record,
         "pictures": pictures(data),
         "versions": versions(),
-        "hardware": hardware(work.config),
+        "hardware": hardware_name(work.config),
     }
     if key == ENSEMBLE:
         found["weights_sha256"] = [each["weights_sha256"] for each in known]

@@ -6,17 +6,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from residual.distributed import here
-from residual.locks import Held, locked
+from residual.distributed import current_world
+from residual.locks import LockHeld, hold_lock
 from residual.storage import (
     FORMAT,
-    Newer,
+    NewerFormat,
+    damage_errors,
     json_text,
     read_json,
-    read_object,
-    reading,
+    read_json_object,
+    write_atomic,
     write_json,
-    write_whole,
 )
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
@@ -50,7 +50,7 @@ def latest(recipe: dict[str, Any], parent: Path) -> Path | None:
     own = json.loads(json.dumps({"format": FORMAT, **recipe}))  # where tuples are lists
     runs = [file.parent for file in reversed(made) if read_json(file) == own]
     for run in sorted(runs, key=lambda run: (run / "result.json").exists()):
-        with suppress(Held):
+        with suppress(LockHeld):
             refuse_held(run)
             return run
     return None
@@ -78,7 +78,7 @@ def create(
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {run or RUNS}: {error.strerror}") from error
-    with locked(run / LOCK, str(run)):
+    with hold_lock(run / LOCK, str(run)):
         refuse_taken(run)
         if checkpoints(run):
             raise ValueError(f"{run} has checkpoints, and no recipe.json; choose another folder")
@@ -100,7 +100,7 @@ def refuse_taken(run: Path) -> None:
 def refuse_held(run: Path) -> None:
     """Raises Held where a process writes to a run."""
     if (run / LOCK).exists():
-        with suppress(OSError), locked(run / LOCK, str(run)):  # a disk to read from is enough
+        with suppress(OSError), hold_lock(run / LOCK, str(run)):  # a disk to read from is enough
             pass
 
 
@@ -115,9 +115,9 @@ def writing(run: Path) -> Iterator[None]:
         def take() -> None:
             check_run(run)
             if not (run / "result.json").exists():
-                stack.enter_context(locked(run / LOCK, str(run)))
+                stack.enter_context(hold_lock(run / LOCK, str(run)))
 
-        here().first(take)
+        current_world().on_first(take)
         yield
 
 
@@ -132,10 +132,10 @@ def check_run(run: Path) -> None:
 def recipe_of(run: Path) -> Recipe:
     """Raises NoRun where the folder holds none."""
     check_run(run)
-    values = read_object(run / "recipe.json")
+    values = read_json_object(run / "recipe.json")
     if values.get("task") == "detection":
         raise NoRun(f"{run} is the run of a detector; see: residual detect --help")
-    with reading(run / "recipe.json"):
+    with damage_errors(run / "recipe.json"):
         return from_json({key: value for key, value in values.items() if key != "format"})
 
 
@@ -166,7 +166,7 @@ def newest(run: Path) -> tuple[checkpoint.Tensors, dict[str, Any], list[str]] | 
     for path in reversed(found):
         try:
             tensors, header = checkpoint.read(path)
-        except Newer:
+        except NewerFormat:
             raise
         except ValueError as error:
             complaints.append(str(error))
@@ -202,7 +202,7 @@ def rewind_log(run: Path, step: int) -> None:
     texts = path.read_bytes().splitlines() if lines else []
     # As they were written: an older version's may hold NaN.
     kept = [text for text, line in zip(texts, lines, strict=False) if line["step"] <= step]
-    write_whole(path, b"".join(text + b"\n" for text in kept))
+    write_atomic(path, b"".join(text + b"\n" for text in kept))
 
 
 def append_log(run: Path, line: dict[str, Any]) -> None:

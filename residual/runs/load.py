@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from residual.data.batches import Preprocessing
+from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
 from residual.models.registry import build, build_meta, classifier_parameters, model_spec
 from residual.runs import folder
-from residual.storage import reading
+from residual.storage import damage_errors
 from residual.training import checkpoint
 from residual.training.recipe import Recipe, from_json
 
@@ -32,7 +32,7 @@ class Trained:
 
     def placed(self, how: ComputeConfig) -> "Trained":
         """The same, on a device."""
-        how.place(self.net)
+        how.prepare(self.net)
         return self
 
 
@@ -52,7 +52,7 @@ def load(path: Path | str, *, body: bool = False) -> Trained:
     else:
         complaints = []
         tensors, header = read_network(path)
-    with reading(path):
+    with damage_errors(path):
         net = trained(tensors, header)
     if net.body and not body:
         raise ValueError(

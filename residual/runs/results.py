@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from residual.device import ComputeConfig, hardware
+from residual.device import ComputeConfig, hardware_name
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
 
@@ -41,7 +41,7 @@ def environment(data: Named, where: dict[str, str], how: ComputeConfig) -> dict[
         "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
         "setting": asdict(how),
         "versions": versions(),
-        "hardware": hardware(how),
+        "hardware": hardware_name(how),
     }
 
 

@@ -5,12 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from residual.data.filenames import shown
 from residual.data.packed import is_packed
-from residual.device import ComputeConfig, hardware
+from residual.device import ComputeConfig, hardware_name
 from residual.runs import folder
 from residual.runs.results import Named, versions
-from residual.storage import read_object, write_json
+from residual.storage import display_name, read_json_object, write_json
 
 # The libraries that make the bits: scikit-learn divides what is held out, scipy draws the shares of
 # mixup, and torchvision augments, pools regions and suppresses boxes. Of numpy, only arithmetic is
@@ -22,7 +21,7 @@ def known_of(run: Path) -> dict[str, Any]:
     """What a run remembers of its surroundings. Raises NoRun and ValueError."""
     if not (run / "recipe.json").exists():
         folder.recipe_of(run)  # which says what is not there
-    return read_object(run / "environment.json")
+    return read_json_object(run / "environment.json")
 
 
 def differences(known: dict[str, Any], how: ComputeConfig) -> list[str]:
@@ -42,7 +41,7 @@ def differences(known: dict[str, Any], how: ComputeConfig) -> list[str]:
         for name in DECISIVE
         if had[name] != libraries[name]
     ]
-    if (here := hardware(how)) != known["hardware"] and not found:
+    if (here := hardware_name(how)) != known["hardware"] and not found:
         found.append(f"the machine was {known['hardware']} and is {here}")
     return found
 
@@ -60,8 +59,8 @@ def data_there(run: Path, where: str) -> str:
     """Where a run's data lies. Raises FileNotFoundError where it is not there any more."""
     if Path(where).is_absolute() and not Path(where).exists():
         raise FileNotFoundError(
-            f"{run} was trained on data in {shown(where)}, which is not there any more; say where "
-            "it lies now with --data"
+            f"{run} was trained on data in {display_name(where)}, which is not there any "
+            "more; say where it lies now with --data"
         )
     return where
 
@@ -85,7 +84,7 @@ def move(run: Path, known: dict[str, Any], where: dict[str, str], how: ComputeCo
         "data": known["data"] | where,
         "setting": asdict(how),
         "versions": versions(),
-        "hardware": hardware(how),
+        "hardware": hardware_name(how),
     }
     if now != known:
         write_json(run / "environment.json", now)

@@ -10,10 +10,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from residual.data.batches import Preprocessing
-from residual.device import ComputeConfig
-from residual.distributed import World, here
-from residual.finite import NotFinite
+from residual.data.preprocessing import Preprocessing
+from residual.device import ComputeConfig, NonFiniteValues
+from residual.distributed import World, current_world
 from residual.runs import folder
 from residual.runs.load import with_preprocessing
 from residual.runs.results import Named, peak_memory
@@ -106,7 +105,7 @@ class Session:
     def _restore(self) -> None:
         """Put everything back where the newest whole checkpoint has it, if there is one."""
         run, world = self.context.run, self.context.world
-        found = world.first(lambda: folder.newest(run))
+        found = world.on_first(lambda: folder.newest(run))
         if world.rank == 0:
             folder.rewind_log(run, found[1]["step"] if found else 0)
         if found is None:
@@ -131,7 +130,7 @@ class Session:
         try:
             if not self.task.ended:
                 yield from self._steps()
-        except (Diverged, NotFinite) as error:
+        except (Diverged, NonFiniteValues) as error:
             step = self.task.learner.step
             what = f"after step {step}: {error}"
             if isinstance(error, Diverged):
@@ -206,7 +205,7 @@ class Session:
         if self.task.losses:
             header["parts"] = self.meter.parts.tolist()
         content = with_preprocessing(tensors, header, self.task.preprocessing)
-        self.context.world.first(lambda: folder.save(self.context.run, *content))
+        self.context.world.on_first(lambda: folder.save(self.context.run, *content))
         self.meter.pause()
 
     def _stop(self, step: Step) -> None:
@@ -223,7 +222,7 @@ class Session:
         if self.task.complete():
             self._save()
         found, files = self.task.evaluate()
-        skipped = sorted(set(self.context.world.gathered(list(self.task.skipped))))
+        skipped = sorted(set(self.context.world.all_gather(list(self.task.skipped))))
 
         def write() -> dict[str, Any]:
             log = folder.read_log(self.context.run / "log.jsonl")
@@ -233,7 +232,7 @@ class Session:
             write_json(self.context.run / "result.json", result)
             return result
 
-        return self.context.world.first(write)
+        return self.context.world.on_first(write)
 
     def _common(self, log: list[dict[str, Any]]) -> dict[str, Any]:
         """What every result holds: what was trained, how, where and when."""
@@ -274,7 +273,7 @@ def advance(
         return recipe_of(run), read_json(run / "environment.json"), known
 
     with folder.writing(run):
-        recipe, environment, result = here().first(contents)
+        recipe, environment, result = current_world().on_first(contents)
         if result is not None:
             yield Event(recipe.steps, result=result)
             return
@@ -283,8 +282,8 @@ def advance(
         exact(run, environment, config)
 
         def steps() -> Generator[Event]:
-            placed = replace(config, processes=here().size)
-            context = RunContext(run, environment, options, placed, here())
+            placed = replace(config, processes=current_world().size)
+            context = RunContext(run, environment, options, placed, current_world())
             session = Session(task_of(recipe, data, context), context)
             yield from session.notices()
             yield from session.steps()
@@ -292,7 +291,7 @@ def advance(
             yield from session.notices()
             yield Event(session.task.learner.step, result=found)
 
-        yield from config.within(steps())
+        yield from config.iterate(steps())
 
 
 def start_with(

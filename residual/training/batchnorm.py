@@ -124,7 +124,7 @@ def measure(
                     mean, sample = means[0].double().cpu(), variances[0].double().cpu()
                     exact[each] += torch.stack([mean, sample * (n - 1) / n, mean**2])
     for each, total in exact.items():
-        mean, variance, square = world.summed(total) / (groups * world.size)
+        mean, variance, square = world.all_reduce(total) / (groups * world.size)
         each.running_mean.copy_(mean)  # type: ignore[union-attr]
         each.running_var.copy_(variance + square - mean**2)  # type: ignore[union-attr]
     norms.end()

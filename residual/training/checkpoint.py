@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from residual.finite import check_finite
-from residual.storage import FORMAT, check_format, json_text, reading, write_whole
+from residual.device import check_finite
+from residual.storage import FORMAT, check_format, damage_errors, json_text, write_atomic
 
 Tensors = dict[str, Tensor]
 
@@ -53,7 +53,7 @@ def save(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
     check_finite(tensors, f"{path} is not written")
     strings = {key: json_text(value) for key, value in {**header, "format": FORMAT}.items()}
     strings["checksum"] = _checksum(tensors, strings)
-    write_whole(path, safetensors.torch.save(tensors, strings))
+    write_atomic(path, safetensors.torch.save(tensors, strings))
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -75,7 +75,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"{path} is damaged or is no safetensors file: {error}; "
             f"weights of other programs come in by `residual convert`"
         ) from error
-    with reading(path):
+    with damage_errors(path):
         return _content(path, tensors, strings)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from residual.data.progress import Progress
+from residual.data.datasets import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class RunOptions:
     checkpoint_minutes: float = 5.0
     stop: Callable[[], bool] = lambda: False  # asked after each step; then save and raise Stopped
     workers: int = 0  # processes that decode photographs
-    progress: Progress | None = None  # of what is measured before the first step
+    progress: Progress = no_progress  # of what is measured before the first step
 
 
 class Stopped(Exception):

@@ -7,10 +7,10 @@ from typing import Any
 import safetensors
 import torch
 
+from residual.data.datasets import Progress, no_progress
 from residual.data.download import fetch
-from residual.data.progress import Progress
 from residual.models.registry import BASELINES, check_input
-from residual.storage import digest
+from residual.storage import file_digest
 from residual.training.checkpoint import save
 from residual.weights import baselines, convert, files
 from residual.weights.convert import Conversion
@@ -49,7 +49,7 @@ def write(conversion: Conversion, out: Path) -> None:
     save(out, tensors, header)
 
 
-def obtained(name: str, root: Path, progress: Progress | None = None) -> Path:
+def obtained(name: str, root: Path, progress: Progress = no_progress) -> Path:
     """A run or a file of ours: the one that lies there, or public weights, fetched and converted.
 
     Public weights have torchvision's names, e.g. resnet50.IMAGENET1K_V2, and are kept in
@@ -98,7 +98,7 @@ def published(name: str) -> Published:
     )
 
 
-def fetched(known: Published, root: Path, progress: Progress | None = None) -> Path:
+def fetched(known: Published, root: Path, progress: Progress = no_progress) -> Path:
     """The file that torchvision gives out, from `root/weights` or fetched into it, and checked.
 
     Raises ValueError where the file that lies there is damaged, else what `fetch` raises.
@@ -107,7 +107,7 @@ def fetched(known: Published, root: Path, progress: Progress | None = None) -> P
     if not file.exists():
         fetch([known.url], file, known.sha256, progress, algorithm="sha256")
         return file
-    found = digest(file, "sha256")
+    found = file_digest(file, "sha256")
     if not found.startswith(known.sha256):
         raise ValueError(
             f"{file} is damaged or incomplete (its sha256 begins {found[:8]} and should begin "

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from residual import safe_pickle
+from residual import storage
 from residual.weights import caffe
 
 WANTED = (
@@ -42,17 +42,17 @@ def read(path: Path) -> dict[str, Any]:
 
             return dict(load_file(path))
         if path.suffix == ".pkl":
-            content = without_momenta(safe_pickle.load(path.read_bytes(), encoding="latin1"))
+            content = without_momenta(storage.load_pickle(path.read_bytes(), encoding="latin1"))
         else:
             with warnings.catch_warnings(action="ignore"):  # of old pickles, which concern no user
-                content = safe_pickle.load_torch(path)
+                content = storage.load_torch(path)
     except OSError:
         raise
     except Exception as error:  # anything may come of bytes that are no weights
         raise ValueError(
             f"{path} holds no weights that can be read without running code from it; {WANTED}"
         ) from error
-    if isinstance(content, safe_pickle.Inert):
+    if isinstance(content, storage.Inert):
         raise ValueError(f"{path} holds no weights but an object, which only its own code could "
                          f"read: save its state_dict(); {WANTED}")  # fmt: skip
     if not isinstance(content, dict):

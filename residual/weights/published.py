@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from residual.models.resnet import ROWS
-from residual.storage import digest, read_json
+from residual.storage import file_digest, read_json
 
 Three = tuple[float, float, float]  # of red, green, blue
 MEAN: Three = (0.485, 0.456, 0.406)  # of torchvision, timm and the CIFAR nets
@@ -136,7 +136,7 @@ def card_of(file: Path) -> Card | None:
 
     Raises ValueError where its name says that it is torchvision's and its content does not.
     """
-    sha256 = digest(file, "sha256")
+    sha256 = file_digest(file, "sha256")
     for each in torchvisions().values():
         if sha256.startswith(each.sha256):
             return each.card

@@ -12,7 +12,7 @@ pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-clou
 
 from made_damage import FUZZ, as_bytes, changed, damaged, watched
 
-from residual.data.packed import CONTENTS, open_packed
+from residual.data.packed import CONTENTS_FILE, open_packed
 
 pytest_plugins = "made_photographs"  # folder, packed
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Pillow's at damaged pictures
@@ -34,12 +34,12 @@ def all_read(copy: Path) -> None:
 @FUZZ
 @given(data=st.data())
 def test_packed_data_with_other_contents(packed, copy, data):
-    own = json.loads((packed / CONTENTS).read_text())
+    own = json.loads((packed / CONTENTS_FILE).read_text())
     raw = data.draw(st.one_of(changed(own).map(as_bytes), damaged([as_bytes(own)], [])))
-    (copy / CONTENTS).write_bytes(raw)
-    with watched(len(raw), CONTENTS):
+    (copy / CONTENTS_FILE).write_bytes(raw)
+    with watched(len(raw), CONTENTS_FILE):
         all_read(copy)
-    shutil.copy(packed / CONTENTS, copy / CONTENTS)
+    shutil.copy(packed / CONTENTS_FILE, copy / CONTENTS_FILE)
 
 
 @FUZZ

@@ -9,10 +9,9 @@ import pytest
 
 pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-cloud")
 
-from residual.data.augment import array
-from residual.data.decode import fitted, resized, seen
-from residual.data.packed import CONTENTS, open_packed
-from residual.data.partial_jpeg import Restarting
+from residual.data.augment import to_array
+from residual.data.decode import open_image, resize, scaled_size
+from residual.data.packed import CONTENTS_FILE, RestartJpeg, open_packed
 from residual.preparation.pack import How, pack
 
 pytest_plugins = "made_photographs"  # folder, packed
@@ -22,7 +21,7 @@ def test_pictures_that_need_no_change_keep_their_pixels(folder, packed, tmp_path
     train = open_packed(str(packed), tmp_path).train
     changed = []
     for i in range(len(train)):
-        before, after = array(seen(folder / train.name(i))), array(train.image(i))
+        before, after = to_array(open_image(folder / train.name(i))), to_array(train.image(i))
         if before.shape != after.shape or (before != after).any():
             changed.append(Path(train.name(i)).name)
     assert sorted(changed) == ["large.jpg", "lossless.png", "turned.jpg"]
@@ -31,13 +30,13 @@ def test_pictures_that_need_no_change_keep_their_pixels(folder, packed, tmp_path
 def test_only_a_part_of_a_jpeg_is_decoded_where_it_has_restart_markers(folder, packed, tmp_path):
     train = open_packed(str(packed), tmp_path).train
     whole = {Path(train.name(i)).name for i in range(len(train))
-             if not isinstance(train.image(i), Restarting)}  # fmt: skip
+             if not isinstance(train.image(i), RestartJpeg)}  # fmt: skip
     if shutil.which("jpegtran"):
         assert whole == {"grey.jpg"}
     else:
         assert whole == {Path(train.name(i)).name for i in range(len(train))} - {
             "large.jpg", "lossless.png", "turned.jpg"}  # fmt: skip
-    found = json.loads((packed / CONTENTS).read_text())
+    found = json.loads((packed / CONTENTS_FILE).read_text())
     assert found["in_part"] == found["pictures"] - (1 if shutil.which("jpegtran") else 27)
 
 
@@ -46,7 +45,7 @@ def test_without_jpegtran_files_are_kept_byte_for_byte(folder, tmp_path, monkeyp
     assert pack(folder, str(tmp_path / "to"), How()).kept == 28
     train = open_packed(str(tmp_path / "to"), tmp_path).train
     kept = [
-        train.source.sample(int(train.places[i]))["picture"]
+        train.source.sample(int(train.indices[i]))["picture"]
         == (folder / train.name(i)).read_bytes()
         for i in range(len(train))
     ]
@@ -66,9 +65,9 @@ def test_a_quality_encodes_each_picture_anew(folder, tmp_path):
     assert pack(folder, str(tmp_path / "small"), how).kept == 0
     train = open_packed(str(tmp_path / "small"), tmp_path).train
     for i in range(len(train)):
-        own = train.source.sample(int(train.places[i]))["picture"]
+        own = train.source.sample(int(train.indices[i]))["picture"]
         file, between = io.BytesIO(), train.image(i).interval
-        seen(folder / train.name(i)).save(
+        open_image(folder / train.name(i)).save(
             file, "JPEG", quality=90, subsampling="4:2:0", restart_marker_blocks=between
         )
         assert own == file.getvalue()
@@ -78,8 +77,8 @@ def test_raw_pictures_are_exactly_what_the_decoder_and_the_resize_give(folder, t
     pack(folder, str(tmp_path / "raw"), How(shorter=32, form="raw"))
     train = open_packed(str(tmp_path / "raw"), tmp_path).train
     for i in range(len(train)):
-        image = seen(folder / train.name(i))
+        image = open_image(folder / train.name(i))
         expected = image
         if min(image.size) > 32:
-            expected = resized(image, fitted(image.size, 32)[::-1])  # (height, width)
-        assert (array(train.image(i)) == array(expected)).all()
+            expected = resize(image, scaled_size(image.size, 32)[::-1])  # (height, width)
+        assert (to_array(train.image(i)) == to_array(expected)).all()

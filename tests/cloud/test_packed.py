@@ -12,16 +12,17 @@ pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-clou
 pytest.importorskip("moto", reason="needs moto[server]: make test-cloud")
 
 from residual.data import packed as packed_
-from residual.data.augment import array
-from residual.data.batches import ALONE, Drawing, Preprocessing
-from residual.data.decode import Damaged
-from residual.data.folder import photographs
-from residual.data.loader import Place, photograph_batches
-from residual.data.packed import CONTENTS, is_packed, open_packed
-from residual.distributed import World
+from residual.data.augment import to_array
+from residual.data.decode import DamagedImage
+from residual.data.folder import open_folder
+from residual.data.loader import LoaderOptions, file_batches
+from residual.data.packed import CONTENTS_FILE, is_packed, open_packed
+from residual.data.preprocessing import Preprocessing
+from residual.data.sampler import DataConfig
+from residual.distributed import SINGLE_PROCESS, World
 from residual.preparation.pack import How, pack
 
-HOW = Drawing(batch=6, seed=3, norm_group=2, crop="scale", size=24, scales=(28, 40), block=5)
+HOW = DataConfig(batch=6, seed=3, norm_group=2, crop="scale", size=24, scales=(28, 40), block=5)
 MEAN = Preprocessing(torch.full((3, 1, 1), 0.5), torch.ones(3, 1, 1), (24, 24))
 
 pytest_plugins = "made_photographs"  # folder, packed
@@ -56,7 +57,7 @@ def test_a_packed_copy_has_its_sources_numbers_and_with_equal_pixels_its_name(
     folder, tmp_path, how
 ):
     pack(folder, str(tmp_path / "to"), how)
-    files, copy = photographs(folder, tmp_path), open_packed(str(tmp_path / "to"), tmp_path)
+    files, copy = open_folder(folder, tmp_path), open_packed(str(tmp_path / "to"), tmp_path)
     equal = how.form == "raw"
     assert copy.name == ("pets" if equal else "pets (packed copy)")
     assert (copy.fingerprint == files.fingerprint) == equal
@@ -72,7 +73,7 @@ def test_a_damaged_picture_is_named_and_nothing_is_left(folder, tmp_path):
     cut = bad / "val" / "dog" / "2.jpg"
     cut.write_bytes(cut.read_bytes()[:300])
     lost = bad / "val" / "dog" / "1.jpg"
-    with pytest.raises(Damaged, match=r"val/dog/2\.jpg is damaged"):
+    with pytest.raises(DamagedImage, match=r"val/dog/2\.jpg is damaged"):
         pack(bad, str(tmp_path / "to"), How())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]
     lost.unlink()
@@ -81,10 +82,10 @@ def test_a_damaged_picture_is_named_and_nothing_is_left(folder, tmp_path):
         summary = pack(bad, str(tmp_path / form), How(form=form, skip=True))
         assert len(summary.damaged) == 2
         val = open_packed(str(tmp_path / form), tmp_path).val
-        with pytest.raises(Damaged, match=r"val/dog/2\.jpg in .* is damaged"):
+        with pytest.raises(DamagedImage, match=r"val/dog/2\.jpg in .* is damaged"):
             val.image(6)
         assert val.name(6) == "val/dog/2.jpg"
-        with pytest.raises(Damaged, match=r"val/dog/1\.jpg in .* is damaged"):
+        with pytest.raises(DamagedImage, match=r"val/dog/1\.jpg in .* is damaged"):
             val.image(5)
 
 
@@ -108,26 +109,28 @@ def test_a_shard_that_was_cut_off_is_named(packed, tmp_path):
 
 @pytest.mark.parametrize("name", ["../../outside.mds", "/etc/shard.00000.mds", "a b"])
 def test_a_shard_may_not_lie_elsewhere(packed, tmp_path, name):
-    found = json.loads((packed / CONTENTS).read_text())
+    found = json.loads((packed / CONTENTS_FILE).read_text())
     found["sets"]["train"]["shards"][0]["raw_data"]["basename"] = name
-    (tmp_path / CONTENTS).write_text(json.dumps(found))
+    (tmp_path / CONTENTS_FILE).write_text(json.dumps(found))
     with pytest.raises(ValueError, match="improper name"):
         open_packed(str(tmp_path), tmp_path)
 
 
 def test_a_pickle_in_shards_is_refused(packed, tmp_path):
-    found = json.loads((packed / CONTENTS).read_text())
+    found = json.loads((packed / CONTENTS_FILE).read_text())
     shard = found["sets"]["train"]["shards"][0]
     shard["column_encodings"] = ["pkl" for _ in shard["column_encodings"]]
-    (tmp_path / CONTENTS).write_text(json.dumps(found))
+    (tmp_path / CONTENTS_FILE).write_text(json.dumps(found))
     with pytest.raises(ValueError, match="unsafe"):
         open_packed(str(tmp_path), tmp_path)
 
 
-def batches(data, n: int, step: int = 0, workers: int = 0, world: World = ALONE) -> torch.Tensor:
+def batches(
+    data, n: int, step: int = 0, workers: int = 0, world: World = SINGLE_PROCESS
+) -> torch.Tensor:
     """The next batches (n x B, 3, 24, 24) of this process."""
-    place = Place(torch.device("cpu"), workers, world)
-    feed = photograph_batches(data.train, MEAN, HOW, place, 2, step)
+    place = LoaderOptions(torch.device("cpu"), workers, world)
+    feed = file_batches(data.train, MEAN, HOW, place, 2, step)
     return torch.cat([next(feed)[0] for _ in range(n)])
 
 
@@ -135,7 +138,7 @@ def test_folder_shards_and_store_give_the_same_batches(store, folder, packed, tm
     pack(folder, "s3://pictures/same", How(shorter=480))
     far = open_packed("s3://pictures/same", tmp_path)
     pack(folder, str(tmp_path / "near"), How(form="raw"))
-    near, files = open_packed(str(tmp_path / "near"), tmp_path), photographs(folder, tmp_path)
+    near, files = open_packed(str(tmp_path / "near"), tmp_path), open_folder(folder, tmp_path)
     expected = batches(files, 5)
     assert torch.equal(batches(near, 5), expected)
     # Two pictures are encoded anew; of the others every bit is equal.
@@ -155,7 +158,7 @@ def test_reading_goes_on_anywhere_on_any_number_of_processes(store, folder, tmp_
 
 def all_pixels(where: str, root: Path, answers) -> None:
     data = open_packed(where, root)
-    answers.put([int(array(data.train.image(i)).sum()) for i in range(len(data.train))])
+    answers.put([int(to_array(data.train.image(i)).sum()) for i in range(len(data.train))])
 
 
 def test_processes_that_share_a_cache_fetch_each_shard_once(store, folder, tmp_path, monkeypatch):
@@ -167,7 +170,7 @@ def test_processes_that_share_a_cache_fetch_each_shard_once(store, folder, tmp_p
             lines.write(f"{Path(remote).name}\n")
         plain(remote, file)
 
-    monkeypatch.setattr(packed_, "fetch", noted)  # the processes are forked with it
+    monkeypatch.setattr(packed_, "download_object", noted)  # the processes are forked with it
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     where = ("s3://pictures/shared", tmp_path, answers)
@@ -175,9 +178,9 @@ def test_processes_that_share_a_cache_fetch_each_shard_once(store, folder, tmp_p
     for worker in workers:
         worker.start()
     found = [answers.get(timeout=60) for _ in workers]
-    files = photographs(folder, tmp_path / "files").train
+    files = open_folder(folder, tmp_path / "files").train
     assert len({tuple(each) for each in found}) == 1 and len(found[0]) == len(files)
-    assert sorted(fetched.read_text().split()) == [CONTENTS] * 4 + ["shard.00000.mds"]
+    assert sorted(fetched.read_text().split()) == [CONTENTS_FILE] * 4 + ["shard.00000.mds"]
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from residual.device import ComputeConfig, cores, hardware
+from residual.device import ComputeConfig, available_cores, hardware_name
 from residual.models.registry import build
 from residual.runs.results import versions
 from residual.storage import read_json, write_json
@@ -29,7 +29,7 @@ STEPS = 5
 
 def candidates(how: ComputeConfig, steps: int) -> Iterator[ComputeConfig]:
     """The settings worth a trial, the usual one of the device first."""
-    usual = replace(how, threads=how.threads or cores())
+    usual = replace(how, threads=how.threads or available_cores())
     if torch.device(how.device).type == "cpu":  # compilation gained nothing on processors
         yield replace(usual, precision="float32")
         yield replace(usual, precision="float32", channels_last=False)
@@ -91,7 +91,7 @@ def key_of(how: ComputeConfig, recipe: Recipe, *words: str) -> str:
     """What a trial's outcome may depend on."""
     return " ".join(
         [
-            hardware(how), versions()["torch"], recipe.network,
+            hardware_name(how), versions()["torch"], recipe.network,
             f"{recipe.batch}/{recipe.norm_group}", f"{crop_size(recipe)}px", *words,
         ]
     )  # fmt: skip
@@ -121,13 +121,13 @@ def paying(timed: dict[T, float]) -> T:
 def seconds_per_step(how: ComputeConfig, recipe: Recipe, classes: int) -> float:
     """The median over a few steps of a fresh network on one norm group of made-up images, after a
     first one that is not counted."""
-    with how.applied():
+    with how.activate():
         return _seconds_per_step(how, recipe, classes)
 
 
 def _seconds_per_step(how: ComputeConfig, recipe: Recipe, classes: int) -> float:
     with torch.random.fork_rng(devices=[]):
-        net = how.place(build(recipe.network, classes))
+        net = how.prepare(build(recipe.network, classes))
     short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS, repeats=1)
     seconds, begun = [], time.perf_counter()
     batches = made_up(recipe, recipe.norm_group, how)

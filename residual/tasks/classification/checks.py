@@ -6,8 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from residual.data.datasets import Data, Photographs, Set, held_out
-from residual.data.filenames import shown
+from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
 from residual.models.complexity import HEADS
 from residual.models.registry import (
     build_meta,
@@ -17,6 +16,7 @@ from residual.models.registry import (
     num_classes,
 )
 from residual.runs.load import Trained
+from residual.storage import display_name
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.protocols import PROTOCOLS, Protocol
 from residual.training.recipe import CROP, Recipe
@@ -34,7 +34,7 @@ def check(recipe: Recipe, data: Data) -> None:
         raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
     size = model_spec(recipe.network).input_size
     photographs = size == CROP
-    if photographs != isinstance(data.train, Photographs):
+    if photographs != isinstance(data.train, ImageFiles):
         raise ValueError(
             f"{recipe.network} takes pictures of {size}x{size} pixels; {data.name} has others"
         )
@@ -52,9 +52,9 @@ def check(recipe: Recipe, data: Data) -> None:
         first, _ = data.train.damaged[0]
         raise ValueError(
             f"{len(data.train.damaged)} training pictures are damaged, the first is "
-            f"{shown(first)}; mend them, or train with --bad-images skip"
+            f"{display_name(first)}; mend them, or train with --bad-images skip"
         )
-    if recipe.patience and held_out(data, recipe.split).choices is None:
+    if recipe.patience and apply_split(data, recipe.split).selection_set is None:
         raise ValueError(f"{data.name} has no val set for the patience of the recipe")
 
 
@@ -132,7 +132,7 @@ def learning_conditions(recipe: Recipe) -> Conditions:
 
 def image_conditions(recipe: Recipe, data: Data) -> Conditions:
     """Conditions that depend on the images."""
-    large, fresh = isinstance(data.train, Photographs), not recipe.start
+    large, fresh = isinstance(data.train, ImageFiles), not recipe.start
     photographs = large, "it is for photographs, and these are small pictures"
     small = not large, "it is for small pictures, and these are photographs"
     measured = fresh, "the preprocessing is that of the weights"
@@ -165,7 +165,9 @@ def has_batch_norm(network: str) -> bool:
     return any(isinstance(module, nn.BatchNorm2d) for module in build_meta(network, 2).modules())
 
 
-def check_ensemble(nets: Sequence[Trained], images: Set, data: str, protocol: Protocol) -> None:
+def check_ensemble(
+    nets: Sequence[Trained], images: ImageSet, data: str, protocol: Protocol
+) -> None:
     """Raises ValueError where networks, the images of some data, and a protocol do not agree."""
     for net in nets:
         check_classes(net, nets[0])
@@ -193,11 +195,11 @@ def check_classes(net: Trained, first: Trained) -> None:
     )
 
 
-def check_size(net: Trained, images: Set, data: str) -> None:
+def check_size(net: Trained, images: ImageSet, data: str) -> None:
     """Raises ValueError where a network does not take images of this kind or size."""
     (height, width), photographs = net.preprocessing.size, net.preprocessing.shorter is not None
     expected = f"{net.network} takes pictures of {height}x{width} pixels, and"
-    if isinstance(images, Photographs):
+    if isinstance(images, ImageFiles):
         if not photographs:
             raise ValueError(f"{expected} no photographs")
         return
@@ -208,9 +210,9 @@ def check_size(net: Trained, images: Set, data: str) -> None:
         raise ValueError(f"{expected} those of {data} are {size[0]}x{size[1]}")
 
 
-def check_protocol(net: Trained, images: Set, protocol: Protocol) -> None:
+def check_protocol(net: Trained, images: ImageSet, protocol: Protocol) -> None:
     """Raises ValueError where a protocol has no meaning for a network."""
-    if not isinstance(images, Photographs):
+    if not isinstance(images, ImageFiles):
         if replace(protocol, average="probabilities") != PROTOCOLS["1crop"]:
             raise ValueError(
                 f"{net.network} takes small pictures, of which there is one view (Sec. 4.2): "

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.data.batches import Preprocessing
+from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
-from residual.distributed import here
+from residual.distributed import current_world
 from residual.runs.load import Trained, load
 from residual.tasks.classification.losses import Lesson
 from residual.training.checkpoint import weights_sha256
@@ -87,7 +87,7 @@ def lessons(
     path = known["data"].get("teacher")
     if path is None:
         raise ValueError(f"the recipe has the lesson {recipe.lesson}, and the run has no teacher")
-    teacher = here().first(lambda: teacher_in(Path(path)))
+    teacher = current_world().on_first(lambda: teacher_in(Path(path)))
     check(teacher, recipe, classes)
     if not same(teacher.preprocessing, own):
         raise ValueError(

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.data.batches import Preprocessing
-from residual.data.datasets import Data, Photographs, Set, held_out
-from residual.data.filenames import Split
+from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
+from residual.data.folder_index import Split
+from residual.data.preprocessing import Preprocessing
 from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
-from residual.device import ComputeConfig, setting
+from residual.device import ComputeConfig, compute_config
 from residual.models.registry import num_classes
 from residual.runs.load import Trained, load
 from residual.tasks.classification.checks import check_ensemble, match_labels
@@ -49,7 +49,7 @@ def evaluate(
     size, whole = nets[0].preprocessing.size[0], nets[0].preprocessing.shorter is not None
     loaded = load_data(data, DEFAULT_ROOT, size=size, whole=whole, workers=workers)
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    options = InferenceOptions(config or setting(precision="float32"), workers)
+    options = InferenceOptions(config or compute_config(precision="float32"), workers)
     return evaluate_ensemble(nets, loaded, split, protocol, options).record
 
 
@@ -64,7 +64,7 @@ def evaluate_ensemble(
     sizes and the protocol do not go together."""
     first = nets[0]
     if first.recipe is not None:
-        data = held_out(data, first.recipe.split)
+        data = apply_split(data, first.recipe.split)
     split = split or data.headline
     images = data.split(split)
     images = replace(images, labels=match_labels(first, data, images.labels))
@@ -102,18 +102,20 @@ def ensemble_member(net: Trained, first: Trained) -> Member:
     return Member(net.net, net.preprocessing, order, net.network)
 
 
-def damaged_paths(given: Tensor, images: Set) -> list[str]:
+def damaged_paths(given: Tensor, images: ImageSet) -> list[str]:
     """The pictures that could not be read: when the data was listed, or now, by their answers
     (N, 5)."""
     paths = [path for path, _ in images.damaged]
-    if isinstance(images, Photographs):
+    if isinstance(images, ImageFiles):
         paths += [images.name(i) for i in (given[:, 0] == NO_ANSWER).nonzero()[:, 0].tolist()]
     return paths
 
 
-def protocol_record(protocol: Protocol, members: Sequence[Member], images: Set) -> dict[str, Any]:
+def protocol_record(
+    protocol: Protocol, members: Sequence[Member], images: ImageSet
+) -> dict[str, Any]:
     """The protocol as a record tells it. Sizes are in pixels."""
-    large = isinstance(images, Photographs)
+    large = isinstance(images, ImageFiles)
     sides = {side for member in members for side in protocol.shorter_sides(member.preprocessing)}
     return {
         "protocol": protocol.name,
@@ -127,7 +129,7 @@ def protocol_record(protocol: Protocol, members: Sequence[Member], images: Set) 
 
 
 def evaluate_member(
-    member: Member, images: Set, classes: int, options: InferenceOptions
+    member: Member, images: ImageSet, classes: int, options: InferenceOptions
 ) -> tuple[Count, Tensor, list[str]]:
     """The single-crop error of a network, its confusion matrix, and the damaged pictures."""
     given, labels = answers([member], images, PROTOCOLS["1crop"], options), images.labels.cpu()

@@ -9,13 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from residual.data.batches import Preprocessing
-from residual.data.datasets import Images, Photographs, Set
-from residual.data.loader import TASK, read, tasks_of
-from residual.data.progress import Progress
-from residual.device import ComputeConfig
-from residual.distributed import World, here
-from residual.finite import WORDS, NotFinite, is_finite, refuse_answers
+from residual.data.datasets import ImageFiles, ImageSet, ImageTensors, Progress
+from residual.data.loader import IMAGES_PER_TASK, make_tasks, read_crops
+from residual.data.preprocessing import Preprocessing
+from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite, raise_non_finite
+from residual.distributed import World, current_world
 from residual.tasks.classification.metrics import top_k
 from residual.tasks.classification.protocols import Protocol
 
@@ -34,7 +32,7 @@ class InferenceOptions:
     workers: int = 0  # processes that decode photographs
     micro_batch: int = 0  # images of the network's size that pass at once; 0: chosen by the device
     progress: Progress | None = None
-    world: World = field(default_factory=here)
+    world: World = field(default_factory=current_world)
 
     @property
     def device(self) -> torch.device:
@@ -55,9 +53,9 @@ class Member:
         for whole pictures."""
         preprocessing = self.preprocessing.to(device)
         if next(self.net.parameters()).dtype == torch.float64:
-            preprocessing = preprocessing.exact()
+            preprocessing = preprocessing.double()
         if whole:
-            preprocessing = preprocessing.of_any_size()
+            preprocessing = preprocessing.with_channel_mean()
         order = None if self.order is None else self.order.to(device)
         return replace(self, preprocessing=preprocessing, order=order)
 
@@ -130,13 +128,13 @@ class Ensemble:
             for member in self.members:
                 inputs = member.preprocessing(view)
                 if not is_finite(member.net(inputs)):
-                    refuse_answers(member.name, member.net, partial(member.net.forward, inputs))
+                    raise_non_finite(member.name, member.net, partial(member.net.forward, inputs))
         names = ", ".join(member.name for member in self.members)
-        raise NotFinite(f"the answers of {names} hold {WORDS}")
+        raise NonFiniteValues(f"the answers of {names} hold {NON_FINITE}")
 
 
 def answers(
-    members: Sequence[Member], images: Set, protocol: Protocol, options: InferenceOptions
+    members: Sequence[Member], images: ImageSet, protocol: Protocol, options: InferenceOptions
 ) -> Tensor:
     """The five best classes (N, 5) of each image, best first, in every process.
 
@@ -144,13 +142,13 @@ def answers(
     looks at its share of the images. Raises NotFinite, in every process, where a score is not
     finite.
     """
-    total, progress, done = len(options.world.share(len(images))), options.progress, 0
+    total, progress, done = len(options.world.shard(len(images))), options.progress, 0
     # The answers plus one, and how often an image was seen. Rows of other processes stay zero.
     table = torch.zeros((len(images), TOP + 1), dtype=torch.int64, device=options.device)
-    error: NotFinite | None = None
+    error: NonFiniteValues | None = None
     try:
         nets = [member.net for member in members]
-        with options.config.applied(), options.config.autocast(), evaluation_mode(nets):
+        with options.config.activate(), options.config.autocast(), evaluation_mode(nets):
             for part in class_scores(members, images, protocol, options):
                 ids = torch.tensor(part.ids)
                 table[ids.to(options.device), TOP] += 1
@@ -160,10 +158,10 @@ def answers(
                 done += len(ids)
                 if progress is not None:
                     progress(done, total)
-    except NotFinite as not_finite:
+    except NonFiniteValues as not_finite:
         error = not_finite
-    options.world.raise_together(error)
-    table = options.world.summed(table.cpu())
+    options.world.raise_any(error)
+    table = options.world.all_reduce(table.cpu())
     if not bool((table[:, TOP] == 1).all()):
         raise RuntimeError("some images were seen twice or not at all; this is a fault of ours")
     return table[:, :TOP] - 1
@@ -193,18 +191,18 @@ class Scores:
 
 
 def class_scores(
-    members: Sequence[Member], images: Set, protocol: Protocol, options: InferenceOptions
+    members: Sequence[Member], images: ImageSet, protocol: Protocol, options: InferenceOptions
 ) -> Iterator[Scores]:
     """Class scores of this process's share of the images, batch by batch."""
-    ids = options.world.share(len(images))
-    if isinstance(images, Photographs):
+    ids = options.world.shard(len(images))
+    if isinstance(images, ImageFiles):
         return photograph_scores(members, images, ids, protocol, options)
     return small_image_scores(members, images, ids, protocol, options)
 
 
 def small_image_scores(
     members: Sequence[Member],
-    images: Images,
+    images: ImageTensors,
     ids: range,
     protocol: Protocol,
     options: InferenceOptions,
@@ -222,7 +220,7 @@ def small_image_scores(
 
 def photograph_scores(
     members: Sequence[Member],
-    images: Photographs,
+    images: ImageFiles,
     ids: range,
     protocol: Protocol,
     options: InferenceOptions,
@@ -241,11 +239,11 @@ def photograph_scores(
         for ensemble in [Ensemble(group, protocol, device, limit)] * len(sides)
     ]  # one for each shorter side
     crops = protocol.crops(tuple(side for sides in groups for side in sides), size)
-    tasks = tasks_of(ids, [0] * len(ids), max(1, TASK * area // crops.pixels))
+    tasks = make_tasks(ids, [0] * len(ids), max(1, IMAGES_PER_TASK * area // crops.pixels))
     batch: list[int] = []
     pictures: list[list[Tensor]] = []
     waiting = 0  # pixels
-    for done in read(images, crops, tasks, options.workers):
+    for done in read_crops(images, crops, tasks, options.workers):
         batch += done.ids
         pictures += done.cuts
         waiting += len(done.flat) // 3

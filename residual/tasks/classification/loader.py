@@ -7,16 +7,16 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from residual.data.batches import (
-    Drawing,
-    Preprocessing,
-    of_contrast,
-    per_pixel_mean,
+from residual.data.datasets import Data, ImageFiles, Progress, no_progress
+from residual.data.loader import (
+    IMAGES_PER_TASK,
+    LoaderOptions,
+    file_batches,
+    measure_preprocessing,
     training_batches,
 )
-from residual.data.datasets import Data, Photographs
-from residual.data.loader import TASK, Place, measured_preprocessing, photograph_batches
-from residual.data.progress import Progress
+from residual.data.preprocessing import Preprocessing, contrast_preprocessing, per_pixel_mean
+from residual.data.sampler import DataConfig
 from residual.device import ComputeConfig
 from residual.models.registry import model_spec
 from residual.training.recipe import Recipe
@@ -32,36 +32,36 @@ def test_size(recipe: Recipe) -> int:
     return recipe.test_size or crop_size(recipe)
 
 
-def drawing(recipe: Recipe) -> Drawing:
+def drawing(recipe: Recipe) -> DataConfig:
     """How a recipe draws its batches."""
-    own = {field.name: getattr(recipe, field.name) for field in fields(Drawing)}
-    return Drawing(**own | {"size": crop_size(recipe)})
+    own = {field.name: getattr(recipe, field.name) for field in fields(DataConfig)}
+    return DataConfig(**own | {"size": crop_size(recipe)})
 
 
 def preprocessing(
-    recipe: Recipe, data: Data, workers: int = 0, progress: Progress | None = None
+    recipe: Recipe, data: Data, workers: int = 0, progress: Progress = no_progress
 ) -> Preprocessing:
     """The recipe's, measured on the training set. Where training and test differ in their crops, no
     mean image is of both, and the means of its channels are taken."""
-    if not isinstance(data.train, Photographs):
+    if not isinstance(data.train, ImageFiles):
         if recipe.contrast == "none":
             return per_pixel_mean(data.train)
-        return of_contrast(data.train, recipe.contrast == "whitened")
+        return contrast_preprocessing(data.train, recipe.contrast == "whitened")
     spec, mean, size = model_spec(recipe.network), recipe.mean, test_size(recipe)
     if mean == "pixel" and crop_size(recipe) != size:
         mean = "channel"
-    own = measured_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)
+    own = measure_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)
     return own if mean == "imagenet" else replace(own, std=own.std / spec.pixel_range)
 
 
 def batches(
-    recipe: Recipe, data: Data, before: Preprocessing, place: Place, step: int = 0
+    recipe: Recipe, data: Data, before: Preprocessing, place: LoaderOptions, step: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless training batches on the device, this process's part of each."""
     how, ready = drawing(recipe), before.to(place.device)
-    if isinstance(data.train, Photographs):
+    if isinstance(data.train, ImageFiles):
         classes = len(data.classes)
-        return photograph_batches(data.train, ready, how, place, classes, step)
+        return file_batches(data.train, ready, how, place, classes, step)
     return training_batches(data.train.to(place.device), ready, how, step, place.world)
 
 
@@ -77,4 +77,4 @@ def made_up(recipe: Recipe, images: int, how: ComputeConfig) -> Iterator[tuple[T
 
 def bytes_of_task(recipe: Recipe) -> int:
     """What a worker hands over at a time, where it reads photographs."""
-    return TASK * 3 * crop_size(recipe) ** 2
+    return IMAGES_PER_TASK * 3 * crop_size(recipe) ** 2

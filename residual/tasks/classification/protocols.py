@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
-from residual.data.batches import Preprocessing
-from residual.data.crops import Crops, Grid, Squares, Views, Wholes
+from residual.data.preprocessing import Preprocessing
+from residual.data.test_crops import CenterCornerCrops, FullImages, GridCrops, SquareCrops, Views
 
 Average = Literal["probabilities", "scores"]
 Cut = Literal["centre", "corners", "squares", "grid", "whole"]
@@ -58,13 +58,13 @@ class Protocol:
         """The function that cuts the views of a picture, for crops of a (height, width)."""
         match self.cut:
             case "whole":
-                return Wholes(sides)
+                return FullImages(sides)
             case "squares":
-                return Squares(size, sides)
+                return SquareCrops(size, sides)
             case "grid":
-                return Grid(size, sides)
+                return GridCrops(size, sides)
             case "centre" | "corners":
-                return Crops(size, sides, corners=self.cut == "corners")
+                return CenterCornerCrops(size, sides, corners=self.cut == "corners")
 
 
 PROTOCOLS = {

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from residual.data.datasets import Data, held_out
-from residual.data.loader import Place
+from residual.data.datasets import Data, apply_split
+from residual.data.loader import LoaderOptions
 from residual.device import ComputeConfig
-from residual.distributed import here
+from residual.distributed import current_world
 from residual.runs.load import Trained, with_preprocessing
 from residual.tasks.classification import loader
 from residual.tasks.classification.checks import check
@@ -28,13 +28,15 @@ def measured(
     """
     recipe = trained.recipe or recipe_for(trained.network, data.name)
     check(replace(recipe, frozen=False), data)
-    data = held_out(data, recipe.split)
-    world, device = here(), torch.device(how.device)
-    net = how.place(trained.net)
+    data = apply_split(data, recipe.split)
+    world, device = current_world(), torch.device(how.device)
+    net = how.prepare(trained.net)
     gathering = batchnorm.GhostBatchNorms(net, recipe.norm_group)
-    batches = loader.batches(recipe, data, trained.preprocessing, Place(device, workers, world))
+    batches = loader.batches(
+        recipe, data, trained.preprocessing, LoaderOptions(device, workers, world)
+    )
     steps = -(-min(images, len(data.train)) // recipe.batch)
-    with how.applied():
+    with how.activate():
         batchnorm.measure(net, gathering, batches, steps, how.autocast, world)
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     header = {
@@ -45,5 +47,5 @@ def measured(
         "true_statistics": steps * recipe.batch,
     }
     content = with_preprocessing(tensors, header, trained.preprocessing)
-    world.first(lambda: checkpoint.save(out, *content))
+    world.on_first(lambda: checkpoint.save(out, *content))
     return steps * recipe.batch

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from residual.data.balance import class_weights
-from residual.data.batches import Preprocessing, chosen
-from residual.data.datasets import Data, Set, held_out
-from residual.data.loader import Place, refuse_more, workers_that_fit
+from residual.data.datasets import Data, ImageSet, apply_split
+from residual.data.loader import LoaderOptions, check_damage_budget, max_workers
+from residual.data.preprocessing import Preprocessing
+from residual.data.sampler import batch_indices, class_weights
 from residual.models.registry import build
 from residual.runs.load import preprocessing_of
 from residual.runs.session import RunContext, fresh, prefixed
@@ -36,11 +36,11 @@ class Classification:
 
     def __init__(self, recipe: Recipe, data: Data, context: RunContext) -> None:
         self.recipe, self.context = recipe, context
-        self.data = held_out(data, recipe.split)
+        self.data = apply_split(data, recipe.split)
         self.classes = data.classes
-        context.world.share_of(recipe.batch, recipe.norm_group)
+        context.world.local_batch(recipe.batch, recipe.norm_group)
         net = fresh(recipe.seed, partial(build, recipe.network, len(data.classes)))
-        self.net = context.config.place(net)
+        self.net = context.config.prepare(net)
         self.learner = loop.start(self.net, recipe)
         if recipe.balance == "weights":
             weights = class_weights(self.data.train.labels, len(data.classes))
@@ -57,7 +57,7 @@ class Classification:
         options = self.context.options
         if self.recipe.average[0]:
             self.average = averaging.started(self.net)
-        self.preprocessing = self.context.world.first(
+        self.preprocessing = self.context.world.on_first(
             lambda: loader.preprocessing(self.recipe, self.data, options.workers, options.progress)
         )
 
@@ -75,8 +75,8 @@ class Classification:
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Raises Damaged where all processes together skipped too many pictures."""
-        lost = sorted(set(self.context.world.gathered(list(self.skipped))))
-        refuse_more(len(lost), len(self.data.train), lost[-1] if lost else "")
+        lost = sorted(set(self.context.world.all_gather(list(self.skipped))))
+        check_damage_budget(len(lost), len(self.data.train), lost[-1] if lost else "")
         states = {"average.": self.average, "best.": self.stopping.best}
         tensors = {
             f"{k}{name}": each for k, state in states.items() for name, each in state.items()
@@ -110,7 +110,7 @@ class Classification:
         processor one norm group, which fits its caches better."""
         if self.context.config.at_once or self.context.device.type == "cpu":
             return self.context.config.at_once
-        return self.context.world.share_of(self.recipe.batch, self.recipe.norm_group)
+        return self.context.world.local_batch(self.recipe.batch, self.recipe.norm_group)
 
     def _fewer(self, images: int) -> None:
         """The memory did not hold as many images as it was asked to: the run remembers it."""
@@ -121,14 +121,14 @@ class Classification:
         if context.world.rank == 0:
             write_json(context.run / "environment.json", context.environment)
 
-    def _place(self) -> Place:
+    def _place(self) -> LoaderOptions:
         workers = self.context.options.workers
-        fits = workers_that_fit(workers, loader.bytes_of_task(self.recipe))
+        fits = max_workers(workers, loader.bytes_of_task(self.recipe))
         if fits < workers:
             self.context.notices.append(
                 f"/dev/shm has room for the pictures of {fits} workers, not {workers}"
             )
-        return Place(self.context.device, fits, self.context.world, self._skip)
+        return LoaderOptions(self.context.device, fits, self.context.world, self._skip)
 
     def _skip(self, path: str, why: str) -> None:
         self.skipped.setdefault(path, why)
@@ -155,8 +155,8 @@ class Classification:
 
     def _look(self, step: int) -> dict[str, Any]:
         """At the set that choices are made on: for a drop of the rate, or an early end."""
-        assert self.data.choices is not None  # checks.check has seen to it
-        seen, _, _ = self._on(self.data.choices)
+        assert self.data.selection_set is not None  # checks.check has seen to it
+        seen, _, _ = self._on(self.data.selection_set)
         self.stopping.add(step, seen, self.net)
         if self.recipe.schedule == "plateau":
             self.learner.plateaus = self.stopping.plateaus(self.recipe.patience)
@@ -169,12 +169,12 @@ class Classification:
 
     def images_of(self, step: int) -> tuple[float, list[int]]:
         """The learning rate of a step, and its images."""
-        ids, _ = chosen(self.data.train.labels, loader.drawing(self.recipe), step)
+        ids, _ = batch_indices(self.data.train.labels, loader.drawing(self.recipe), step)
         return learning_rate(self.recipe, step, self.learner.plateaus), ids.tolist()
 
-    def _on(self, images: Set) -> tuple[Count, Tensor, list[str]]:
+    def _on(self, images: ImageSet) -> tuple[Count, Tensor, list[str]]:
         member = Member(self.net, self.preprocessing, name=self.recipe.network)
-        options = InferenceOptions(self.context.config.exact(), self.context.options.workers)
+        options = InferenceOptions(self.context.config.in_float32(), self.context.options.workers)
         return evaluate_member(member, images, len(self.classes), options)
 
     def _judge(self) -> tuple[Count, Tensor, list[str]]:

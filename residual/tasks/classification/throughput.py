@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from residual.data.batches import Preprocessing, chosen
-from residual.data.datasets import Data, Files, Photographs
-from residual.data.decode import Decoded, Pixels, as_pixels
-from residual.data.loader import TASK, Place, cut_of
-from residual.data.loader import finishing as finishing_of
-from residual.data.packed import Packed
+from residual.data.datasets import Data, FolderSource, ImageFiles
+from residual.data.decode import DecodedImage, PixelSource, as_pixels
+from residual.data.loader import IMAGES_PER_TASK, LoaderOptions, training_crop
+from residual.data.loader import make_collate as finishing_of
+from residual.data.packed import PackedSource
+from residual.data.preprocessing import Preprocessing
+from residual.data.sampler import batch_indices
 from residual.device import ComputeConfig
 from residual.models.registry import build
 from residual.tasks.classification import loader, loop
 from residual.training.recipe import Recipe
 
 HELD = 64  # decoded pictures that are cut again and again
-AHEAD = 4 * TASK  # pictures of each worker that may be ready before a measurement begins
+AHEAD = 4 * IMAGES_PER_TASK  # pictures of each worker that may be ready before a measurement begins
 
 Step = Callable[[], int]  # does some of the work -> how many images that was
 
@@ -50,8 +51,8 @@ class Bench:
     seconds: float  # for each stage
 
     @property
-    def photographs(self) -> Photographs:
-        assert isinstance(self.data.train, Photographs)
+    def photographs(self) -> ImageFiles:
+        assert isinstance(self.data.train, ImageFiles)
         return self.data.train
 
     @property
@@ -64,7 +65,7 @@ def stages(bench: Bench) -> Generator[Stage]:
     one, device = "one core", bench.how.device
     crowd = f"{bench.workers} workers" if bench.workers else "no worker besides this process"
     crops = cuts(bench)
-    ids, epochs = chosen(bench.photographs.labels, loader.drawing(bench.recipe), 0)
+    ids, epochs = batch_indices(bench.photographs.labels, loader.drawing(bench.recipe), 0)
     before = loader.preprocessing(bench.recipe, bench.data).to(bench.device)
     there = crops.to(bench.device)
     yield Stage("disk", speed(reading(bench), bench), one)
@@ -105,15 +106,15 @@ def ahead(bench: Bench) -> int:
     return bench.workers * AHEAD
 
 
-def place(bench: Bench) -> Place:
-    return Place(bench.device, bench.workers)
+def place(bench: Bench) -> LoaderOptions:
+    return LoaderOptions(bench.device, bench.workers)
 
 
 def visits(bench: Bench) -> Iterator[tuple[int, int]]:
     """Pictures as the recipe visits them: (image, epoch)."""
     how = loader.drawing(bench.recipe)
     for step in itertools.count():
-        ids, epochs = chosen(bench.photographs.labels, how, step)
+        ids, epochs = batch_indices(bench.photographs.labels, how, step)
         yield from zip(ids.tolist(), epochs.tolist(), strict=True)
 
 
@@ -122,11 +123,11 @@ def reading(bench: Bench) -> Step:
     source, coming = bench.photographs.source, visits(bench)
 
     def step() -> int:
-        i = int(bench.photographs.places[next(coming)[0]])
-        if isinstance(source, Packed):
+        i = int(bench.photographs.indices[next(coming)[0]])
+        if isinstance(source, PackedSource):
             source.sample(i)
             return 1
-        assert isinstance(source, Files)
+        assert isinstance(source, FolderSource)
         with (source.folder / source.name(i)).open("rb") as file:
             with suppress(AttributeError, OSError):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -140,7 +141,7 @@ def reading(bench: Bench) -> Step:
 class Noted:
     """A picture that remembers which part of it was asked for."""
 
-    picture: Pixels
+    picture: PixelSource
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
@@ -159,7 +160,7 @@ class Noted:
 def decoding(bench: Bench) -> Step:
     """From the files' bytes, which the system has in memory by now, to the pixels that the draws of
     the recipe need."""
-    cut, needed = cut_of(loader.drawing(bench.recipe)), []
+    cut, needed = training_crop(loader.drawing(bench.recipe)), []
     for i, epoch in itertools.islice(visits(bench), HELD):
         noted = Noted(as_pixels(bench.photographs.image(i)))
         cut(noted, i, epoch)
@@ -177,8 +178,8 @@ def decoding(bench: Bench) -> Step:
 def cutting(bench: Bench) -> Step:
     """From pixels to the crop, by the draws of the recipe."""
     few = itertools.islice(visits(bench), HELD)
-    images = [Decoded(as_pixels(bench.photographs.image(i)).pixels) for i, _ in few]
-    cut, count = cut_of(loader.drawing(bench.recipe)), itertools.count()
+    images = [DecodedImage(as_pixels(bench.photographs.image(i)).pixels) for i, _ in few]
+    cut, count = training_crop(loader.drawing(bench.recipe)), itertools.count()
 
     def step() -> int:
         n = next(count)
@@ -190,7 +191,7 @@ def cutting(bench: Bench) -> Step:
 
 def cuts(bench: Bench) -> Tensor:
     """The crops (B, H, W, 3) of a batch."""
-    cut = cut_of(loader.drawing(bench.recipe))
+    cut = training_crop(loader.drawing(bench.recipe))
     few = itertools.islice(visits(bench), bench.recipe.batch)
     every = [torch.tensor(cut(bench.photographs.image(i), i, epoch)[0]) for i, epoch in few]
     return torch.cat(every)
@@ -226,7 +227,7 @@ def loading(bench: Bench, before: Preprocessing) -> Step:
 def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Step:
     """Steps of a fresh network."""
     recipe = replace(bench.recipe, steps=2**62, drops=())
-    net = bench.how.place(build(recipe.network, len(bench.data.classes)))
+    net = bench.how.prepare(build(recipe.network, len(bench.data.classes)))
     steps = loop.train(loop.start(net, recipe), batches, recipe, loop.Pass(bench.how.autocast))
 
     def step() -> int:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from residual.data.datasets import Data
-from residual.data.folder import plain_split
+from residual.data.folder import generated_split
 from residual.data.packed import is_packed
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.device import ComputeConfig, setting_before_trial
-from residual.distributed import here
-from residual.finite import check_finite
+from residual.device import ComputeConfig, check_finite, training_config
+from residual.distributed import current_world
 from residual.models.registry import build, classifier_parameters, model_spec
 from residual.runs import folder, session
 from residual.runs.load import Trained
@@ -84,11 +83,11 @@ def begin(
     again: its name and its root."""
     check_average(recipe)  # not where an old run goes on
     check(recipe, data)
-    here().share_of(recipe.batch, recipe.norm_group)
+    current_world().local_batch(recipe.batch, recipe.norm_group)
     how = settled(how, recipe, len(data.classes), Path(where["root"]).expanduser() / "trials.json")
     path = Path(where["where"])
     own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
-    split = plain_split(path) if own else {}
+    split = generated_split(path) if own else {}
     known = environment(data, where, how) | {"test_curve": test_curve}
 
     def fill(own: Path) -> None:
@@ -109,7 +108,7 @@ def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
     net.load_state_dict(state, strict=False)
     before = weights.preprocessing
     if takes_photographs(recipe.network):
-        before = before.seen_at(crop_size(recipe), test_size(recipe), recipe.shorter)
+        before = before.for_sizes(crop_size(recipe), test_size(recipe), recipe.shorter)
     folder.save(run, *session.start_with(recipe, data.classes, net, before))
 
 
@@ -157,7 +156,7 @@ def train(
     loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
     check_effects(recipe, usual, loaded)
     where = found_again(data, DEFAULT_ROOT)
-    own, how = Path(out) if out else None, how or setting_before_trial()
+    own, how = Path(out) if out else None, how or training_config()
     run = begin(own, recipe, loaded, where, how, False, beginning)
     yield from advance(run, loaded, RunOptions())
 

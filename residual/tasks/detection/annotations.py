@@ -18,8 +18,8 @@ from typing import IO
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from residual.data.decode import FORMATS, Damaged, naming
-from residual.data.filenames import few, shown
+from residual.data.decode import FORMATS, DamagedImage, damage_context
+from residual.storage import display_name, summarize
 from residual.tasks.detection.recipe import FRACTION, PIXELS, STORED, UPRIGHT, Reading
 
 READERS = 8  # threads; most of their time they wait for the disk
@@ -93,7 +93,7 @@ class ImageHeader:
 
 def read_header(path: Path) -> ImageHeader:
     """The header of an image file; no pixel is decoded. Raises Damaged and OSError."""
-    with path.open("rb") as file, naming(str(path)):
+    with path.open("rb") as file, damage_context(str(path)):
         image = Image.open(file, formats=FORMATS)
         size = image.size
         if isinstance(image, TiffImageFile):  # newer Pillows rotate its size when they open it
@@ -150,7 +150,7 @@ def place(image: AnnotatedImage, reading: Reading) -> AnnotatedImage:
         return image
     try:
         header = read_header(image.path)
-    except (Damaged, OSError):
+    except (DamagedImage, OSError):
         header = ImageHeader(image.size or (math.inf, math.inf))
     if image.size not in (None, header.size_in(reading.box_frame)):
         boxes = tuple(check_box(box, box.corners, image.size, reading) for box in image.boxes)
@@ -211,7 +211,9 @@ def size_error(image: AnnotatedImage, header: ImageHeader, reading: Reading) -> 
     annotated, actual = (
         f"{size[0]:g}x{size[1]:g}" for size in (image.size, header.size_in(reading.box_frame))
     )
-    sentence = f"{image.file}: says {annotated} pixels, and {shown(image.path.name)} has {actual}"
+    sentence = (
+        f"{image.file}: says {annotated} pixels, and {display_name(image.path.name)} has {actual}"
+    )
     if header.upright == header.stored:
         return sentence
     if reading.box_frame == UPRIGHT:
@@ -227,11 +229,11 @@ def size_error(image: AnnotatedImage, header: ImageHeader, reading: Reading) -> 
 
 def orientation_notices(images: Iterable[AnnotatedImage], reading: Reading) -> list[str]:
     """A sentence about images that EXIF turns, if it is unknown whether their boxes are turned."""
-    names = [shown(image.path.name) for image in images if image.ambiguous and image.path]
+    names = [display_name(image.path.name) for image in images if image.ambiguous and image.path]
     if not names or reading.box_frame == STORED:
         return []
     return [
         "pictures that their EXIF data turns or mirrors, and whose annotations do not tell whether "
-        f"boxes are of the upright picture {few(names)}; look at them with "
+        f"boxes are of the upright picture {summarize(names)}; look at them with "
         f"`residual data check --draw`, and say --box-frame {STORED} if they are not"
     ]

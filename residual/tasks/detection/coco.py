@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from residual.data.filenames import is_hidden, is_picture, set_of, shown
-from residual.storage import reading
+from residual.data.folder_index import is_hidden, is_image, split_name
+from residual.storage import damage_errors, display_name
 from residual.tasks.detection.annotations import AnnotatedImage, Box, SplitAnnotations
 from residual.tasks.detection.voc import IMAGE_FOLDERS, subfolders
 
@@ -40,7 +40,7 @@ def annotation_files(folder: Path) -> dict[str, Path]:
             files.setdefault(file.stem.removeprefix(PREFIX), file)
     for subfolder in inside:
         in_set = [subfolder / ROBOFLOW] if (subfolder / ROBOFLOW).is_file() else []
-        if not in_set and set_of(subfolder.name):
+        if not in_set and split_name(subfolder.name):
             in_set = [file for file in json_in(subfolder) if is_instances(file)]
         if len(in_set) == 1:
             files.setdefault(subfolder.name, in_set[0])
@@ -75,7 +75,7 @@ def find_split(folder: Path, split: str) -> tuple[str, Path]:
     if len(matches) > 1:
         raise ValueError(f"{folder} has {split!r} of more than one year: {', '.join(matches)}")
     if not matches:
-        available = ", ".join(map(shown, sorted(files)))
+        available = ", ".join(map(display_name, sorted(files)))
         raise ValueError(f"{folder} has no split {split!r}; it has {available}")
     return matches[0], files[matches[0]]
 
@@ -101,13 +101,13 @@ def image_folders(folder: Path, split: str, name: str, file: Path) -> list[Path]
 def set_in(split: str) -> str | None:
     """The set that a split's name means: custom_train, Validation, instances_test."""
     parts = re.split(r"[\s._-]+", split)
-    return set_of(split) or next(filter(None, map(set_of, reversed(parts))), None)
+    return split_name(split) or next(filter(None, map(split_name, reversed(parts))), None)
 
 
 def unlisted_images(listed: Collection[Path]) -> list[Path]:
     """Image files beside those of the splits that are in no split."""
     beside = (file for folder in {path.parent for path in listed} for file in folder.iterdir())
-    return sorted(file for file in beside if is_picture(file.name) and file not in listed)
+    return sorted(file for file in beside if is_image(file.name) and file not in listed)
 
 
 # ---- annotations --------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def read(folder: Path, split: str) -> SplitAnnotations:
     name, path = find_split(folder, split)
     file, folders = path.relative_to(folder).as_posix(), image_folders(folder, split, name, path)
     content = read_lists(path)
-    with reading(path):
+    with damage_errors(path):
         labels = category_names(content["categories"])
         boxes = boxes_by_image(content["annotations"], labels)
         images = [read_image(image, file, folders, boxes) for image in content["images"]]
@@ -130,7 +130,8 @@ def read(folder: Path, split: str) -> SplitAnnotations:
         # Choice: categories of one name are one class; a service that exports them doubles some.
         in_order = dict.fromkeys(labels[ident] for ident in sorted(labels, key=numeric_order))
     notices = [
-        f"{file}: the category {shown(parent)} has no box and only stands above others: no class"
+        f"{file}: the category {display_name(parent)} has no box and only stands above "
+        "others: no class"
         for parent in parents
     ]
     classes = tuple(label for label in in_order if label not in parents)
@@ -139,7 +140,7 @@ def read(folder: Path, split: str) -> SplitAnnotations:
 
 def read_lists(path: Path) -> dict[str, list[JsonObject]]:
     """The lists in a file of annotations. Raises ValueError."""
-    with reading(path):
+    with damage_errors(path):
         content = json.loads(path.read_bytes())
     for name in LISTS:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
@@ -227,7 +228,8 @@ def read_image(
     error = None
     if path is None:
         error = FileNotFoundError(
-            f"there is no picture {shown(name)} of {file}; looked in {', '.join(map(str, folders))}"
+            f"there is no picture {display_name(name)} of {file}; "
+            f"looked in {', '.join(map(str, folders))}"
         )
     return AnnotatedImage(
         ident,

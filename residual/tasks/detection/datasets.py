@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from residual.data.datasets import fingerprint
-from residual.data.filenames import few, shown
-from residual.data.folder import QUICK_ABOVE
-from residual.data.rng import order
+from residual.data.folder import QUICK_ABOVE_BYTES
+from residual.data.rng import permutation
+from residual.storage import display_name, summarize
 from residual.tasks.detection import coco, voc
 from residual.tasks.detection.annotations import (
     READERS,
@@ -113,11 +113,12 @@ def find_errors(name: str, images: Iterable[AnnotatedImage]) -> Iterator[ValueEr
         if image.error is not None:
             yield image.error
         elif image.name in names:
-            yield ValueError(f"{name} has the picture {shown(image.name)} more than once")
+            yield ValueError(f"{name} has the picture {display_name(image.name)} more than once")
         elif file in files:
             yield ValueError(
-                f"{name} has the file {shown(file)} as two pictures, {shown(files[file])} and "
-                f"{shown(image.name)}: objects of one would be background in the other"
+                f"{name} has the file {display_name(file)} as two pictures, "
+                f"{display_name(files[file])} and {display_name(image.name)}: objects of one would "
+                "be background in the other"
             )
         names.add(image.name)
         if file:
@@ -181,7 +182,7 @@ def build_example(image: AnnotatedImage, labels: dict[str, int]) -> Example:
         if box.label not in labels:
             raise ValueError(
                 f"{image.file}: {box.position} is of class {box.label!r}, which is none of the "
-                f"classes {few(list(labels))}"
+                f"classes {summarize(list(labels))}"
             )
     assert image.path is not None
     return Example(
@@ -201,7 +202,7 @@ def split_fingerprint(split: str, images: Sequence[AnnotatedImage]) -> str:
     paths = [image.path for image in images if image.path is not None]
     with ThreadPoolExecutor(READERS) as pool:
         sizes = list(pool.map(lambda path: path.stat().st_size, paths))
-        hashed = sum(sizes) <= QUICK_ABOVE
+        hashed = sum(sizes) <= QUICK_ABOVE_BYTES
         hashes = list(pool.map(sha256, paths)) if hashed else [""] * len(paths)
     entries = [
         (image.name, image.digest, size, digest)
@@ -242,7 +243,7 @@ def annotation_format(path: Path) -> str:
             f"{path} has neither the form of PASCAL VOC (Annotations/, ImageSets/Main/, "
             "JPEGImages/, or VOC2007/ with these, or XML files beside pictures) nor that of COCO "
             "(annotations/instances_train.json, train/)"
-            + (f"; {shown(inside[0])} has, so name that" if inside else "")
+            + (f"; {display_name(inside[0])} has, so name that" if inside else "")
         )
     return format_
 
@@ -291,7 +292,7 @@ def divide(name: str, split: SplitAnnotations, part: str) -> SplitAnnotations:
     n = len(images)
     if n < 2:
         raise ValueError(f"{name} has {n} pictures, and a set that is divided needs two")
-    held_out = set(order(0, 0, n)[: max(1, round(n / 5))].tolist())
+    held_out = set(permutation(0, 0, n)[: max(1, round(n / 5))].tolist())
     chosen = tuple(image for i, image in enumerate(images) if (i in held_out) == (part == "test"))
     return SplitAnnotations(chosen, class_names(split), split.notices)
 
@@ -339,7 +340,7 @@ def choose_among(
         )
     if not tests or (tests == sets["val"] and "trainval" in trains[0].lower()):
         raise ValueError(
-            f"{path} has {shown(trains[0])} to learn from and nothing to be tested on; say "
+            f"{path} has {display_name(trains[0])} to learn from and nothing to be tested on; say "
             f"--set train_split={trains[0]}:train --set test_split={trains[0]}:test, which holds "
             "out a fifth"
         )
@@ -353,4 +354,4 @@ def choose_among(
 
 
 def names(splits: Iterable[str]) -> str:
-    return ", ".join(map(shown, splits)) or "none"
+    return ", ".join(map(display_name, splits)) or "none"

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.data.decode import Damaged
-from residual.data.progress import Progress
-from residual.device import ComputeConfig
+from residual.data.datasets import Progress
+from residual.data.decode import DamagedImage
+from residual.device import ComputeConfig, NonFiniteValues
 from residual.distributed import World
-from residual.finite import NotFinite
 from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import DetectionDataset
@@ -77,7 +76,7 @@ def found_on(
     nets: Sequence[Trained], pictures: Sequence[loader.Seen], testing: Testing, how: ComputeConfig
 ) -> Detections:
     """What is found on a picture that was read at every scale, in its own pixels."""
-    with how.applied(), how.autocast():
+    with how.activate(), how.autocast():
         looks = looked(nets, pictures, how)
         found = detected(looks, testing)
     boxes = found.boxes.cpu().float() / pictures[0].factors
@@ -109,23 +108,23 @@ def detections(
     """What is found on every picture, on any number of processes; and a sentence for each picture
     that cannot be read, on which nothing is found."""
     sides, n = scales_of(nets, testing), len(scenes.examples)
-    mine = list(work.world.share(n))
+    mine = list(work.world.shard(n))
     own: list[tuple[int, tuple[Tensor, Tensor, Tensor] | None, str]] = []
     paths = [scenes.examples[i].path for i in mine]
-    trouble: NotFinite | None = None
+    trouble: NonFiniteValues | None = None
     for i, picture in zip(mine, read_ahead(paths, sides, work.workers), strict=True):
         try:
             found = found_on(nets, picture(), testing, work.how)
             own.append((i, (found.boxes, found.scores, found.labels), ""))
-        except (Damaged, FileNotFoundError) as error:
+        except (DamagedImage, FileNotFoundError) as error:
             own.append((i, None, str(error)))
-        except NotFinite as error:
+        except NonFiniteValues as error:
             trouble = error
             break
         if work.progress:
             work.progress(min(len(own) * work.world.size, n), n)
-    work.world.raise_together(trouble)
-    every = sorted(work.world.gathered(own), key=lambda each: each[0])
+    work.world.raise_any(trouble)
+    every = sorted(work.world.all_gather(own), key=lambda each: each[0])
     found_all = [Detections(*parts) if parts else NOTHING for _, parts, _ in every]
     return found_all, [why for *_, why in every if why]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from residual.finite import refuse_answers
+from residual.device import raise_non_finite
 from residual.tasks.detection.boxes import (
     UNRESIZED,
     Detections,
@@ -106,7 +106,7 @@ class Look:
             look = Look(self.net, self.images, self.factors)
             look.judged(look.proposed(testing)[0])
 
-        refuse_answers(self.net.recipe.network, self.net, again)
+        raise_non_finite(self.net.recipe.network, self.net, again)
 
 
 def together(looks: Sequence[Look], regions: Tensor) -> tuple[Tensor, Tensor]:

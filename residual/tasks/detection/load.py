@@ -7,11 +7,11 @@ from typing import Any
 
 import safetensors
 
-from residual.data.batches import Preprocessing
+from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.runs.load import preprocessing_of, read_network
-from residual.storage import read_object, reading
+from residual.storage import damage_errors, read_json_object
 from residual.tasks.detection.faster_rcnn import Detector, build, in_one
 from residual.tasks.detection.recipe import Recipe, from_json
 from residual.training import checkpoint
@@ -31,7 +31,7 @@ class Trained:
 
     def placed(self, how: ComputeConfig) -> "Trained":
         """The same, on a device."""
-        how.place(in_one(self.net))
+        how.prepare(in_one(self.net))
         return self
 
 
@@ -40,7 +40,7 @@ def is_detection(path: Path) -> bool:
     if path.is_file():
         return task_in(path) == "detection"
     file = path / "recipe.json"
-    return file.is_file() and read_object(file).get("task") == "detection"
+    return file.is_file() and read_json_object(file).get("task") == "detection"
 
 
 def task_in(file: Path) -> str:
@@ -59,8 +59,8 @@ def recipe_of(run: Path) -> Recipe:
         raise folder.NoRun(f"{run} holds no run: it has no recipe.json")
     if not is_detection(run):
         raise ValueError(f"{run} is the run of a classifier; detectors: residual detect train")
-    values = read_object(run / "recipe.json")
-    with reading(run / "recipe.json"):
+    values = read_json_object(run / "recipe.json")
+    with damage_errors(run / "recipe.json"):
         return from_json({key: value for key, value in values.items() if key != "format"})
 
 
@@ -72,14 +72,14 @@ def load(path: Path | str) -> Trained:
     path = Path(path)
     if not path.is_dir():
         content = read_network(path)
-        with reading(path):
+        with damage_errors(path):
             return trained(*content)
     recipe_of(path)
     found = folder.newest(path)
     if found is None:
         raise ValueError(f"{path} has no checkpoint yet; go on with: residual resume {path}")
     tensors, header, complaints = found
-    with reading(path):
+    with damage_errors(path):
         return replace(trained(tensors, header), notices=tuple(complaints))
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residual.data.batches import Preprocessing
-from residual.data.decode import Damaged, pixels, resized
-from residual.data.decode import seen as seen_picture
+from residual.data.decode import DamagedImage, resize, to_tensor
+from residual.data.decode import open_image as seen_picture
 from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD
-from residual.data.rng import below, order
+from residual.data.preprocessing import Preprocessing
+from residual.data.rng import permutation, randint
 from residual.distributed import World
 from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.boxes import STRIDE, mirrored
@@ -73,8 +73,8 @@ def seen(source: Path | bytes, shorter: int, longest: int) -> Seen:
     image = seen_picture(source)
     width, height = fitted(image.size, shorter, longest)
     x, y = width / image.size[0], height / image.size[1]
-    small = resized(image, (height, width))
-    return Seen(pixels(small), torch.tensor([x, y, x, y]))
+    small = resize(image, (height, width))
+    return Seen(to_tensor(small), torch.tensor([x, y, x, y]))
 
 
 def imagenet_preprocessing(shorter: int, pixel_range: int = 1) -> Preprocessing:
@@ -96,7 +96,7 @@ def places(n: int, recipe: Recipe, step: int, world: World) -> Iterator[tuple[in
     for place in range(recipe.batch):
         if place * world.size // recipe.batch == world.rank:
             epoch, at = divmod(step * recipe.batch + place, n)
-            yield place, epoch, int(order(recipe.seed, epoch, n)[at])
+            yield place, epoch, int(permutation(recipe.seed, epoch, n)[at])
 
 
 @dataclass
@@ -136,17 +136,17 @@ class Supply:
             example = examples[i]
             try:
                 return i, seen(example.path, self.recipe.shorter, self.recipe.longest)
-            except (Damaged, FileNotFoundError) as error:
+            except (DamagedImage, FileNotFoundError) as error:
                 if self.recipe.bad_images == "error":
                     raise
                 self.damaged[str(example.path)] = str(error)
                 if len(self.damaged) > max(1, BUDGET * len(examples)):
-                    raise Damaged(
+                    raise DamagedImage(
                         f"{len(self.damaged)} of {len(examples)} pictures are damaged, more than "
                         f"are skipped; the last is {example.path}"
                     ) from error
             i = (i + 1) % len(examples)
-        raise Damaged(f"no picture of {self.scenes.name} can be read")
+        raise DamagedImage(f"no picture of {self.scenes.name} can be read")
 
     def sample(self, place: int, epoch: int, asked: int, i: int, picture: Seen) -> Sample:
         """The picture that was read for the one asked for, and its objects, on the device."""
@@ -155,7 +155,7 @@ class Supply:
         if self.proposals is not None:
             regions = torch.cat([self.proposals.get(i, boxes[:0]), boxes])
         image = input_of(picture, self.before, self.device)
-        if self.recipe.mirror and below(2, self.recipe.seed, epoch, asked, MIRROR):
+        if self.recipe.mirror and randint(2, self.recipe.seed, epoch, asked, MIRROR):
             image, boxes = image.flip(-1), mirrored(boxes, picture.size[1])
             regions = None if regions is None else mirrored(regions, picture.size[1])
         labels = objects.labels.to(self.device)

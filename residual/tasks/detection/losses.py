@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual.data.rng import hashed
+from residual.data.rng import keyed_hash
 from residual.tasks.detection.boxes import (
     UNRESIZED,
     anchors,
@@ -55,7 +55,7 @@ def matched(boxes: Tensor, objects: Tensor, limits: Limits) -> Tensor:
 def sampled(matches: Tensor, count: int, objects: int, *key: int) -> Tensor:
     """Places (n,) of at most so many boxes, of which at most so many belong to objects and the
     others are background. The draw is a function of the key and of each box's place."""
-    draw = hashed(*key, torch.arange(len(matches), device=matches.device))
+    draw = keyed_hash(*key, torch.arange(len(matches), device=matches.device))
     order = draw.argsort(stable=True)
     of_objects = order[matches[order] >= 0][:objects]
     of_background = order[matches[order] == BACKGROUND][: count - len(of_objects)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residual.data.decode import Damaged
+from residual.data.decode import DamagedImage
 from residual.distributed import World
 from residual.runs.session import fresh
 from residual.tasks.detection import loader
@@ -92,7 +92,7 @@ def proposed(
 ) -> dict[int, Tensor]:
     """What a detector proposes on every picture of a set, (P, 4) in resized pixels, by its place;
     nothing on damaged ones."""
-    recipe, mine = net.recipe, list(world.share(len(scenes.examples)))
+    recipe, mine = net.recipe, list(world.shard(len(scenes.examples)))
     sides = [(recipe.shorter, recipe.longest)]
     asking = Testing(candidates=recipe.candidates, proposals=recipe.proposals)
     found: list[tuple[int, Tensor]] = []
@@ -101,12 +101,12 @@ def proposed(
     for i, picture in zip(mine, read_ahead(paths, sides, feed.workers), strict=True):
         try:
             (seen,) = picture()
-        except (Damaged, FileNotFoundError):
+        except (DamagedImage, FileNotFoundError):
             continue
         image = loader.input_of(seen, feed.before, feed.device)
         boxes, _ = Look(net, [image], seen.factors).proposed(asking)
         found.append((i, boxes.cpu()))
-    return dict(world.gathered(found))
+    return dict(world.all_gather(found))
 
 
 def kept(run: Path, stage: Stage) -> Path:

@@ -5,10 +5,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from residual.data.decode import Damaged
-from residual.data.decode import seen as seen_picture
+from residual.data.decode import DamagedImage
+from residual.data.decode import open_image as seen_picture
 from residual.device import ComputeConfig
-from residual.storage import write_whole
+from residual.storage import write_atomic
 from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.drawing import drawn
@@ -46,7 +46,7 @@ def answers(
     for path in pictures:
         try:
             found = find(path)
-        except (Damaged, OSError) as error:
+        except (DamagedImage, OSError) as error:
             yield {"image": str(path), "error": str(error)}
             continue
         keep = found.scores >= least
@@ -65,7 +65,7 @@ def answers(
             image = drawn(seen_picture(path), found.boxes, captions, found.labels.tolist())
             content = BytesIO()
             image.save(content, "PNG")
-            write_whole(to, content.getvalue())
+            write_atomic(to, content.getvalue())
             answer["drawing"] = str(to)
         yield answer
 

@@ -33,7 +33,7 @@ class Detection:
         self.recipe, self.data, self.context = recipe, data, context
         self.classes = data.train.classes
         net = fresh(recipe.seed, partial(faster_rcnn.build, recipe, len(self.classes)))
-        self.net: faster_rcnn.Detector = context.config.place(net)  # type: ignore[assignment]
+        self.net: faster_rcnn.Detector = context.config.prepare(net)  # type: ignore[assignment]
         self.learner = loop.start(self.net, recipe)
         self.skipped: dict[str, str] = {}
         pixel_range = model_spec(recipe.network).pixel_range
@@ -76,7 +76,7 @@ class Detection:
         if phase.proposals:
             if begins:
                 found = phases.proposed(self.net, self.data.train, feed, world)
-                world.first(lambda: checkpoint.save(kept, phases.named(found), {}))
+                world.on_first(lambda: checkpoint.save(kept, phases.named(found), {}))
             feed.proposals = phases.of_names(checkpoint.read(kept)[0])
         if begins and phase.number > 1:
             start = run / BEGUN
@@ -85,7 +85,7 @@ class Detection:
                     f"{start} is missing: the weights that the second stage begins with"
                 )
             phases.enter(phase, self.learner, checkpoint.read(start)[0] if start.exists() else None)
-            self.context.config.place(self.net)
+            self.context.config.prepare(self.net)
         phases.hold(phase, self.net)
 
     def line(self, step: Step) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Detection:
         train, known, net = self.data.train, self.context.environment, self.net.eval()
         trained = Trained(net, self.recipe, self.classes, self.preprocessing, self.learner.step)
         work = Work(
-            self.context.config.exact(), self.context.options.workers, None, self.context.world
+            self.context.config.in_float32(), self.context.options.workers, None, self.context.world
         )
         found = judge([trained], self.data.test, Testing(), work) | {
             "trained_on": {"name": train.name, "fingerprint": train.fingerprint},

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residual.data.batches import Preprocessing
-from residual.device import ComputeConfig
-from residual.finite import check_finite
+from residual.data.preprocessing import Preprocessing
+from residual.device import ComputeConfig, check_finite
 from residual.models.registry import model_spec
 from residual.runs import folder, session
 from residual.runs.load import Trained

@@ -18,14 +18,8 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DTDForbidden
 from defusedxml.ElementTree import fromstring
 
-from residual.data.filenames import (
-    EVERY_SUFFIX,
-    is_hidden,
-    is_picture,
-    lines_in,
-    set_of,
-    shown,
-)
+from residual.data.folder_index import IMAGE_SUFFIXES, is_hidden, is_image, split_name
+from residual.storage import display_name, read_list
 from residual.tasks.detection.annotations import READERS, AnnotatedImage, Box, SplitAnnotations
 
 if TYPE_CHECKING:
@@ -63,7 +57,7 @@ class VocFolder:
     @cached_property
     def images(self) -> dict[str, Path]:
         """The image files by name; see `files_by_name`."""
-        return files_by_name(self.image_folder, is_picture)
+        return files_by_name(self.image_folder, is_image)
 
     def resolve(self, line: str) -> str:
         """The name of the image that a line of a list means."""
@@ -104,7 +98,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def set_folders(folder: Path) -> list[Path]:
     """Subfolders that are named as a set is: train, valid, test."""
-    return [subfolder for subfolder in subfolders(folder) if set_of(subfolder.name)]
+    return [subfolder for subfolder in subfolders(folder) if split_name(subfolder.name)]
 
 
 def is_devkit_year(folder: Path) -> bool:
@@ -136,7 +130,7 @@ def voc_folder(folder: Path) -> VocFolder | None:
 def has_pairs(folder: Path) -> bool:
     """Whether an XML file lies beside its image, in the folder or in its folders of sets."""
     names = [file.name for file in folder.iterdir()]
-    image_stems = {name.rpartition(".")[0] for name in names if is_picture(name)}
+    image_stems = {name.rpartition(".")[0] for name in names if is_image(name)}
     xml_stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".xml")}
     return bool(image_stems & xml_stems) or any(map(has_pairs, set_folders(folder)))
 
@@ -181,13 +175,13 @@ def image_lists(folder: Path) -> dict[str, Path]:
     for place in (LISTS, "ImageSets"):
         if files := sorted((folder / place).glob("*.txt")):
             return {file.stem: file for file in files if not is_class_list(file)}
-    return {file.stem: file for file in sorted(folder.glob("*.txt")) if set_of(file.stem)}
+    return {file.stem: file for file in sorted(folder.glob("*.txt")) if split_name(file.stem)}
 
 
 def is_class_list(file: Path) -> bool:
     """Whether a list says which images of a set have an object of a class: cat_train.txt."""
-    is_marked = CLASS_LIST_LINE.fullmatch(next(lines_in(file), "")) is not None
-    return is_marked and set_of(file.stem) is None and "_" in file.stem
+    is_marked = CLASS_LIST_LINE.fullmatch(next(read_list(file), "")) is not None
+    return is_marked and split_name(file.stem) is None and "_" in file.stem
 
 
 def possible_names(line: str) -> Iterator[str]:
@@ -200,7 +194,7 @@ def possible_names(line: str) -> Iterator[str]:
             name = "/".join(parts[start:])
             yield name
             stem, dot, suffix = name.rpartition(".")
-            if (dot + suffix).lower() in (".xml", *EVERY_SUFFIX):
+            if (dot + suffix).lower() in (".xml", *IMAGE_SUFFIXES):
                 yield stem
 
 
@@ -208,7 +202,7 @@ def splits_without_lists(voc: VocFolder) -> dict[str, list[str]]:
     """Image names by split: of each folder of a set, or `all`."""
     names = list(voc.annotations)
     tops = {name.partition("/")[0] for name in names}
-    if not names or not all("/" in name for name in names) or not all(map(set_of, tops)):
+    if not names or not all("/" in name for name in names) or not all(map(split_name, tops)):
         return {ALL: names}
     return {top: [name for name in names if name.startswith(f"{top}/")] for top in sorted(tops)}
 
@@ -245,9 +239,9 @@ def members(folder: Path, split: str) -> list[Member]:
         lists = {root: image_lists(root) for root, _ in terms}
         if terms and all(name in lists[root] for root, name in terms):
             return [
-                Member(root, line) for root, name in terms for line in lines_in(lists[root][name])
+                Member(root, line) for root, name in terms for line in read_list(lists[root][name])
             ]
-    available = ", ".join(map(shown, splits(folder))) or f"none, for no list lies in {LISTS}"
+    available = ", ".join(map(display_name, splits(folder))) or f"none, for no list lies in {LISTS}"
     raise ValueError(f"{folder} has no split {split!r}; it has {available}")
 
 
@@ -298,10 +292,12 @@ def read_image(folder: Path, voc: VocFolder, name: str) -> AnnotatedImage:
     image = AnnotatedImage(name, path.relative_to(folder).as_posix(), voc.images.get(name))
     try:
         if not path.is_file():
-            raise FileNotFoundError(f"there is no annotation {shown(path)}, which {LISTS} names")
+            raise FileNotFoundError(
+                f"there is no annotation {display_name(path)}, which {LISTS} names"
+            )
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(
-                f"{shown(path)} is no annotation: it has more than {MAX_BYTES:,} bytes"
+                f"{display_name(path)} is no annotation: it has more than {MAX_BYTES:,} bytes"
             )
         raw = path.read_bytes()
         size, boxes = parse(raw, path)
@@ -309,8 +305,8 @@ def read_image(folder: Path, voc: VocFolder, name: str) -> AnnotatedImage:
         return replace(image, error=error)
     if image.path is None:
         missing = FileNotFoundError(
-            f"there is no picture {shown(voc.image_folder / name)} (.jpg, .png ...), which "
-            f"{shown(path)} is about"
+            f"there is no picture {display_name(voc.image_folder / name)} (.jpg, .png ...), which "
+            f"{display_name(path)} is about"
         )
         return replace(image, boxes=boxes, error=missing)
     return replace(image, size=size, boxes=boxes, digest=hashlib.sha256(raw).hexdigest())

@@ -7,26 +7,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from residual.data.augment import array
-from residual.data.decode import LARGEST, Oversized, Picture, fitted, resized
+from residual.data.augment import to_array
+from residual.data.decode import MAX_PIXELS, OversizedImage, Picture, resize, scaled_size
 
 
-def scaled(image: Picture, shorter: int) -> Image.Image:
+def resize_shorter_side(image: Picture, shorter: int) -> Image.Image:
     """A picture whose shorter side is made so many pixels. Raises Oversized for a mere stripe."""
-    width, height = fitted(image.size, shorter)
-    if width * height > LARGEST:
-        raise Oversized(
+    width, height = scaled_size(image.size, shorter)
+    if width * height > MAX_PIXELS:
+        raise OversizedImage(
             f"the picture is damaged: with a shorter side of {shorter} it would have "
-            f"{width}x{height} pixels, more than {LARGEST:,}"
+            f"{width}x{height} pixels, more than {MAX_PIXELS:,}"
         )
-    return resized(image, (height, width))
+    return resize(image, (height, width))
 
 
 def windows(
     whole: Image.Image, size: tuple[int, int], places: Sequence[tuple[int, int]]
 ) -> NDArray[np.uint8]:
     """The parts of a picture that begin at (top, left): (views, height, width, 3)."""
-    (height, width), pixels = size, array(whole)
+    (height, width), pixels = size, to_array(whole)
     return np.concatenate([pixels[:, y : y + height, x : x + width] for y, x in places])
 
 
@@ -38,7 +38,7 @@ def centre_and_corners(whole: Image.Image, size: tuple[int, int]) -> list[tuple[
 
 
 @dataclass(frozen=True)
-class Crops:
+class CenterCornerCrops:
     """The centre, or the four corners and the centre, one array of them for each shorter side.
 
     The mirrored five of AlexNet's ten crops are made where the network computes.
@@ -49,7 +49,7 @@ class Crops:
     corners: bool = False
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [self._of(scaled(image, side)) for side in self.sides]
+        return [self._of(resize_shorter_side(image, side)) for side in self.sides]
 
     def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
         places = centre_and_corners(whole, self.size)
@@ -62,7 +62,7 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class Squares:
+class SquareCrops:
     """Of the square at each end and in the middle, the five crops, and all of it at their size.
 
     GoogLeNet's 144 crops (Szegedy et al. 2015), before they are mirrored: left to right of a
@@ -73,7 +73,7 @@ class Squares:
     sides: tuple[int, ...]
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [self._of(scaled(image, side)) for side in self.sides]
+        return [self._of(resize_shorter_side(image, side)) for side in self.sides]
 
     def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
         side, found = min(whole.size), []
@@ -81,7 +81,7 @@ class Squares:
             left, top = (round(part * (length - side)) for length in whole.size)
             square = whole.crop((left, top, left + side, top + side))
             found.append(windows(square, self.size, centre_and_corners(square, self.size)))
-            found.append(array(resized(square, self.size)))
+            found.append(to_array(resize(square, self.size)))
         return np.concatenate(found)
 
     @property
@@ -91,14 +91,14 @@ class Squares:
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridCrops:
     """Crops in five rows of five, for each shorter side: VGG's (Simonyan and Zisserman 2015)."""
 
     size: tuple[int, int]  # height and width of a crop
     sides: tuple[int, ...]
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [self._of(scaled(image, side)) for side in self.sides]
+        return [self._of(resize_shorter_side(image, side)) for side in self.sides]
 
     def _of(self, whole: Image.Image) -> NDArray[np.uint8]:
         # Choice: the "regular grid" reaches from border to border, in equal steps.
@@ -114,13 +114,13 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Wholes:
+class FullImages:
     """The whole picture, once for each shorter side."""
 
     sides: tuple[int, ...]
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        return [array(scaled(image, side)) for side in self.sides]
+        return [to_array(resize_shorter_side(image, side)) for side in self.sides]
 
     @property
     def pixels(self) -> int:
@@ -128,4 +128,4 @@ class Wholes:
         return sum(side * side * 4 // 3 for side in self.sides)
 
 
-Views = Crops | Squares | Grid | Wholes
+Views = CenterCornerCrops | SquareCrops | GridCrops | FullImages
