@@ -56,7 +56,7 @@ def test_another_setting_is_taken_only_where_it_is_a_tenth_faster(tmp_path, monk
 
 def test_fewer_threads_are_tried_only_where_none_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(autotune, "seconds_per_step", lambda how, *_: float(how.threads))
-    monkeypatch.setattr(autotune, "cores", lambda: 6)
+    monkeypatch.setattr(autotune, "available_cores", lambda: 6)
     free = settled(replace(AUTO, threads=0), tmp_path / "trials.json")
     assert (free.threads, free.precision) == (1, "float32")
     assert settled(replace(AUTO, threads=6), tmp_path / "trials.json").threads == 6
