@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from residual.data.augment import fitted
 from residual.data.datasets import FolderSource, ImageFiles
+from residual.data.decode import scaled_size
 from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
 from residual.distributed import World
@@ -83,7 +83,7 @@ def cut(image: Image.Image, asked: Protocol, shorter: int) -> list[Tensor]:
     """The definition: every view of a picture, one after another, (3, h, w)."""
     found = []
     for side in asked.sides or (shorter,):
-        width, height = fitted(image.size, side)
+        width, height = scaled_size(image.size, side)
         whole = image.resize((width, height), Image.Resampling.BILINEAR)
         for view in looked_at(whole, asked.name):
             pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1)
