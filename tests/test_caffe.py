@@ -1,6 +1,7 @@
 """The authors' release computes here what it computes by Caffe's rules, from every form of it."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from residual.data.preprocessing import Preprocessing
 from residual.models.registry import build
-from residual.weights import caffe
+from residual.weights.caffe import read_mean
 from residual.weights.convert import Conversion, convert
 from residual.weights.files import read
+from residual.weights.layouts import LAYOUTS
 
 
 @torch.no_grad()
@@ -23,7 +25,7 @@ def scores(conversion: Conversion, images: Tensor) -> Tensor:
     classes = conversion.state["fc.bias"].numel()
     net = build(conversion.network, classes)
     net.load_state_dict(conversion.state)
-    std = torch.tensor(conversion.card.std).view(3, 1, 1)
+    std = torch.tensor(conversion.config.std).view(3, 1, 1)
     return net.eval()(Preprocessing(conversion.mean, std, (64, 64))(images))
 
 
@@ -54,6 +56,46 @@ def conversion(file: Path) -> Conversion:
     return convert(read(file), "resnet50")
 
 
+# ---- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["packed", "old", "double"])
+def test_each_way_of_writing_a_blob_is_read(tmp_path, form):
+    mean = torch.randn(3, 5, 300, generator=DRAW)
+    (tmp_path / "m").write_bytes(blob(mean, form))
+    assert torch.equal(read_mean(tmp_path / "m"), mean)
+
+
+def test_a_damaged_caffemodel_is_refused_in_a_sentence(tmp_path):
+    file = tmp_path / "net.caffemodel"
+    whole = caffemodel({"conv1": [torch.zeros(2, 3)], "fc1000": [torch.zeros(3), torch.zeros(3)]})
+    file.write_bytes(whole)
+    assert set(read(file)) == {"conv1/0", "fc1000/0", "fc1000/1"}
+    refused = 0
+    for end in range(1, len(whole)):
+        file.write_bytes(whole[:end])
+        try:
+            read(file)
+        except ValueError as error:
+            assert "net.caffemodel" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused == len(whole) - 3  # nothing is seen where a cut is right after a layer
+    for spoilt in (b"\xff" * 100, b"no protocol buffer at all", bytes(100)):
+        file.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"net\.caffemodel (is damaged|holds no layer)"):
+            read(file)
+
+
+def test_a_mean_image_that_is_none_is_refused(tmp_path):
+    file = tmp_path / "m.binaryproto"
+    with pytest.raises(FileNotFoundError, match=r"no mean image .*m\.binaryproto"):
+        read_mean(file)
+    for spoilt in (b"\xff\xff", blob(torch.zeros(3)), blob(torch.zeros(1, 4, 4)), b""):
+        file.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"m\.binaryproto (is damaged|holds no mean image)"):
+            read_mean(file)
+
+
 # ---- the release itself -------------------------------------------------------------------------
 
 
@@ -78,7 +120,7 @@ def test_each_of_caffes_peculiarities_is_seen_in_the_scores(layers, conversion, 
             images = IMAGES.flip(1)
         case "stride":
             state = conversion.state
-            later = Conversion("", "resnet50-v1.5", state, [], conversion.card)
+            later = Conversion("", "resnet50-v1.5", state, [], conversion.config)
             assert not agree(later, theirs(layers, 50, IMAGES))
             return
     assert not agree(conversion, theirs(changed, 50, images))
@@ -90,7 +132,8 @@ def test_each_name_of_a_prototxt_is_one_of_ours_and_none_is_left_over(depth):
     names = ["conv1/0", "fc1000/0", "fc1000/1", *(f"res{ending}/0" for ending in endings)]
     for ending in ("_conv1", *endings):
         names += [f"{kind}{ending}/{i}" for kind in ("bn", "scale") for i in (0, 1)]
-    found = [caffe.caffe_name(name) for name in names]
+    (release,) = (layout for layout in LAYOUTS if layout.source == "the authors' release")
+    found = [release.name(name) for name in names]
     with torch.device("meta"):
         ours = build(f"resnet{depth}").state_dict()
     assert sorted(map(str, found)) == sorted(key for key in ours if "num_batches" not in key)
@@ -106,14 +149,15 @@ def test_a_resnet_101_has_its_blocks_in_order():
 def test_the_mean_image_is_subtracted_pixel_by_pixel(layers, conversion, tmp_path):
     mean = torch.rand(3, 64, 64, generator=DRAW) * 100 + 70
     (tmp_path / "m.binaryproto").write_bytes(blob(mean[None], "old"))
-    less = conversion.seen(64, 64).less(tmp_path / "m.binaryproto")
+    small = replace(conversion, config=conversion.config.with_view(64, 64))
+    less = small.with_mean_image(tmp_path / "m.binaryproto")
     assert agree(less, theirs(layers, 50, IMAGES, mean))
     assert not agree(less, theirs(layers, 50, IMAGES))
     with pytest.raises(ValueError, match="a mean image of 64x64 pixels, and a picture has 224x224"):
-        conversion.less(tmp_path / "m.binaryproto")
-    other = Conversion("torchvision or timm", "resnet50", {}, [], conversion.card)
+        conversion.with_mean_image(tmp_path / "m.binaryproto")
+    other = Conversion("torchvision or timm", "resnet50", {}, [], conversion.config)
     with pytest.raises(ValueError, match="a mean image belongs to the authors' release"):
-        other.less(tmp_path / "m.binaryproto")
+        other.with_mean_image(tmp_path / "m.binaryproto")
 
 
 def test_caffes_pooling_is_ours_of_a_picture_moved_by_two_pixels_but_for_the_border(layers):
@@ -137,8 +181,8 @@ def test_the_conversion_says_what_it_could_not_take_over(conversion, tmp_path):
     assert "--mean ResNet_mean.binaryproto" in conversion.notices[0]
     assert "max pooling" in conversion.notices[1]
     (tmp_path / "m").write_bytes(blob(torch.zeros(3, 224, 224)))
-    assert conversion.less(tmp_path / "m").notices == conversion.notices[1:]
-    assert (conversion.card.shorter, conversion.card.size) == (256, (224, 224))
+    assert conversion.with_mean_image(tmp_path / "m").notices == conversion.notices[1:]
+    assert (conversion.config.shorter, conversion.config.size) == (256, (224, 224))
 
 
 # ---- Detectron and detectron2 -------------------------------------------------------------------
@@ -205,7 +249,7 @@ def test_the_last_layer_tells_where_detectrons_weights_come_from(layers):
             convert(state, "resnet50")
         conversion = convert(state, "resnet50-v1.5")
         assert conversion.source == source
-        assert conversion.card.mean == (0.485, 0.456, 0.406)
+        assert conversion.config.mean == (0.485, 0.456, 0.406)
         first, red = conversion.state["conv1.0.0.weight"], 2 if turned else 0
         assert torch.equal(first[:, 0], layers["conv1"][0][:, red])
 
@@ -228,10 +272,10 @@ def flat(layers: Blobs) -> dict[str, Tensor]:
 
 def test_the_release_never_fills_the_later_variant(layers):
     with pytest.raises(
-        ValueError, match="the paper's own, .* first 1x1 .*: convert them to resnet50"
+        ValueError, match="of the variant v1, .* first 1x1 .*: convert them to resnet50$"
     ):
         convert(flat(layers), "resnet50-v1.5")
-    with pytest.raises(ValueError, match="the authors' release, which has no plain34"):
+    with pytest.raises(ValueError, match="the authors' release do not fit plain34"):
         convert(flat(layers), "plain34")
 
 
@@ -239,16 +283,15 @@ def test_the_release_of_another_depth_is_refused_and_its_depth_said(layers):
     with pytest.raises(ValueError) as refused:
         convert(flat(layers), "resnet101")
     assert str(refused.value) == (
-        "nothing is converted, for these are not the weights of resnet101 but look like those of a "
-        "network of 50 layers: 321 keys mapped; missing: conv4_x.6.branch.0.0.weight, "
-        "conv4_x.6.branch.0.1.weight, conv4_x.6.branch.0.1.bias, "
-        "conv4_x.6.branch.0.1.running_mean and 251 more; unexpected: none; of another shape: none"
+        "nothing is converted, for these are not the weights of resnet101, but look like those of "
+        "a network of 50 layers: 321 keys mapped; missing (255): conv4_x.6.branch.0.0.weight, "
+        "conv4_x.6.branch.0.1.weight, conv4_x.6.branch.0.1.bias and 252 more"
     )
 
 
 def test_statistics_are_missing_nowhere_or_everywhere(layers):
     part = {k: v for k, v in flat(layers).items() if not k.startswith("bn3a_branch1/")}
-    with pytest.raises(ValueError, match=r"missing: conv3_x\.0\.shortcut\.1\.running_mean"):
+    with pytest.raises(ValueError, match=r"missing \(2\): conv3_x\.0\.shortcut\.1\.running_mean"):
         convert(part, "resnet50")
 
 

@@ -25,7 +25,7 @@ from residual.training import checkpoint
 from residual.training.recipe import RECIPES
 from residual.training.task import RunOptions
 from residual.weights import convert
-from residual.weights.fetch import write
+from residual.weights.convert import write
 
 CLASSES = ("ant", "bee", "cat")
 SIZES = {"batch": 8, "norm_group": 8, "size": 32, "shorter": 32, "steps": 6, "patience": 3}

@@ -37,9 +37,8 @@ from residual.training.recipe import RECIPES
 from residual.training.values import to_json
 from residual.weights import caffe
 from residual.weights.convert import convert
-from residual.weights.entries import entry
-from residual.weights.files import read
-from residual.weights.published import card_of
+from residual.weights.files import entry, read
+from residual.weights.published import config_of
 from tests import release
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Pillow's at damaged pictures
@@ -236,7 +235,7 @@ def test_what_is_said_beside_weights(place, config, view):
     length = put(own / "preprocessor_config.json", as_bytes(view))
     length += put(own / "config.json", as_bytes(config))
     with watched(length, "config.json"):
-        card = card_of(own / "model.safetensors")
+        card = config_of(own / "model.safetensors")
         assert card is None or all(type(side) is int and side > 0 for side in card.size)
 
 

@@ -1,5 +1,6 @@
-"""The command `convert`: weights from elsewhere."""
+"""The command `convert`: converts weights of other libraries."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,7 @@ from residual.cli.models import spec_named
 from residual.cli.options import CACHE, Root
 
 if TYPE_CHECKING:
-    from residual.weights.convert import Conversion
-    from residual.weights.published import Card
+    from residual.weights.published import PretrainedConfig
 
 
 def convert(
@@ -47,9 +47,8 @@ def convert(
 
     Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
     """
-    from residual.weights import convert as foreign
+    from residual.weights import convert as conversions
     from residual.weights import files, published
-    from residual.weights.fetch import converted, write
 
     if (file is None) == (weights is None):
         raise typer.BadParameter("name a file of weights, or public ones by --weights")
@@ -62,51 +61,49 @@ def convert(
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
     if weights is not None:
-        file, usual = fetched(weights, root.expanduser())
-        network = network or usual
+        file, default = download(weights, root.expanduser())
+        network = network or default
     assert file is not None and network is not None
     file = files.file_of(file)
-    card = published.card_of(file)
+    config = published.config_of(file)
     try:
-        conversion = converted(files.read(file), network, assume, card, entry)
-    except foreign.Incomplete as error:
+        conversion = conversions.convert(files.read(file), network, assume, config, entry)
+    except conversions.Incomplete as error:
         print("\n".join(error.keys))
         raise
-    conversion = conversion.seen(size, shorter)
+    conversion = replace(conversion, config=conversion.config.with_view(size, shorter))
     if mean is not None:
-        conversion = conversion.less(mean)
-    write(conversion, out)
-    show(conversion, file, out)
-
-
-def fetched(name: str, root: Path) -> tuple[Path, str]:
-    """The file of public weights, and the network that they are for."""
-    from residual.cli.progress import counting
-    from residual.weights import fetch as weights
-
-    known = weights.published(name)
-    with counting(f"fetching {known.file}") as progress:
-        return weights.fetched(known, root, progress), known.network
-
-
-def show(conversion: "Conversion", file: Path, out: Path) -> None:
-    """What was converted, key by key, and how a picture will meet it."""
+        conversion = conversion.with_mean_image(mean)
+    conversions.write(conversion, out)
     for theirs, ours in conversion.mapped:
         print(f"{theirs} -> {ours}")
     print(
         f"{file}: weights of {conversion.source}, {len(conversion.mapped)} keys mapped, "
         "0 missing, 0 unexpected"
     )
-    for notice in (conversion.card.says, *conversion.notices):
+    for notice in (conversion.config.says, *conversion.notices):
         typer.echo(f"residual: {notice}", err=True)
-    last = "no last layer: good to begin a training with --weights; " if conversion.body else ""
-    print(f"{out}: {conversion.network}, {last}{view(conversion.card)}")
+    body = "no last layer: good to begin a training with --weights; " if conversion.body else ""
+    print(f"{out}: {conversion.network}, {body}{in_words(conversion.config)}")
 
 
-def view(card: "Card") -> str:
-    """What a picture goes through, in words."""
-    height, width = card.size
-    named = "classes without names" if card.classes is None else f"{len(card.classes):,} classes"
-    if card.shorter is None:
-        return f"{named}, pictures of {height}x{width}"
-    return f"{named}, the centre {height}x{width} of pictures with a shorter side of {card.shorter}"
+def download(name: str, root: Path) -> tuple[Path, str]:
+    """The downloaded file of public weights, and their network."""
+    from residual.cli.progress import counting
+    from residual.weights import published
+
+    weights = published.published(name)
+    with counting(f"fetching {weights.file}") as progress:
+        return published.download(weights, root, progress), weights.network
+
+
+def in_words(config: "PretrainedConfig") -> str:
+    """The classes and the preprocessing in words."""
+    classes = (
+        "classes without names" if config.classes is None else f"{len(config.classes):,} classes"
+    )
+    height, width = config.size
+    if config.shorter is None:
+        return f"{classes}, pictures of {height}x{width}"
+    shorter = f"a shorter side of {config.shorter}"
+    return f"{classes}, the centre {height}x{width} of pictures with {shorter}"

@@ -206,9 +206,9 @@ def beginning_of(weights: str | None, root: Path) -> "Trained | None":
     """The weights that a training begins with, fetched where they have a public name."""
     if weights is None:
         return None
-    from residual.weights.fetch import obtained
+    from residual.weights.convert import find_or_download
 
-    return opened(obtained(weights, root.expanduser()), body=True)
+    return opened(find_or_download(weights, root.expanduser()), body=True)
 
 
 def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":

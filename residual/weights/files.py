@@ -1,38 +1,42 @@
-"""Files of weights, whatever program wrote them; nothing in them is ever run."""
+"""Weight files of any program, and the weights of one network in them. No code in a file runs."""
 
 import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from residual import storage
+from residual.storage import summarize
 from residual.weights import caffe
 
-WANTED = (
+FORMATS = (
     "weights are a .safetensors file, a state dict by torch.save, a .caffemodel, or a .pkl of "
     "Detectron's"
 )
 
 
 def file_of(path: Path) -> Path:
-    """The weights file that a path is, or that lies in a folder as timm's models come in.
+    """The path of a weight file, or of the weight file in a folder as timm's models come in.
 
-    Raises FileNotFoundError, or ValueError where it is empty.
+    Raises FileNotFoundError, or ValueError for an empty file.
     """
     if path.is_dir():
-        inside = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
-        path = next((file for file in inside if file.is_file()), inside[0])
+        candidates = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
+        path = next((file for file in candidates if file.is_file()), candidates[0])
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; {WANTED}")
+        raise FileNotFoundError(f"there is no file {path}; {FORMATS}")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; {WANTED}")
+        raise ValueError(f"{path} is empty; {FORMATS}")
     return path
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a file of weights; no code in it is ever run.
-
-    Raises FileNotFoundError, or ValueError where it is something else.
-    """
+    """The content of a weight file. Raises FileNotFoundError, or ValueError for anything else."""
     path = file_of(path)
     if path.suffix == ".caffemodel":
         return dict(caffe.read(path))
@@ -44,26 +48,166 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".pkl":
             content = without_momenta(storage.load_pickle(path.read_bytes(), encoding="latin1"))
         else:
-            with warnings.catch_warnings(action="ignore"):  # of old pickles, which concern no user
+            with warnings.catch_warnings(action="ignore"):  # about old pickles
                 content = storage.load_torch(path)
     except OSError:
         raise
-    except Exception as error:  # anything may come of bytes that are no weights
+    except Exception as error:  # a damaged file can cause any exception
         raise ValueError(
-            f"{path} holds no weights that can be read without running code from it; {WANTED}"
+            f"{path} holds no weights that can be read without running code from it; {FORMATS}"
         ) from error
     if isinstance(content, storage.Inert):
-        raise ValueError(f"{path} holds no weights but an object, which only its own code could "
-                         f"read: save its state_dict(); {WANTED}")  # fmt: skip
+        raise ValueError(
+            f"{path} holds an object that only its own code can read, and no weights: save its "
+            f"state_dict(); {FORMATS}"
+        )
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; {WANTED}")
+        raise ValueError(f"{path} holds a {type(content).__name__}; {FORMATS}")
     return content
 
 
 def without_momenta(content: Any) -> Any:
-    """What a pickle of Detectron's holds, without what its optimizer gathered."""
+    """The content of Detectron's pickle, without the optimizer's momenta."""
     if not isinstance(content, dict):
         return content
-    kept = {key: value for key, value in content.items() if not str(key).endswith("_momentum")}
-    blobs = kept.get("blobs")
-    return kept | {"blobs": without_momenta(blobs)} if isinstance(blobs, dict) else kept
+    weights = {key: value for key, value in content.items() if not str(key).endswith("_momentum")}
+    blobs = weights.get("blobs")
+    return weights | {"blobs": without_momenta(blobs)} if isinstance(blobs, dict) else weights
+
+
+# ---- one network's weights in a file ------------------------------------------------------------
+
+# The names under which training scripts save the trained weights. Other entries hold averaged
+# weights (state_dict_ema, model_ema), optimizers and much else.
+USUAL = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "blobs")
+# A network's prefix is the text before the first of these keys; it must precede the others, too.
+STEMS = (
+    ("conv1.weight", "layer1.0.conv1.weight"),
+    (
+        "embedder.embedder.convolution.weight",
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+    ),
+    ("features.0.weight",),
+)
+COMPILED = "_orig_mod."  # torch.compile adds this to the names in a compiled module
+COUNT = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+# mmpretrain and Hugging Face keep the last layer outside of the body. By the body's prefix: the
+# last layer's prefix, and its name within the network.
+HEADS = {
+    "backbone.": ("head.fc.", "fc."),
+    "resnet.": ("classifier.1.", "classifier.1."),
+}
+# MoCo's networks: their last layer is a projection, no classifier.
+CONTRASTIVE = ("encoder_q.", "encoder_k.", "base_encoder.", "momentum_encoder.")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The weights of one network in a file."""
+
+    state: dict[str, Any]  # by the file's keys
+    names: dict[str, str]  # of each key: its name within the network, without prefixes
+    notices: tuple[str, ...] = ()
+
+
+def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
+    """The weights of one network in a file's content: the named entry, or else the usual one.
+
+    An entry's name is the content's name for it, or the prefix of its keys. Raises ValueError if
+    there is no such entry, or if there are several and none is the usual one.
+    """
+    entries = dict(state_dicts(content, set())) or {"": content}
+    place, wanted = chosen(list(entries), name)
+    state = {key: as_tensor(value) for key, value in entries[place].items() if isinstance(key, str)}
+    short = {key: key.replace(COMPILED, "") for key in state}
+    start = prefix(set(short.values()), wanted, [other for other in entries if other])
+    inner = {key: inner_name(text, start) for key, text in short.items()}
+    names = {key: text for key, text in inner.items() if text is not None}
+    notices = []
+    if len(entries) > 1:
+        others = ", ".join(other for other in entries if other != place)
+        notices.append(f"the weights under {place} are taken, not those under {others} (--entry)")
+    outside = [key for key in state if key not in names and short[key] != COUNT]
+    if outside:
+        notices.append(
+            f"keys left out, for they do not begin with {start} {summarize(outside)}"
+        )
+    return Entry({key: state[key] for key in names}, names, tuple(notices))
+
+
+def state_dicts(
+    content: Mapping[Any, Any], seen: set[int], depth: int = 2
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """The state dicts in a file's content by name: the content, or its entries, or theirs."""
+    seen.add(id(content))
+    if any(isinstance(value, Tensor | np.ndarray) and value.ndim > 1 for value in content.values()):
+        yield "", content
+        return
+    for name, value in content.items() if depth else ():
+        if isinstance(name, str) and isinstance(value, Mapping) and id(value) not in seen:
+            for place, state in state_dicts(value, seen, depth - 1):
+                yield f"{name}.{place}".removesuffix("."), state
+
+
+def chosen(entries: list[str], name: str | None) -> tuple[str, str | None]:
+    """The entry to take, and the prefix that its keys must have. Raises ValueError."""
+    if name is not None:
+        for place in filter(None, entries):
+            if f"{name}.".startswith(f"{place}."):
+                return place, f"{name}.".removeprefix(f"{place}.") or None
+        if inside := [place for place in entries if place.startswith(f"{name}.")]:
+            return chosen(inside, None)
+    usual = [place for first in USUAL for place in entries if place.partition(".")[0] == first]
+    if len(entries) > 1 and not usual:
+        raise ValueError(f"there are weights under {', '.join(entries)}: choose one with --entry")
+    return (usual or entries)[0], None if name is None else f"{name}."
+
+
+def prefix(keys: set[str], wanted: str | None, entries: list[str]) -> str:
+    """The prefix of the network's keys. Raises ValueError if there are several networks."""
+    prefixes = sorted(
+        start
+        for first, *others in STEMS
+        for key in keys
+        if f".{key}".endswith(f".{first}")
+        for start in [key.removesuffix(first)]
+        if all(start + other in keys for other in others)
+    )
+    names = [start.removesuffix(".") for start in prefixes if start]
+    if wanted is not None:
+        for start in prefixes:
+            if start in (wanted, f"{wanted}resnet."):
+                return start
+        options = ", ".join([*entries, *names])
+        raise ValueError(
+            f"there is no entry {wanted.removesuffix('.')}"
+            + (f"; there are {options}" if options else "")
+        )
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"there are several networks, whose keys begin with {', '.join(names)}: choose one "
+            "with --entry"
+        )
+    return prefixes[0] if prefixes else ""
+
+
+def inner_name(key: str, start: str) -> str | None:
+    """A key without the network's prefix; None if it belongs to something else."""
+    if key.startswith(start):
+        name = key.removeprefix(start)
+        return None if start.endswith(CONTRASTIVE) and name.startswith("fc.") else name
+    for body, (head, name) in HEADS.items():
+        outer = start.removesuffix(body) + head
+        if start.endswith(body) and key.startswith(outer):
+            return name + key.removeprefix(outer)
+    return None
+
+
+def as_tensor(value: Any) -> Any:
+    """A numeric array as a tensor; any other value unchanged."""
+    if isinstance(value, np.ndarray):
+        try:
+            return torch.tensor(value)
+        except (TypeError, ValueError):
+            return value
+    return value

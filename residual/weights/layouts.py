@@ -1,219 +1,288 @@
-"""How other libraries name and order the parts of the paper's networks."""
+"""Parameter names and channel orders of other libraries, translated to ours."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
+from residual.models.baselines.inception import GOOGLENET as MODULES
+from residual.models.registry import build_meta
 from residual.models.resnet import ROWS, ModelSpec
-from residual.weights import caffe, published
-from residual.weights.entries import few
-from residual.weights.published import Card
+from residual.storage import summarize
+from residual.weights import published
+from residual.weights.published import CIFAR, MSRA, UNKNOWN, PretrainedConfig
 
-OUTSIDE = {"conv1": "conv1.0.0", "bn1": "conv1.0.1"}  # what is in no block
+AUTHORS = "the authors' release"
 
-
-def torch_name(key: str, projection: str, head: str) -> str | None:
-    """Our name for a key of a library that has layer1, layer2, ... of blocks of conv1, bn1, ..."""
-    inside = re.fullmatch(rf"layer(\d)\.(\d+)\.(conv|bn|{projection}\.)(\d)\.(\w+)", key)
-    if inside:
-        stage, block, part, number, what = inside.groups()
-        place = f"conv{int(stage) + 1}_x.{block}"
-        if part in ("conv", "bn"):
-            return f"{place}.branch.{2 * int(number) - 2}.{int(part == 'bn')}.{what}"
-        return f"{place}.shortcut.{number}.{what}"
-    module, _, what = key.rpartition(".")
-    outside = OUTSIDE | {head: "fc"}
-    return f"{outside[module]}.{what}" if module in outside else None
+# Patterns of keys have the groups stage, block, layer (of the branch; absent in a shortcut), norm
+# (absent or 0 in a convolution), head (the last layer), and what (weight, bias, ... or one of these
+# abbreviations). Caffe's BatchNorm only normalizes, and its third blob divides the other two; a
+# Scale layer after it learns gamma and beta (the authors' README).
+ABBREVIATIONS = {
+    **{"w": "weight", "s": "weight", "gamma": "weight", "b": "bias", "beta": "bias"},
+    **{"rm": "running_mean", "riv": "running_var"},  # a variance, not its inverse
+    **{"/0": "weight", "/1": "bias"},
+    **{"bn/0": "running_mean", "bn/1": "running_var", "bn/2": "factor"},
+}
 
 
-def transformers_name(key: str) -> str | None:
-    """Our name for a key of Hugging Face's ResNet (transformers/models/resnet)."""
-    match = re.fullmatch(
-        r"(?:resnet\.)?(?:embedder\.embedder|"
-        r"encoder\.stages\.([0-3])\.layers\.(\d+)\.(?:layer\.([0-2])|shortcut))"
-        r"\.(convolution|normalization)\.(\w+)",
-        key,
+def torch_patterns(shortcut: str, head: str) -> tuple[str, ...]:
+    """Patterns of libraries with layer1, layer2, ... of blocks with conv1, bn1, ..."""
+    block = r"layer(?P<stage>\d)\.(?P<block>\d+)\."
+    return (
+        block + r"(?:conv|(?P<norm>bn))(?P<layer>\d)\.(?P<what>\w\w+)",
+        block + rf"{shortcut}\.(?P<norm>\d)\.(?P<what>\w\w+)",
+        r"(?:conv|(?P<norm>bn))1\.(?P<what>\w\w+)",
+        rf"(?P<head>{head})\.(?P<what>\w\w+)",
     )
-    if match is None:
-        return key.replace("classifier.1.", "fc.") if key.startswith("classifier.1.") else None
-    stage, block, number, part, what = match.groups()
-    norm = int(part == "normalization")
-    if stage is None:
-        return f"conv1.0.{norm}.{what}"
-    place = f"conv{int(stage) + 2}_x.{block}"
-    if number is None:
-        return f"{place}.shortcut.{norm}.{what}"
-    return f"{place}.branch.{2 * int(number)}.{norm}.{what}"
+
+
+def transformers_patterns() -> tuple[str, ...]:
+    """Patterns of Hugging Face's ResNet."""
+    block = r"encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\."
+    unit = r"\.(?:convolution|(?P<norm>normalization))\.(?P<what>\w\w+)"
+    return (
+        block + r"(?:layer\.(?P<layer>\d)|shortcut)" + unit,
+        r"embedder\.embedder" + unit,
+        r"(?P<head>classifier\.1)\.(?P<what>\w\w+)",
+    )
+
+
+def caffe_patterns() -> tuple[str, ...]:
+    """Patterns of `layer/blob` in the authors' release, e.g. res4b7_branch2a/0 or bn_conv1/1."""
+    block = r"(?P<stage>[2-5])(?P<block>[a-z]\d*)_branch(?:1|2(?P<layer>[abc]))"
+    return (
+        rf"(?:res|(?P<norm>scale)){block}(?P<what>/[01])",
+        rf"(?P<norm>bn){block}(?P<what>/[012])",
+        r"(?:(?P<norm>scale)_)?conv1(?P<what>/[01])",
+        r"(?P<norm>bn)_conv1(?P<what>/[012])",
+        r"(?P<head>fc\w*)(?P<what>/[01])",
+    )
+
+
+def detectron_patterns(head: str) -> tuple[str, ...]:
+    """Patterns of Detectron (Caffe2) and detectron2, if the last layer has this name."""
+    caffe2 = r"(?P<norm>_bn)?_(?P<what>w|b|s|gamma|beta|rm|riv|running_mean|running_var)"
+    prefix, unit = r"(?:backbone\.)?(?:bottom_up\.)?", r"(?P<norm>\.norm)?\.(?P<what>\w\w+)"
+    block = r"res(?P<stage>[2-5])\.(?P<block>\d+)\.(?:conv(?P<layer>[123])|shortcut)"
+    return (
+        r"res(?P<stage>[2-5])_(?P<block>\d+)_branch(?:1|2(?P<layer>[abc]))" + caffe2,
+        r"(?:res_)?conv1" + caffe2,
+        rf"(?P<head>{head})" + caffe2,
+        *(prefix + place + unit for place in (block, r"stem\.conv1", rf"(?P<head>{head})")),
+    )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A library's names, and what its weights are."""
+    """The keys of a library's weights, and what these weights expect."""
 
     source: str
-    name: Callable[[str], str | None]  # ours for one of its keys, None where it is none of them
-    examples: str  # of networks that it has
-    card: Card  # where nothing else is known
-    variant: str = "v1.5"  # of its bottleneck nets; empty where there are both
-    family: str = "imagenet"  # and shortcuts, as in ModelSpec
+    keys: tuple[str, ...] | dict[str, str]  # patterns, or our names by their keys
+    config: PretrainedConfig  # if the file has none
+    variant: str = "v1.5"  # of its bottleneck nets; empty if it has both
+    stage: int = 2  # its number of conv2_x
+    layer: int = 1  # its number of a block's first convolution
+    family: str = "imagenet"  # and shortcut options, as in ModelSpec
     options: str = "B"
-    caffe: bool = False  # its arithmetic
+    head: str = "fc"  # our last layer
+    caffe_norm: bool = False  # normalization as in Caffe
     bgr: bool = False
 
+    def name(self, key: str) -> str | None:
+        """Our name for one of the library's keys; None for any other key."""
+        if isinstance(self.keys, dict):
+            return self.keys.get(key)
+        match = next(filter(None, (re.fullmatch(pattern, key) for pattern in self.keys)), None)
+        if match is None:
+            return None
+        part = match.groupdict()
+        what, norm = part["what"], part.get("norm")
+        what = ABBREVIATIONS.get(f"bn{what}" if norm == "bn" else what, what)
+        if "head" in part:
+            return f"fc.{what}"
+        norm = int(norm not in (None, "0"))
+        if "stage" not in part:
+            return f"conv1.0.{norm}.{what}"
+        block = part["block"]
+        if block[0].isalpha():  # Caffe's blocks are a, b, c, ... or, in deeper nets, a, b1, b2, ...
+            block = block[1:] or str(ord(block[0]) - ord("a"))
+        place = f"conv{int(part['stage']) - self.stage + 2}_x.{block}"
+        if not (layer := part.get("layer")):
+            return f"{place}.shortcut.{norm}.{what}"
+        index = int(layer) - self.layer if layer.isdigit() else "abc".index(layer)
+        return f"{place}.branch.{2 * index}.{norm}.{what}"
 
-LATER = "resnet50-v1.5, resnet101-v1.5 and resnet152-v1.5"
-AUTHORS = "the authors' release"
+
 LAYOUTS = (
-    Layout(
-        "torchvision or timm",
-        partial(torch_name, projection="downsample", head="fc"),
-        f"resnet18, resnet34, {LATER}",
-        published.UNKNOWN,
-    ),
+    Layout("torchvision or timm", torch_patterns("downsample", "fc"), UNKNOWN, stage=1),
     Layout(
         "akamaster/pytorch_resnet_cifar10",
-        partial(torch_name, projection="shortcut", head="linear"),
-        "resnet20, resnet32, ..., and resnet20-B, resnet32-B, ...",
-        published.CIFAR,
+        torch_patterns("shortcut", "linear"),
+        CIFAR,
+        stage=1,
         family="cifar",
         options="AB",
     ),
-    Layout(
-        "Hugging Face",
-        transformers_name,
-        f"resnet18, resnet34, resnet50, resnet101, resnet152, {LATER}",
-        published.UNKNOWN,
-        variant="",
-    ),
-    Layout(
-        AUTHORS,
-        caffe.caffe_name,
-        "resnet50, resnet101 and resnet152",
-        published.MSRA,
-        variant="v1",
-        caffe=True,
-        bgr=True,
-    ),
-    # In the files of Detectron and detectron2, the last layer tells where weights come from. Their
-    # configurations have the stride in the 1x1 layer "only for the original MSRA ResNet", and give
-    # nets trained in Caffe2 torchvision's means and divisors, in the order blue, green, red.
+    Layout("Hugging Face", transformers_patterns(), UNKNOWN, variant="", stage=0, layer=0),
+    Layout(AUTHORS, caffe_patterns(), MSRA, variant="v1", caffe_norm=True, bgr=True),
+    # In the files of Detectron and detectron2, the last layer tells the source of the weights.
+    # Their configurations have the stride in the 1x1 layer "only for the original MSRA ResNet", and
+    # give nets trained in Caffe2 torchvision's means and divisors, in the order blue, green, red.
     Layout(
         f"{AUTHORS} as Detectron has it",
-        partial(caffe.detectron_name, head="fc1000"),
-        "resnet50, resnet101 and resnet152",
-        published.MSRA,
+        detectron_patterns("fc1000"),
+        MSRA,
         variant="v1",
-        caffe=True,
+        caffe_norm=True,
         bgr=True,
     ),
     Layout(
         "Caffe2 as Detectron has it",
-        partial(caffe.detectron_name, head="pred|linear"),
-        LATER,
-        published.UNKNOWN,
-        caffe=True,
+        detectron_patterns("pred|linear"),
+        UNKNOWN,
+        caffe_norm=True,
         bgr=True,
     ),
     Layout(
         "torchvision as detectron2 has it",
-        partial(caffe.detectron_name, head=r"stem\.fc"),
-        f"resnet18, resnet34, {LATER}",
-        published.UNKNOWN,
-        caffe=True,
+        detectron_patterns(r"stem\.fc"),
+        UNKNOWN,
+        caffe_norm=True,
     ),
 )
 
 
-def recognised(keys: Iterable[str], spec: ModelSpec) -> Layout:
-    """The layout that has most of these names. Raises ValueError where none has any."""
+def layout_of(keys: Iterable[str], spec: ModelSpec) -> Layout:
+    """The layout of weights for a network, by their keys. Raises ValueError for unknown keys."""
     keys = list(keys)
-    known = [sum(layout.name(key) is not None for key in keys) for layout in LAYOUTS]
-    most, _, place = max(
-        (count, LAYOUTS[place].family == spec.family, -place) for place, count in enumerate(known)
-    )
-    if not most:
+    if spec.family == "rival":
+        return baseline_layout(keys, spec)
+
+    def fit(layout: Layout) -> tuple[int, bool]:
+        return sum(layout.name(key) is not None for key in keys), layout.family == spec.family
+
+    layout = max(LAYOUTS, key=fit)
+    if not fit(layout)[0]:
         raise ValueError(
-            f"the keys ({few(keys)}) are not those of torchvision, timm, {LAYOUTS[1].source}, "
-            f"Hugging Face, {AUTHORS}, Detectron or detectron2"
+            f"the keys of these weights are not those of torchvision, timm, {LAYOUTS[1].source}, "
+            f"Hugging Face, {AUTHORS}, Detectron or detectron2 {summarize(keys)}"
         )
-    layout = LAYOUTS[-place]
-    if layout.source != AUTHORS and layout.caffe and headless(map(layout.name, keys)):
+    headless = not any((layout.name(key) or "").startswith("fc.") for key in keys)
+    if headless and layout.caffe_norm and layout.source != AUTHORS:
         raise ValueError(
             "these weights have no classifier (no fc1000, pred or stem.fc): they are the body of a "
-            "detector, and nothing else says where they come from"
+            "detector, and nothing else tells their source"
         )
     return layout
 
 
-def headless(names: Iterable[str | None]) -> bool:
-    """Whether weights, by our names, are those of a body, without the last layer."""
-    return not any(name is not None and name.startswith("fc.") for name in names)
-
-
-def check_variant(layout: Layout, spec: ModelSpec, card: Card | None, assume: str | None) -> None:
-    """Refuse what the keys cannot show to be wrong. Raises ValueError."""
+def check_variant(
+    layout: Layout, spec: ModelSpec, config: PretrainedConfig | None, assume: str | None
+) -> None:
+    """Raises ValueError for weights of another kind of network, or of the other variant of a
+    bottleneck, which their keys do not show."""
     if assume not in (None, "v1", "v1.5"):
         raise ValueError(f"one can assume v1 or v1.5, not {assume!r}")
     if spec.family != layout.family or spec.option not in layout.options:
-        raise ValueError(
-            f"these weights have the layout of {layout.source}, which has no {spec.name}; "
-            f"it has {layout.examples}"
-        )
-    if spec.family == "cifar" or ROWS[spec.depth][1] == 1:
+        raise ValueError(f"weights of {layout.source} do not fit {spec.name}")
+    if spec.family != "imagenet" or ROWS[spec.depth][1] == 1:
         return
-    variant = assume or (card and card.variant) or layout.variant
+    variant = assume or (config and config.variant) or layout.variant
     if not variant:
         raise ValueError(
-            f"weights of {layout.source} are of the variant v1 or v1.5, as the config.json beside "
-            f"them says, and here is none: assume the one that you know them to be"
-        )
-    if assume is None and spec.variant == "v1" and variant == "v1.5":
-        raise ValueError(
-            f"weights of {layout.source} are of the variant v1.5, which has the stride in the 3x3 "
-            f"layer: convert them to {spec.name}-v1.5, or assume v1 where you know that they are"
-        )
-    if assume is None and spec.variant == "v1.5" and variant == "v1":
-        raise ValueError(
-            f"weights of {layout.source} are the paper's own, with the stride in the first 1x1 "
-            f"layer: convert them to resnet{spec.depth}"
+            f"weights of {layout.source} are of the variant v1 or v1.5, which a config.json beside "
+            "them tells, and here is none: assume the right one"
         )
     if variant != spec.variant:
-        right = f"resnet{spec.depth}" + "-v1.5" * (variant == "v1.5")
+        stride = {"v1": "first 1x1", "v1.5": "3x3"}[variant]
+        hint = ", or assume v1 if they are" if variant == "v1.5" and not assume else ""
         raise ValueError(
-            f"{spec.name} is the variant {spec.variant}; to assume {variant}, convert to {right}"
+            f"weights of {layout.source} are of the variant {variant}, which has the stride in the "
+            f"{stride} layer: convert them to resnet{spec.depth}{'-v1.5' * (variant == 'v1.5')}"
+            f"{hint}"
         )
 
 
-def zeros_behind(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A CIFAR network of option A with zeros on both sides, to compute the same with zeros behind.
+def with_padding_behind(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network whose option A pads channels on both sides, for one that pads behind.
 
-    Where the channels double, theirs come to lie in the middle of the new ones, ours before them.
-    So in each stage the channels that the shortcuts carry have another order, and all that reads or
-    writes them follows; what lies between the two convolutions of a block does not.
+    The padding puts the old channels into the middle of the new ones, and ours before them. So in
+    each stage the channels of the shortcuts have another order. The first convolution of a block
+    and the last layer read them, and the second convolution and its normalization write them.
     """
-    orders = {2: torch.arange(16)}  # of a stage: which of their channels is our first, second, ...
+    orders = {2: torch.arange(16)}  # by stage: their numbers of our channels
     for stage, width in ((3, 32), (4, 64)):
         front = width // 4
-        middle = orders[stage - 1] + front
-        behind = torch.arange(width - front, width)
+        middle, behind = orders[stage - 1] + front, torch.arange(width - front, width)
         orders[stage] = torch.cat([middle, torch.arange(front), behind])
-    return {key: reordered(key, tensor, orders) for key, tensor in state.items()}
+    reordered = dict(state)
+    for key, tensor in state.items():
+        unit = re.fullmatch(r"conv(\d)_x\.(\d+)\.branch\.(\d)\.\d\.\w+", key)
+        if key == "fc.weight":
+            reordered[key] = tensor[:, orders[4]]
+        elif unit and tensor.ndim:
+            stage, block, layer = map(int, unit.groups())
+            if layer == 2:
+                reordered[key] = tensor[orders[stage]]
+            elif tensor.ndim == 4:
+                reordered[key] = tensor[:, orders[stage if block else max(stage - 1, 2)]]
+    return reordered
 
 
-def reordered(key: str, tensor: Tensor, orders: dict[int, Tensor]) -> Tensor:
-    """One tensor, by our name, with the shortcuts' channels in our order."""
-    if key == "fc.weight":
-        return tensor[:, orders[4]]
-    inside = re.fullmatch(r"conv(\d)_x\.(\d+)\.branch\.(\d)\.\d\.\w+", key)
-    if inside is None or tensor.ndim == 0:
-        return tensor
-    stage, block, part = map(int, inside.groups())
-    if part == 2:  # the second convolution and its normalization write
-        return tensor[orders[stage]]
-    if tensor.ndim == 4:  # the first convolution reads
-        return tensor[:, orders[stage if block else max(stage - 1, 2)]]
-    return tensor
+# ---- baselines ----------------------------------------------------------------------------------
+
+GOOGLENET = {  # Caffe's names of layers, and ours
+    "conv1/7x7_s2": "conv1.0",
+    "conv2/3x3_reduce": "conv2_reduce.0",
+    "conv2/3x3": "conv2.0",
+    **{
+        f"inception_{module}/{theirs}": f"inception{module}.{ours}"
+        for module in MODULES
+        for theirs, ours in {
+            **{"1x1": "1x1.0", "pool_proj": "pool.1.0"},
+            **{"3x3_reduce": "3x3.0.0", "3x3": "3x3.1.0"},
+            **{"5x5_reduce": "5x5.0.0", "5x5": "5x5.1.0"},
+        }.items()
+    },
+    **{
+        f"loss{number}/{theirs}": f"heads.inception{module}.{ours}"
+        for number, module in ((1, "4a"), (2, "4d"))
+        for theirs, ours in (("conv", "conv.0"), ("fc", "fc1"), ("classifier", "fc2"))
+    },
+    "loss3/classifier": "fc",
+}
+
+
+def baseline_layout(keys: list[str], spec: ModelSpec) -> Layout:
+    """The layout of weights for VGG or GoogLeNet. Raises ValueError for any other baseline."""
+    if not spec.name.startswith(("vgg", "googlenet")):
+        raise ValueError(
+            f"weights of other libraries cannot be converted to {spec.name}, but to vgg16 and "
+            "vgg19 (torchvision's and Caffe's weights) and googlenet (Caffe's)"
+        )
+    caffe, vgg = any(re.fullmatch(r".*/[01]", key) for key in keys), spec.name != "googlenet"
+    ours = build_meta(spec.name).state_dict()
+    config = published.TORCHVISION
+    if caffe:
+        config = published.VGG if vgg else published.GOOGLENET
+        layers = {key.partition(".")[0]: key.rpartition(".")[0] for key in ours}
+        names = {
+            f"{theirs}/{number}": f"{layer}.{what}"
+            for theirs, layer in (layers if vgg else GOOGLENET).items()
+            for number, what in enumerate(("weight", "bias"))
+        }
+    elif vgg:
+        from torchvision.models import get_model
+
+        with torch.device("meta"):
+            names = dict(zip(get_model(spec.name).state_dict(), ours, strict=True))
+    else:
+        raise ValueError(
+            "torchvision's googlenet is another network (batch normalization, 3x3 in place of 5x5);"
+            " the weights that fit are those of Caffe's bvlc_googlenet.caffemodel"
+        )
+    source, head = "Caffe's model collection" if caffe else "torchvision", "fc8" if vgg else "fc"
+    return Layout(source, names, config, family="rival", options="", head=head, bgr=caffe)

@@ -1,4 +1,4 @@
-"""What publishers say of their weights: what a picture goes through first, and the classes."""
+"""Published weights: the preprocessing and classes that they expect, and torchvision's files."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from residual.data.datasets import Progress, no_progress
+from residual.data.download import fetch
 from residual.models.resnet import ROWS
 from residual.storage import file_digest, read_json
 
@@ -20,35 +22,35 @@ CIFAR_10 = (
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a picture goes through before it meets certain weights, and what they know."""
+class PretrainedConfig:
+    """The preprocessing that weights expect of an image, and their classes."""
 
-    says: str  # where this was found, or why it is assumed
+    says: str  # the source of these values, as a sentence
     mean: Three = MEAN  # of pixels in [0, 1]
     std: Three = STD
-    size: tuple[int, int] = (224, 224)  # the centre that is cut out
-    shorter: int | None = 256  # of a picture whose shorter side is made so many pixels
+    size: tuple[int, int] = (224, 224)  # of the centre crop
+    shorter: int | None = 256  # pixels of the resized image's shorter side
     classes: tuple[str, ...] | None = None
-    variant: str | None = None  # of bottleneck nets, where a file beside the weights says it
+    variant: str | None = None  # of bottleneck nets, if a file beside the weights tells it
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no picture can go through."""
+        """Raises ValueError for impossible values."""
         sides = [*self.size, 1 if self.shorter is None else self.shorter]
         if not all(type(side) is int and 0 < side < 2**15 for side in sides):
-            raise ValueError(f"a picture's sides are pixels, not {sides}")
+            raise ValueError(f"the sides of an image are pixels, not {sides}")
         numbers = [*self.mean, *self.std]
-        if not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
-            raise ValueError(f"means and divisors are numbers, not {numbers}")
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+            raise ValueError(f"mean and std are numbers, not {numbers}")
         if len(numbers) != 6 or min(self.std) <= 0:
-            raise ValueError(f"means and divisors are three each, and these not 0: {numbers}")
+            raise ValueError(f"mean and std have three values, std above 0: not {numbers}")
 
-    def with_view(self, size: int | None, shorter: int | None) -> "Card":
-        """Another size, or another shorter side. Raises ValueError where the centre is larger."""
+    def with_view(self, size: int | None, shorter: int | None) -> "PretrainedConfig":
+        """Another crop size or shorter side. Raises ValueError if the crop is larger."""
         if size is None and shorter is None:
             return self
         changed = replace(
             self,
-            says="the view of a picture is as the command line says",
+            says="size and shorter side are those of the command line",
             size=self.size if size is None else (size, size),
             shorter=self.shorter if shorter is None else shorter,
         )
@@ -60,23 +62,31 @@ class Card:
         return changed
 
 
-UNKNOWN = Card(
-    "nothing says which published weights these are: the usual view of a picture is assumed, which "
+UNKNOWN = PretrainedConfig(
+    "the source of these weights is unknown: the usual size and shorter side are assumed, which "
     "--shorter and --size change, and ImageNet's names for 1,000 classes"
 )
-# Choice: the authors take the centre of 224 pixels of a picture whose shorter side is 256, less a
-# mean image (their README). Where that is not given, we take the means of its channels that all
-# ports use. Their weights expect 0 to 255, hence the divisor.
-MSRA = Card(
-    "the view of a picture is that of the authors' README",
+TORCHVISION = PretrainedConfig("size and shorter side are torchvision's usual ones")
+CIFAR = PretrainedConfig("the size is CIFAR-10's", size=(32, 32), shorter=None)
+# Choice: the authors take the centre of 224 pixels of an image whose shorter side is 256, less a
+# mean image (their README). Without that image, we take the means of its channels that all ports
+# use. Their weights expect 0 to 255, hence the divisor.
+CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+MSRA = PretrainedConfig(
+    "size and shorter side are those of the authors' README",
     mean=(123.68 / 255, 116.779 / 255, 103.939 / 255),
-    std=(1 / 255, 1 / 255, 1 / 255),
+    std=CAFFE_STD,
 )
-CIFAR = Card("the size is CIFAR-10's", size=(32, 32), shorter=None)
+VGG = replace(MSRA, says="the means are those of VGG's Caffe release")
+GOOGLENET = PretrainedConfig(
+    "the means are those of Caffe's bvlc_googlenet",
+    mean=(123 / 255, 117 / 255, 104 / 255),
+    std=CAFFE_STD,
+)
 
 
 def class_names(family: str, classes: int) -> tuple[str, ...] | None:
-    """The classes of ImageNet or CIFAR-10, where there are so many."""
+    """The classes of ImageNet or CIFAR-10, if this is their number."""
     if family == "cifar":
         return CIFAR_10 if classes == len(CIFAR_10) else None
     from torchvision.models import ResNet50_Weights
@@ -90,12 +100,12 @@ def class_names(family: str, classes: int) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class Published:
-    """A file that torchvision gives out. Its name ends in how the file's sha256 begins."""
+    """A weight file of torchvision. The file's name ends in the first digits of its sha256."""
 
     name: str  # e.g. resnet50.IMAGENET1K_V2
     network: str
     url: str
-    card: Card
+    config: PretrainedConfig
 
     @property
     def file(self) -> str:
@@ -107,18 +117,18 @@ class Published:
 
 
 @cache
-def torchvisions() -> dict[str, Published]:
-    """The weights of our networks that torchvision gives out, by name."""
+def torchvision_files() -> dict[str, Published]:
+    """Torchvision's weight files for our networks, by name."""
     from torchvision.models import get_model_weights
 
-    found = {}
-    names = {f"resnet{n}": f"resnet{n}" + "-v1.5" * (row[1] > 1) for n, row in ROWS.items()}
-    for theirs, network in (names | {"vgg16": "vgg16", "vgg19": "vgg19"}).items():
-        for weights in get_model_weights(theirs):
-            name, view = f"{theirs}.{weights.name}", weights.transforms()
-            if "FEATURES" in name:  # the body of a detector, without a classifier
+    files = {}
+    networks = {f"resnet{n}": f"resnet{n}" + "-v1.5" * (row[1] > 1) for n, row in ROWS.items()}
+    for model, network in (networks | {"vgg16": "vgg16", "vgg19": "vgg19"}).items():
+        for weights in get_model_weights(model):
+            name, view = f"{model}.{weights.name}", weights.transforms()
+            if "FEATURES" in name:  # the body of a detector
                 continue
-            card = Card(
+            config = PretrainedConfig(
                 f"these are torchvision's {name}",
                 mean=tuple(view.mean),
                 std=tuple(view.std),
@@ -126,100 +136,129 @@ def torchvisions() -> dict[str, Published]:
                 shorter=view.resize_size[0],
                 classes=tuple(weights.meta["categories"]),
             )
-            found[name] = Published(name, network, weights.url, card)
-    return found
+            files[name] = Published(name, network, weights.url, config)
+    return files
 
 
-def card_of(file: Path) -> Card | None:
-    """What is known of a file: by its content if it is torchvision's, or from the config.json of
-    timm or Hugging Face beside it.
+def published(name: str) -> Published:
+    """Torchvision's weights by its name for them. Raises ValueError for an unknown name."""
+    files = torchvision_files()
+    plain = name.replace("_Weights.", ".").lower()
+    for file in files.values():
+        if file.name.lower() == plain:
+            return file
+    raise ValueError(
+        f"there is no file {name}, and no public weights of that name; there are {', '.join(files)}"
+    )
 
-    Raises ValueError where its name says that it is torchvision's and its content does not.
+
+def download(weights: Published, root: Path, progress: Progress = no_progress) -> Path:
+    """The path of torchvision's file in `root/weights`, downloaded if necessary, and verified.
+
+    Raises ValueError if the existing file is damaged, else like `fetch`.
+    """
+    file = root / "weights" / weights.file
+    if not file.exists():
+        fetch([weights.url], file, weights.sha256, progress, algorithm="sha256")
+        return file
+    sha256 = file_digest(file, "sha256")
+    if not sha256.startswith(weights.sha256):
+        raise ValueError(
+            f"{file} is damaged or incomplete (its sha256 begins {sha256[:8]} and should begin "
+            f"{weights.sha256}); delete it, and it is fetched again"
+        )
+    return file
+
+
+# ---- configurations beside files ----------------------------------------------------------------
+
+
+def config_of(file: Path) -> PretrainedConfig | None:
+    """The configuration of a weight file: torchvision's, known by the file's content, or that of
+    timm's or Hugging Face's config.json beside it.
+
+    Raises ValueError if the file has a name of torchvision's, but other content.
     """
     sha256 = file_digest(file, "sha256")
-    for each in torchvisions().values():
-        if sha256.startswith(each.sha256):
-            return each.card
-        if file.name == each.file:
+    for weights in torchvision_files().values():
+        if sha256.startswith(weights.sha256):
+            return weights.config
+        if file.name == weights.file:
             raise ValueError(
-                f"{file} has the name of torchvision's {each.name} and other content (its sha256 "
-                f"begins {sha256[:8]}): it is damaged, or else give it a name of its own"
+                f"{file} has the name of torchvision's {weights.name} and other content (its "
+                f"sha256 begins {sha256[:8]}): it is damaged, or should have another name"
             )
-    config = file.parent / "config.json"
-    known = read_json(config) if config.is_file() else {}
-    if isinstance(known, dict) and "pretrained_cfg" in known:
-        library, read = "timm", timms
-    elif isinstance(known, dict) and known.get("model_type") == "resnet":
-        library, read = "Hugging Face's ResNet", transformers
+    path = file.parent / "config.json"
+    values = read_json(path) if path.is_file() else {}
+    if isinstance(values, dict) and "pretrained_cfg" in values:
+        library, read = "timm", timm_config
+    elif isinstance(values, dict) and values.get("model_type") == "resnet":
+        library, read = "Hugging Face's ResNet", transformers_config
     else:
         return None
     try:
-        return read(config, known)
+        return read(path, values)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{config} is no config.json of {library}: {error}") from error
+        raise ValueError(f"{path} is no config.json of {library}: {error}") from error
 
 
-# ---- timm ---------------------------------------------------------------------------------------
-
-
-def timms(config: Path, known: dict[str, Any]) -> Card:
-    """What timm's config.json says, under timm's own defaults (timm/data/config.py)."""
-    view = known["pretrained_cfg"]
-    # Choice: timm's usual view. For many weights it also names a larger one, for tests.
+def timm_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
+    """The configuration in timm's config.json, with timm's own defaults (timm/data/config.py)."""
+    view = values["pretrained_cfg"]
+    # Choice: timm's usual size. Many of its weights name a larger one, too, for tests.
     _, height, width = view.get("input_size") or (3, 224, 224)
-    filter_, mode = view.get("interpolation") or "bicubic", view.get("crop_mode") or "center"
-    says = f"the view of a picture is that of {config}"
-    if filter_ != "bilinear":
-        says += f", which resizes by {filter_} interpolation: here it is bilinear, as everywhere"
+    interpolation, mode = view.get("interpolation") or "bicubic", view.get("crop_mode") or "center"
+    says = f"size and shorter side are those of {path}"
+    if interpolation != "bilinear":
+        says += f", which resizes by {interpolation} interpolation: here it is always bilinear"
     if mode != "center":
         says += f"; its crop mode is {mode}: here it is the centre"
     if view.get("test_input_size"):
         larger = view["test_input_size"][-1]
         shorter = math.floor(larger / (view.get("test_crop_pct") or view.get("crop_pct") or 0.875))
-        says += f"; its other one, for tests, is --shorter {shorter} --size {larger}"
-    names = known.get("label_names")
+        says += f"; its larger size, for tests, is --shorter {shorter} --size {larger}"
+    names = values.get("label_names")
     if isinstance(names, dict):
         names = [names[str(i)] for i in range(len(names))]
-    red, green, blue = view.get("mean") or MEAN
-    divisors = view.get("std") or STD
-    return Card(
+    return PretrainedConfig(
         says,
-        mean=(red, green, blue),
-        std=(divisors[0], divisors[1], divisors[2]),
+        mean=three(view.get("mean") or MEAN),
+        std=three(view.get("std") or STD),
         size=(height, width),
         shorter=math.floor(min(height, width) / (view.get("crop_pct") or 0.875)),
         classes=tuple(map(str, names)) if names else None,
     )
 
 
-# ---- Hugging Face -------------------------------------------------------------------------------
-
-
-def transformers(config: Path, known: dict[str, Any]) -> Card:
-    """What Hugging Face's config.json and preprocessor_config.json say of a ResNet, under the
-    defaults of transformers (ResNetConfig and ConvNextImageProcessor)."""
-    if known.get("hidden_act", "relu") != "relu" or known.get("downsample_in_first_stage", False):
+def transformers_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
+    """The configuration in Hugging Face's config.json and preprocessor_config.json of a ResNet,
+    with the defaults of transformers (ResNetConfig and ConvNextImageProcessor)."""
+    if values.get("hidden_act", "relu") != "relu" or values.get("downsample_in_first_stage", False):
         raise ValueError("its activation or its first stage is not the paper's")
-    variant = "v1" if known.get("downsample_in_bottleneck", False) else "v1.5"
-    where = {"v1": "first 1x1", "v1.5": "3x3"}[variant]
-    says = f"{config} has the stride of bottlenecks in the {where} layer: the variant {variant}"
-    beside = config.with_name("preprocessor_config.json")
-    view = read_json(beside) if beside.is_file() else {}
+    variant = "v1" if values.get("downsample_in_bottleneck", False) else "v1.5"
+    stride = {"v1": "first 1x1", "v1.5": "3x3"}[variant]
+    other = path.with_name("preprocessor_config.json")
+    view = read_json(other) if other.is_file() else {}
     edge = view.get("size", 224)
     edge = int(edge["shortest_edge"] if isinstance(edge, dict) else edge)
-    # Choice: from 384 pixels on, their pictures are made square, whatever their shape; here the
-    # centre is taken. A resize is bilinear here, as everywhere; theirs is bicubic unless told.
+    # Choice: from 384 pixels on, transformers makes images square, whatever their shape; here the
+    # centre is taken. Resizing is bilinear here, as everywhere; transformers' default is bicubic.
     shorter = edge if edge >= 384 else int(edge / view.get("crop_pct", 224 / 256))
-    names = known.get("id2label") or {}
-    red, green, blue = view.get("image_mean") or MEAN
-    divisors = view.get("image_std") or STD
-    return Card(
-        f"{says}; the view of a picture is "
-        + (f"that of {beside}" if view else "the usual one, for there is no " + beside.name),
-        mean=(red, green, blue),
-        std=(divisors[0], divisors[1], divisors[2]),
+    names = values.get("id2label") or {}
+    return PretrainedConfig(
+        f"{path} has the stride of bottlenecks in the {stride} layer: the variant {variant}; "
+        "size and shorter side are "
+        + (f"those of {other}" if view else f"the usual ones, for there is no {other.name}"),
+        mean=three(view.get("image_mean") or MEAN),
+        std=three(view.get("image_std") or STD),
         size=(edge, edge),
         shorter=shorter,
         classes=tuple(str(names[str(i)]) for i in range(len(names))) or None,
         variant=variant,
     )
+
+
+def three(values: Any) -> Three:
+    """A value for each channel. Raises ValueError or TypeError for any other number of values."""
+    red, green, blue = values
+    return red, green, blue

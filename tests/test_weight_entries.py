@@ -12,13 +12,12 @@ import torch
 import torchvision
 from made_transformers import Classifier, write_config
 from safetensors.torch import save_file
-from test_foreign import apart, drawn, filled
+from test_convert import apart, drawn, filled
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from residual.weights.convert import Conversion, convert
-from residual.weights.entries import entry
-from residual.weights.files import read
+from residual.weights.files import entry, read
 
 State = dict[str, Any]
 
@@ -93,19 +92,19 @@ def test_of_two_entries_the_usual_is_taken_which_is_said_and_the_other_by_name(
     assert conversion.notices == (
         f"the weights under {usual} are taken, not those under {other} (--entry)",
     )
-    conversion = convert(content, "resnet18", wanted=other)
+    conversion = convert(content, "resnet18", entry=other)
     assert equal(conversion, convert(averaged, "resnet18").state)
     assert f"under {other} are taken, not those under {usual}" in conversion.notices[0]
     with pytest.raises(ValueError, match=rf"no entry emma; there are {other}, {usual}$"):
-        convert(content, "resnet18", wanted="emma")
+        convert(content, "resnet18", entry="emma")
 
 
 def test_of_entries_none_of_which_is_usual_one_has_to_be_named(theirs, expected):
     content = {"student": theirs.state_dict(), "teacher": theirs.state_dict()}
     content["teacher"] = under("module.", content["teacher"])
-    with pytest.raises(ValueError, match="weights under student, teacher: say which .* --entry"):
+    with pytest.raises(ValueError, match="weights under student, teacher: choose one with --entry"):
         convert(content, "resnet18")
-    assert equal(convert(content, "resnet18", wanted="teacher"), expected)
+    assert equal(convert(content, "resnet18", entry="teacher"), expected)
     assert equal(convert({"run": {"teacher": content["teacher"]}}, "resnet18"), expected)
 
 
@@ -114,12 +113,12 @@ def test_what_lies_beside_a_network_in_a_lightning_module_is_left_out_and_said(t
     conversion = convert({"state_dict": state, "hyper_parameters": {"lr": 0.1}}, "resnet18")
     assert equal(conversion, expected)
     (notice,) = conversion.notices
-    assert notice.startswith("criterion.weight: left out") and notice.endswith("with model.")
+    assert notice == "keys left out, for they do not begin with model. (1): criterion.weight"
 
 
 def test_what_no_network_of_ours_has_is_still_refused_behind_a_prefix(theirs):
     state = under("model.", theirs.state_dict()) | {"model.extra.weight": torch.ones(7)}
-    with pytest.raises(ValueError, match=r"unexpected: model\.extra\.weight"):
+    with pytest.raises(ValueError, match=r"unexpected \(1\): model\.extra\.weight"):
         convert(state, "resnet18")
 
 
@@ -135,10 +134,12 @@ def test_of_two_networks_in_one_state_one_has_to_be_named(theirs, expected):
     state = theirs.state_dict()
     content = {"state_dict": under("module.encoder_q.", state) | {"module.queue": torch.ones(2, 9)}}
     content["state_dict"] |= under("module.encoder_k.", state)
-    with pytest.raises(ValueError, match=r"begin with module\.encoder_k, module\.encoder_q: say"):
+    with pytest.raises(
+        ValueError, match=r"begin with module\.encoder_k, module\.encoder_q: choose"
+    ):
         convert(content, "resnet18")
     for wanted in ("module.encoder_q", "state_dict.module.encoder_q"):
-        conversion = convert(content, "resnet18", wanted=wanted)
+        conversion = convert(content, "resnet18", entry=wanted)
         # What a contrastive network has as its last layer tells no classes apart.
         assert conversion.body and equal(conversion, expected)
         assert "module.encoder_q.fc.weight" in conversion.notices[0]
@@ -157,12 +158,12 @@ def test_a_body_without_a_last_layer_is_read_as_one(theirs, expected, kind):
         state = under("backbone.", state)
     conversion = convert(OrderedDict(state), "resnet18")
     assert conversion.body and equal(conversion, expected)
-    assert conversion.card.classes is None
+    assert conversion.config.classes is None
 
 
 def test_a_body_of_which_more_is_missing_is_refused(theirs):
     state = {key: value for key, value in theirs.state_dict().items() if key[:6] < "layer4"}
-    with pytest.raises(ValueError, match=r"missing: conv5_x\.0\.branch\.0\.0\.weight"):
+    with pytest.raises(ValueError, match=r"missing \(\d+\): conv5_x\.0\.branch\.0\.0\.weight"):
         convert({k: v for k, v in state.items() if not k.startswith("fc.")}, "resnet18")
 
 
@@ -171,20 +172,20 @@ def test_a_body_of_which_more_is_missing_is_refused(theirs):
     (50, False, "resnet50-v1.5"), (50, None, "resnet50-v1.5"),
 ])  # fmt: skip
 def test_hugging_faces_networks_give_the_same_scores(tmp_path, depth, in_first, network):
-    from residual.weights.published import card_of
+    from residual.weights.published import config_of
 
     net = drawn(Classifier(depth, bool(in_first), 5))
     save_file(net.state_dict(), tmp_path / "model.safetensors")
     write_config(tmp_path, in_first, 5)
-    card = card_of(tmp_path / "model.safetensors")
+    card = config_of(tmp_path / "model.safetensors")
     assert card is not None
-    conversion = convert(read(tmp_path), network, card=card)
+    conversion = convert(read(tmp_path), network, config=card)
     assert apart(filled(network, conversion.state, 5), net, 64) < 1e-9
     assert (card.mean, card.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     assert (card.size, card.shorter) == ((160, 160), 182)
     assert card.classes == tuple(f"class {i}" for i in range(5))
     assert ("first 1x1" if in_first else "3x3") in card.says
-    body = convert(net.resnet.state_dict(), network, card=card)
+    body = convert(net.resnet.state_dict(), network, config=card)
     assert body.body and equal(body, conversion.state)
 
 
@@ -192,16 +193,16 @@ def test_without_its_config_the_variant_of_hugging_faces_weights_has_to_be_said(
     with torch.device("meta"):
         state = Classifier(50).state_dict()
     state = {key: torch.empty_like(value, device="cpu") for key, value in state.items()}
-    with pytest.raises(ValueError, match="here is none: assume the one"):
+    with pytest.raises(ValueError, match="here is none: assume the right one"):
         convert(state, "resnet50")
     assert convert(state, "resnet50", assume="v1").network == "resnet50"
     assert convert(state, "resnet50-v1.5", assume="v1.5").network == "resnet50-v1.5"
-    with pytest.raises(ValueError, match=r"to assume v1, convert to resnet50$"):
+    with pytest.raises(ValueError, match="variant v1, .*: convert them to resnet50$"):
         convert(state, "resnet50-v1.5", assume="v1")
 
 
 def test_a_config_of_another_variant_is_not_passed_over(tmp_path):
-    from residual.weights.published import card_of
+    from residual.weights.published import config_of
 
     with torch.device("meta"):
         state = Classifier(50, classes=5).state_dict()
@@ -209,15 +210,15 @@ def test_a_config_of_another_variant_is_not_passed_over(tmp_path):
     for in_first, wrong, right in ((True, "resnet50-v1.5", "resnet50"),
                                    (False, "resnet50", "resnet50-v1.5")):  # fmt: skip
         write_config(tmp_path, in_first, 5)
-        card = card_of(tmp_path / "model.safetensors")
+        card = config_of(tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=f"convert them to {right}(,|$)"):
-            convert(state, wrong, card=card)
+            convert(state, wrong, config=card)
     write_config(tmp_path, False, 5, downsample_in_first_stage=True)
     with pytest.raises(ValueError, match=r"config\.json is no .* first stage is not the paper's"):
-        card_of(tmp_path / "model.safetensors")
+        config_of(tmp_path / "model.safetensors")
     write_config(tmp_path, False, 5, id2label=[1, 2])
     with pytest.raises(ValueError, match=r"config\.json is no config\.json of Hugging Face"):
-        card_of(tmp_path / "model.safetensors")
+        config_of(tmp_path / "model.safetensors")
 
 
 def test_a_network_that_refers_to_itself_is_searched_once():
