@@ -39,7 +39,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 results: .venv/installed  ## draw docs/ and the README's table from results/*.json
-	$(BIN)/python -m residual.reproduction.document
+	$(BIN)/python -m docs.build
 
 clean:
 	rm -rf .venv .venv-cloud build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -49,11 +49,14 @@ def test_a_recipe_from_before_there_was_a_test_size_means_what_it_did(size, test
 
 def test_the_size_of_a_test_renames_no_experiment():
     """The names are those from before the field."""
-    names = {n: Experiment(RECIPES[n], "pets", "f" * 64).name for n in ("imagenet", "modern")}
-    assert names["imagenet"] == "pets-resnet50-600000steps-seed0-316c0765"
-    assert names["modern"] == "pets-resnet50-v1.5-750600steps-seed0-b9c26a83"
-    small = Experiment(changed(IMAGENET, {"size": 64}), "pets", "f" * 64).name
-    older = Experiment(replace(IMAGENET, size=64, test_size=224), "pets", "f" * 64).name
+
+    def file_of(recipe):
+        return Experiment((recipe,), data="pets", fingerprint="f" * 64).file
+
+    assert file_of(RECIPES["imagenet"]) == "pets-resnet50-600000steps-seed0-316c0765.json"
+    assert file_of(RECIPES["modern"]) == "pets-resnet50-v1.5-750600steps-seed0-b9c26a83.json"
+    small = file_of(changed(IMAGENET, {"size": 64}))
+    older = file_of(replace(IMAGENET, size=64, test_size=224))
     assert small != older
 
 

@@ -82,7 +82,7 @@ def test_what_there_is_is_printed_without_training(command, reproduced, tmp_path
     place, _ = reproduced
     shown = command("reproduce", "all", "--only-print", cwd=place)
     assert shown.status == 0 and "figure6: digits, 20 steps" in shown.out
-    assert "Not built yet: tables 12 to 14" in shown.out
+    assert "Not covered: localisation and ImageNet detection (Tables 12 to 14)" in shown.out
     nothing = command("reproduce", "table6", "--only-print", cwd=tmp_path)
     assert nothing.status == 0 and "8.75" in nothing.out and nothing.out.count("not run") == 12
 

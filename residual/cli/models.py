@@ -88,11 +88,24 @@ def readings(network: str) -> list[str]:
     """How a compared network's sources were read, where they are silent or contradict each other:
     the liberties that its file takes."""
     from residual.models.registry import BASELINES, source
-    from residual.reproduction.liberties import comments
 
     if network not in BASELINES:
         return []
-    return [each.replace("**", "") for each in comments(source(network))]
+    return liberties(source(network))
+
+
+def liberties(source: str) -> list[str]:
+    """The comments of a file that begin with `Choice:` or `Deviation:`, their lines joined."""
+    found: list[list[str]] = []
+    inside = False
+    for line in map(str.strip, source.splitlines()):
+        begins = line.startswith(("# Choice: ", "# Deviation: "))
+        inside = begins or (inside and line.startswith("#"))
+        if begins:
+            found.append([])
+        if inside:
+            found[-1].append(line.removeprefix("#").strip())
+    return [" ".join(lines) for lines in found]
 
 
 def spec_named(network: str) -> "ModelSpec":
@@ -139,11 +152,10 @@ def printed(name: str) -> dict[str, Any] | None:
 
 def of_rival(name: str) -> dict[str, Any] | None:
     """The same of a network that the paper compares with."""
-    from residual.reproduction.evaluations import MODELS
-    from residual.reproduction.table6 import BASELINES
+    from residual.reproduction.tables import MODELS, TABLE_6_BASELINES
 
-    for model, (_, in_millions, error) in paper.TABLE_6_RIVALS.items():
-        if BASELINES[model] == name:
+    for model, (_, in_millions, error) in paper.TABLE_6_BASELINES.items():
+        if TABLE_6_BASELINES[model] == name:
             known = {} if in_millions is None else {"parameters_millions": in_millions}
             return {"table": "Table 6", "error": error, **known}
     for table, rows in (("Table 3", paper.TABLE_3), ("Table 4", paper.TABLE_4)):

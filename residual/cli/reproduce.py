@@ -1,9 +1,14 @@
-"""The command `reproduce`: every table and figure again, ours beside the paper's."""
+"""The command `reproduce`: the paper's tables and figures, ours beside the paper's."""
 
-from dataclasses import dataclass, replace
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,57 +21,69 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
+    loaded,
+    opened,
     setting_of,
     wrong_usage,
 )
-from residual.cli.progress import joined
-from residual.cli.workshop import Place, Workshop
+from residual.cli.progress import (
+    ProgressOptions,
+    SideBySide,
+    asked_to_stop,
+    counting,
+    described,
+    joined,
+    with_progress,
+)
 
 if TYPE_CHECKING:
-    from residual.reproduction.detections import Detection
-    from residual.training.recipe import Recipe
+    from collections.abc import Iterator, Sequence
 
-    Wanted = Recipe | Detection
+    from residual.data.datasets import Data, Progress
+    from residual.reproduction.experiments import Experiment, Request
+    from residual.reproduction.results import Result
+    from residual.reproduction.runner import Advance, Place
 
-SMALL = ("table6", "figure1", "figure6", "figure7")  # on CIFAR-10
-LARGE = ("table2", "table3", "table4", "table5", "figure4")  # on ImageNet
-BOXES = ("table7", "table8", "table9", "table10", "table11")  # on PASCAL VOC and COCO
-BUILT = ("table1", *LARGE[:4], "table6", *BOXES, "figure1", "figure4", "figure6", "figure7")
-GAPS = ("tables 12 to 14",)
+    Experiments = dict[str, list[Experiment]]  # by table or figure
+
+IMAGENET = ("table2", "table3", "table4", "table5", "figure4")
+BOXES = ("table7", "table8", "table9", "table10", "table11")
+ALL = ("table1", *IMAGENET[:4], "table6", *BOXES, "figure1", "figure4", "figure6", "figure7")
 
 
 def reproduce(
-    what: Annotated[list[str], typer.Argument(help=f"{', '.join(BUILT)}, demo or all.")],
+    what: Annotated[list[str], typer.Argument(help=f"{', '.join(ALL)}, demo or all.")],
     data: Data_ = None,
-    seeds: Annotated[int, typer.Option(min=1, help="So many trainings of each network.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each network.")] = 1,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Another budget than the paper's.")
+        int | None, typer.Option(min=1, help="Training steps, instead of the paper's.")
     ] = None,
     depths: Annotated[
-        list[str] | None, typer.Option(help="Only these depths; 1202 comes only when it is named.")
+        list[str] | None, typer.Option(help="Only these depths; 1202 is trained only if named.")
     ] = None,
     networks: Annotated[
         list[str] | None, typer.Option(help="Only these networks, like resnet18-A plain18.")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="field=value: another recipe than the paper's."),
+        typer.Option("--set", help="field=value: changes the paper's recipe."),
     ] = None,
     only_print: Annotated[
-        bool, typer.Option("--only-print", help="Train nothing; print what there is.")
+        bool, typer.Option("--only-print", help="Train nothing; print stored results.")
     ] = False,
     side_by_side: Annotated[
         int,
         typer.Option(
             min=0,
-            help="So many trainings at once; small nets leave a GPU idle. 0: as many as a short "
-            "trial on the processor shows to pay.",
+            help="Number of trainings at once; small nets leave a GPU idle. 0: the number that is "
+            "fastest in a short trial on the processor.",
         ),
     ] = 0,
-    results: Annotated[Path, typer.Option(help="Where results are kept.")] = Path("results"),
-    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/reproduce"),
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/reproduce"),
     weights: Annotated[
-        list[Path] | None, typer.Option(help="Files that detectors begin with, one per network.")
+        list[Path] | None,
+        typer.Option(help="Files of weights that detectors begin with, one per network."),
     ] = None,
     root: Root = CACHE,
     device: Device = "auto",
@@ -79,125 +96,42 @@ def reproduce(
 
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """
-    from residual.reproduction.chapters import chapter_of
-    from residual.training.recipe import Recipe
+    from residual.reproduction.exhibits import NOT_COVERED
+    from residual.reproduction.experiments import Request
+    from residual.reproduction.runner import Place
 
-    asked_for = asked(what, depths or [], networks or [])
-    modules = {name: chapter_of(name) for name in asked_for.tables}
+    scope = scope_of(what, depths or [], networks or [])
     name = data or ("digits" if "demo" in what else "cifar10")
+    request = Request(name, steps, seeds, scope.depths)
     with wrong_usage():
-        wanted = {
-            each: varied(asked_for.some(module.runs(name, steps, seeds, asked_for.depths)), set_)
-            for each, module in modules.items()
-            if not ("all" in what and each in BOXES)  # which are printed, then, and not trained
-        }
-        if not any(wanted.values()) and (asked_for.networks or asked_for.depths):
-            raise ValueError(f"{' and '.join(modules)} has no such network")
-        if data is None and not only_print and (large := [w for w in what if w in LARGE]):
-            raise ValueError(f"{large[0]} is on photographs; name a folder of them with --data")
-        if data is None and not only_print and (boxes := [w for w in what if w in BOXES]):
-            raise ValueError(
-                f"{boxes[0]} is on pictures with boxes; name a folder of them with --data, or "
-                f"print what there is with --only-print"
-            )
+        experiments = wanted(scope, request, set_ or [])
+        if data is None and not only_print:
+            check_data_named(what)
     with joined() as world:
-        how = setting_of(device, threads, precision, deterministic)
-        place = Place(name, root, how, results, runs, side_by_side, workers)
-        used: dict[str, set[str]] = {}
+        config = setting_of(device, threads, precision, deterministic)
+        place = Place(name, root, config, results, runs, side_by_side, workers)
+        fingerprints: dict[str, set[str]] = {}
         if not only_print:
-            own = {
-                each: [r for r in some if isinstance(r, Recipe)] for each, some in wanted.items()
-            }
-            fresh = made(modules, own, place, "all" in what)
-            used = {each: {mark} for each, mark in fresh.items()}
-            used |= detected(wanted, place, weights or [])
+            fingerprints = train_missing(experiments, place, weights or [], scope.everything)
         if world.rank == 0:
-            for each, module in modules.items():
-                show(each, module, results, used.get(each, set()), steps)
-    if "all" in what:
-        print(f"Not built yet: {', '.join(GAPS)}.")
-
-
-def made(
-    modules: dict[str, ModuleType], wanted: "dict[str, list[Recipe]]", place: Place, fitting: bool
-) -> dict[str, str]:
-    """Train and judge what is missing -> the data's fingerprint, for what was made on it.
-
-    Only what is `fitting`: of `all`, ImageNet's tables are for photographs, CIFAR-10's for others.
-    """
-    from residual.tasks.classification.train import takes_photographs
-
-    photographs = fitting and place.has_photographs()
-    used: dict[str, str] = {}
-    for large in (False, True):
-        own = {each: recipes for each, recipes in wanted.items() if (each in LARGE) == large}
-        if fitting:
-            own = {
-                each: [r for r in recipes if takes_photographs(r.network) == large == photographs]
-                for each, recipes in own.items()
-            }
-        own = {each: recipes for each, recipes in own.items() if recipes}
-        if own:
-            shop = Workshop(place, place.data(large))
-            curve = any(modules[each].CURVE for each in own)  # one training serves every table
-            for each, recipes in own.items():
-                shop.supply(recipes, curve, modules[each].KEY)
-            used |= dict.fromkeys(own, shop.data.fingerprint)
-    return used
-
-
-def detected(
-    wanted: "dict[str, list[Wanted]]", place: Place, weights: list[Path]
-) -> dict[str, set[str]]:
-    """Train and judge the detectors that are missing -> the data's fingerprints."""
-    own = {each: some for each, some in wanted.items() if each in BOXES and some}
-    if not own:
-        return {}
-    from residual.cli.detection_shop import supply
-
-    return {each: supply(some, place, weights) for each, some in own.items()}  # type: ignore[arg-type]
-
-
-def show(
-    what: str, module: ModuleType, results: Path, fingerprints: set[str], steps: int | None
-) -> None:
-    """Print a table, and the files of a figure, for each data set and budget that is asked for."""
-    from residual.reproduction.document import pages
-    from residual.reproduction.experiments import steps_of
-    from residual.training.recipe import from_json
-
-    def asked_for(result: dict[str, Any]) -> bool:
-        fits = not fingerprints or result["data"]["fingerprint"] in fingerprints
-        return fits and steps in (None, budget_of(result))
-
-    def budget_of(result: dict[str, Any]) -> int:
-        if what in BOXES:
-            return int(result["recipe"]["steps"])
-        return steps_of(from_json(result["recipe"]), result["data"]["name"])
-
-    there = list(pages(what, results, results / "figures", asked_for))
-    for page in there:
-        print(f"\n{what}: {page.title}\n\n{page.table}\n")
-        for figure in page.figures:
-            print(figure)
-    if not there:
-        print(f"\n{what}\n\n{module.table([])}")
+            for exhibit in scope.exhibits:
+                show(exhibit, results, fingerprints.get(exhibit, set()), steps)
+    if scope.everything:
+        print(f"Not covered: {NOT_COVERED}.")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be printed, of which depths and networks; all where none is named."""
+class Scope:
+    """Tables and figures; all depths and networks if none are named."""
 
-    tables: list[str]
+    exhibits: list[str]
+    everything: bool
     depths: list[int]
     networks: list[str]
 
-    def some(self, recipes: "list[Wanted]") -> "list[Wanted]":
-        return [r for r in recipes if not self.networks or r.network in self.networks]
 
-
-def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
-    """`--depths 20 56`, `--depths 20,56` or repeated, and so with `--networks`."""
+def scope_of(what: list[str], depths: list[str], networks: list[str]) -> Scope:
+    """Accepts `--depths 20 56`, `--depths 20,56` and repeated options; `--networks` likewise."""
     from residual.models.registry import BASELINES, model_spec
     from residual.models.resnet import NAME
 
@@ -207,26 +141,187 @@ def asked(what: list[str], depths: list[str], networks: list[str]) -> Asked:
     nets += [word for word in what if networks and (NAME.fullmatch(word) or word in BASELINES)]
     names = [word for word in what if word not in (*numbers, *nets)]
     for name in names:
-        if name not in (*BUILT, "demo", "all"):
+        if name not in (*ALL, "demo", "all"):
             raise typer.BadParameter(
-                f"{name} is no table or figure of the paper that is built; there are "
-                f"{', '.join(BUILT)}, demo and all"
+                f"{name} is not a table or figure that is covered; choose from "
+                f"{', '.join(ALL)}, demo and all"
             )
     if not all(number.isdecimal() for number in numbers):
         raise typer.BadParameter(f"depths are numbers such as 20 56, not {' '.join(numbers)}")
     with wrong_usage():
-        chosen = [model_spec(each).name for each in nets]
-    tables = list(BUILT) if "all" in names else list(dict.fromkeys(names))
-    return Asked(tables, sorted(map(int, numbers)), chosen)
+        chosen = [model_spec(name).name for name in nets]
+    everything = "all" in names
+    exhibits = list(ALL) if everything else list(dict.fromkeys(names))
+    return Scope(exhibits, everything, sorted(map(int, numbers)), chosen)
 
 
-def varied(wanted: "list[Wanted]", assignments: list[str] | None) -> "list[Wanted]":
-    """The recipes with other values in some fields. Raises ValueError for unknown ones."""
-    from residual.training.recipe import Recipe, parsed
+def wanted(scope: Scope, request: "Request", assignments: list[str]) -> "Experiments":
+    """The experiments of each table and figure. Raises ValueError for networks or depths that none
+    of them has, and for an unknown field."""
+    from residual.reproduction.exhibits import EXHIBITS
 
-    def one(each: "Wanted") -> "Wanted":
-        if isinstance(each, Recipe):
-            return replace(each, **dict(map(parsed, assignments or [])))
-        return each.varied(assignments or [])
+    experiments = {
+        name: [
+            narrowed.changed(assignments)
+            for experiment in EXHIBITS[name].experiments(request)
+            if (narrowed := experiment.narrowed(scope.networks))
+        ]
+        for name in scope.exhibits
+        if not (scope.everything and name in BOXES)  # which are only printed
+    }
+    if not any(experiments.values()) and (scope.networks or scope.depths):
+        raise ValueError(f"{' and '.join(scope.exhibits)} has no such network")
+    return experiments
 
-    return [one(each) for each in wanted]
+
+def check_data_named(what: list[str]) -> None:
+    """Raises ValueError for tables and figures that need a folder of data."""
+    for name in what:
+        if name in IMAGENET:
+            raise ValueError(f"{name} needs photographs; name a folder of them with --data")
+        if name in BOXES:
+            raise ValueError(
+                f"{name} needs pictures with boxes; name a folder of them with --data, or print "
+                f"stored results with --only-print"
+            )
+
+
+def train_missing(
+    experiments: "Experiments", place: "Place", weights: list[Path], everything: bool
+) -> dict[str, set[str]]:
+    """Train and evaluate what is missing -> for each table and figure the fingerprints of its data.
+
+    Of `all`, photographs serve the ImageNet networks, other data the CIFAR networks, and no
+    detectors are trained.
+    """
+    from residual.reproduction.runner import ClassifierTrainer, DetectorTrainer, run
+    from residual.tasks.classification.train import takes_photographs
+
+    display = ProgressDisplay(place.workers)
+    if everything:
+        large = has_photographs(place)
+        experiments = {
+            name: [e for e in some if takes_photographs(e.recipe.network) == large]
+            for name, some in experiments.items()
+            if (name in IMAGENET) == large
+        }
+    groups: dict[str, Experiments] = {"small": {}, "large": {}, "boxes": {}}
+    for name, some in experiments.items():
+        kind = "boxes" if name in BOXES else "large" if name in IMAGENET else "small"
+        groups[kind] |= {name: some} if some else {}
+    fingerprints: dict[str, set[str]] = {}
+    for kind, group in groups.items():
+        if group and kind == "boxes":
+            initial = {network.network: network for network in map(opened, weights)}
+            fingerprints |= run(group, DetectorTrainer(place, display, initial), display)
+        elif group:
+            trainer = ClassifierTrainer(place, display, data_of(place, kind == "large"))
+            fingerprints |= run(group, trainer, display)
+    return fingerprints
+
+
+def data_of(place: "Place", large: bool) -> "Data":
+    """The data for networks that take photographs, or for those that take small images."""
+    return loaded(place.data, place.root, 224 if large else 32, place.workers, large)
+
+
+def has_photographs(place: "Place") -> bool:
+    """Whether the first readable picture of a folder is at least as large as a crop."""
+    from residual.data.decode import DamagedImage
+
+    if place.data in ("digits", "cifar10"):
+        return False
+    pictures = data_of(place, large=True).train
+    for i in range(len(pictures)):
+        with suppress(DamagedImage):
+            return min(pictures.image(i).size) >= 224  # type: ignore[union-attr]
+    return False
+
+
+def show(exhibit: str, results: Path, fingerprints: set[str], steps: int | None) -> None:
+    """Print a table, and the files of a figure, for each data set and budget that is asked for."""
+    from residual.reproduction.exhibits import EXHIBITS, pages
+
+    def chosen(result: "Result") -> bool:
+        data = not fingerprints or result["data"]["fingerprint"] in fingerprints
+        return data and steps in (None, EXHIBITS[exhibit].steps(result))
+
+    drawn = list(pages(exhibit, results, results / "figures", chosen))
+    for page in drawn:
+        print(f"\n{exhibit}: {page.title}\n\n{page.table}\n")
+        for figure in page.figures:
+            print(figure)
+    if not drawn:
+        print(f"\n{exhibit}\n\n{EXHIBITS[exhibit].table([])}")
+
+
+@dataclass(frozen=True)
+class ProgressDisplay:
+    """Runs trainings and evaluations with progress on stderr."""
+
+    workers: int
+
+    def train(self, title: str, steps: int, advance: "Advance") -> None:
+        with_progress(title, steps, advance, ProgressOptions(5.0, self.workers))
+
+    @contextmanager
+    def progress(self, title: str) -> "Iterator[Progress | None]":
+        with counting(title) as progress:
+            yield progress if is_first() else None
+
+    def notice(self, text: str) -> None:
+        if is_first():
+            typer.echo(f"residual: {text}", err=True)
+
+    def resume(self, runs: "Sequence[Path]", at_once: int) -> None:
+        """Resume runs in several processes. After a signal each of them saves its run, and the
+        command ends. Raises ValueError if one of them fails."""
+        waiting, failed = list(runs), dict[Path, int]()
+        working: dict[Path, subprocess.Popen[str]] = {}
+        with asked_to_stop() as signals, SideBySide(len(runs)) as table:
+            while waiting or working:
+                while waiting and len(working) < at_once:
+                    run = waiting.pop(0)
+                    working[run] = resumed(run, table.stderr)
+                    table.follow(run.name, working[run].stderr)
+                time.sleep(0.2)
+                if signals:
+                    for process in working.values():
+                        process.send_signal(signal.SIGTERM)
+                    for process in working.values():
+                        process.wait()
+                    raise typer.Exit(128 + signals[0])
+                failed |= {run: code for run, p in working.items() if (code := p.poll())}
+                working = {run: p for run, p in working.items() if p.returncode is None}
+                done = len(runs) - len(waiting) - len(working)
+                table.show(done, partial(log_lines, list(working)))
+        for run, code in failed.items():
+            raise ValueError(f"{run} ended with status {code}; go on with the same command")
+
+
+def is_first() -> bool:
+    from residual.distributed import current_world
+
+    return current_world().rank == 0
+
+
+def resumed(run: Path, stderr: int | None) -> "subprocess.Popen[str]":
+    """A process that resumes a run. It gets signals only from this one."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "residual", "resume", str(run), "--json"],
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, str]]":
+    """The name and the progress of each run, from the last line of its log."""
+    from residual.runs import folder
+
+    for run in runs:
+        lines = folder.read_log(run / "log.jsonl")
+        steps = folder.recipe_of(run).steps
+        yield run.name, described(lines[-1], lines[-1]["step"], steps) if lines else "first steps"

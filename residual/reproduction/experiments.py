@@ -1,185 +1,266 @@
-"""What must have been trained, and where its run, its result and its evaluations lie."""
+"""Experiments: what is trained and evaluated for a table or figure, and the names of its files."""
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from residual.data.datasets import Data
-from residual.device import ComputeConfig
-from residual.models.complexity import cost
-from residual.models.registry import build_meta, model_spec
-from residual.storage import read_json, write_json
-from residual.tasks.classification.train import begin, recipe_for, takes_photographs
-from residual.training.recipe import CIFAR as CIFAR_RECIPE
-from residual.training.recipe import CROP, Recipe, from_json, with_steps
-from residual.training.recipe import IMAGENET as IMAGENET_RECIPE
+from residual.models.registry import model_spec
+from residual.tasks.classification.train import recipe_for, takes_photographs
+from residual.tasks.detection import recipe as detection
+from residual.tasks.detection.recipe import Testing, scaled
+from residual.training.recipe import CIFAR, CROP, IMAGENET, Recipe, parsed, with_steps
 from residual.training.values import to_json
 
-Result = dict[str, Any]
-RESULTS = Path("results")
+# What a result file is about: the key that it must hold. A protocol's name is a measure, too.
+ERROR, RESPONSES, AP, ENSEMBLE, MULTISCALE = (
+    *("error_top1", "responses", "ap", "ensemble", "multiscale"),
+)
+PUBLISHED_PROTOCOLS = {  # in place of the paper's multi-scale test, for networks of other papers
+    "vgg19": "dense",
+    "googlenet": "144crop",
+    "bn-inception": "144crop",
+    "prelu-net-C": "multiview",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The scope of a reproduction."""
+
+    data: str = ""  # its name, on which recipes depend
+    steps: int | None = None  # of the paper's batch; None: as many as the recipe has
+    seeds: int = 1
+    depths: Sequence[int] = ()  # empty: those of the paper
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe on data; `curve` where a figure asks for the test error during training."""
+    """One or several networks that are trained and then evaluated, several of them as an ensemble.
 
-    recipe: Recipe
-    data: str  # its name
-    fingerprint: str
-    curve: bool = False
+    The files are named by whatever can change the answer, so equal experiments share them.
+    """
+
+    recipes: tuple[Any, ...]  # of either task
+    measure: str = ERROR
+    testing: Testing = field(default_factory=Testing)  # of detectors
+    pretraining: str = ""  # the detection recipe by which the initial weights were trained
+    curve: bool = False  # the test error is measured during the training
+    data: str = ""
+    fingerprint: str = ""
 
     @property
-    def name(self) -> str:
-        """Of the run's folder and of the result's file; equal experiments have equal names.
+    def recipe(self) -> Any:
+        return self.recipes[0]
 
-        Only what differs from a plain Recipe counts, so that a new field renames nothing.
-        """
-        recipe = self.recipe
-        ours, usual = to_json(recipe), to_json(Recipe(recipe.network))
-        own = {key: value for key, value in ours.items() if value != usual[key]}
-        if own.get("test_size") == CROP:  # as all were tested before there was a choice
-            del own["test_size"]
-        key = json.dumps([recipe.network, own, self.fingerprint], sort_keys=True)
-        short = hashlib.sha256(key.encode()).hexdigest()[:8]
-        words = [slug(self.data), recipe.network, f"{recipe.steps}steps", f"seed{recipe.seed}"]
-        return "-".join([*words, short] + ["curve"] * self.curve)
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return tuple(recipe.network for recipe in self.recipes)
 
-    def result(self, folder: Path) -> Result | None:
-        """The finished result, if there is one. One with a curve serves where none is asked for."""
-        for name in (self.name, replace(self, curve=True).name):
-            if (folder / f"{name}.json").exists():
-                found: Result = read_json(folder / f"{name}.json")
-                return found
-        return None
+    @property
+    def system(self) -> str:
+        """The name of a detector with its improvements."""
+        recipe, testing = self.recipe, self.testing
+        improvements = testing.refinement, recipe.context, bool(testing.scales)
+        return system_name(recipe.network, *improvements, self.pretraining, len(self.recipes))
 
-    def measurement(self, folder: Path, key: str) -> Path:
-        """The file of what is measured on its weights, a protocol's errors or responses. A curve
-        changes no weight."""
-        return folder / f"{replace(self, curve=False).name}-{key}.json"
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The names of the run folders."""
+        return tuple(self._run(recipe) + "-curve" * self.curve for recipe in self.recipes)
 
-    def there(self, folder: Path, key: str) -> bool:
-        """Whether what a table asks for is kept already: the result, or a measurement."""
-        if key == "error_top1":
-            return self.result(folder) is not None
-        return self.measurement(folder, key).exists()
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether the result of the training is not yet the result of the experiment."""
+        if self.measure == AP:
+            return self.testing != Testing() or len(self.recipes) > 1
+        return self.measure != ERROR
 
-    def trained(self, runs: Path) -> Path | None:
-        """The folder of its finished run, if there is one."""
-        folders = [runs / name for name in (self.name, replace(self, curve=True).name)]
-        return next((run for run in folders if (run / "result.json").exists()), None)
+    @property
+    def file(self) -> str:
+        """The name of the result file. A curve changes no weights, so it is named only for the
+        result of the training itself."""
+        parts = [self._run(self.recipe)]
+        if self.measure == ERROR:
+            parts = [*self.runs]
+        elif self.measure == ENSEMBLE:
+            members = sorted(f"{self._run(recipe)}-{MULTISCALE}.json" for recipe in self.recipes)
+            steps = max(recipe.steps for recipe in self.recipes)
+            parts = [slug(self.data), f"ensemble-of-{len(members)}", f"{steps}steps"]
+            parts += [short_hash("\n".join(members)), MULTISCALE]
+        elif self.measure == AP:
+            parts += ["refined"] * self.testing.refinement
+            parts += ["multiscale"] * bool(self.testing.scales)
+            parts += [f"{len(self.recipes)}together"] * (len(self.recipes) > 1)
+        else:
+            parts += [self.measure]
+        return f"{'-'.join(parts)}.json"
 
-    def begin(self, runs: Path, data: Data, where: dict[str, str], how: ComputeConfig) -> Path:
-        """The folder of its run: made, unless it was made before and has been interrupted."""
-        run = runs / self.name
-        if not (run / "recipe.json").exists():
-            begin(run, self.recipe, data, where, how, self.curve)
-        return run
+    def stored(self, results: Path) -> Path | None:
+        """The result file, if it exists. A result with a curve serves where none is needed."""
+        names = (self.file, replace(self, curve=True).file)
+        return next((results / name for name in names if (results / name).exists()), None)
 
-    def keep(self, run: Path, folder: Path, data: Data) -> Path:
-        """Copy the result of a finished run to where tables are drawn from."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{run.name}.json"
-        if not path.exists():
-            write_json(path, read_json(run / "result.json") | {"pictures": pictures(data)})
-        return path
+    def finished_runs(self, runs: Path) -> list[Path | None]:
+        """For each recipe the folder of a finished run, if there is one."""
+        pairs = zip(self.runs, replace(self, curve=True).runs, strict=True)
+        return [
+            next((runs / name for name in pair if (runs / name / "result.json").exists()), None)
+            for pair in pairs
+        ]
+
+    def narrowed(self, networks: Sequence[str]) -> "Experiment | None":
+        """The experiment with some of its networks, if it has any of them; with all if none are
+        given."""
+        recipes = tuple(r for r in self.recipes if not networks or r.network in networks)
+        return replace(self, recipes=recipes) if recipes else None
+
+    def changed(self, assignments: Sequence[str]) -> "Experiment":
+        """The experiment with other values in fields of its recipes. Raises ValueError for an
+        unknown field."""
+        parse = parsed if isinstance(self.recipe, Recipe) else detection.parsed
+        changes: dict[str, Any] = dict(map(parse, assignments))
+        return replace(self, recipes=tuple(replace(r, **changes) for r in self.recipes))
+
+    def _run(self, recipe: Any) -> str:
+        """Only fields that differ from the defaults count, so that a new field renames nothing."""
+        defaults = to_json(type(recipe)(recipe.network))
+        values = {key: v for key, v in to_json(recipe).items() if v != defaults[key]}
+        if values.get("test_size") == CROP:  # what it was before it became a field
+            del values["test_size"]
+        key = json.dumps([recipe.network, values, self.fingerprint], sort_keys=True)
+        kind = ["detector"] * isinstance(recipe, detection.Recipe)
+        parts = [slug(self.data), *kind, recipe.network, f"{recipe.steps}steps"]
+        return "-".join([*parts, f"seed{recipe.seed}", short_hash(key)])
 
 
-def pictures(data: Data) -> dict[str, int]:
-    """How much data it is: pictures in each set, and classes."""
-    sets = {name: len(own) for name in ("train", "val", "test") if (own := getattr(data, name))}
-    return sets | {"classes": len(data.classes)}
-
-
-IMAGENET = {"train": 1_281_167, "val": 50_000, "classes": 1_000}  # Sec. 4.1
-
-
-def is_imagenet(result: Result) -> bool:
-    """Whether a result is on as much data as the paper's, and so beside it as its equal."""
-    return result.get("pictures") == IMAGENET
-
-
-def data_title(result: Result) -> str:
-    """The data by name. Photographs of whatever folder carry their fingerprint, too."""
-    name, fingerprint = result["data"]["name"], result["data"]["fingerprint"]
-    if model_spec(result["recipe"]["network"]).input_size == 32:
-        return str(name)
-    short = fingerprint.removeprefix("quick-")[:8]
-    return f"{'ImageNet' if is_imagenet(result) else name} (fingerprint {short})"
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def slug(name: str) -> str:
-    """A name as a part of a file's name: `CIFAR-10 (JPEG copy)` becomes `cifar-10-jpeg-copy`."""
+    """A name as part of a file name: `CIFAR-10 (JPEG copy)` becomes `cifar-10-jpeg-copy`."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def recipes(networks: Sequence[str], data: str, steps: int | None, seeds: int) -> list[Recipe]:
-    """Each network's own recipe, for so many seeds, with its own steps or others.
-
-    Steps are of the paper's batch; a network with another batch sees as many images.
-    """
-    found = []
+def recipes(networks: Sequence[str], request: Request) -> list[Recipe]:
+    """The recipe of each network for each seed. With a batch other than the paper's, the steps are
+    scaled so that as many images are seen."""
+    chosen = []
     for network in networks:
-        recipe = recipe_for(network, data)
-        if steps:
-            recipe = with_steps(recipe, max(1, round(steps * usual_batch(network) / recipe.batch)))
-        found += [replace(recipe, seed=seed) for seed in range(seeds)]
-    return found
+        recipe = recipe_for(network, request.data)
+        if request.steps:
+            steps = round(request.steps * paper_batch(network) / recipe.batch)
+            recipe = with_steps(recipe, max(1, steps))
+        chosen += [replace(recipe, seed=seed) for seed in range(request.seeds)]
+    return chosen
 
 
-def usual_batch(network: str) -> int:
-    """The paper's, of networks that look at such pictures (Sec. 3.4 and 4.2)."""
-    return IMAGENET_RECIPE.batch if takes_photographs(network) else CIFAR_RECIPE.batch
+def classifiers(
+    networks: Sequence[str], request: Request, measure: str = ERROR, curve: bool = False
+) -> list[Experiment]:
+    """An experiment for each network and seed."""
+    return [
+        Experiment((recipe,), measure_of(measure, recipe.network), curve=curve)
+        for recipe in recipes(networks, request)
+    ]
 
 
-def steps_of(recipe: Recipe, data: str) -> int:
-    """Steps of the paper's batch; a compared network that was trained by the whole of its own
-    schedule stands beside the paper's that were."""
-    usual, spec = recipe_for(recipe.network, data), model_spec(recipe.network)
-    if spec.family == "rival" and recipe.steps == usual.steps:
-        return (IMAGENET_RECIPE if takes_photographs(recipe.network) else CIFAR_RECIPE).steps
-    return round(recipe.steps * usual.batch / usual_batch(recipe.network))
-
-
-@cache
-def cost_of(network: str, size: int) -> tuple[int, int]:
-    """Parameters, and multiply-adds for one image (3, size, size)."""
-    return cost(build_meta(network), size)
+def measure_of(measure: str, network: str) -> str:
+    """The protocol by which a network is evaluated where a table has this one."""
+    return PUBLISHED_PROTOCOLS.get(network, measure) if measure == MULTISCALE else measure
 
 
 def with_depths(networks: Sequence[str], depths: Sequence[int]) -> list[str]:
-    """The networks of these depths; all of them where no depth is asked for."""
+    """The networks of these depths; all of them if no depth is given."""
     return [name for name in networks if not depths or model_spec(name).depth in depths]
 
 
-def kept(folder: Path, key: str = "error_top1") -> list[Result]:
-    """Every result in a folder that has this key, by the name of its file."""
-    return [found for path in sorted(folder.glob("*.json")) if key in (found := read_json(path))]
+def paper_recipe(network: str) -> Recipe:
+    """The paper's recipe for networks of such images (Sec. 3.4 and 4.2)."""
+    return IMAGENET if takes_photographs(network) else CIFAR
 
 
-def budgets(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results that may stand in one table: of one data set, one number of steps, and the paper's
-    recipe or one change of it, which is in the title."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        recipe = from_json(result["recipe"])
-        usual = with_steps(recipe_for(recipe.network, result["data"]["name"]), recipe.steps)
-        ours, theirs = to_json(recipe), to_json(replace(usual, seed=recipe.seed))
-        changes = [f"{name} {ours[name]}" for name in ours if ours[name] != theirs[name]]
-        steps = steps_of(usual, result["data"]["name"])
-        words = [data_title(result), f"{steps:,} steps", *changes]
-        found.setdefault(", ".join(words), []).append(result)
-    return dict(sorted(found.items()))
+def paper_batch(network: str) -> int:
+    return paper_recipe(network).batch
 
 
-def by_network(results: Sequence[Result]) -> Callable[[str], list[Result]]:
-    """The results of a network, one for each seed."""
+def paper_steps(recipe: Recipe, data: str) -> int:
+    """The training length in steps of the paper's batch. A baseline that was trained by the full
+    schedule of its own publication counts as trained by the paper's full schedule."""
+    own = recipe_for(recipe.network, data)
+    if model_spec(recipe.network).family == "rival" and recipe.steps == own.steps:
+        return paper_recipe(recipe.network).steps
+    return round(recipe.steps * own.batch / paper_batch(recipe.network))
 
-    def of(network: str) -> list[Result]:
-        seeds = {r["recipe"]["seed"]: r for r in results if r["recipe"]["network"] == network}
-        return [seeds[seed] for seed in sorted(seeds)]
 
-    return of
+def detectors(
+    name: str,
+    request: Request,
+    networks: Sequence[str],
+    testing: Testing | None = None,
+    context: bool = False,
+    pretraining: str = "",
+    members: int = 1,
+) -> list[Experiment]:
+    """Detectors of a named recipe: an experiment for each network and seed. The members of an
+    ensemble are trained with as many seeds."""
+    recipe = detection.RECIPES[name]
+    if request.steps:
+        recipe = detection.with_steps(recipe, request.steps)
+    found = []
+    for network in networks:
+        for seed in range(request.seeds):
+            own = [
+                replace(recipe, network=network, seed=seed + n, context=context)
+                for n in range(members)
+            ]
+            found.append(Experiment(tuple(own), AP, testing or Testing(), pretraining))
+    return found
+
+
+def detector_networks(depths: Sequence[int]) -> list[str]:
+    """The backbones of the paper, or ResNets of the given depths."""
+    return [f"resnet{depth}" for depth in depths] or ["vgg16", "resnet101"]
+
+
+def system_name(
+    network: str,
+    refinement: bool = False,
+    context: bool = False,
+    multiscale: bool = False,
+    pretraining: str = "",
+    members: int = 1,
+) -> str:
+    """For example `ResNet-101, box refinement, context`."""
+    improvements = {
+        "box refinement": refinement,
+        "context": context,
+        "multi-scale testing": multiscale,
+        f"trained on {pretraining} before": bool(pretraining),
+        f"{members} together": members > 1,
+    }
+    title = network.replace("resnet", "ResNet-").replace("vgg", "VGG-")
+    return ", ".join([title, *(name for name, used in improvements.items() if used)])
+
+
+def with_splits(experiments: Iterable[Experiment], splits: Sequence[str]) -> list[Experiment]:
+    """Detectors as they can be trained on data with these splits: on trainval if the data has no
+    years, and tested at scales in proportion to those of the training. Experiments that become
+    equal are one; those with pretraining are left out (see `residual detect train --weights`)."""
+    fitted: dict[Any, Experiment] = {}
+    own = {"train_split": "trainval", "test_split": "test"}
+    changes = own if set(own.values()) <= set(splits) else {}
+    for experiment in experiments:
+        if experiment.pretraining:
+            continue
+        recipes = tuple(replace(recipe, **changes) for recipe in experiment.recipes)
+        testing, recipe = experiment.testing, recipes[0]
+        if testing.scales:
+            testing = replace(testing, scales=scaled(recipe.shorter))
+        fit = replace(experiment, recipes=recipes, testing=testing)
+        key = recipe.network, recipe.seed, recipe.context, recipe.train_split, recipe.test_split
+        fitted.setdefault((*key, testing, len(recipes)), fit)
+    return list(fitted.values())

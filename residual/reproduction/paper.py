@@ -57,8 +57,8 @@ TABLE_6 = {
     1202: (7.93, 19.4),
 }
 
-# Table 6, method: (layers, parameters in millions, test error) of what they are compared with
-TABLE_6_RIVALS: dict[str, tuple[int | None, float | None, float]] = {
+# Table 6, method: (layers, parameters in millions, test error) of the baselines
+TABLE_6_BASELINES: dict[str, tuple[int | None, float | None, float]] = {
     "Maxout": (None, None, 9.38),
     "NIN": (None, None, 8.81),
     "DSN": (None, None, 8.22),
@@ -189,29 +189,4 @@ TABLE_11 = {
             *(69.2, 93.9, 91.9, 90.9, 89.6, 67.9, 88.2, 76.8, 90.3, 80.0),
         ),
     ),
-}
-
-# Table 12, system: mAP in percent on ImageNet detection, val2 and test
-TABLE_12: dict[str, tuple[float | None, float]] = {
-    "GoogLeNet (ILSVRC'14)": (None, 43.9),
-    "ResNet-101, single model": (60.5, 58.8),
-    "ResNet-101, ensemble of three": (63.6, 62.1),
-}
-
-# Table 13, system: error in percent of localisation on ImageNet validation, (of the true class,
-# top-5 of the predicted classes)
-TABLE_13: dict[str, tuple[float | None, float | None]] = {
-    "VGG-16, 1-crop": (33.1, None),
-    "RPN, ResNet-101, 1-crop": (13.3, None),
-    "RPN, ResNet-101, dense": (11.7, 14.4),
-    "RPN + R-CNN, ResNet-101, dense": (None, 10.6),
-    "RPN + R-CNN, ensemble, dense": (None, 8.9),
-}
-
-# Table 14, method: top-5 error in percent of localisation, ImageNet validation and test
-TABLE_14: dict[str, tuple[float | None, float]] = {
-    "OverFeat (ILSVRC'13)": (30.0, 29.9),
-    "GoogLeNet (ILSVRC'14)": (None, 26.7),
-    "VGG (ILSVRC'14)": (26.9, 25.3),
-    "ResNet (ILSVRC'15)": (8.9, 9.0),
 }

@@ -1,35 +1,25 @@
 """What each table and figure of the paper claims, in words; every number comes from paper.py."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from residual.reproduction import paper
-from residual.reproduction.evaluations import number
-from residual.reproduction.spread import markdown
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A page of docs/. Where nothing is built, `printed` is the paper's own table."""
+    """The content of a page that does not depend on results."""
 
     title: str
     text: str
-    commands: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()  # of an architecture, which are described and not trained
-    printed: str = ""
-    sources: tuple[str, ...] = ()  # files of the package whose liberties it rests on
-
-
-def rows(header: Sequence[str], printed: Mapping[str, Sequence[float | None]]) -> str:
-    """The paper's own table."""
-    digits = [[name, *map(number, values)] for name, values in printed.items()]
-    return markdown(header, digits)
+    commands: tuple[str, ...]
+    networks: tuple[str, ...] = ()  # of a figure that shows architectures; nothing is trained
+    sources: tuple[str, ...] = ()  # files of the package whose liberties apply; or FILE#CONSTANT
 
 
 NETS = ("models/blocks.py", "models/resnet.py")
 TRAINING = (
     *(*NETS, "tasks/classification/loop.py", "data/preprocessing.py", "data/sampler.py"),
-    "data/augment.py#PAD_TOP, PAD_LEFT, PAD_FLIP",
+    "data/augment.py#PAD_TOP",
 )
 LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/loader.py", "data/decode.py")
 CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/datasets.py")
@@ -48,13 +38,8 @@ IMAGENET = "residual data prepare imagenet SOURCE"
 READ_OFF = f"The ends of the curves are read off, with an error of up to {paper.READING_ERROR:g}."
 
 (_P18, _R18), (_P34, _R34) = paper.TABLE_2[18], paper.TABLE_2[34]
-_T3, _T4, _T6, _F1, _F4 = (
-    paper.TABLE_3,
-    paper.TABLE_4,
-    paper.TABLE_6,
-    paper.FIGURE_1,
-    paper.FIGURE_4,
-)
+_T3, _T4, _T6 = paper.TABLE_3, paper.TABLE_4, paper.TABLE_6
+_F1, _F4 = paper.FIGURE_1, paper.FIGURE_4
 _BEST_BEFORE = min(e for name, e in paper.TABLE_5.items() if not name.startswith("ResNet"))
 _ENSEMBLE = paper.TABLE_5["ResNet (ILSVRC'15)"]
 _VGG_7, _RES_7 = paper.TABLE_7.values()
@@ -93,7 +78,7 @@ CLAIMS = {
         f"top-5 error of {_T4['ResNet-152'][1]:.2f} %, less than every earlier ensemble "
         f"({_BEST_BEFORE:.2f} % or more, Table 5).",
         (IMAGENET, "residual reproduce table4 --data IMAGENET"),
-        sources=JUDGED,
+        sources=(*JUDGED, "reproduction/tables.py#MODELS"),
     ),
     "table5": Claim(
         "Table 5: ensembles on ImageNet",
@@ -101,7 +86,7 @@ CLAIMS = {
         f"on the test set; the best before had {_BEST_BEFORE:.2f} %. The server that holds the "
         f"test labels is closed, so ours is on the validation set.",
         (IMAGENET, "residual reproduce table5 --data IMAGENET"),
-        sources=(*JUDGED, "reproduction/table5.py"),
+        sources=(*JUDGED, "reproduction/tables.py#DEEPEST"),
     ),
     "table6": Claim(
         "Table 6: errors on CIFAR-10",
@@ -115,7 +100,7 @@ CLAIMS = {
         f"Faster R-CNN gains {_RES_7[0] - _VGG_7[0]:.1f} points of mAP on VOC 2007 and "
         f"{_RES_7[1] - _VGG_7[1]:.1f} on VOC 2012 when ResNet-101 takes the place of VGG-16.",
         ("residual reproduce table7 --data VOCDEVKIT --weights VGG16 --weights RESNET101",),
-        sources=(*BOXES, "reproduction/detections.py"),
+        sources=(*BOXES, "reproduction/detection_tables.py#AREA"),
     ),
     "table8": Claim(
         "Table 8: detection on COCO",
@@ -130,40 +115,23 @@ CLAIMS = {
         "Box refinement, context, testing in several sizes and an ensemble each add to the "
         "baseline.",
         ("residual reproduce table9 --data COCO --weights RESNET101",),
-        sources=(*BOXES, "tasks/detection/inference.py", "reproduction/table9.py"),
+        sources=(
+            *BOXES,
+            "tasks/detection/inference.py",
+            "reproduction/detection_tables.py#MEMBERS",
+        ),
     ),
     "table10": Claim(
         "Table 10: detection on VOC 2007, by class",
         "With the improvements of Table 9 and training on COCO, ResNet-101 gains once more.",
         ("residual reproduce table10 --data VOCDEVKIT --weights RESNET101",),
-        sources=(*BOXES, "tasks/detection/inference.py", "reproduction/detections.py"),
+        sources=(*BOXES, "tasks/detection/inference.py", "reproduction/detection_tables.py#AREA"),
     ),
     "table11": Claim(
         "Table 11: detection on VOC 2012, by class",
         "As Table 10, on the later test set.",
         ("residual reproduce table11 --data VOCDEVKIT --weights RESNET101",),
         sources=(*BOXES, "tasks/detection/inference.py"),
-    ),
-    "table12": Claim(
-        "Table 12: ImageNet detection",
-        "The system of Table 9 on the 200 classes of ImageNet detection, mAP at an IoU of .5.",
-        printed=rows(["system", "val2, mAP %", "test, mAP %"], paper.TABLE_12),
-    ),
-    "table13": Claim(
-        "Table 13: localisation on ImageNet validation",
-        "A region proposal network with boxes for each class, then R-CNN on its proposals, more "
-        "than halves the error of VGG-16.",
-        printed=rows(
-            ["system", "error % on the true class", "top-5 error % on predicted classes"],
-            paper.TABLE_13,
-        ),
-    ),
-    "table14": Claim(
-        "Table 14: localisation on ImageNet",
-        "The ensemble against the best systems of the years before.",
-        printed=rows(
-            ["method", "validation, top-5 error %", "test, top-5 error %"], paper.TABLE_14
-        ),
     ),
     "figure1": Claim(
         "Figure 1: the degradation of plain networks",

@@ -1,0 +1,234 @@
+"""Tables of what benchmarks/ and the endurance test measured, ours beside others."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from residual.reproduction.results import (
+    Result,
+    Spread,
+    grouped,
+    markdown,
+    network_of,
+    of_network,
+    read_results,
+)
+from residual.reproduction.tables import title
+
+Rows = list[list[str]]
+SIDES = ("hardware", "what", "side", "speed and peak memory", "median ratio")
+FULL_DISK = "full disk"  # the one interruption that kills no process
+
+
+def sections(results: Path) -> Iterator[tuple[str, str]]:
+    """The sections of docs/results.md: title and text."""
+    folder = results / "benchmarks"
+    yield "Beside the usual loop", f"{errors(results)}\n\n{speed(folder)}"
+    yield "Training beside other work", shared_machine(folder)
+    header = ["job", "interruption", "equal ends"]
+    yield "Interrupted jobs", table(header, endurance(folder))
+    yield "Compared networks fit a few pictures", fitting(folder)
+    yield "Photographs, beside other libraries", photographs(folder)
+    yield "Detectors, beside torchvision's", detectors(folder)
+
+
+def table(header: Sequence[str], rows: Rows) -> str:
+    return markdown(header, rows) if rows else "Not run."
+
+
+def images_per_second(side: dict[str, Any]) -> str:
+    return f"{side['images_per_second']:,.0f} images/s, {gib(side)}"
+
+
+def gib(side: dict[str, Any]) -> str:
+    return f"{side['peak_memory_bytes'] / 2**30:.2f} GiB"
+
+
+def errors(results: Path) -> str:
+    """Test errors of ours and of the usual loop with equal recipes, for each budget."""
+    usual = grouped(read_results(results / "benchmarks", "usual_error_top1"), title)
+    ours, rows = grouped(read_results(results), title), []
+    for name, theirs in usual.items():
+        for network in sorted(set(map(network_of, theirs))):
+            own = of_network(ours.get(name, []), network)
+            pair = (
+                Spread([result["error_top1"] for result in own]),
+                Spread([result["usual_error_top1"] for result in of_network(theirs, network)]),
+            )
+            rows.append([name, network, *map(str, pair), agreement(*pair)])
+    header = ["data and budget", "network", "ours, error %", "usual loop, error %", "means"]
+    return table(header, rows)
+
+
+def agreement(ours: Spread, usual: Spread) -> str:
+    """Whether the means are within one deviation, the larger of the two."""
+    if min(len(ours.values), len(usual.values)) < 2:
+        return ""
+    apart, deviation = abs(ours.mean - usual.mean), max(ours.deviation, usual.deviation)
+    where = "within" if apart <= deviation else "not within"
+    return f"{apart:.2f} apart, {where} one deviation"
+
+
+def speed(folder: Path) -> str:
+    """Training speed of small networks, both sides measured in turn in one run."""
+    rows = [
+        [found["hardware"], found["precision"], network]
+        + [images_per_second(sides[name]) for name in ("ours", "usual")]
+        + [f"{sides['ratio']:.2f}"]
+        for found in read_results(folder, "networks")
+        for network, sides in found["networks"].items()
+    ]
+    return table(["hardware", "precision", "network", "ours", "usual loop", "median ratio"], rows)
+
+
+def shared_machine(folder: Path) -> str:
+    """The share of its speed that a training keeps beside other work on the machine."""
+    rows = [
+        [
+            *(found["hardware"], found["network"], name),
+            f"{side['images_per_second']['alone']:,.0f} images/s",
+            *(f"{share:.2f}" for share in side["kept"].values()),
+        ]
+        for found in read_results(folder, "sides")
+        for name, side in found["sides"].items()
+    ]
+    kinds = ("beside a busy loop", "beside another training")
+    return table(
+        ["hardware", "network", "side", "alone", *(f"share kept {k}" for k in kinds)], rows
+    )
+
+
+def interruptions(folder: Path) -> list[dict[str, Any]]:
+    """For each job and interruption, how many were made and how many ended equal."""
+    return [
+        row for found in read_results(folder, "interruptions") for row in found["interruptions"]
+    ]
+
+
+def endurance(folder: Path) -> Rows:
+    return [
+        [row["job"], row["interruption"], f"{row['equal']} of {row['made']}"]
+        for row in interruptions(folder)
+    ]
+
+
+def endurance_sentence(results: Path) -> str:
+    """The interruptions in total, for the README; empty if they were not measured."""
+    rows = interruptions(results / "benchmarks")
+    kills = [row for row in rows if row["interruption"] != FULL_DISK]
+    if not kills:
+        return ""
+    made, equal, all_made, all_equal = (
+        sum(row[key] for row in some) for some in (kills, rows) for key in ("made", "equal")
+    )
+    return (
+        f"{made} jobs (training, detection, packing and reports, on one process and on two) were "
+        "killed by `kill -9` at random moments and continued, some after the clock was set back; "
+        f"{equal} ended exactly as uninterrupted ones. Of {all_made - made} that met a full disk, "
+        f"{all_equal - equal} did (`make endurance`).\n\n"
+    )
+
+
+def fitting(folder: Path) -> str:
+    """The steps after which a baseline classified all of a few pictures correctly."""
+    rows = []
+    for found in read_results(folder, "tried"):
+        pictures = f"{found['pictures']} of {found['data']['name']}"
+        for network, attempts in found["tried"].items():
+            last = attempts[-1]
+            end = "diverged" if last["wrong"] is None else f"{last['wrong']} wrong"
+            rows.append(
+                [
+                    *(network, f"{pictures}, {last['size']} px"),
+                    *(f"{found['hardware']}, {found['precision']}", f"{len(attempts)}"),
+                    f"{last['start']} start, seed {last['seed']}, rate {last['lr']:g}",
+                    f"{last['steps']:,}" if last["wrong"] == 0 else f"not, {end}",
+                ]
+            )
+    header = ["network", "pictures", "hardware", "trainings", "the last", "none wrong after steps"]
+    return table(header, rows)
+
+
+def photographs(folder: Path) -> str:
+    """Reading, training and prediction with photographs, and how the cost grows."""
+    growth = sorted((folder.parent / "figures").glob("growth-*.png"))
+    pictures = [f"![cost as it grows](../results/figures/{path.name})" for path in growth]
+    parts = [
+        "Reading photographs to the normalised batch, against `ImageFolder`:",
+        table(SIDES, reading(read_results(folder, "reading"))),
+        "Training on images in memory:",
+        table(SIDES, training(read_results(folder, "training"))),
+        "Prediction; the ratio is ours to the side's:",
+        table(SIDES, prediction(read_results(folder, "rows"))),
+        "Training and fine-tuning as they grow:",
+        *(pictures or ["Not run."]),
+    ]
+    return "\n\n".join(parts)
+
+
+def reading(results: Sequence[Result]) -> Rows:
+    """Images per second of processor time, which is the speed of one core, and disk space."""
+    rows = []
+    for found in results:
+        what = f"{found['pictures']:,} photographs, {found['workers']} workers"
+        for name, side in found["reading"].items():
+            size = found["bytes_on_disk"].get(name)
+            cell = f"{side['images_per_cpu_second']:,.0f} images/s per core, {gib(side)}"
+            cell += f", {size / 1e6:,.1f} MB on disk" if size else ""
+            ratio = f"{side['ratio_per_cpu_second']:.2f}"
+            rows.append([found["hardware"], what, name, cell, ratio])
+    return rows
+
+
+def training(results: Sequence[Result]) -> Rows:
+    """The ratio is to the faster of the other sides."""
+    return [
+        [
+            found["hardware"],
+            f"{found['network']}, {found['batch']} of {found['size']} px, {found['precision']}",
+            *(name, images_per_second(side), f"{side['ratio']:.2f}"),
+        ]
+        for found in results
+        if "batch" in found
+        for name, side in found["training"].items()
+    ]
+
+
+def prediction(results: Sequence[Result]) -> Rows:
+    return [
+        [
+            *(found["hardware"], f"{row['network']}, batch {row['batch']}", name),
+            *(images_per_second(side), f"{row['ours_against'][name]:.2f}"),
+        ]
+        for found in results
+        for row in found["rows"]
+        for name, side in row["sides"].items()
+    ]
+
+
+def detectors(folder: Path) -> str:
+    """Training and prediction of detectors beside torchvision's, and normalizations."""
+    speeds = [
+        [
+            found["hardware"],
+            f"{found['network']}, {work}, {found['size'][0]}x{found['size'][1]}, "
+            f"{found['precision']}",
+            name,
+            f"{side['images_per_second']:.2f} pictures/s, {gib(side)}",
+            f"{side['ratio']:.2f}",
+        ]
+        for found in read_results(folder, "training")
+        if found["benchmark"] == "detection"
+        for work in ("training", "prediction")
+        for name, side in found.get(work, {}).items()
+    ]
+    norms = [
+        [name, found["data"]["name"], f"{ap['AP50-area']['mean']:.2f}"]
+        for found in read_results(folder, "norms")
+        for name, ap in found["norms"].items()
+    ]
+    parts = ["Faster R-CNN, a picture at a time, against torchvision's:", table(SIDES, speeds)]
+    if norms:
+        parts += ["From nothing, by what a detector is normalized:"]
+        parts += [markdown(["normalization", "data", "AP50 %, by area"], norms)]
+    return "\n\n".join(parts)

@@ -1,0 +1,46 @@
+"""docs/liberties.md, and the liberties of a page, from the comments of the code."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from residual.cli import models
+
+
+def liberties_page(package: Path) -> str:
+    """docs/liberties.md: every `Choice:` and `Deviation:` comment of each file."""
+    lines = [
+        "# Liberties",
+        "",
+        "Where the paper is silent we choose; where we differ from it we deviate. Each such place "
+        "is a comment in the code, and `make results` draws this list from those comments.",
+    ]
+    for file in sorted(package.rglob("*.py")):
+        if items := list(bullets(file.read_text())):
+            lines += ["", f"## {file.relative_to(package.parent).as_posix()}", "", *items]
+    return "\n".join(lines) + "\n"
+
+
+def bullets(source: str) -> Iterator[str]:
+    for text in models.liberties(source):
+        kind, _, rest = text.partition(":")
+        yield f"- **{kind}:**{rest}"
+
+
+def liberties_of(package: Path, sources: Sequence[str]) -> str:
+    """The liberties of some files; of `FILE#CONSTANT` only those right above that constant."""
+    found: list[str] = []
+    for source in sources:
+        file, _, constant = source.partition("#")
+        text = (package / file).read_text()
+        found += bullets(comment_above(text, constant) if constant else text)
+    return "\n".join(found)
+
+
+def comment_above(source: str, constant: str) -> str:
+    lines = source.splitlines()
+    end = next(i for i, line in enumerate(lines) if re.match(rf"{constant}\b.* = ", line))
+    start = end
+    while lines[start - 1].startswith("#"):
+        start -= 1
+    return "\n".join(lines[start:end])

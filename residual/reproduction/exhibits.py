@@ -1,0 +1,148 @@
+"""The tables and figures of the paper by name: their experiments, their results, their pages."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from residual.reproduction import detection_tables as boxes
+from residual.reproduction import figures, paper, tables
+from residual.reproduction.experiments import (
+    AP,
+    ENSEMBLE,
+    ERROR,
+    MULTISCALE,
+    PUBLISHED_PROTOCOLS,
+    RESPONSES,
+    Experiment,
+    Request,
+    classifiers,
+    measure_of,
+    paper_steps,
+    slug,
+    with_depths,
+)
+from residual.reproduction.results import Result, grouped, network_of, read_results
+from residual.training.recipe import from_json
+
+NOT_COVERED = "localisation and ImageNet detection (Tables 12 to 14)"
+SMALL, PHOTOGRAPHS, BOXES = "small images", "photographs", "boxes"
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A table or figure: what is trained for it, and how its results are shown."""
+
+    experiments: Callable[[Request], list[Experiment]]
+    shows: Callable[[Result], bool]  # whether a result with one of the measures is part of it
+    table: Callable[[Sequence[Result]], str]
+    figure: Callable[[Sequence[Result], Path], list[Path]] | None = None
+    measures: tuple[str, ...] = (ERROR,)
+    data: str = SMALL
+
+    def title(self, result: Result) -> str:
+        """Results with one title are shown together."""
+        return boxes.title(result) if self.data == BOXES else tables.title(result)
+
+    def steps(self, result: Result) -> int:
+        """The training length of a result as it is asked for."""
+        if self.data == BOXES:
+            return int(result["recipe"]["steps"])
+        return paper_steps(from_json(result["recipe"]), result["data"]["name"])
+
+
+@dataclass(frozen=True)
+class Page:
+    """A table or figure for one data set, budget and recipe."""
+
+    title: str
+    table: str
+    figures: list[Path]  # PNG first; empty if nothing is drawn
+
+
+def pages(
+    exhibit: str, results: Path, folder: Path, chosen: Callable[[Result], bool] | None = None
+) -> Iterator[Page]:
+    """Draw a table or figure from result files; its pictures are written to `folder`."""
+    shown = EXHIBITS[exhibit]
+    stored = [r for measure in shown.measures for r in read_results(results, measure)]
+    wanted = [r for r in stored if shown.shows(r) and (chosen is None or chosen(r))]
+    for title, some in grouped(wanted, shown.title).items():
+        drawn: list[Path] = []
+        if shown.figure:
+            folder.mkdir(parents=True, exist_ok=True)
+            drawn = shown.figure(some, folder / f"{exhibit}-{slug(title)}")
+        yield Page(title, shown.table(some), drawn)
+
+
+def on_imagenet(
+    networks: Sequence[str],
+    table: Callable[[Sequence[Result]], str],
+    measure: str,
+    figure: Callable[[Sequence[Result], Path], list[Path]] | None = None,
+) -> Exhibit:
+    """An exhibit of some ImageNet networks. A figure needs their curves."""
+
+    def experiments(request: Request) -> list[Experiment]:
+        chosen = with_depths(networks, request.depths)
+        return classifiers(chosen, request, measure, curve=figure is not None)
+
+    def shows(result: Result) -> bool:
+        network = network_of(result)
+        return (
+            network in networks
+            and measure_of(measure, network) in result
+            and (figure is None or figures.has_curve(result))
+        )
+
+    measures = (measure, *PUBLISHED_PROTOCOLS.values()) if measure == MULTISCALE else (measure,)
+    return Exhibit(experiments, shows, table, figure, measures, PHOTOGRAPHS)
+
+
+on_boxes = partial(Exhibit, measures=(AP,), data=BOXES)
+
+
+def nothing(_: Request) -> list[Experiment]:
+    return []
+
+
+def any_result(_: Result) -> bool:
+    return True
+
+
+EXHIBITS = {
+    "table1": Exhibit(nothing, any_result, tables.table1, measures=()),
+    "table2": on_imagenet(tables.TABLE_2, tables.table2, "10crop"),
+    "table3": on_imagenet(tables.TABLE_3, tables.table3, "10crop"),
+    "table4": on_imagenet(tables.TABLE_4, tables.table4, MULTISCALE),
+    "table5": Exhibit(
+        tables.ensemble, any_result, tables.table5, measures=(ENSEMBLE,), data=PHOTOGRAPHS
+    ),
+    "table6": Exhibit(tables.table6_experiments, tables.in_table6, tables.table6),
+    "table7": on_boxes(boxes.table7_experiments, boxes.in_table7, boxes.table7),
+    "table8": on_boxes(boxes.table8_experiments, boxes.in_table8, boxes.table8),
+    "table9": on_boxes(boxes.table9_experiments, boxes.in_table9, boxes.table9),
+    "table10": on_boxes(
+        partial(boxes.by_class_experiments, "voc07+12"), boxes.in_table10, boxes.table10
+    ),
+    "table11": on_boxes(
+        partial(boxes.by_class_experiments, "voc07++12"), boxes.in_table11, boxes.table11
+    ),
+    "figure1": Exhibit(
+        figures.figure1_experiments, figures.in_figure1, figures.figure1_table, figures.figure1
+    ),
+    "figure4": on_imagenet(
+        tuple(paper.FIGURE_4), figures.figure4_table, ERROR, figures.plain_and_residual
+    ),
+    "figure6": Exhibit(
+        figures.figure6_experiments, figures.in_figure6, figures.figure6_table, figures.figure6
+    ),
+    "figure7": Exhibit(
+        figures.figure7_experiments,
+        any_result,
+        figures.figure7_table,
+        figures.figure7,
+        (RESPONSES,),
+    ),
+    "demo": Exhibit(figures.demo_experiments, figures.in_demo, figures.demo_table, figures.figure6),
+}

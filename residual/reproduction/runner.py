@@ -1,0 +1,300 @@
+"""Trains and evaluates the experiments that have no stored result yet, for both tasks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from residual.analysis.responses import measure_responses
+from residual.data.datasets import Data, Progress
+from residual.device import ComputeConfig, hardware_name
+from residual.distributed import current_world
+from residual.reproduction.experiments import (
+    ENSEMBLE,
+    MULTISCALE,
+    RESPONSES,
+    Experiment,
+    with_splits,
+)
+from residual.reproduction.results import Result
+from residual.runs.load import Trained, load
+from residual.runs.results import versions
+from residual.storage import FORMAT, read_json, write_json
+from residual.tasks.classification import autotune, evaluate, inference
+from residual.tasks.classification import train as classifier
+from residual.tasks.classification.protocols import PROTOCOLS
+from residual.tasks.detection import datasets
+from residual.tasks.detection import evaluate as detection
+from residual.tasks.detection import load as detectors
+from residual.tasks.detection import train as detector
+from residual.training.task import Event, RunOptions
+
+Advance = Callable[[RunOptions], Iterator[Event]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The data, the folders and the machine of a reproduction."""
+
+    data: str
+    root: Path
+    config: ComputeConfig
+    results: Path
+    runs: Path
+    side_by_side: int = 0  # trainings at once; 0: as many as a short trial shows to pay
+    workers: int = 0
+
+    @property
+    def source(self) -> dict[str, str]:
+        """The location of the data, as a run stores it."""
+        return classifier.found_again(self.data, self.root)
+
+
+class Display(Protocol):
+    """Runs long work and shows its progress."""
+
+    def train(self, title: str, steps: int, advance: Advance) -> object: ...
+    def resume(self, runs: Sequence[Path], at_once: int) -> None: ...
+    def progress(self, title: str) -> AbstractContextManager[Progress | None]: ...
+    def notice(self, text: str) -> None: ...
+
+
+class Trainer(Protocol):
+    """What the runner has to know of a task."""
+
+    @property
+    def place(self) -> Place: ...
+
+    def bind(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        """The experiments that the data allows, with the name and fingerprint of the data."""
+
+    def begin(self, run: Path, recipe: Any, curve: bool, config: ComputeConfig) -> None:
+        """Make the folder of a run."""
+
+    def advance(self, run: Path, recipe: Any) -> Advance:
+        """The remaining steps of a run."""
+
+    def side_by_side(self, recipes: Sequence[Any]) -> int:
+        """How many trainings run at once."""
+
+    def training_result(self, result: Result) -> Result:
+        """The result of a training as it is stored."""
+
+    def evaluate(self, experiment: Experiment, runs: Sequence[Path]) -> Result:
+        """The result of an experiment that needs an evaluation, as it is stored."""
+
+
+def run(
+    exhibits: dict[str, list[Experiment]], trainer: Trainer, display: Display
+) -> dict[str, set[str]]:
+    """Train what is missing, continue interrupted runs, and store the results -> for each exhibit
+    the fingerprints of the data that it was evaluated on.
+
+    One training serves every exhibit. Of several processes the first decides what is missing.
+    """
+    place, first = trainer.place, current_world().on_first
+    curve = any(e.curve for experiments in exhibits.values() for e in experiments)
+    bound = {
+        name: trainer.bind([replace(e, curve=curve) for e in experiments])
+        for name, experiments in exhibits.items()
+    }
+    every = dict.fromkeys(e for experiments in bound.values() for e in experiments)
+    missing = first(lambda: [e for e in every if not e.stored(place.results)])
+    train(missing, trainer, display)
+    for experiment in missing:
+        runs = first(partial(finished_runs, experiment, place.runs))
+        for path in runs:
+            first(partial(store_training, trainer, path))
+        if experiment.needs_evaluation:
+            result = trainer.evaluate(experiment, runs)
+            first(partial(write_json, place.results / experiment.file, result))
+
+    def fingerprints(experiments: Sequence[Experiment]) -> set[str]:
+        paths = [path for e in experiments if (path := e.stored(place.results))]
+        return {read_json(path)["data"]["fingerprint"] for path in paths}
+
+    return {name: first(partial(fingerprints, some)) for name, some in bound.items()}
+
+
+def finished_runs(experiment: Experiment, runs: Path) -> list[Path]:
+    return [path for path in experiment.finished_runs(runs) if path]
+
+
+def store_training(trainer: Trainer, run: Path) -> None:
+    """Copy the result of a finished run to the folder from which tables are drawn."""
+    path = trainer.place.results / f"{run.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_json(path, trainer.training_result(read_json(run / "result.json")))
+
+
+def train(experiments: Sequence[Experiment], trainer: Trainer, display: Display) -> None:
+    """Train every recipe that has no finished run."""
+    place, first = trainer.place, current_world().on_first
+
+    def unfinished() -> dict[Path, tuple[Any, bool]]:
+        return {
+            place.runs / name: (recipe, e.curve)
+            for e in experiments
+            for name, recipe, path in zip(
+                e.runs, e.recipes, e.finished_runs(place.runs), strict=True
+            )
+            if path is None
+        }
+
+    missing = first(unfinished)
+    at_once = first(lambda: trainer.side_by_side([recipe for recipe, _ in missing.values()]))
+    config = place.config
+    if at_once > 1:
+        config = replace(config, threads=max(1, config.threads // at_once))
+    for n, (path, (recipe, curve)) in enumerate(missing.items(), start=1):
+        if not first((path / "recipe.json").exists):
+            first(partial(trainer.begin, path, recipe, curve, config))
+        if at_once <= 1:
+            title = f"{recipe.network}, seed {recipe.seed} ({n} of {len(missing)})"
+            display.train(title, recipe.steps, trainer.advance(path, recipe))
+    if at_once > 1:
+        display.resume(list(missing), at_once)
+
+
+@dataclass(frozen=True)
+class ClassifierTrainer:
+    """Classification on one data set."""
+
+    place: Place
+    display: Display
+    data: Data
+
+    def bind(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        name, fingerprint = self.data.name, self.data.fingerprint
+        return [replace(e, data=name, fingerprint=fingerprint) for e in experiments]
+
+    def begin(self, run: Path, recipe: Any, curve: bool, config: ComputeConfig) -> None:
+        classifier.begin(run, recipe, self.data, self.place.source, config, curve)
+
+    def advance(self, run: Path, recipe: Any) -> Advance:
+        return partial(classifier.advance, run, self.data)
+
+    def side_by_side(self, recipes: Sequence[Any]) -> int:
+        place, processes = self.place, current_world().size
+        if processes > 1 and place.side_by_side > 1:
+            raise ValueError("trainings side by side are those of one process; leave out torchrun")
+        if place.side_by_side or processes > 1 or len(recipes) < 2:
+            return place.side_by_side
+        cache = (place.root / "trials.json").expanduser()
+        return autotune.side_by_side(place.config, recipes, len(self.data.classes), cache)
+
+    def training_result(self, result: Result) -> Result:
+        return result | {"pictures": self.sizes}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of pictures of each split, and of classes."""
+        splits = {name: getattr(self.data, name) for name in ("train", "val", "test")}
+        sizes = {name: len(images) for name, images in splits.items() if images}
+        return sizes | {"classes": len(self.data.classes)}
+
+    def evaluate(self, experiment: Experiment, runs: Sequence[Path]) -> Result:
+        config, measure = self.place.config.in_float32(), experiment.measure
+        trainings = [read_json(run / "result.json") for run in runs]
+        networks = [load(run) for run in runs]
+        shared = ("recipe", "data", "weights_sha256")
+        result = {"format": FORMAT} | {key: trainings[0][key] for key in shared}
+        if measure == RESPONSES:
+            result |= {key: trainings[0][key] for key in ("versions", "hardware")}
+            responses = measure_responses(networks[0].placed(config), self.data, config)
+            return result | {RESPONSES: responses, "split": self.data.headline}
+        protocol = PROTOCOLS[MULTISCALE if measure == ENSEMBLE else measure]
+        if measure == ENSEMBLE:
+            result["weights_sha256"] = [training["weights_sha256"] for training in trainings]
+        with self.display.progress(f"evaluating {', '.join(experiment.networks)}") as progress:
+            work = inference.InferenceOptions(config, self.place.workers, progress=progress)
+            record = evaluate.evaluate_ensemble(networks, self.data, None, protocol, work).record
+        machine = {"versions": versions(), "hardware": hardware_name(config)}
+        return result | {measure: record, "pictures": self.sizes} | machine
+
+
+@dataclass(frozen=True)
+class DetectorTrainer:
+    """Detection on the splits of one data set."""
+
+    place: Place
+    display: Display
+    weights: dict[str, Trained]  # that recipes begin with, by network
+    loaded: dict[Any, datasets.DetectionData] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.place.data).expanduser()
+
+    def bind(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        """Raises ValueError if the data allows none of the experiments."""
+        for system in sorted({e.system for e in experiments if e.pretraining}):
+            self.display.notice(
+                f"{system}: train that first, and then with --weights: residual detect train --help"
+            )
+        names = datasets.splits(self.folder)
+        fitted = with_splits(experiments, names)
+        wanted = {split for e in fitted for split in self.splits(e.recipe)}
+        absent = {split for split in wanted if not datasets.has_split(self.folder, split)}
+        possible = [e for e in fitted if not absent & set(self.splits(e.recipe))]
+        if not possible:
+            raise ValueError(
+                f"{self.folder} has no split {' and no '.join(sorted(absent))}; it has "
+                f"{', '.join(names)}; say --set train_split=... --set test_split=..."
+            )
+        for split in sorted(absent):
+            self.display.notice(f"{self.folder} has no split {split}; what needs it is left out")
+        possible = [replace(e, recipes=tuple(map(self.with_weights, e.recipes))) for e in possible]
+        for e in possible:
+            detector.check(e.recipe, self.place.config)
+        data = [self.data(e.recipe) for e in possible]
+        return [
+            replace(e, data=own.name, fingerprint=own.fingerprint)
+            for e, own in zip(possible, data, strict=True)
+        ]
+
+    def splits(self, recipe: Any) -> tuple[str, str]:
+        return recipe.train_split, recipe.test_split
+
+    def with_weights(self, recipe: Any) -> Any:
+        """The recipe with the initial weights for its network, if there are any."""
+        weights = self.weights.get(recipe.network)
+        if weights and recipe.norm == "frozen":
+            return detector.from_weights(recipe, weights)
+        return recipe
+
+    def data(self, recipe: Any) -> datasets.DetectionData:
+        """The splits of a recipe, read once."""
+        key = (*self.splits(recipe), recipe.reading)
+        if key not in self.loaded:
+            self.loaded[key] = detector.load(self.folder, recipe)
+        return self.loaded[key]
+
+    def begin(self, run: Path, recipe: Any, curve: bool, config: ComputeConfig) -> None:
+        start = self.weights.get(recipe.network) if recipe.start else None
+        detector.begin(run, recipe, self.data(recipe), self.place.source, config, start)
+
+    def advance(self, run: Path, recipe: Any) -> Advance:
+        return partial(detector.advance, run, self.data(recipe))
+
+    def side_by_side(self, recipes: Sequence[Any]) -> int:
+        return 1
+
+    def training_result(self, result: Result) -> Result:
+        return result
+
+    def evaluate(self, experiment: Experiment, runs: Sequence[Path]) -> Result:
+        networks, scenes = [detectors.load(run) for run in runs], self.data(experiment.recipe).test
+        with self.display.progress(f"evaluating {experiment.system}") as progress:
+            work = detection.Work(
+                self.place.config.in_float32(), self.place.workers, progress, current_world()
+            )
+            result = detection.judge(networks, scenes, experiment.testing, work)
+        for damage in result["damaged"]:
+            self.display.notice(f"{damage}; nothing is found on it")
+        shared = ("format", "recipe", "versions", "hardware", "setting", "finished")
+        training = read_json(runs[0] / "result.json")
+        return {key: training[key] for key in shared} | result
