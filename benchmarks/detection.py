@@ -26,7 +26,7 @@ from residual.device import ComputeConfig, compute_config
 from residual.storage import write_json
 from residual.tasks.detection import inference, loader, loop
 from residual.tasks.detection import losses as learning
-from residual.tasks.detection.faster_rcnn import WIDTH, build, in_one
+from residual.tasks.detection.faster_rcnn import RPN_WIDTH, build, fuse_batchnorm
 from residual.tasks.detection.recipe import VOC07, Testing
 
 SIDES = ("torchvision", "ours")
@@ -59,7 +59,7 @@ def ours(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
         own = learning.Sample(before.normalize(image[None].clone())[0], boxes, labels, (0, 0))
         way = loop.Way(how.autocast, how.memory_format)
         return loop.train(loop.start(net, recipe), itertools.repeat([own]), recipe, way)
-    in_one(net).eval()
+    fuse_batchnorm(net).eval()
     return answers(net, image, before, how)
 
 
@@ -83,7 +83,7 @@ def answers(net: Any, image: Tensor, before: Any, how: ComputeConfig) -> Iterato
     while True:
         with torch.no_grad(), how.autocast():
             inputs = before.normalize(image[None].clone())[0]
-            yield inference.detected([inference.Look(net, [inputs])], Testing())
+            yield inference.detect([inference.ImageFeatures(net, [inputs])], Testing())
 
 
 class Proposes(nn.Module):
@@ -91,8 +91,11 @@ class Proposes(nn.Module):
 
     def __init__(self, n_in: int, anchors: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(n_in, WIDTH, 3, padding=1)
-        self.score, self.shift = nn.Conv2d(WIDTH, anchors, 1), nn.Conv2d(WIDTH, 4 * anchors, 1)
+        self.conv = nn.Conv2d(n_in, RPN_WIDTH, 3, padding=1)
+        self.score, self.shift = (
+            nn.Conv2d(RPN_WIDTH, anchors, 1),
+            nn.Conv2d(RPN_WIDTH, 4 * anchors, 1),
+        )
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         x = [F.relu(self.conv(each)) for each in maps]

@@ -22,8 +22,8 @@ from residual.device import compute_config
 from residual.storage import write_json
 from residual.tasks.detection import loader, loop, train
 from residual.tasks.detection.datasets import DetectionData
-from residual.tasks.detection.evaluate import Work, judge
-from residual.tasks.detection.faster_rcnn import Detector, FixedConvNorm, build
+from residual.tasks.detection.evaluate import EvalOptions, evaluate
+from residual.tasks.detection.faster_rcnn import FasterRCNN, FusedConvBatchNorm, build
 from residual.tasks.detection.load import Trained
 from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
 from residual.training.values import to_json
@@ -32,12 +32,12 @@ from residual.training.values import to_json
 @contextmanager
 def moving() -> Iterator[None]:
     """Batch normalization learns, and takes statistics in training, as in classification."""
-    usual = Detector.train
-    Detector.train = nn.Module.train  # type: ignore[method-assign]
+    usual = FasterRCNN.train
+    FasterRCNN.train = nn.Module.train  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Detector.train = usual  # type: ignore[method-assign]
+        FasterRCNN.train = usual  # type: ignore[method-assign]
 
 
 def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
@@ -49,11 +49,11 @@ def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
             module.requires_grad_(True)
     how.prepare(net)
     device, before = torch.device(how.device), loader.imagenet_preprocessing(recipe.shorter)
-    feed = loader.Supply(data.train, recipe, before.to(device), device)
+    feed = loader.TrainingLoader(data.train, recipe, before.to(device), device)
     learner = loop.start(net, recipe)
     for module in list(net.modules()):  # statistics that move are no fixed map of a convolution's
         for name, child in module.named_children():
-            if isinstance(child, FixedConvNorm):
+            if isinstance(child, FusedConvBatchNorm):
                 setattr(module, name, nn.Sequential(*child))
     for step in loop.train(
         learner, feed.batches(), recipe, loop.Way(how.autocast, how.memory_format)
@@ -61,7 +61,7 @@ def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
         if step.number % 50 == 0:
             print(f"{recipe.norm}: step {step.number}, loss {float(step.loss):.3f}", flush=True)
     done = Trained(net.eval(), recipe, data.train.classes, before, learner.step)
-    found = judge([done], data.test, Testing(), Work(how))
+    found = evaluate([done], data.test, Testing(), EvalOptions(how))
     ap: dict[str, Any] = found["ap"]
     return ap
 

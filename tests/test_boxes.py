@@ -3,25 +3,28 @@
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou, nms
 
 from residual.tasks.detection.boxes import (
     RATIOS,
-    anchors,
-    apart,
-    best_first,
-    clipped,
-    decoded,
-    encoded,
-    inside,
-    merged,
-    mirrored,
-    overlaps,
-    shapes,
-    suppressed,
-    suppressed_by_class,
-    voted,
+    base_anchors,
+    clip,
+    decode,
+    encode,
+    filter_proposals,
+    flip,
+    grid_anchors,
+    merge_proposals,
+    top_anchors,
+    vote,
 )
-from residual.tasks.detection.losses import BACKGROUND, IGNORED, Limits, matched, sampled
+from residual.tasks.detection.losses import (
+    BACKGROUND,
+    IGNORED,
+    MatchThresholds,
+    match,
+    sample_matches,
+)
 
 
 def some(n: int, seed: int, width: float = 100) -> Tensor:
@@ -42,57 +45,38 @@ def iou(a: Tensor, b: Tensor) -> float:
 
 def test_a_box_that_is_encoded_and_decoded_is_itself():
     boxes, own = some(50, 0), some(50, 1)
-    assert torch.allclose(decoded(encoded(boxes, own), own), boxes, atol=1e-9)
+    assert torch.allclose(decode(encode(boxes, own), own), boxes, atol=1e-9)
 
 
 def test_shifts_are_those_of_r_cnn():
-    shifts = encoded(torch.tensor([[10.0, 20, 50, 100]]), torch.tensor([[0.0, 0, 20, 40]]))
+    shifts = encode(torch.tensor([[10.0, 20, 50, 100]]), torch.tensor([[0.0, 0, 20, 40]]))
     expected = [(30 - 10) / 20, (60 - 20) / 40, torch.tensor(2.0).log(), torch.tensor(2.0).log()]
     assert shifts[0].tolist() == pytest.approx([float(x) for x in expected])
 
 
 def test_a_wild_guess_is_no_infinite_box():
     assert (
-        decoded(torch.tensor([[0.0, 0, 1e3, 1e3]]), torch.tensor([[0.0, 0, 16, 16]]))
+        decode(torch.tensor([[0.0, 0, 1e3, 1e3]]), torch.tensor([[0.0, 0, 16, 16]]))
         .isfinite()
         .all()
     )
 
 
 def test_a_box_is_cut_off_at_the_border():
-    assert clipped(torch.tensor([[-5.0, 3, 200, 90]]), 50, 100).tolist() == [[0, 3, 100, 50]]
+    assert clip(torch.tensor([[-5.0, 3, 200, 90]]), 50, 100).tolist() == [[0, 3, 100, 50]]
 
 
 def test_a_box_on_the_mirror_of_a_picture_lies_where_its_pixels_do():
     picture = torch.zeros(20, 30)
     picture[4:9, 3:12] = 1
-    left, top, right, bottom = mirrored(torch.tensor([[3, 4, 12, 9]]), 30)[0].tolist()
+    left, top, right, bottom = flip(torch.tensor([[3, 4, 12, 9]]), 30)[0].tolist()
     assert picture.flip(-1)[top:bottom, left:right].all() and picture.sum() == 9 * 5
-
-
-def test_overlaps_are_intersection_over_union():
-    a, b = some(20, 2), some(30, 3)
-    expected = torch.tensor([[iou(x, y) for y in b] for x in a])
-    assert torch.allclose(overlaps(a, b), expected.double(), atol=1e-9)
-
-
-def test_suppression_agrees_with_its_definition():
-    boxes, scores = some(80, 4), torch.rand(80, generator=torch.Generator().manual_seed(5)).double()
-    stay: list[int] = []
-    for i in sorted(range(80), key=lambda i: -scores[i]):
-        if all(iou(boxes[i], boxes[j]) <= 0.3 for j in stay):
-            stay.append(i)
-    assert 0 < len(stay) < 80
-    assert suppressed(boxes, scores, 0.3).tolist() == stay
-    twice = suppressed_by_class(boxes, scores, torch.arange(80) % 2, 0.3).tolist()
-    of_class = [suppressed(boxes[k::2], scores[k::2], 0.3).tolist() for k in (0, 1)]
-    assert sorted(twice) == sorted([2 * i for i in of_class[0]] + [2 * i + 1 for i in of_class[1]])
 
 
 def test_voting_is_a_mean_weighted_by_scores():
     boxes, others = some(6, 6, 30), some(40, 7, 30)
     scores = torch.rand(40, generator=torch.Generator().manual_seed(8)).double()
-    for box, found in zip(boxes, voted(boxes, others, scores), strict=True):
+    for box, found in zip(boxes, vote(boxes, others, scores), strict=True):
         near = [j for j in range(40) if iou(box, others[j]) >= 0.5]
         if not near:
             assert found.tolist() == box.tolist()
@@ -103,29 +87,24 @@ def test_voting_is_a_mean_weighted_by_scores():
 
 
 def test_there_are_nine_anchors_of_three_areas_and_three_shapes_at_each_place():
-    nine = shapes((128, 256, 512))
+    nine = base_anchors((128, 256, 512))
     sizes = nine[:, 2:] - nine[:, :2]
     found = {(round(float(w * h) ** 0.5), round(float(h / w), 3)) for w, h in sizes}
     assert found == {(s, r) for s in (128, 256, 512) for r in RATIOS}
-    placed = anchors(2, 3, (128, 256, 512), torch.device("cpu"))
+    placed = grid_anchors(torch.zeros(1, 8, 2, 3), (128, 256, 512))
     assert placed.shape == (2 * 3 * 9, 4)
     centres = (placed[:, :2] + placed[:, 2:]) / 2
     assert centres[::9].round().tolist() == [[x, y] for y in (8, 24) for x in (8, 24, 40)]
 
 
-def test_an_anchor_that_crosses_the_border_is_not_inside():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [-1, 0, 10, 10], [0, 0, 11, 10], [0, 0, 10, 11]])
-    assert inside(boxes, 10, 10).tolist() == [True, False, False, False]
-
-
-def plainly(boxes: Tensor, objects: Tensor, limits: Limits) -> list[int]:
+def plainly(boxes: Tensor, objects: Tensor, limits: MatchThresholds) -> list[int]:
     """What each box belongs to, box by box."""
     best = [max(iou(box, thing) for box in boxes) for thing in objects]
     found = []
     for box in boxes:
         shared = [iou(box, thing) for thing in objects]
         most, which = max(shared), shared.index(max(shared))
-        own = limits.best and any(s == b > 0 for s, b in zip(shared, best, strict=True))
+        own = limits.best_match and any(s == b > 0 for s, b in zip(shared, best, strict=True))
         if most >= limits.object or own:
             found.append(which)
         elif limits.background[0] <= most < limits.background[1]:
@@ -138,38 +117,38 @@ def plainly(boxes: Tensor, objects: Tensor, limits: Limits) -> list[int]:
 @pytest.mark.parametrize(
     "limits",
     [
-        Limits(0.7, (0.0, 0.3), best=True),
-        Limits(0.5, (0.1, 0.5)),
-        Limits(0.5, (0.0, 0.5)),
+        MatchThresholds(0.7, (0.0, 0.3), best_match=True),
+        MatchThresholds(0.5, (0.1, 0.5)),
+        MatchThresholds(0.5, (0.0, 0.5)),
     ],
 )
 def test_matching_agrees_with_its_definition(limits):
     objects = some(5, 9, 60)
     boxes = torch.cat([some(200, 10, 60), objects + 3, objects])
-    found = matched(boxes, objects, limits).tolist()
+    found = match(boxes, objects, limits).tolist()
     assert found == plainly(boxes, objects, limits)
     assert {BACKGROUND} < set(found)
 
 
 def test_without_objects_all_is_background_or_nothing_is():
     none = torch.zeros(0, 4).double()
-    assert set(matched(some(9, 0), none, Limits(0.5, (0.0, 0.5))).tolist()) == {BACKGROUND}
-    assert set(matched(some(9, 0), none, Limits(0.5, (0.1, 0.5))).tolist()) == {IGNORED}
+    assert set(match(some(9, 0), none, MatchThresholds(0.5, (0.0, 0.5))).tolist()) == {BACKGROUND}
+    assert set(match(some(9, 0), none, MatchThresholds(0.5, (0.1, 0.5))).tolist()) == {IGNORED}
 
 
 def test_a_sample_has_at_most_its_share_of_objects_and_is_filled_with_background():
     matches = torch.tensor([0, BACKGROUND, 1, IGNORED, 2] * 40)
-    found = sampled(matches, 50, 12, 7, 0, 3)
+    found = sample_matches(matches, 50, 12, 7, 0, 3)
     assert len(found) == 50 == len(set(found.tolist()))
     assert int((matches[found] >= 0).sum()) == 12 and int((matches[found] == IGNORED).sum()) == 0
-    few = sampled(torch.tensor([0, BACKGROUND, BACKGROUND, IGNORED]), 50, 12, 7)
+    few = sample_matches(torch.tensor([0, BACKGROUND, BACKGROUND, IGNORED]), 50, 12, 7)
     assert sorted(few.tolist()) == [0, 1, 2]
 
 
 def test_a_sample_is_a_function_of_its_key_and_any_background_may_be_drawn():
     matches = torch.full((30,), BACKGROUND)
-    drawn = [tuple(sampled(matches, 5, 2, seed).tolist()) for seed in range(60)]
-    assert drawn[3] == tuple(sampled(matches, 5, 2, 3).tolist())
+    drawn = [tuple(sample_matches(matches, 5, 2, seed).tolist()) for seed in range(60)]
+    assert drawn[3] == tuple(sample_matches(matches, 5, 2, 3).tolist())
     assert len(set(drawn)) > 50 and {i for each in drawn for i in each} == set(range(30))
 
 
@@ -177,13 +156,13 @@ def test_proposals_are_large_apart_inside_and_best_first():
     own = some(300, 11, 80).float()
     draw = torch.Generator().manual_seed(12)
     scores, shifts = torch.randn(300, 2, generator=draw), torch.randn(300, 4, generator=draw) / 5
-    boxes, ahead = apart(*best_first(scores, shifts, own, (70, 90), 200), 40, (8, 12))
+    boxes, ahead = filter_proposals(*top_anchors(scores, shifts, own, (70, 90), 200), 40, (8, 12))
     sure = ahead.sigmoid()
     assert 10 < len(boxes) <= 40
     assert sure.tolist() == sorted(sure.tolist(), reverse=True)
     assert ((boxes[:, 2:] - boxes[:, :2]) >= torch.tensor([8, 12])).all()
     assert (boxes >= 0).all() and (boxes[:, 2] <= 90).all() and (boxes[:, 3] <= 70).all()
-    assert overlaps(boxes, boxes).fill_diagonal_(0).max() <= 0.7
+    assert box_iou(boxes, boxes).fill_diagonal_(0).max() <= 0.7
     least = scores.softmax(dim=1)[:, 1].sort(descending=True).values[199]
     assert sure.min() >= least
 
@@ -191,26 +170,26 @@ def test_proposals_are_large_apart_inside_and_best_first():
 def test_voting_is_exact_where_precision_is_mixed():
     box = torch.tensor([[611.3, 407.7, 933.9, 701.2]])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.allclose(voted(box, box, torch.tensor([0.9])), box, atol=1e-3)
+        assert torch.allclose(vote(box, box, torch.tensor([0.9])), box, atol=1e-3)
 
 
 def test_where_no_anchor_is_inside_a_picture_none_is_matched():
     none, thing = torch.zeros(0, 4), torch.tensor([[0.0, 0, 9, 9]])
-    assert matched(none, thing, Limits(0.7, (0.0, 0.3), best=True)).shape == (0,)
+    assert match(none, thing, MatchThresholds(0.7, (0.0, 0.3), best_match=True)).shape == (0,)
 
 
 def test_of_proposals_of_two_networks_that_overlap_the_better_one_stays():
     one = some(10, 13).float()
     other, scores = one + 0.5, torch.linspace(1, 0.1, 10)
     both, sure = torch.cat([one, other]), torch.cat([scores, scores - 0.01])
-    found = merged([(one, scores), (other, scores - 0.01)], 100)
-    assert len(found) < 20 and torch.equal(found, both[suppressed(both, sure, 0.7)])
+    found = merge_proposals([(one, scores), (other, scores - 0.01)], 100)
+    assert len(found) < 20 and torch.equal(found, both[nms(both, sure, 0.7)])
 
 
 def test_several_networks_propose_the_union_of_their_boxes():
     one, other = some(10, 13).float(), some(10, 14).float() + 500
     scores = torch.linspace(1, 0.1, 10)
-    alone, _ = one[suppressed(one, scores, 0.7)], None
-    union = merged([(one, scores), (other, scores)], 100)
+    alone, _ = one[nms(one, scores, 0.7)], None
+    union = merge_proposals([(one, scores), (other, scores)], 100)
     assert {tuple(box) for box in alone.tolist()} < {tuple(box) for box in union.tolist()}
-    assert merged([(one, scores)], 100) is one
+    assert merge_proposals([(one, scores)], 100) is one

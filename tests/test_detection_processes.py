@@ -25,7 +25,7 @@ def exact(batches: Iterator[list[Sample]]) -> Iterator[list[Sample]]:
 def trained(folder: Path, world: World) -> tuple[dict[str, torch.Tensor], list[list[float]]]:
     """Three steps in float64 on this process's part of each batch, and their losses."""
     data, before = datasets.load(folder, "trainval"), loader.imagenet_preprocessing(64)
-    feed = loader.Supply(data, RECIPE, before, torch.device("cpu"), world)
+    feed = loader.TrainingLoader(data, RECIPE, before, torch.device("cpu"), world)
     learner = learning.start(made(RECIPE).double(), RECIPE)
     way = learning.Way(world=world)
     steps = learning.train(learner, exact(feed.batches()), RECIPE, way)

@@ -21,29 +21,32 @@ FOUR = replace(SMALL, schedule="alternating", steps=12)
 
 
 def test_joint_training_is_one_stage():
-    (only,) = phases.stages(VOC07)
-    assert (only.first, only.end, len(only.parts)) == (0, 70_000, 4)
-    assert not (only.proposals or only.still)
+    (only,) = phases.phases(VOC07)
+    assert (only.first, only.end, len(only.losses)) == (0, 70_000, 4)
+    assert not (only.fixed_proposals or only.frozen_backbone)
 
 
 def test_the_four_stages_are_those_of_the_published_code():
-    found = phases.stages(VOC07_ALTERNATING)
+    found = phases.phases(VOC07_ALTERNATING)
     assert [each.end - each.first for each in found] == [80_000, 40_000, 80_000, 40_000]
-    assert [each.still for each in found] == [False, False, True, True]
-    assert [each.proposals for each in found] == [False, True, False, True]
-    rates = {step: phases.rate(VOC07_ALTERNATING, step) for step in (0, 59_999, 60_000, 80_000)}
+    assert [each.frozen_backbone for each in found] == [False, False, True, True]
+    assert [each.fixed_proposals for each in found] == [False, True, False, True]
+    rates = {
+        step: phases.phase_learning_rate(VOC07_ALTERNATING, step)
+        for step in (0, 59_999, 60_000, 80_000)
+    }
     assert rates == pytest.approx({0: 1e-3, 59_999: 1e-3, 60_000: 1e-4, 80_000: 1e-3})
 
 
 def test_each_stage_teaches_its_own_layers():
     taught = []
-    for stage in phases.stages(FOUR):
+    for stage in phases.phases(FOUR):
         net = made(FOUR)
         learner = learning.start(net, FOUR)
-        phases.hold(stage, net)
+        phases.freeze(stage, net)
         before = {name: each.clone() for name, each in net.state_dict().items()}
         one = sample(regions=torch.tensor([[4.0, 6, 30, 40], [0, 0, 90, 60]]))
-        next(learning.train(learner, iter([[one]]), replace(FOUR, steps=1), parts=stage.parts))
+        next(learning.train(learner, iter([[one]]), replace(FOUR, steps=1), parts=stage.losses))
         after = net.state_dict()
         changed = {
             name.split(".")[0] for name in before if not torch.equal(before[name], after[name])
@@ -58,14 +61,14 @@ def test_the_second_stage_begins_where_the_first_did_and_the_third_proposes_anew
     learner = learning.start(net, FOUR)
     for parameter in net.parameters():
         torch.nn.init.ones_(parameter)
-    phases.enter(phases.stages(FOUR)[1], learner, None)
+    phases.enter(phases.phases(FOUR)[1], learner, None)
     now = net.state_dict()
     assert all(torch.equal(now[k], first[k]) for k in now if k.startswith(("shared", "head")))
     assert (now["proposing.conv.weight"] == 1).all()
-    phases.enter(phases.stages(FOUR)[2], learner, None)
+    phases.enter(phases.phases(FOUR)[2], learner, None)
     assert torch.equal(net.state_dict()["proposing.conv.weight"], first["proposing.conv.weight"])
     begun = {f"net.{name}": torch.zeros_like(each) for name, each in first.items()}
-    phases.enter(phases.stages(FOUR)[1], learner, begun)
+    phases.enter(phases.phases(FOUR)[1], learner, begun)
     assert not net.state_dict()["shared.conv1.0.0.weight"].any()
 
 

@@ -6,21 +6,21 @@ import torch
 import torch.nn.functional as F
 from test_detector import SMALL, made, picture
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
-from residual.tasks.detection import inference
-from residual.tasks.detection.boxes import overlaps
-from residual.tasks.detection.faster_rcnn import Detector
-from residual.tasks.detection.losses import DEVIATIONS
+from residual.tasks.detection.faster_rcnn import FasterRCNN, postprocess
+from residual.tasks.detection.inference import ImageFeatures, detect
+from residual.tasks.detection.losses import BOX_STD
 from residual.tasks.detection.recipe import Recipe
 from residual.tasks.detection.recipe import Testing as Asking
 
 
-def asked(net: Detector, how: Asking, *images: Tensor):
+def asked(net: FasterRCNN, how: Asking, *images: Tensor):
     with torch.no_grad():
-        return inference.detected([inference.Look(net.eval(), images)], how)
+        return detect([ImageFeatures(net.eval(), images)], how)
 
 
-def wild(recipe: Recipe = SMALL) -> Detector:
+def wild(recipe: Recipe = SMALL) -> FasterRCNN:
     """Says something of every region."""
     net = made(recipe)
     nn.init.normal_(net.score.weight, std=0.5)
@@ -32,7 +32,7 @@ def test_the_smallest_proposal_is_measured_in_the_picture_before_it_is_resized()
     net = wild(replace(SMALL, smallest=8))
     with torch.no_grad():
         own, resized = (
-            inference.Look(net.eval(), [picture()], torch.tensor(factors)).proposed(Asking())[0]
+            ImageFeatures(net.eval(), [picture()], torch.tensor(factors)).proposals(Asking())[0]
             for factors in ([1.0, 1, 1, 1], [2.0, 3, 2, 3])
         )
     narrow, wide = (boxes[:, 2:] - boxes[:, :2] for boxes in (own, resized))
@@ -44,14 +44,14 @@ def test_what_is_found_agrees_with_its_definition():
     net, asking = wild(), Asking(least=0.2, most=20)
     found = asked(net, asking, picture())
     with torch.no_grad():
-        look = inference.Look(net, [picture()])
-        regions, _ = look.proposed(asking)
-        scores, shifts = net.answers(net.vectors(look.first, regions, (64, 96)))
+        look = ImageFeatures(net, [picture()])
+        regions, _ = look.proposals(asking)
+        scores, shifts = net.predict(net.region_features(look.first, regions, (64, 96)))
         sure = scores.softmax(dim=1)
         every = []
         for r, region in enumerate(regions):
             for c in range(2):
-                tx, ty, tw, th = (shifts[r, c] * torch.tensor(DEVIATIONS)).tolist()
+                tx, ty, tw, th = (shifts[r, c] * torch.tensor(BOX_STD)).tolist()
                 w, h = (region[2:] - region[:2]).tolist()
                 x, y = float(region[0]) + w / 2 + tx * w, float(region[1]) + h / 2 + ty * h
                 w, h = w * torch.tensor(tw).exp(), h * torch.tensor(th).exp()
@@ -63,7 +63,7 @@ def test_what_is_found_agrees_with_its_definition():
     stay: list[tuple[float, int, Tensor]] = []
     for one in every:
         if all(
-            one[1] != other[1] or overlaps(one[2][None], other[2][None]) <= 0.3 for other in stay
+            one[1] != other[1] or box_iou(one[2][None], other[2][None]) <= 0.3 for other in stay
         ):
             stay.append(one)
     stay = stay[:20]
@@ -76,8 +76,8 @@ def test_an_ensemble_of_equals_is_the_one():
     net, asking = wild(), Asking(least=0.1)
     one = asked(net, asking, picture())
     with torch.no_grad():
-        looks = [inference.Look(net.eval(), [picture()]) for _ in range(2)]
-        both = inference.detected(looks, asking)
+        looks = [ImageFeatures(net.eval(), [picture()]) for _ in range(2)]
+        both = detect(looks, asking)
     assert torch.allclose(one.boxes, both.boxes, atol=1e-4)
     assert torch.allclose(one.scores, both.scores, atol=1e-6)
 
@@ -85,30 +85,30 @@ def test_an_ensemble_of_equals_is_the_one():
 def test_refinement_looks_again_where_boxes_are_and_lets_them_vote():
     net, asking = wild(), Asking(least=0.1)
     with torch.no_grad():
-        look = inference.Look(net.eval(), [picture()])
-        regions, _ = look.proposed(asking)
-        sure, boxes = look.judged(regions)
-        again, more = look.judged(boxes[torch.arange(len(boxes)), sure[:, 1:].argmax(dim=1)])
+        look = ImageFeatures(net.eval(), [picture()])
+        regions, _ = look.proposals(asking)
+        sure, boxes = look.predict(regions)
+        again, more = look.predict(boxes[torch.arange(len(boxes)), sure[:, 1:].argmax(dim=1)])
         sure, boxes = torch.cat([sure, again]), torch.cat([boxes, more])
-    expected = inference.chosen(sure, boxes, asking)
+    expected = postprocess(sure, boxes, asking)
     plain, refined = (asked(net, Asking(least=0.1, refinement=r), picture()) for r in (False, True))
     assert not torch.equal(plain.boxes, refined.boxes)
     assert refined.scores.tolist() == expected.scores.tolist()
     for box, label, found in zip(expected.boxes, expected.labels, refined.boxes, strict=True):
         own = sure[:, label + 1] > 0.1
         theirs, weights = boxes[own, label], sure[own, label + 1]
-        near = overlaps(box[None], theirs)[0] >= 0.5
+        near = box_iou(box[None], theirs)[0] >= 0.5
         mean = (weights[near, None] * theirs[near]).sum(dim=0) / weights[near].sum()
         assert torch.allclose(found, mean, atol=1e-2)
 
 
 def test_two_neighbouring_scales_are_those_around_an_area_of_224_pixels():
-    look = inference.Look.__new__(inference.Look)  # without the maps, which take seconds
+    look = ImageFeatures.__new__(ImageFeatures)  # without the maps, which take seconds
     look.size, look.net = (600, 900), made(replace(SMALL, shorter=600))
-    look.maps = dict.fromkeys([(200, 300), (400, 600), (600, 900), (800, 1200)])
+    look.by_size = dict.fromkeys([(200, 300), (400, 600), (600, 900), (800, 1200)])
     sides = torch.tensor([10.0, 224, 230, 300, 340, 600])  # at 600; a third of it at 200
     regions = torch.cat([torch.zeros(6, 2), sides[:, None].expand(6, 2)], dim=1)
-    assert look.pair(regions).tolist() == [2, 2, 1, 1, 0, 0]
+    assert look.smaller_scale(regions).tolist() == [2, 2, 1, 1, 0, 0]
 
 
 def test_several_scales_take_the_greater_of_two_values():
@@ -119,15 +119,15 @@ def test_several_scales_take_the_greater_of_two_values():
         F.interpolate(picture()[None], (96, 144))[0],
     ]
     with torch.no_grad():
-        look = inference.Look(net.eval(), images)
+        look = ImageFeatures(net.eval(), images)
         regions = torch.tensor([[4.0, 6, 14, 16], [0, 0, 96, 64]])
-        found = look.vectors(regions)
-        assert list(look.maps) == [(48, 72), (64, 96), (96, 144)]
-        scaled = [regions * (size[0] / 64) for size in look.maps]
+        found = look.region_features(regions)
+        assert list(look.by_size) == [(48, 72), (64, 96), (96, 144)]
+        scaled = [regions * (size[0] / 64) for size in look.by_size]
         each = torch.stack(
             [
-                net.vectors(m, r, s)
-                for m, r, s in zip(look.maps.values(), scaled, look.maps, strict=True)
+                net.region_features(m, r, s)
+                for m, r, s in zip(look.by_size.values(), scaled, look.by_size, strict=True)
             ]
         )
     small, large = torch.maximum(each[1, 0], each[2, 0]), torch.maximum(each[0, 1], each[1, 1])

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from residual.models.registry import build as build_network
 from residual.tasks.detection import loop
-from residual.tasks.detection.boxes import anchors, encoded, inside, overlaps
-from residual.tasks.detection.faster_rcnn import Detector, build, of_network
-from residual.tasks.detection.losses import DEVIATIONS, Sample, losses, sampled
+from residual.tasks.detection.boxes import encode, grid_anchors
+from residual.tasks.detection.faster_rcnn import FasterRCNN, backbone_weights, build
+from residual.tasks.detection.losses import BOX_STD, Sample, sample_matches
 from residual.tasks.detection.recipe import SCRATCH, VOC07, Recipe
 
 SMALL = replace(
@@ -35,7 +36,7 @@ SMALL = replace(
 CPU = torch.device("cpu")
 
 
-def made(recipe: Recipe = SMALL, classes: int = 2) -> Detector:
+def made(recipe: Recipe = SMALL, classes: int = 2) -> FasterRCNN:
     torch.manual_seed(0)
     return build(recipe, classes)
 
@@ -47,6 +48,10 @@ def picture(seed: int = 0, height: int = 64, width: int = 96) -> Tensor:
 def sample(seed: int = 0, place: int = 0, **more) -> Sample:
     boxes = torch.tensor([[5.0, 6, 30, 40], [40, 10, 80, 50], [42, 12, 60, 30]])
     return Sample(picture(seed), boxes, torch.tensor([0, 1, 1]), (0, seed), place, **more)
+
+
+def losses(net: FasterRCNN, samples: list[Sample], **more) -> Tensor:
+    return net(torch.stack([one.image for one in samples]), samples, **more)
 
 
 def convolutions(module: nn.Module) -> int:
@@ -74,26 +79,26 @@ def test_vgg_16_shares_13_layers_and_fc6_and_fc7_are_passed_by_each_region():
         "flat",
     ]
     regions = torch.tensor([[0.0, 0, 40, 40]])
-    assert net.vectors(net.maps(picture()[None]), regions, (64, 96)).shape == (1, 4096)
+    assert net.region_features(net.features(picture()[None]), regions, (64, 96)).shape == (1, 4096)
 
 
 @pytest.mark.parametrize("network", ["resnet18", "vgg16"])
 @pytest.mark.parametrize("size", [(64, 96), (63, 97), (65, 80)])
 def test_shared_layers_have_a_stride_of_16_pixels(network, size):
     net = made(replace(SMALL, network=network, norm="group"))
-    rows, columns = net.maps(torch.rand(1, 3, *size)).shape[2:]
+    rows, columns = net.features(torch.rand(1, 3, *size)).shape[2:]
     smallest = tuple(side // 16 for side in size)
     assert all(few <= n <= few + 1 for few, n in zip(smallest, (rows, columns), strict=True))
 
 
 def test_a_detector_begins_with_all_weights_of_a_network_but_its_last_layer():
     net, other = made(replace(SMALL, norm="frozen", fixed=2, start="x")), build_network("resnet18")
-    found = of_network(other.state_dict(), net)
+    found = backbone_weights(other.state_dict(), net)
     assert len(found) == len(other.state_dict()) - 2
     net.load_state_dict(found, strict=False)
     x = picture()[None]
     with torch.no_grad():
-        ours = net.eval().head[0](net.maps(x))
+        ours = net.eval().head[0](net.features(x))
         theirs = other.eval()[:6](x)
     assert torch.equal(ours, theirs)
 
@@ -141,25 +146,30 @@ def test_gradients_flow_to_every_parameter_and_a_step_lowers_the_loss(changes):
 
 
 def test_a_loss_that_is_not_asked_for_is_none():
-    found = losses(made(), [sample()], parts=("class_loss", "box_loss"))
+    found = losses(made(), [sample()], losses=("class_loss", "box_loss"))
     assert found[:2].tolist() == [0, 0] and (found[2:] > 0).all()
-    assert losses(made(), [sample()], parts=("objectness_loss",))[2:].tolist() == [0, 0]
+    assert losses(made(), [sample()], losses=("objectness_loss",))[2:].tolist() == [0, 0]
 
 
-def plain_losses(net: Detector, one: Sample, regions: Tensor) -> list[float]:
+def plain_losses(net: FasterRCNN, one: Sample, regions: Tensor) -> list[float]:
     """The four losses of one picture, anchor by anchor and region by region."""
     recipe = net.recipe
-    maps = net.maps(one.image[None])
+    maps = net.features(one.image[None])
     scores, shifts = (each[0] for each in net.proposing(maps))
-    own = anchors(*maps.shape[2:], recipe.scales, CPU).double()
-    within = [i for i in range(len(own)) if inside(own[i : i + 1], *one.image.shape[1:])]
-    shared = overlaps(own[within], one.boxes)
+    own = grid_anchors(maps, recipe.scales).double()
+    height, width = one.image.shape[1:]
+    within = [
+        i
+        for i, (left, top, right, bottom) in enumerate(own.tolist())
+        if left >= 0 and top >= 0 and right <= width and bottom <= height
+    ]
+    shared = box_iou(own[within], one.boxes)
     kinds = []
     for row in shared:
         best = any(row[j] == shared[:, j].max() for j in range(len(one.boxes)))
         most = float(row.max())
         kinds.append(int(row.argmax()) if most >= 0.7 or best else -1 if most < 0.3 else -2)
-    taken = sampled(
+    taken = sample_matches(
         torch.tensor(kinds), recipe.anchors, recipe.anchors // 2, recipe.seed, *one.key, 0
     )
     sums = [0.0, 0.0, 0.0, 0.0]
@@ -167,25 +177,23 @@ def plain_losses(net: Detector, one: Sample, regions: Tensor) -> list[float]:
         i, kind = within[k], kinds[k]
         sums[0] += -float(scores[i].log_softmax(0)[int(kind >= 0)]) / len(taken)
         if kind >= 0:
-            apart = (shifts[i] - encoded(one.boxes[kind : kind + 1], own[i : i + 1])[0]).abs()
+            apart = (shifts[i] - encode(one.boxes[kind : kind + 1], own[i : i + 1])[0]).abs()
             each = [4.5 * x**2 if x < 1 / 9 else x - 0.5 / 9 for x in apart.tolist()]
             sums[1] += sum(each) / len(taken)
-    shared, kinds = overlaps(regions, one.boxes), []
+    shared, kinds = box_iou(regions, one.boxes), []
     for row in shared:
         kinds.append(int(row.argmax()) if row.max() >= 0.5 else -1)
-    taken = sampled(
+    taken = sample_matches(
         torch.tensor(kinds), recipe.regions, recipe.regions // 4, recipe.seed, *one.key, 1
     )
     for k in taken.tolist():
         box = regions[k : k + 1]
-        vector = net.vectors(maps, box, tuple(one.image.shape[1:]))
-        scores_, shifts_ = net.answers(vector)
+        vector = net.region_features(maps, box, tuple(one.image.shape[1:]))
+        scores_, shifts_ = net.predict(vector)
         label = one.labels[kinds[k]] + 1 if kinds[k] >= 0 else 0
         sums[2] += -float(scores_[0].log_softmax(0)[label]) / len(taken)
         if label:
-            wanted = encoded(one.boxes[kinds[k] : kinds[k] + 1], box)[0] / box.new_tensor(
-                DEVIATIONS
-            )
+            wanted = encode(one.boxes[kinds[k] : kinds[k] + 1], box)[0] / box.new_tensor(BOX_STD)
             apart = (shifts_[0, label - 1] - wanted).abs().tolist()
             sums[3] += sum(0.5 * x**2 if x < 1 else x - 0.5 for x in apart) / len(taken)
     return sums

@@ -17,7 +17,6 @@ from residual.export import detector_check as exporting
 from residual.export.engine import session_of
 from residual.export.graph import FLOAT, Graph, Value
 from residual.tasks.detection.load import Trained
-from residual.tasks.detection.predict import finder
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.checkpoint import weights_sha256
 from residual.training.values import to_json
@@ -167,7 +166,7 @@ def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_
     own, out = exported
     again = exporting.read(out, 1)
     assert again.classes == CLASSES and again.testing == Asking()
-    asked = finder([own], Asking(), ComputeConfig())
+    asked = detector([own], Asking(), ComputeConfig())
     for i, size in enumerate([(90, 60), (50, 200), (64, 64), (4, 3)]):
         file = tmp_path / f"{i}.png"
         turned = Image.Exif()

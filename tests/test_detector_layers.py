@@ -8,7 +8,7 @@ from test_detector import SMALL, made, picture
 from torch import nn
 
 from residual.device import ComputeConfig
-from residual.tasks.detection.faster_rcnn import build, in_one
+from residual.tasks.detection.faster_rcnn import build, fuse_batchnorm
 from residual.tasks.detection.train import check
 
 
@@ -21,11 +21,11 @@ def test_a_convolution_and_its_fixed_map_in_one_give_the_same_numbers_and_gradie
                 draw = torch.Generator().manual_seed(module.num_features)
                 for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                     tensor.data.copy_(torch.rand(tensor.shape, generator=draw) + 0.5)
-    in_one(one)
+    fuse_batchnorm(one)
     x = picture()[None].double()
-    assert torch.allclose(plain.maps(x), one.maps(x), rtol=1e-9)
+    assert torch.allclose(plain.features(x), one.features(x), rtol=1e-9)
     for each in (plain, one):
-        each.head(each.maps(x)).square().mean().backward()
+        each.head(each.features(x)).square().mean().backward()
     for a, b in zip(plain.parameters(), one.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None)
         assert a.grad is None or torch.allclose(a.grad, b.grad, rtol=1e-7, atol=1e-12)
@@ -35,7 +35,7 @@ def test_roi_pooling_is_the_greatest_value_of_each_published_bin():
     net = made(replace(SMALL, bins=2))
     maps = torch.randn(1, 4, 5, 6, generator=torch.Generator().manual_seed(1))
     regions = torch.tensor([[16.0, 16, 64, 80], [0, 0, 96, 80]])  # pixels 16 to 63, 16 to 79
-    found = net.pooled(maps, regions)
+    found = net.pool(maps, regions)
     # Caffe: from round(16/16) to round(63/16) = 4, both inside: 4 columns; rows 1 to 5, 5 of them.
     rows, columns = [(1, 4), (3, 5)], [(1, 3), (3, 5)]
     for i, (a, b) in enumerate(rows):

@@ -11,7 +11,7 @@ from residual.export.engine import session_of
 from residual.export.graph import FLOAT, INT64, UINT8, Graph, Value
 from residual.export.layers import network
 from residual.tasks.detection import loader
-from residual.tasks.detection.faster_rcnn import Detector
+from residual.tasks.detection.faster_rcnn import FasterRCNN
 from tests.made_detectors import detector
 
 pytest.importorskip("onnxruntime", reason="needs the extra deploy")
@@ -28,12 +28,12 @@ def test_the_graph_fits_pictures_of_all_sizes_as_training_does():
     for width, height in [*odd, *draw.integers(1, 3000, (400, 2)).tolist()]:
         pixels = np.zeros((1, height, width, 3), np.uint8)
         rows, columns = (int(side[0]) for side in session.run(None, {"image": pixels}))
-        assert (columns, rows) == loader.fitted((width, height), 600, 1000)
+        assert (columns, rows) == loader.resized_size((width, height), 600, 1000)
 
 
 @pytest.mark.parametrize("pooling", ["pool", "align"])
 def test_regions_are_pooled_as_torchvision_does_also_where_coordinates_lie_between(pooling):
-    net: Detector = detector(pooling=pooling, bins=7).net
+    net: FasterRCNN = detector(pooling=pooling, bins=7).net
     graph = Graph()
     found = building.pooled(graph, net, Value(graph, "maps"), Value(graph, "regions"))
     given = {"maps": (FLOAT, [1, 4, "h", "w"]), "regions": (FLOAT, ["n", 4])}
@@ -46,7 +46,7 @@ def test_regions_are_pooled_as_torchvision_does_also_where_coordinates_lie_betwe
         ends = (ends / step).round() * step + step % 2  # some lie in the middle of two places
         regions = torch.cat([ends.amin(dim=1), ends.amax(dim=1)], dim=1)
         (answer,) = session.run(None, {"maps": maps.numpy(), "regions": regions.numpy()})
-        assert (net.pooled(maps, regions) - torch.from_numpy(answer)).abs().max() < 1e-5
+        assert (net.pool(maps, regions) - torch.from_numpy(answer)).abs().max() < 1e-5
     none = session.run(None, {"maps": maps.numpy(), "regions": np.zeros((0, 4), np.float32)})
     assert none[0].shape == (0, 4, 7, 7)
 

@@ -25,8 +25,8 @@ from residual.tasks.classification.inference import InferenceOptions as Answerin
 from residual.tasks.classification.protocols import PROTOCOLS
 from residual.tasks.classification.train import advance
 from residual.tasks.detection.datasets import DetectionDataset, Example
-from residual.tasks.detection.evaluate import Work, judge
-from residual.tasks.detection.predict import finder
+from residual.tasks.detection.evaluate import EvalOptions, evaluate
+from residual.tasks.detection.inference import file_detector
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training import checkpoint
 from residual.training.meter import Diverged
@@ -227,7 +227,7 @@ def ruined(layer: str, number: float):
 @pytest.mark.parametrize("layer", ["proposing.score", "proposing.shift", "score", "shift"])
 def test_a_detector_whose_numbers_are_none_is_named_with_the_layer(tmp_path, layer, number):
     picture((80, 64)).save(tmp_path / "a.png")
-    find = finder([ruined(layer, number)], Asking(), ComputeConfig(threads=1))
+    find = file_detector([ruined(layer, number)], Asking(), ComputeConfig(threads=1))
     with pytest.raises(
         NonFiniteValues, match=f"^resnet18 answers with {WORDS}, first after the layer {layer}"
     ):
@@ -241,8 +241,10 @@ def test_it_has_no_average_precision(tmp_path):
     own = ruined("score", NAN)
     split = DetectionDataset("made", own.classes, examples, "f" * 64, format="voc")
     with pytest.raises(NonFiniteValues, match="first after the layer score"):
-        judge([own], split, Asking(), Work(ComputeConfig(threads=1)))
-    assert judge([detector()], split, Asking(), Work(ComputeConfig(threads=1)))["seen"] == 1
+        evaluate([own], split, Asking(), EvalOptions(ComputeConfig(threads=1)))
+    assert (
+        evaluate([detector()], split, Asking(), EvalOptions(ComputeConfig(threads=1)))["seen"] == 1
+    )
 
 
 def test_a_detector_of_such_weights_is_neither_kept_nor_exported(command, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from made_boxes import draw_voc
 from test_detection_testing import asked, wild
-from test_detector import SMALL, picture, sample
+from test_detector import SMALL, losses, picture, sample
+from torchvision.ops import box_iou
 
 from residual.data.loader import training_batches
 from residual.data.preprocessing import per_pixel_mean
@@ -16,8 +17,6 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.tasks.detection import train
-from residual.tasks.detection.boxes import overlaps
-from residual.tasks.detection.losses import losses
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.recipe import with_steps
 from residual.training.task import RunOptions, Stopped
@@ -74,7 +73,7 @@ def test_the_losses_and_boxes_of_a_detector_are_those_of_a_processor():
         losses(on_gpu, [replace(one, **there)]).cpu(), expected, rtol=1e-3, atol=1e-3
     )
     again = asked(on_gpu, Asking(least=0.3), picture().cuda())
-    assert overlaps(found.boxes[:3], again.boxes.cpu()).amax(dim=1).min() > 0.95
+    assert box_iou(found.boxes[:3], again.boxes.cpu()).amax(dim=1).min() > 0.95
 
 
 def test_a_detector_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path):

@@ -15,12 +15,13 @@ from torch import Tensor
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import Example
 from residual.tasks.detection.metrics import (
+    COCO_IOUS,
     MEASURES,
     MISSING,
-    TENTHS,
     coco_ap,
-    first_of_each,
-    judged,
+    first_occurrences,
+    match_detections,
+    measure,
     voc_ap,
 )
 
@@ -133,7 +134,7 @@ def agree(fast: Tensor, slow: Sequence[float], within: float = 1e-9) -> None:
 def test_it_is_what_the_devkit_counts(seed):
     every, made = random_scenes(seed)
     for iou, points, difficult in product((0.3, 0.5, 0.75), ("area", "11"), (False, True)):
-        ours = voc_ap(every, made.examples, len(CLASSES), iou, points, difficult)
+        ours = voc_ap(match_detections(every, made.examples, len(CLASSES)), iou, points, difficult)
         assert ours.dtype == torch.float64
         slow = [devkit(every, made.examples, n, iou, points, difficult) for n in range(3)]
         assert 0 < slow[0] < 1 and isnan(slow[2])
@@ -164,7 +165,7 @@ def test_cocos_numbers_are_pycocotools_and_agree_with_their_definition(seed, sor
 
     assert numbers["AP50"] == pytest.approx(mean(0.5), abs=1e-6)
     assert numbers["AP75"] == pytest.approx(mean(0.75), abs=1e-6)
-    whole = sum(map(mean, TENTHS)) / 10
+    whole = sum(map(mean, COCO_IOUS)) / 10
     assert numbers["AP[.5:.95]"] == pytest.approx(whole, abs=1e-6)
     assert isnan(numbers["large"]) and 0 < numbers["small"] <= 1
 
@@ -215,76 +216,79 @@ FAR = (50, 50, 60, 60)
 )
 def test_by_hand(made, answer, area, eleven):
     for points, expected in (("area", area), ("11", eleven)):
-        agree(voc_ap([answer], [made], 1, points=points), [expected], 1e-12)
+        agree(voc_ap(match_detections([answer], [made], 1), points=points), [expected], 1e-12)
 
 
 def test_a_difficult_object_can_be_counted_like_others():
     made = example((0, 0, 10, 10), (*FAR, 1))
-    agree(voc_ap([found(BOTH[0])], [made], 1, difficult=True), [0.5])
+    agree(voc_ap(match_detections([found(BOTH[0])], [made], 1), difficult=True), [0.5])
     twice = found((*FAR, 0.95), (*FAR, 0.9), BOTH[0])
-    agree(voc_ap([twice], [made], 1, difficult=True), [0.5 + 0.5 * 2 / 3])
-    agree(voc_ap([found((*FAR, 0.9))], [example((*FAR, 1))], 1, difficult=True), [1])
+    agree(voc_ap(match_detections([twice], [made], 1), difficult=True), [0.5 + 0.5 * 2 / 3])
+    agree(
+        voc_ap(match_detections([found((*FAR, 0.9))], [example((*FAR, 1))], 1), difficult=True), [1]
+    )
 
 
 def test_an_overlap_of_exactly_the_limit_is_enough():
     half = found((0, 0, 5, 10, 0.9))
-    agree(voc_ap([half], [example((0, 0, 10, 10))], 1), [1])
-    agree(voc_ap([half], [example((0, 0, 10, 10))], 1, iou=0.51), [0])
+    agree(voc_ap(match_detections([half], [example((0, 0, 10, 10))], 1)), [1])
+    agree(voc_ap(match_detections([half], [example((0, 0, 10, 10))], 1), iou=0.51), [0])
 
 
 def test_three_of_ten_objects_reach_the_recall_of_three_tenths():
     ten = example(*((20 * n, 0, 20 * n + 10, 10) for n in range(10)))
     three = found(*((20 * n, 0, 20 * n + 10, 10, 0.9) for n in range(3)))
-    agree(voc_ap([three], [ten], 1, points="11"), [4 / 11])
+    agree(voc_ap(match_detections([three], [ten], 1), points="11"), [4 / 11])
 
 
 def test_the_best_object_is_taken_even_where_a_free_one_overlaps_enough():
     made = example((0, 0, 10, 10), (0, 0, 10, 8))
     twice = found((0, 0, 10, 10, 0.9), (0, 0, 10, 10, 0.8))
-    agree(voc_ap([twice], [made], 1), [0.5])
+    agree(voc_ap(match_detections([twice], [made], 1)), [0.5])
 
 
 def test_equal_scores_stay_in_the_order_of_pictures():
     right, wrong = found((0, 0, 10, 10, 0.5)), found((*FAR, 0.5))
     there, empty = example((0, 0, 10, 10)), example()
-    agree(voc_ap([right, wrong], [there, empty], 1), [1])
-    agree(voc_ap([wrong, right], [empty, there], 1), [0.5])
+    agree(voc_ap(match_detections([right, wrong], [there, empty], 1)), [1])
+    agree(voc_ap(match_detections([wrong, right], [empty, there], 1)), [0.5])
 
 
 def test_first_of_each():
-    assert first_of_each(torch.tensor([3, 0, 3, 3, 1, 0])).tolist() == [1, 1, 0, 0, 1, 0]
-    assert first_of_each(torch.zeros(0).long()).tolist() == []
+    assert first_occurrences(torch.tensor([3, 0, 3, 3, 1, 0])).tolist() == [1, 1, 0, 0, 1, 0]
+    assert first_occurrences(torch.zeros(0).long()).tolist() == []
 
 
 def test_what_cannot_be_meant_is_refused():
     with pytest.raises(ValueError, match="on 1 pictures cannot be judged on 2"):
-        voc_ap([found()], [TWO, TWO], 1)
+        voc_ap(match_detections([found()], [TWO, TWO], 1))
     with pytest.raises(ValueError, match="area or 11 points, not '12'"):
-        voc_ap([found()], [TWO], 1, points="12")
+        voc_ap(match_detections([found()], [TWO], 1), points="12")
 
 
 def test_what_is_kept_is_in_percent_by_name_and_twice():
     every, made = random_scenes(0)
-    kept = judged(every, made)
+    kept = measure(every, made)
     assert kept["pictures"] == 12
     assert kept["objects"] == sum(int((~each.difficult).sum()) for each in made.examples)
     assert kept["difficult"] == sum(int(each.difficult.sum()) for each in made.examples)
     assert kept["detections"] == sum(len(one.scores) for one in every)
+    matches = match_detections(every, made.examples, 3)
     for difficult, some in ((False, kept), (True, kept["difficult counted"])):
         for name, (limits, points) in MEASURES.items():
-            each = [voc_ap(every, made.examples, 3, iou, points, difficult) for iou in limits]
+            each = [voc_ap(matches, iou, points, difficult) for iou in limits]
             mean = torch.stack(each).mean(dim=0) * 100
             assert some[name]["mean"] == pytest.approx(float(mean.nanmean()))
             assert list(some[name]["classes"]) == list(CLASSES)
             assert some[name]["classes"]["dog"] == pytest.approx(float(mean[1]))
             assert some[name]["classes"]["bird"] is None
     assert "coco" not in kept
-    assert judged([], scenes([]))["AP50-area"]["mean"] is None
+    assert measure([], scenes([]))["AP50-area"]["mean"] is None
 
 
 def test_a_split_of_cocos_sort_has_cocos_numbers_too():
     pytest.importorskip("pycocotools")
     every, made = random_scenes(1, "coco")
-    kept, numbers = judged(every, made)["coco"], coco_ap(every, made)
+    kept, numbers = measure(every, made)["coco"], coco_ap(every, made)
     assert kept["large"] is None
     assert kept["AP50"] == pytest.approx(100 * numbers["AP50"]) and set(kept) == set(numbers)

@@ -13,7 +13,7 @@ from residual.analysis.responses import measure_responses
 from residual.data.sources import digits
 from residual.device import ComputeConfig, torch_settings
 from residual.runs.load import load
-from residual.tasks.detection.predict import finder
+from residual.tasks.detection.inference import file_detector
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.recipe import DIGITS
 
@@ -88,6 +88,6 @@ def test_responses_are_measured_with_the_setting_that_is_asked_for(passes, finis
 def test_a_detector_finds_in_float32_and_puts_the_switches_back(passes, tmp_path):
     mine = torch_settings()
     picture((80, 64)).save(tmp_path / "a.png")
-    finder([detector()], Asking(least=0.0), ComputeConfig(threads=1))(tmp_path / "a.png")
+    file_detector([detector()], Asking(least=0.0), ComputeConfig(threads=1))(tmp_path / "a.png")
     assert torch_settings() == mine
     assert set(passes) == {(False, False, False)}

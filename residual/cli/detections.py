@@ -23,11 +23,11 @@ from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
     from residual.device import ComputeConfig
+    from residual.tasks.detection.inference import Detect
     from residual.tasks.detection.load import Trained
-    from residual.tasks.detection.predict import Finder
     from residual.tasks.detection.recipe import Testing
 
-    Finding = tuple[Finder, tuple[str, ...]]
+    Finding = tuple[Detect, tuple[str, ...]]
 
 Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
 Refine = Annotated[
@@ -121,7 +121,8 @@ def evaluate(
     """
     from residual.cli.progress import counting
     from residual.tasks.detection.datasets import load
-    from residual.tasks.detection.evaluate import Work, judge
+    from residual.tasks.detection.evaluate import EvalOptions
+    from residual.tasks.detection.evaluate import evaluate as evaluate_detectors
 
     with joined() as world:
         how = setting_of(device, threads, precision, deterministic)
@@ -137,8 +138,8 @@ def evaluate(
         refuse_other_division(paths[0], chosen, [each.name for each in scenes.examples])
         testing = testing_of(refine, multiscale, recipe.shorter)
         with counting("looking at pictures") as progress:
-            work = Work(how, workers, progress if world.rank == 0 else None, world)
-            result = judge(nets, scenes, testing, work)
+            work = EvalOptions(how, workers, progress if world.rank == 0 else None, world)
+            result = evaluate_detectors(nets, scenes, testing, work)
         if world.rank == 0:
             for sentence in scenes.notices:
                 typer.echo(f"residual: {sentence}", err=True)
@@ -192,7 +193,7 @@ def predict(
     Example: residual detect predict runs/resnet101-1 street.jpg --out found
     """
     from residual.cli.export import image_paths, print_answers
-    from residual.tasks.detection.predict import answers
+    from residual.tasks.detection.inference import predict as predict_images
 
     onnx = path.suffix == ".onnx"
     how = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
@@ -203,18 +204,18 @@ def predict(
         if out.exists() and not out.is_dir():
             raise FileExistsError(f"{out} is no folder; name one for the pictures with --out")
         out.mkdir(parents=True, exist_ok=True)
-    if print_answers(answers(find, classes, pictures, least, out), as_json, one_picture):
+    if print_answers(predict_images(find, classes, pictures, least, out), as_json, one_picture):
         raise typer.Exit(1)
 
 
 def of_run(path: Path, least: float, more: tuple[bool, bool], how: "ComputeConfig") -> "Finding":
     """What finds objects of at least this score by a run, and their classes; more: refinement, and
     multi-scale."""
-    from residual.tasks.detection.predict import finder
+    from residual.tasks.detection.inference import file_detector
 
     nets = opened([path])
     testing = testing_of(*more, nets[0].recipe.shorter)
-    find = finder(nets, replace(testing, least=min(least, testing.least)), how)
+    find = file_detector(nets, replace(testing, least=min(least, testing.least)), how)
     return find, nets[0].classes
 
 

@@ -1,6 +1,6 @@
 """A trained detector as an ONNX model: a picture in, boxes with scores and labels out."""
 
-# The nodes are those of detection/testing.py, in its order, with its arithmetic in float32.
+# The nodes are those of detection/inference.py, in its order, with its arithmetic in float32.
 
 from collections import OrderedDict
 from typing import Any
@@ -13,10 +13,10 @@ from torch import nn
 from residual.export.graph import DOUBLE, FLOAT, INT64, UINT8, Graph, Tensors, Value
 from residual.export.layers import network, of_layer
 from residual.export.preprocess import resized
-from residual.tasks.detection.boxes import OVERLAP, STRIDE, WIDEST, shapes
-from residual.tasks.detection.faster_rcnn import Detector
+from residual.tasks.detection.boxes import MAX_LOG_SCALE, PROPOSAL_NMS, STRIDE, base_anchors
+from residual.tasks.detection.faster_rcnn import FasterRCNN
 from residual.tasks.detection.load import Trained
-from residual.tasks.detection.losses import DEVIATIONS
+from residual.tasks.detection.losses import BOX_STD
 from residual.tasks.detection.recipe import Recipe, Testing
 
 PICTURE = "image"
@@ -90,7 +90,7 @@ def grown(trained: Trained, testing: Testing) -> Graph:
 
 
 def fitted(graph: Graph, image: Value, shorter: int, longest: int) -> list[Value]:
-    """The height and width, int64 (1,), in which a detector looks at a picture: `supply.fitted`."""
+    """The height and width, int64 (1,), of a detector's input: `loader.resized_size`."""
     sides = image.shape(1, 3)
     least, most = (graph(kind, sides, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
     wanted, capped = sides * shorter / least, sides * longest / most
@@ -99,7 +99,7 @@ def fitted(graph: Graph, image: Value, shorter: int, longest: int) -> list[Value
     return graph.several("Split", 2, size, axis=0, num_outputs=2)
 
 
-def proposing(graph: Graph, net: Detector, maps: Value) -> tuple[Value, Value]:
+def proposing(graph: Graph, net: FasterRCNN, maps: Value) -> tuple[Value, Value]:
     """Maps (1, C, H, W) -> scores (H W A, 2) and shifts (H W A, 4)."""
     own = net.proposing
     x = graph("Relu", of_layer(graph, own.conv, "proposing.conv", maps))
@@ -125,7 +125,7 @@ def anchors(graph: Graph, maps: Value, recipe: Recipe) -> Value:
     x, y = middles(3, floats(1, 0, 1, 0)), middles(2, floats(0, 1, 0, 1))
     places = graph("Unsqueeze", y, [1]) + x  # (H, W, 4)
     return graph(
-        "Reshape", graph("Unsqueeze", places, [2]) + shapes(recipe.scales).numpy(), [-1, 4]
+        "Reshape", graph("Unsqueeze", places, [2]) + base_anchors(recipe.scales).numpy(), [-1, 4]
     )
 
 
@@ -138,7 +138,7 @@ def decoded(graph: Graph, shifts: Value, boxes: Value) -> Value:
     (corner, end), (moved, grown) = halves(boxes), halves(shifts)
     size = end - corner
     centre = corner + size / np.float32(2) + moved * size
-    half = size * graph("Exp", graph("Min", grown, np.float32(WIDEST))) / np.float32(2)
+    half = size * graph("Exp", graph("Min", grown, np.float32(MAX_LOG_SCALE))) / np.float32(2)
     return graph("Concat", centre - half, centre + half, axis=-1)
 
 
@@ -165,14 +165,14 @@ def apart(graph: Graph, boxes: Value, ahead: Value, most: int, least: Value) -> 
     large = graph("GreaterOrEqual", graph("ReduceMin", beyond, [1], keepdims=0), np.float32(0))
     boxes, ahead = (graph("Compress", each, large, axis=0) for each in (boxes, ahead))
     one, scored = graph("Unsqueeze", boxes, [0]), graph("Unsqueeze", ahead, [0, 1])
-    stay = graph("NonMaxSuppression", one, scored, [most], floats(OVERLAP))
+    stay = graph("NonMaxSuppression", one, scored, [most], floats(PROPOSAL_NMS))
     return graph("Gather", boxes, graph("Squeeze", stay[:, 2:], [1]), axis=0)
 
 
-def pooled(graph: Graph, net: Detector, maps: Value, regions: Value) -> Value:
+def pooled(graph: Graph, net: FasterRCNN, maps: Value, regions: Value) -> Value:
     """A map (1, C, H, W) and regions (R, 4) -> (R, C, bins, bins)."""
     scale = 1 / STRIDE
-    if net.recipe.pooling == "pool":  # ends as in Detector.pooled, behind the picture's number, 0
+    if net.recipe.pooling == "pool":  # ends as in FasterRCNN.pool, behind the picture's number, 0
         rows = graph("Pad", regions, [0, 1, 0, 0]) - floats(0, 0, 0, 1, 1)
         return graph("MaxRoiPool", maps, rows, pooled_shape=[net.bins] * 2, spatial_scale=scale)
     first = graph("Expand", [0], regions.shape(0, 1))
@@ -196,7 +196,7 @@ def by_matrices(head: nn.Sequential) -> nn.Sequential:
 
 
 def judged(
-    graph: Graph, net: Detector, maps: Value, regions: Value, limits: Value
+    graph: Graph, net: FasterRCNN, maps: Value, regions: Value, limits: Value
 ) -> tuple[Value, Value]:
     """Probabilities (R, classes + 1), and a box for each class (R, classes, 4)."""
     # The whole picture is looked at, too, so that there is something where no region remains.
@@ -209,7 +209,7 @@ def judged(
         vectors = graph("Concat", vectors, beside, axis=1)
     scores = of_layer(graph, net.score, "score", vectors)
     shifts = of_layer(graph, net.shift, "shift", vectors)
-    moved = graph("Reshape", shifts, [-1, net.classes, 4]) * floats(*DEVIATIONS)
+    moved = graph("Reshape", shifts, [-1, net.classes, 4]) * floats(*BOX_STD)
     boxes = decoded(graph, moved, graph("Unsqueeze", regions, [1]))
     return graph("Softmax", scores, axis=1), clipped(graph, boxes, limits)
 

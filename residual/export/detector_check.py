@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from residual.data.decode import open_image as seen_picture
 from residual.device import ComputeConfig, check_finite
@@ -21,16 +22,14 @@ from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import (
     STRIDE,
     Detections,
-    anchors,
-    apart,
-    best_first,
-    least_sides,
-    overlaps,
+    filter_proposals,
+    grid_anchors,
+    min_proposal_size,
+    top_anchors,
 )
-from residual.tasks.detection.evaluate import found_on, looked
-from residual.tasks.detection.inference import chosen
+from residual.tasks.detection.faster_rcnn import postprocess
+from residual.tasks.detection.inference import Detect, ImageFeatures, detect_image
 from residual.tasks.detection.load import Trained
-from residual.tasks.detection.predict import Finder
 from residual.tasks.detection.recipe import Testing
 from residual.training.checkpoint import weights_sha256
 from residual.training.values import to_json
@@ -126,7 +125,7 @@ def parity(trained: Trained, content: bytes, testing: Testing) -> Iterator[Parit
     session = session_of(content, {}, torch.get_num_threads())
     how = ComputeConfig(threads=torch.get_num_threads())
     for picture in made_up(trained):
-        seen = loader.seen(as_png(picture), trained.recipe.shorter, trained.recipe.longest)
+        seen = loader.load_image(as_png(picture), trained.recipe.shorter, trained.recipe.longest)
         pixels = np.asarray(picture)[None]
         own = answered(stepping, pixels)
         numbers, sides = compared(trained, seen, own, every)
@@ -135,7 +134,7 @@ def parity(trained: Trained, content: bytes, testing: Testing) -> Iterator[Parit
         for name in ("boxes", "scores", "labels"):
             if not torch.equal(answer[name], own[name][best][: testing.most]):
                 raise ValueError(refusal(trained, f"{name} change with the least score"))
-        found, slow = timed(lambda given: found_on([trained], given, testing, how), [seen])
+        found, slow = timed(lambda given: detect_image([trained], given, testing, how), [seen])
         same = shared(found, Detections(answer["boxes"], answer["scores"], answer["labels"]))
         sizes = picture.height, picture.width, len(own["regions"])
         yield Parity(*sizes, numbers, sides, len(found.scores), same, slow, fast)
@@ -150,22 +149,23 @@ def answered(session: Any, pixels: Any) -> Answers:
 
 @torch.no_grad()
 def compared(
-    trained: Trained, seen: loader.Seen, own: Answers, testing: Testing
+    trained: Trained, seen: loader.ResizedImage, own: Answers, testing: Testing
 ) -> tuple[float, float]:
     """The largest differences of the model's steps from the detector's: of a probability, and of
     a side of a box in pixels. Raises ValueError where there are greater ones than are allowed."""
     net, recipe = trained.net, trained.recipe
-    (look,) = looked([trained], [seen], ComputeConfig())
-    maps = net.maps(loader.input_of(seen, trained.preprocessing, torch.device("cpu"))[None])
+    image = loader.normalize(seen, trained.preprocessing, torch.device("cpu"))
+    look = ImageFeatures(net, [image], seen.scale)
+    maps = look.first
     scores, shifts = (each[0] for each in net.proposing(maps))
     told = own["objectness"], own["anchor_shifts"]
-    around = anchors(maps.shape[2], maps.shape[3], recipe.scales, maps.device)
-    candidates, ahead = best_first(*told, around, look.size, testing.candidates)
-    least = least_sides(recipe.smallest, seen.factors)
-    regions, _ = apart(own["candidates"], own["ahead"], testing.proposals, least)
-    probabilities, boxes = look.judged(own["regions"])
+    around = grid_anchors(maps, recipe.scales)
+    candidates, ahead = top_anchors(*told, around, look.size, testing.candidates)
+    least = min_proposal_size(recipe.smallest, seen.scale)
+    regions, _ = filter_proposals(own["candidates"], own["ahead"], testing.proposals, least)
+    probabilities, boxes = look.predict(own["regions"])
     found = in_order(of_each_class(own["probabilities"], own["class_boxes"], testing))
-    theirs = in_order(Detections(own["boxes"] * seen.factors, own["scores"], own["labels"]))
+    theirs = in_order(Detections(own["boxes"] * seen.scale, own["scores"], own["labels"]))
     large = float(shifts.abs().max().clamp(min=1))  # the last bit of sums is in proportion
     differences = {
         "objectness": (told[0].softmax(dim=1), scores.softmax(dim=1), PROBABILITY),
@@ -193,7 +193,7 @@ def of_each_class(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Det
     """What is chosen, class by class: torchvision's suppression of several classes moves the boxes
     of each, and so rounds them."""
     found = [
-        chosen(probabilities[:, [0, label + 1]], boxes[:, label : label + 1], testing)
+        postprocess(probabilities[:, [0, label + 1]], boxes[:, label : label + 1], testing)
         for label in range(boxes.shape[1])
     ]
     labels = [each.labels + label for label, each in enumerate(found)]
@@ -223,7 +223,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 def shared(one: Detections, other: Detections) -> int:
     """How many detections both hold: the same label, about the same score and box."""
     # No two detections of a class overlap so much that one fits two others.
-    fits = overlaps(one.boxes, other.boxes) >= SAME  # (N, M)
+    fits = box_iou(one.boxes, other.boxes) >= SAME  # (N, M)
     fits &= (one.scores[:, None] - other.scores).abs() <= PROBABILITY
     fits &= one.labels[:, None] == other.labels
     return int(fits.any(dim=1).sum())
@@ -250,7 +250,7 @@ def as_png(picture: Image.Image) -> bytes:
 class Exported:
     """A detector that was read from an ONNX model."""
 
-    find: Finder
+    find: Detect
     classes: tuple[str, ...]
     testing: Testing
 

@@ -29,7 +29,7 @@ from residual.tasks.detection.datasets import (
     select_part,
     splits,
 )
-from residual.tasks.detection.drawing import BAD, drawn, sheet, titled
+from residual.tasks.detection.drawing import BAD, add_title, contact_sheet, draw_boxes
 from residual.tasks.detection.recipe import SKIP, Reading
 
 COLUMNS, WIDTH = 4, 2_000  # of a sheet: pictures and pixels
@@ -258,7 +258,7 @@ def contact(said: Everything, n: int) -> Image.Image:
         shown.append(pictured(small, small.width / whole.width, split, one, names))
     if not shown:
         raise ValueError("there is no picture that can be read and drawn")
-    return sheet(shown, columns, WIDTH)
+    return contact_sheet(shown, columns, WIDTH)
 
 
 def chosen(said: Everything) -> Iterator[tuple[str, AnnotatedImage]]:
@@ -300,4 +300,4 @@ def pictured(
     ]
     labels = [BAD if box.problem else names.index(box.label) for box in boxes]
     corners = torch.tensor([box.corners for box in boxes]).reshape(-1, 4) * scale
-    return titled(drawn(image, corners, captions, labels), f"{split}: {one.name}")
+    return add_title(draw_boxes(image, corners, captions, labels), f"{split}: {one.name}")

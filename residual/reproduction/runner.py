@@ -289,10 +289,10 @@ class DetectorTrainer:
     def evaluate(self, experiment: Experiment, runs: Sequence[Path]) -> Result:
         networks, scenes = [detectors.load(run) for run in runs], self.data(experiment.recipe).test
         with self.display.progress(f"evaluating {experiment.system}") as progress:
-            work = detection.Work(
+            work = detection.EvalOptions(
                 self.place.config.in_float32(), self.place.workers, progress, current_world()
             )
-            result = detection.judge(networks, scenes, experiment.testing, work)
+            result = detection.evaluate(networks, scenes, experiment.testing, work)
         for damage in result["damaged"]:
             self.display.notice(f"{damage}; nothing is found on it")
         shared = ("format", "recipe", "versions", "hardware", "setting", "finished")

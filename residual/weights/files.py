@@ -129,9 +129,7 @@ def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
         notices.append(f"the weights under {place} are taken, not those under {others} (--entry)")
     outside = [key for key in state if key not in names and short[key] != COUNT]
     if outside:
-        notices.append(
-            f"keys left out, for they do not begin with {start} {summarize(outside)}"
-        )
+        notices.append(f"keys left out, for they do not begin with {start} {summarize(outside)}")
     return Entry({key: state[key] for key in names}, names, tuple(notices))
 
 

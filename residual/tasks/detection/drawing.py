@@ -1,181 +1,123 @@
-"""Boxes drawn on pictures, and many pictures on one sheet."""
+"""Images with boxes and captions drawn on them, and contact sheets of images."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+import torch
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-# Sasha Trubetskoy, "List of 20 simple, distinct colors" (2017), but for white, black, grey, and the
-# red and maroon, which would be taken for what is bad.
-COLOURS = (
+# Sasha Trubetskoy, "List of 20 simple, distinct colors" (2017), without white, black, grey, and
+# the red and maroon, which could be taken for the color of bad boxes.
+COLORS = (
     "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4",
     "#469990", "#dcbeff", "#9a6324", "#ffe119", "#aaffc3", "#808000", "#ffd8b1", "#000075",
 )  # fmt: skip
-BAD = -1  # the label of a box that is none: dashed, and in a colour of its own
-COLOUR_OF_BAD = "#ff0000"
-LETTERS = 28  # lines of text would fill the shorter side
-LEAST_LETTER = 10  # pixels; below it nobody can read
-GAP = 6  # pixels between the pictures of a sheet
+BAD = -1  # the label of a bad box: filled, and in a color of its own
+BAD_COLOR = "#ff0000"
+LINES = 28  # of text would fill the shorter side
+MIN_FONT_SIZE = 10
+PADDING = 6  # pixels between the images of a sheet
 Place = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-@dataclass(frozen=True)
-class Pen:
-    """What fits the size of a picture."""
-
-    draw: ImageDraw.ImageDraw
-    size: tuple[int, int]
-    width: int
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-    def extent(self, text: str) -> tuple[float, float]:
-        """The (width, height) of a line of text, and a margin around it."""
-        left, _, right, _ = self.font.getbbox(text)
-        _, top, _, bottom = self.font.getbbox("Ag")  # the same for all words, so that they align
-        return right - left + 2 * self.margin, bottom - top + 2 * self.margin
-
-    @property
-    def margin(self) -> int:
-        return self.width + 1
-
-
-def drawn(
+def draw_boxes(
     image: Image.Image, boxes: Tensor, captions: Sequence[str], labels: Sequence[int]
 ) -> Image.Image:
-    """A copy of a picture with boxes (N, 4), each with its caption, and in the colour of its label.
+    """A copy of an image with boxes (N, 4), each with its caption and in the color of its label.
 
-    What lies beyond the border is drawn at the border. A box that has no place is not drawn.
+    Boxes are clipped to the image; those with a NaN are left out. Bad boxes are made larger.
     """
-    image = image.convert("RGB")  # always a copy
-    pen = pen_for(image)
-    there: list[tuple[Place, str, str]] = []
-    for box, caption, label in zip(boxes.tolist(), captions, labels, strict=True):
-        colour = COLOUR_OF_BAD if label == BAD else COLOURS[label % len(COLOURS)]
-        if (place := placed(box, pen, label == BAD)) is not None:
-            outline(pen, place, colour, dashed=label == BAD)
-            there.append((place, caption, colour))
-    taken: list[Place] = []  # by captions, which come last, so that no line crosses them
-    for place, caption, colour in there:
-        if caption:
-            taken.append(written(pen, place, caption, colour, taken))
-    return image
+    from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+    from torchvision.utils import draw_bounding_boxes
+
+    canvas, shorter = pil_to_tensor(image.convert("RGB")), min(image.size)
+    line = max(1, round(shorter / 240))
+    rows = [i for i in range(len(boxes)) if not boxes[i].isnan().any()]
+    colors = [BAD_COLOR if labels[i] == BAD else COLORS[labels[i] % len(COLORS)] for i in rows]
+    margin = torch.tensor([7 * line if labels[i] == BAD else 0 for i in rows])[:, None]
+    points = boxes[rows].view(-1, 2, 2)
+    first = points.amin(dim=1) - margin  # of an inverted box, too
+    last = (points.amax(dim=1) - 1 + margin).maximum(first)
+    border = torch.tensor(image.size) - 1
+    placed = torch.cat([p.clamp(min=0).minimum(border) for p in (first, last)], dim=1)
+    for bad in (False, True):
+        some = [i for i, color in enumerate(colors) if (color == BAD_COLOR) == bad]
+        if some:
+            own = [colors[i] for i in some]
+            canvas = draw_bounding_boxes(canvas, placed[some], colors=own, width=line, fill=bad)
+    captioned = [i for i, row in enumerate(rows) if captions[row]]
+    if captioned:  # last, so that no line crosses a caption
+        texts, own = [captions[rows[i]] for i in captioned], [colors[i] for i in captioned]
+        font = ImageFont.truetype(font_file(), max(MIN_FONT_SIZE, round(shorter / LINES)))
+        origins = caption_origins(placed[captioned].tolist(), texts, font, image.size)
+        canvas = draw_bounding_boxes(
+            canvas, torch.tensor(list(origins)).repeat(1, 2), texts, own, width=0,
+            font=font_file(), font_size=int(font.size), fill_labels=True,
+            label_colors=["black" if is_bright(color) else "white" for color in own],
+        )  # fmt: skip
+    drawn: Image.Image = to_pil_image(canvas)
+    return drawn
 
 
-def pen_for(image: Image.Image) -> Pen:
-    shorter = min(image.size)
-    letter = max(LEAST_LETTER, shorter / LETTERS)
-    return Pen(
-        ImageDraw.Draw(image), image.size, max(1, round(shorter / 240)),
-        ImageFont.load_default(letter),
-    )  # fmt: skip
+def font_file() -> str:
+    """DejaVu Sans, which has the letters of most languages and comes with matplotlib."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
-def placed(box: list[float], pen: Pen, bad: bool) -> Place | None:
-    """Where a box is drawn in the picture; nowhere if it has a side that is no number."""
-    if any(map(math.isnan, box)):
-        return None
-    # An inverted or an empty box is made wide enough to be seen.
-    spread = 7 * pen.width if bad else 0
-    (left, right), (top, bottom) = sorted(box[0::2]), sorted(box[1::2])
-    last = (pen.size[0] - 1, pen.size[1] - 1)
-    return (
-        min(max(left - spread, 0), last[0]),
-        min(max(top - spread, 0), last[1]),
-        min(max(right - 1 + spread, 0), last[0]),  # the last pixel inside
-        min(max(bottom - 1 + spread, 0), last[1]),
-    )
+def caption_origins(
+    boxes: list[Place], texts: list[str], font: ImageFont.FreeTypeFont, size: tuple[int, int]
+) -> Iterator[tuple[float, float]]:
+    """The (x, y) at which torchvision writes each text: at its box and inside the image, where it
+    covers the least of the captions before it."""
+    taken: list[Place] = []
+    for (left, top, right, bottom), text in zip(boxes, texts, strict=True):
+        x0, y0, x1, y1 = font.getbbox(text)
+        width, height = x1 - x0 + 2, y1 - y0 + 2  # with torchvision's margin
+        places = []
+        for y in (top - height, top, bottom, bottom - height):
+            for x in (left, right - width):
+                x, y = (min(max(x, 0), size[0] - 1 - width), min(max(y, 0), size[1] - 1 - height))
+                places.append((x, y, x + width, y + height))
+        best = min(places, key=lambda place: sum(shared_area(place, other) for other in taken))
+        taken.append(best)
+        yield best[0] - x0, best[1] - y0
 
 
-def outline(pen: Pen, place: Place, colour: str, dashed: bool) -> None:
-    left, top, right, bottom = place
-    if not dashed:
-        pen.draw.rectangle((left, top, max(left, right), max(top, bottom)), None, colour, pen.width)
-        return
-    for line in (
-        (left, top, right, top), (left, bottom, right, bottom),
-        (left, top, left, bottom), (right, top, right, bottom),
-    ):  # fmt: skip
-        for dash in dashes(line, 3 * pen.width):
-            pen.draw.line(dash, colour, pen.width + 1)
+def shared_area(a: Place, b: Place) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
 
 
-def dashes(line: Place, length: int) -> Iterator[Place]:
-    """Pieces of a line, with gaps between them as long as they are."""
-    x0, y0, x1, y1 = line
-    whole = max(x1 - x0, y1 - y0)
-    for start in range(0, int(whole) + 1, 2 * length):
-        a, b = start / max(whole, 1), min(start + length, whole) / max(whole, 1)
-        yield x0 + a * (x1 - x0), y0 + a * (y1 - y0), x0 + b * (x1 - x0), y0 + b * (y1 - y0)
-
-
-# ---- words --------------------------------------------------------------------------------------
-
-
-def written(pen: Pen, box: Place, caption: str, colour: str, taken: list[Place]) -> Place:
-    """Write a caption at its box, where it covers the least of the others, and tell where."""
-    places = list(beside(pen, box, pen.extent(caption)))
-    place = min(places, key=lambda place: sum(shared(place, other) for other in taken))
-    pen.draw.rectangle(place, colour)
-    _, top, _, _ = pen.font.getbbox("Ag")
-    at = (place[0] + pen.margin, place[1] + pen.margin - top)
-    pen.draw.text(at, caption, "black" if bright(colour) else "white", pen.font)
-    return place
-
-
-def beside(pen: Pen, box: Place, extent: tuple[float, float]) -> Iterator[Place]:
-    """Where a caption may stand, inside the picture: the best place first."""
-    (left, top, right, bottom), (wide, high) = box, extent
-    right, bottom = right - wide, bottom - high  # of a caption that ends there
-    for x, y in (
-        (left, top - high), (left, top), (right, top - high), (left, bottom + high),
-        (right, top), (left, bottom), (right, bottom + high), (right, bottom),
-        ((left + right) / 2, (top + bottom) / 2),
-    ):  # fmt: skip
-        x = min(max(x, 0), max(pen.size[0] - wide, 0))
-        y = min(max(y, 0), max(pen.size[1] - high, 0))
-        yield x, y, x + wide, y + high
-
-
-def shared(a: Place, b: Place) -> float:
-    """How many pixels two places have in common."""
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(wide, 0) * max(high, 0)
-
-
-def bright(colour: str) -> bool:
-    """Whether black is read better on a colour than white (by its luma, ITU-R BT.601)."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def is_bright(color: str) -> bool:
+    """Whether black is read better on a color than white (by its luma, ITU-R BT.601)."""
+    red, green, blue = ImageColor.getrgb(color)[:3]
     return 0.299 * red + 0.587 * green + 0.114 * blue > 128
 
 
-# ---- sheets -------------------------------------------------------------------------------------
+def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
+    """Images in rows of so many, on a white ground of about this width."""
+    from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+    from torchvision.utils import make_grid
+
+    cell = (width - PADDING) // columns - PADDING
+    height = max(ImageOps.contain(image, (cell, cell)).height for image in images)
+    cells = [
+        pil_to_tensor(ImageOps.pad(image.convert("RGB"), (cell, height), color="white"))
+        for image in images
+    ]
+    sheet: Image.Image = to_pil_image(make_grid(cells, columns, PADDING, pad_value=255))
+    return sheet
 
 
-def sheet(pictures: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
-    """Pictures in rows of so many, on a white ground of this width; each as wide as its column."""
-    cell = (width - GAP * (columns + 1)) // columns
-    fitted = [ImageOps.contain(picture.convert("RGB"), (cell, 2 * cell)) for picture in pictures]
-    rows = [fitted[i : i + columns] for i in range(0, len(fitted), columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
-    whole = Image.new("RGB", (width, sum(heights) + GAP * (len(rows) + 1)), "white")
-    top = GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            spare = (cell - picture.width) // 2
-            whole.paste(picture, (GAP + column * (cell + GAP) + spare, top))
-        top += height + GAP
-    return whole
-
-
-def titled(image: Image.Image, text: str) -> Image.Image:
-    """A picture with a line under it, which is cut where it would be longer than the picture."""
-    font = ImageFont.load_default(LEAST_LETTER + 2)
+def add_title(image: Image.Image, text: str) -> Image.Image:
+    """An image with a line of text below it, cut to the width of the image."""
+    font = ImageFont.truetype(font_file(), MIN_FONT_SIZE + 2)
     while text and font.getlength(text) > image.width:
         text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
-    _, _, _, bottom = font.getbbox("Ag")
-    whole = Image.new("RGB", (image.width, image.height + int(bottom) + 4), "white")
-    whole.paste(image, (0, 0))
-    ImageDraw.Draw(whole).text((0, image.height + 1), text, "black", font)
-    return whole
+    titled = Image.new("RGB", (image.width, image.height + int(font.size) + 6), "white")
+    titled.paste(image, (0, 0))
+    ImageDraw.Draw(titled).text((0, image.height + 1), text, "black", font)
+    return titled

@@ -1,151 +1,221 @@
-"""A detector at work: from a picture to boxes with classes and scores (Section 4.3, App. B)."""
+"""Inference: from image files to detections, by one detector or an ensemble (Sec. 4.3, App. B)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from residual.device import raise_non_finite
-from residual.tasks.detection.boxes import (
-    UNRESIZED,
-    Detections,
-    anchors,
-    apart,
-    best_first,
-    clipped,
-    decoded,
-    least_sides,
-    merged,
-    suppressed_by_class,
-    voted,
-)
-from residual.tasks.detection.faster_rcnn import Detector
-from residual.tasks.detection.losses import DEVIATIONS
-from residual.tasks.detection.recipe import VOC07, Testing
+from residual.data.decode import DamagedImage, open_image
+from residual.device import ComputeConfig, raise_non_finite
+from residual.storage import write_atomic
+from residual.tasks.detection.boxes import UNSCALED, Detections, grid_anchors, merge_proposals
+from residual.tasks.detection.drawing import draw_boxes
+from residual.tasks.detection.faster_rcnn import FasterRCNN, decode_regions, postprocess
+from residual.tasks.detection.load import Trained
+from residual.tasks.detection.loader import ResizedImage, load_image, normalize
+from residual.tasks.detection.recipe import VOC07, Recipe, Testing
 
-# Of a region, in pixels; it is looked at where its own area is closest to this square (SPP-net).
-SIDE = 224
+# Pixels: of several scales, a region takes those at which its area is closest to this square's
+# (SPP-net).
+REGION_SIDE = 224
+Detect = Callable[[Path], Detections]  # boxes are in pixels of the upright image
 
 
-class Look:
-    """One picture, as one detector sees it at one scale or at several.
+class ImageFeatures:
+    """The features of one image at one scale or several, by one detector.
 
     Regions and boxes are in pixels of the first image.
     """
 
-    def __init__(
-        self, net: Detector, images: Sequence[Tensor], factors: Tensor = UNRESIZED
-    ) -> None:
-        """Of images (3, H, W), normalised, of which the first is of the scale of training, to
-        which the picture was resized by factors (4,)."""
-        self.net, self.images, self.factors = net, images, factors
-        self.finite: list[Tensor] = []  # of everything that the network has said
+    def __init__(self, net: FasterRCNN, images: Sequence[Tensor], scale: Tensor = UNSCALED) -> None:
+        """Of normalized images (3, H, W); the first has the scale of training, to which the file's
+        was resized by `scale` (4,)."""
+        self.net, self.images, self.scale = net, images, scale
+        self.finite: list[Tensor] = []  # whether each output of the network is finite
         self.size = images[0].shape[1], images[0].shape[2]
-        self.first = net.maps(images[0][None])
-        more = {(image.shape[1], image.shape[2]): net.maps(image[None]) for image in images[1:]}
-        self.maps = dict(sorted((more | {self.size: self.first}).items()))  # by (height, width)
+        self.first = net.features(images[0][None])
+        by_size = {
+            (image.shape[1], image.shape[2]): net.features(image[None]) for image in images[1:]
+        }
+        self.by_size = dict(sorted((by_size | {self.size: self.first}).items()))
 
-    def proposed(self, testing: Testing) -> tuple[Tensor, Tensor]:
-        """Boxes (P, 4) and probabilities (P,), from the first scale alone (App. B)."""
-        maps = self.first
-        scores, shifts = self.net.proposing(maps)
-        self.finite += [scores.isfinite().all(), shifts.isfinite().all()]
-        rows, columns = maps.shape[2:]
-        own = anchors(rows, columns, self.net.recipe.scales, maps.device)
-        found = best_first(scores[0], shifts[0], own, self.size, testing.candidates)
-        least = least_sides(self.net.recipe.smallest, self.factors)
-        boxes, ahead = apart(*found, testing.proposals, least)
-        return boxes, ahead.sigmoid()
+    def proposals(self, limits: Recipe | Testing) -> tuple[Tensor, Tensor]:
+        """Region proposals (P, 4) and probabilities (P,), from the first scale alone (App. B)."""
+        scores, deltas = self.net.proposing(self.first)
+        self.finite += [scores.isfinite().all(), deltas.isfinite().all()]
+        anchors = grid_anchors(self.first, self.net.recipe.scales)
+        outputs = scores[0], deltas[0], anchors
+        boxes, logits = self.net.proposals(*outputs, self.size, self.scale, limits)
+        return boxes, logits.sigmoid()
 
-    def vectors(self, regions: Tensor) -> Tensor:
-        """(R, F): of two scales the greater value, where there are several."""
-        if len(self.maps) == 1 or not len(regions):
-            return self.net.vectors(self.first, regions, self.size)
-        smaller = self.pair(regions)
-        found: Tensor | None = None
-        for scale, (size, maps) in enumerate(self.maps.items()):
-            chosen = ((smaller == scale) | (smaller == scale - 1)).nonzero()[:, 0]
+    def region_features(self, regions: Tensor) -> Tensor:
+        """(R, F): with several scales, the maximum of the two that fit a region best."""
+        if len(self.by_size) == 1 or not len(regions):
+            return self.net.region_features(self.first, regions, self.size)
+        smaller = self.smaller_scale(regions)
+        maxima: Tensor | None = None
+        for i, (size, features) in enumerate(self.by_size.items()):
+            chosen = ((smaller == i) | (smaller == i - 1)).nonzero()[:, 0]
             if not len(chosen):
                 continue
             x, y = size[1] / self.size[1], size[0] / self.size[0]
-            there = regions[chosen] * regions.new_tensor([x, y, x, y])
-            vectors = self.net.vectors(maps, there, size)
-            if found is None:
-                found = vectors.new_full((len(regions), vectors.shape[1]), -torch.inf)
-            found[chosen] = torch.maximum(found[chosen], vectors)
-        assert found is not None
-        return found
+            scaled = regions[chosen] * regions.new_tensor([x, y, x, y])
+            vectors = self.net.region_features(features, scaled, size)
+            if maxima is None:
+                maxima = vectors.new_full((len(regions), vectors.shape[1]), -torch.inf)
+            maxima[chosen] = torch.maximum(maxima[chosen], vectors)
+        assert maxima is not None
+        return maxima
 
-    def pair(self, regions: Tensor) -> Tensor:
-        """Of two neighbouring scales, the place of the smaller one, for each region (R,)."""
+    def smaller_scale(self, regions: Tensor) -> Tensor:
+        """The index of the smaller one of the two neighboring scales for each region (R,)."""
         # Choice: the two scales at which a region's area lies on both sides of 224x224 pixels, and
         # at the ends the last two, as in "networks on convolutional feature maps" (NoC).
         area = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1)
-        at = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.maps]
+        areas = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.by_size]
         # In proportion, where the shorter side of training is none of the paper's 600 pixels.
-        side = SIDE * self.net.recipe.shorter / VOC07.shorter
-        smaller = torch.stack([each <= side**2 for each in at]).sum(dim=0) - 1
-        return smaller.clamp(0, len(self.maps) - 2)
+        side = REGION_SIDE * self.net.recipe.shorter / VOC07.shorter
+        smaller = torch.stack([scaled <= side**2 for scaled in areas]).sum(dim=0) - 1
+        return smaller.clamp(0, len(self.by_size) - 2)
 
-    def judged(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (R, classes + 1), and a box for each class (R, classes, 4)."""
-        scores, shifts = self.net.answers(self.vectors(regions))
-        self.finite += [scores.isfinite().all(), shifts.isfinite().all()]
-        dtype = torch.promote_types(scores.dtype, torch.float32)
-        moved = shifts.to(dtype) * torch.tensor(DEVIATIONS, device=shifts.device, dtype=dtype)
-        boxes = clipped(decoded(moved, regions.to(dtype)[:, None]), *self.size)
-        return scores.to(dtype).softmax(dim=1), boxes
+        scores, deltas = self.net.predict(self.region_features(regions))
+        self.finite += [scores.isfinite().all(), deltas.isfinite().all()]
+        return decode_regions(scores, deltas, regions, self.size)
 
-    def check(self, testing: Testing) -> None:
-        """Raises NotFinite, with the layer, where the network has said numbers that are not finite.
-        A box of such is none, so that no picture could show it."""
+    def check_finite(self, testing: Testing) -> None:
+        """Raises NonFiniteValues, with the layer, if an output of the network is not finite: such
+        boxes would be dropped silently."""
         if bool(torch.stack(self.finite).all()):
             return
 
-        def again() -> None:
-            look = Look(self.net, self.images, self.factors)
-            look.judged(look.proposed(testing)[0])
+        def repeat() -> None:
+            features = ImageFeatures(self.net, self.images, self.scale)
+            features.predict(features.proposals(testing)[0])
 
-        raise_non_finite(self.net.recipe.network, self.net, again)
-
-
-def together(looks: Sequence[Look], regions: Tensor) -> tuple[Tensor, Tensor]:
-    """What several detectors say of regions, on average (App. B)."""
-    # Choice: probabilities and boxes are averaged; the paper says "ensemble" and no more.
-    found = [look.judged(regions) for look in looks]
-    probabilities, boxes = zip(*found, strict=True)
-    return torch.stack(probabilities).mean(dim=0), torch.stack(boxes).mean(dim=0)
+        raise_non_finite(self.net.recipe.network, self.net, repeat)
 
 
 @torch.no_grad()
-def detected(looks: Sequence[Look], testing: Testing) -> Detections:
-    """What one detector finds, or several as an ensemble: in pixels of the first image. Raises
-    NotFinite, with the layer, where a detector's numbers are not finite."""
-    regions = merged([look.proposed(testing) for look in looks], testing.proposals * len(looks))
-    probabilities, boxes = together(looks, regions)
+def detect(members: Sequence[ImageFeatures], testing: Testing) -> Detections:
+    """The detections of one detector or of an ensemble, in pixels of the first image. Raises
+    NonFiniteValues, with the layer."""
+
+    def predict(regions: Tensor) -> tuple[Tensor, Tensor]:
+        # Choice: probabilities and boxes are averaged; the paper says "ensemble" and no more.
+        outputs = [member.predict(regions) for member in members]
+        probabilities, boxes = zip(*outputs, strict=True)
+        return torch.stack(probabilities).mean(dim=0), torch.stack(boxes).mean(dim=0)
+
+    proposals = [member.proposals(testing) for member in members]
+    regions = merge_proposals(proposals, testing.proposals * len(members))
+    probabilities, boxes = predict(regions)
     if testing.refinement and len(regions):
         # Choice: a region is looked at again where the box of its best class lies: 300 more.
         best = probabilities[:, 1:].argmax(dim=1)
-        again = boxes[torch.arange(len(best), device=best.device), best]
-        more = together(looks, again)
-        probabilities = torch.cat([probabilities, more[0]])
-        boxes = torch.cat([boxes, more[1]])
-    for look in looks:
-        look.check(testing)
-    return chosen(probabilities, boxes, testing)
+        refined = predict(boxes[torch.arange(len(best), device=best.device), best])
+        probabilities = torch.cat([probabilities, refined[0]])
+        boxes = torch.cat([boxes, refined[1]])
+    for member in members:
+        member.check_finite(testing)
+    return postprocess(probabilities, boxes, testing)
 
 
-def chosen(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Detections:
-    """Of what is said of regions, (R, classes + 1) and (R, classes, 4), what counts as found."""
-    # What was cut off at the border until nothing was left is no box.
-    there = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
-    rows, labels = ((probabilities[:, 1:] > testing.least) & there).nonzero(as_tuple=True)
-    scores, own = probabilities[rows, labels + 1], boxes[rows, labels]
-    stay = suppressed_by_class(own, scores, labels, testing.overlap)[: testing.most]
-    final = own[stay]
-    if testing.refinement:
-        final = final.clone()
-        for label in set(labels[stay].tolist()):
-            mine, all_ = labels[stay] == label, labels == label
-            final[mine] = voted(own[stay][mine], own[all_], scores[all_])
-    return Detections(final, scores[stay], labels[stay])
+# ---- from image files ---------------------------------------------------------------------------
+
+
+def check_ensemble(detectors: Sequence[Trained]) -> None:
+    """Raises ValueError if detectors have other classes or image sizes."""
+    first, *others = detectors
+    for other in others:
+        if other.classes != first.classes:
+            raise ValueError(
+                f"the detectors know other classes: {', '.join(first.classes)}, and "
+                f"{', '.join(other.classes)}"
+            )
+        for name in ("shorter", "longest"):
+            a, b = getattr(first.recipe, name), getattr(other.recipe, name)
+            if a != b:
+                raise ValueError(f"the detectors look at other sizes: {name} {a}, and {b}")
+
+
+def image_sides(recipe: Recipe, testing: Testing) -> list[tuple[int, int]]:
+    """(shorter, longest) sides of an image at each scale; the first is the training's."""
+    sides = [recipe.shorter, *(side for side in testing.scales if side != recipe.shorter)]
+    return [(side, recipe.longest * side // recipe.shorter) for side in sides]
+
+
+@torch.no_grad()
+def detect_image(
+    detectors: Sequence[Trained],
+    images: Sequence[ResizedImage],
+    testing: Testing,
+    config: ComputeConfig,
+) -> Detections:
+    """The detections on one image, read at each scale, in pixels of the upright file."""
+    device = torch.device(config.device)
+    with config.activate(), config.autocast():
+        members = []
+        for detector in detectors:
+            preprocessing = detector.preprocessing.to(device)
+            inputs = [normalize(image, preprocessing, device) for image in images]
+            members.append(ImageFeatures(detector.net, inputs, images[0].scale))
+        found = detect(members, testing)
+    boxes = found.boxes.cpu().float() / images[0].scale
+    return Detections(boxes, found.scores.cpu().float(), found.labels.cpu())
+
+
+def file_detector(detectors: Sequence[Trained], testing: Testing, config: ComputeConfig) -> Detect:
+    """A function that detects objects in image files, by one detector or an ensemble. Raises
+    ValueError if they do not go together."""
+    check_ensemble(detectors)
+    placed = [detector.placed(config) for detector in detectors]
+    sides = image_sides(detectors[0].recipe, testing)
+
+    def detect_file(path: Path) -> Detections:
+        return detect_image(placed, [load_image(path, *side) for side in sides], testing, config)
+
+    return detect_file
+
+
+def predict(
+    detect_file: Detect,
+    classes: Sequence[str],
+    paths: Iterable[Path],
+    min_score: float,
+    folder: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yields for each file `image`, and `objects`, the best first, with `label`, `score` and `box`
+    (left, top, right, bottom in pixels); or `error`. With a folder, each image with its boxes is
+    written there as NAME-boxes.png, its `drawing`."""
+    written: set[Path] = set()
+    for path in paths:
+        try:
+            found = detect_file(path)
+        except (DamagedImage, OSError) as error:
+            yield {"image": str(path), "error": str(error)}
+            continue
+        keep = found.scores >= min_score
+        boxes, labels = found.boxes[keep], found.labels[keep].tolist()
+        names, scores = [classes[label] for label in labels], found.scores[keep].tolist()
+        answer: dict[str, Any] = {"image": str(path)}
+        answer["objects"] = [
+            {"label": name, "score": round(score, 4), "box": [round(side, 2) for side in box]}
+            for name, score, box in zip(names, scores, boxes.tolist(), strict=True)
+        ]
+        if folder is not None:
+            captions = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+            content = BytesIO()
+            draw_boxes(open_image(path), boxes, captions, labels).save(content, "PNG")
+            target, n = folder / f"{path.stem}-boxes.png", 1
+            while target in written:
+                n += 1
+                target = folder / f"{path.stem}-boxes-{n}.png"
+            written.add(target)
+            write_atomic(target, content.getvalue())
+            answer["drawing"] = str(target)
+        yield answer

@@ -12,7 +12,7 @@ from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.runs.load import preprocessing_of, read_network
 from residual.storage import damage_errors, read_json_object
-from residual.tasks.detection.faster_rcnn import Detector, build, in_one
+from residual.tasks.detection.faster_rcnn import FasterRCNN, build, fuse_batchnorm
 from residual.tasks.detection.recipe import Recipe, from_json
 from residual.training import checkpoint
 
@@ -21,7 +21,7 @@ from residual.training import checkpoint
 class Trained:
     """A detector with all that its use needs."""
 
-    net: Detector  # in evaluation mode
+    net: FasterRCNN  # in evaluation mode
     recipe: Recipe
     classes: tuple[str, ...]
     preprocessing: Preprocessing
@@ -31,7 +31,7 @@ class Trained:
 
     def placed(self, how: ComputeConfig) -> "Trained":
         """The same, on a device."""
-        how.prepare(in_one(self.net))
+        how.prepare(fuse_batchnorm(self.net))
         return self
 
 

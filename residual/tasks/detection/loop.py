@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from residual.distributed import World
-from residual.tasks.detection.faster_rcnn import Detector, in_one
-from residual.tasks.detection.losses import PARTS, Sample, losses
+from residual.tasks.detection.faster_rcnn import FasterRCNN, fuse_batchnorm
+from residual.tasks.detection.losses import LOSSES, Sample
 from residual.tasks.detection.recipe import Recipe, learning_rate
 from residual.training import loop
 from residual.training.dropout import Dropouts
@@ -26,25 +26,25 @@ class Way:
     world: World = field(default_factory=World)
 
 
-def start(net: Detector, recipe: Recipe) -> Learner[Detector]:
+def start(net: FasterRCNN, recipe: Recipe) -> Learner[FasterRCNN]:
     """Weight decay is on weights, not on biases, as for classification."""
-    in_one(net)
+    fuse_batchnorm(net)
     learned = [p for p in net.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum)
-    # A picture's regions are one group; see learning.losses.
+    # A picture's regions are one group; see `FasterRCNN.forward`.
     return Learner(net, optimizer, Dropouts(net, recipe.regions, recipe.seed))
 
 
 def train(
-    learner: Learner[Detector],
+    learner: Learner[FasterRCNN],
     batches: Iterator[list[Sample]],
     recipe: Recipe,
     way: Way | None = None,
-    parts: tuple[str, ...] = PARTS,
+    parts: tuple[str, ...] = LOSSES,
     rate: Callable[[int], float] | None = None,
 ) -> Iterator[Step]:
     """Take the steps that remain, one at a time. Batches are this process's part. The four losses
@@ -63,7 +63,7 @@ def train(
 
 
 def gathered(
-    learner: Learner[Detector], samples: list[Sample], parts: tuple[str, ...], way: Way
+    learner: Learner[FasterRCNN], samples: list[Sample], parts: tuple[str, ...], way: Way
 ) -> Tensor:
     """Gradients of the mean loss over these pictures -> the four losses (4,)."""
     exact = torch.promote_types(next(learner.net.parameters()).dtype, torch.float32)
@@ -71,7 +71,10 @@ def gathered(
     alike = sorted(samples, key=lambda sample: sample.image.shape)
     for _, own in groupby(alike, key=lambda sample: sample.image.shape):
         with way.precision():
-            found = losses(learner.net, list(own), way.memory_format, parts, learner.dropouts)
-        (found.sum() / len(samples)).backward()  # type: ignore[no-untyped-call]
+            group = list(own)
+            images = torch.stack([sample.image for sample in group])
+            images = images.contiguous(memory_format=way.memory_format)
+            found = learner.net(images, group, parts, learner.dropouts)
+        (found.sum() / len(samples)).backward()
         total += found.detach() / len(samples)
     return total

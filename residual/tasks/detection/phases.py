@@ -1,4 +1,4 @@
-"""The four steps of alternating training (Ren et al. 2015), beside joint training in one."""
+"""Phases of a training: one in joint training, four in alternating training (Ren et al. 2015)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,12 @@ from torch import Tensor
 from residual.data.decode import DamagedImage
 from residual.distributed import World
 from residual.runs.session import fresh
-from residual.tasks.detection import loader
 from residual.tasks.detection.datasets import DetectionDataset
-from residual.tasks.detection.evaluate import read_ahead
-from residual.tasks.detection.faster_rcnn import Detector, build
-from residual.tasks.detection.inference import Look
-from residual.tasks.detection.losses import PARTS
-from residual.tasks.detection.recipe import Recipe, Testing, learning_rate
+from residual.tasks.detection.faster_rcnn import FasterRCNN, build
+from residual.tasks.detection.inference import ImageFeatures
+from residual.tasks.detection.loader import TrainingLoader, normalize, read_images
+from residual.tasks.detection.losses import LOSSES
+from residual.tasks.detection.recipe import Recipe, learning_rate
 from residual.training import checkpoint
 from residual.training.loop import Learner
 
@@ -26,102 +25,99 @@ LENGTHS = (2, 1, 2, 1)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Steps of a training in which the same losses teach the same layers."""
+class Phase:
+    """Steps of a training with the same losses and the same layers that learn."""
 
     number: int  # from 1
     first: int  # step
     end: int
-    parts: tuple[str, ...] = PARTS
-    proposals: bool = False  # given: those of the stage before
-    still: bool = False  # shared layers do not learn
+    losses: tuple[str, ...] = LOSSES
+    fixed_proposals: bool = False  # of the detector before this phase
+    frozen_backbone: bool = False
 
 
-def stages(recipe: Recipe) -> list[Stage]:
-    """What a recipe's steps are divided into."""
+def phases(recipe: Recipe) -> list[Phase]:
     if recipe.schedule == "joint":
-        return [Stage(1, 0, recipe.steps)]
+        return [Phase(1, 0, recipe.steps)]
     ends = [recipe.steps * sum(LENGTHS[: i + 1]) // sum(LENGTHS) for i in range(4)]
     return [
-        Stage(i + 1, first, end, PARTS[2:] if i % 2 else PARTS[:2], bool(i % 2), i >= 2)
+        Phase(i + 1, first, end, LOSSES[2:] if i % 2 else LOSSES[:2], bool(i % 2), i >= 2)
         for i, (first, end) in enumerate(zip([0, *ends], ends, strict=False))
     ]
 
 
-def rate(recipe: Recipe, step: int) -> float:
-    """The rate for the step after `step` steps."""
+def remaining(recipe: Recipe, step: int) -> Iterator[Phase]:
+    """The phases that are not over after `step` steps."""
+    return (phase for phase in phases(recipe) if step < phase.end)
+
+
+def phase_learning_rate(recipe: Recipe, step: int) -> float:
+    """The learning rate after `step` steps."""
     if recipe.schedule == "joint":
         return learning_rate(recipe, step)
-    stage = next(each for each in stages(recipe) if step < each.end)
-    late = 4 * (step - stage.first) >= 3 * (stage.end - stage.first)
+    phase = next(remaining(recipe, step))
+    late = 4 * (step - phase.first) >= 3 * (phase.end - phase.first)
     return recipe.lr * recipe.factor**late
 
 
-def enter(stage: Stage, learner: Learner[Detector], begun: checkpoint.Tensors | None) -> None:
-    """What changes before a stage's first step. The second begins with the weights that the first
-    began with: those of a file, or else those of the seed."""
+def enter(phase: Phase, learner: Learner[FasterRCNN], initial: checkpoint.Tensors | None) -> None:
+    """Changes the weights before the first step of a phase. The second starts with the backbone
+    that the first started with: `initial`, or the seed's."""
     net = learner.net
-    if stage.number == 2:
-        state = begun or {
-            f"net.{name}": each for name, each in drawn_anew(net).state_dict().items()
-        }
-        own = {k: t for k, t in state.items() if k.startswith(("net.shared.", "net.head."))}
-        net.load_state_dict({k.removeprefix("net."): t for k, t in own.items()}, strict=False)
-    if stage.number == 3:
+
+    def initialized() -> FasterRCNN:
+        return fresh(net.recipe.seed, lambda: build(net.recipe, net.classes))
+
+    if phase.number == 2:
+        state = initialized().state_dict()
+        if initial:
+            state = {name.removeprefix("net."): tensor for name, tensor in initial.items()}
+        backbone = {k: v for k, v in state.items() if k.startswith(("shared.", "head."))}
+        net.load_state_dict(backbone, strict=False)
+    if phase.number == 3:
         # Choice: the layers that propose are drawn anew, as in the published code.
-        net.proposing.load_state_dict(drawn_anew(net).proposing.state_dict())
-    if stage.number > 1:
+        net.proposing.load_state_dict(initialized().proposing.state_dict())
+    if phase.number > 1:
         learner.optimizer.state.clear()
 
 
-def drawn_anew(net: Detector) -> Detector:
-    """The same detector as the seed draws it."""
-    return fresh(net.recipe.seed, lambda: build(net.recipe, net.classes))
-
-
-def hold(stage: Stage, net: Detector) -> None:
-    """Keep shared layers still, or let them learn, as a stage has it."""
-    if stage.still:
+def freeze(phase: Phase, net: FasterRCNN) -> None:
+    """Freezes the backbone if the phase wants it."""
+    if phase.frozen_backbone:
         net.shared.requires_grad_(False)
-        net.still = len(net.shared)
+        net.frozen = len(net.shared)
 
 
 @torch.no_grad()
-def proposed(
-    net: Detector, scenes: DetectionDataset, feed: loader.Supply, world: World
+def propose_all(
+    net: FasterRCNN, dataset: DetectionDataset, loader: TrainingLoader, world: World
 ) -> dict[int, Tensor]:
-    """What a detector proposes on every picture of a set, (P, 4) in resized pixels, by its place;
-    nothing on damaged ones."""
-    recipe, mine = net.recipe, list(world.shard(len(scenes.examples)))
-    sides = [(recipe.shorter, recipe.longest)]
-    asking = Testing(candidates=recipe.candidates, proposals=recipe.proposals)
-    found: list[tuple[int, Tensor]] = []
+    """The region proposals (P, 4) on each image of a data set by its index, in resized pixels;
+    damaged images have none."""
+    recipe, share = net.recipe, list(world.shard(len(dataset.examples)))
+    proposals: list[tuple[int, Tensor]] = []
     net.eval()
-    paths = [scenes.examples[i].path for i in mine]
-    for i, picture in zip(mine, read_ahead(paths, sides, feed.workers), strict=True):
+    paths = [dataset.examples[i].path for i in share]
+    images = read_images(paths, [(recipe.shorter, recipe.longest)], loader.workers)
+    for i, read in zip(share, images, strict=True):
         try:
-            (seen,) = picture()
+            (image,) = read()
         except (DamagedImage, FileNotFoundError):
             continue
-        image = loader.input_of(seen, feed.before, feed.device)
-        boxes, _ = Look(net, [image], seen.factors).proposed(asking)
-        found.append((i, boxes.cpu()))
-    return dict(world.all_gather(found))
+        features = ImageFeatures(
+            net, [normalize(image, loader.preprocessing, loader.device)], image.scale
+        )
+        proposals.append((i, features.proposals(recipe)[0].cpu()))
+    return dict(world.all_gather(proposals))
 
 
-def kept(run: Path, stage: Stage) -> Path:
-    """The file of the proposals that a stage learns from."""
-    return run / f"proposals-{stage.number}.safetensors"
+def proposals_file(run: Path, phase: Phase) -> Path:
+    return run / f"proposals-{phase.number}.safetensors"
 
 
-def named(found: dict[int, Tensor]) -> checkpoint.Tensors:
-    return {str(i): boxes for i, boxes in found.items()}
+def save_proposals(file: Path, proposals: dict[int, Tensor]) -> None:
+    checkpoint.save(file, {str(i): boxes for i, boxes in proposals.items()}, {})
 
 
-def of_names(tensors: checkpoint.Tensors) -> dict[int, Tensor]:
-    return {int(name): boxes for name, boxes in tensors.items()}
-
-
-def remaining(recipe: Recipe, step: int) -> Iterator[Stage]:
-    """The stages that are not over after `step` steps."""
-    return (each for each in stages(recipe) if step < each.end)
+def load_proposals(file: Path) -> dict[int, Tensor]:
+    return {int(i): boxes for i, boxes in checkpoint.read(file)[0].items()}

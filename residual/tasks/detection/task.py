@@ -10,9 +10,9 @@ from residual.runs.load import preprocessing_of
 from residual.runs.session import RunContext, fresh
 from residual.tasks.detection import faster_rcnn, loader, loop, phases
 from residual.tasks.detection.datasets import DetectionData
-from residual.tasks.detection.evaluate import Work, judge
+from residual.tasks.detection.evaluate import EvalOptions, evaluate
 from residual.tasks.detection.load import Trained
-from residual.tasks.detection.losses import PARTS
+from residual.tasks.detection.losses import LOSSES
 from residual.tasks.detection.recipe import Recipe, Testing
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors
@@ -24,8 +24,8 @@ BEGUN = "begun.safetensors"  # the weights of an alternating training, which beg
 class Detection:
     """A detector that learns; see `runs.session.Task`."""
 
-    losses: tuple[str, ...] = PARTS
-    curve: tuple[str, ...] = ("step", "loss", *PARTS, "lr", "skipped")
+    losses: tuple[str, ...] = LOSSES
+    curve: tuple[str, ...] = ("step", "loss", *LOSSES, "lr", "skipped")
     replacement = "another"
     ended = False
 
@@ -33,7 +33,7 @@ class Detection:
         self.recipe, self.data, self.context = recipe, data, context
         self.classes = data.train.classes
         net = fresh(recipe.seed, partial(faster_rcnn.build, recipe, len(self.classes)))
-        self.net: faster_rcnn.Detector = context.config.prepare(net)  # type: ignore[assignment]
+        self.net: faster_rcnn.FasterRCNN = context.config.prepare(net)  # type: ignore[assignment]
         self.learner = loop.start(self.net, recipe)
         self.skipped: dict[str, str] = {}
         pixel_range = model_spec(recipe.network).pixel_range
@@ -54,30 +54,30 @@ class Detection:
         """Take the steps that remain, phase by phase."""
         config, world = self.context.config, self.context.world
         ready = self.preprocessing.to(self.context.device)
-        feed = loader.Supply(
+        feed = loader.TrainingLoader(
             self.data.train, self.recipe, ready, self.context.device, world,
             max(self.context.options.workers, 1), self.skipped,
         )  # fmt: skip
         way = loop.Way(config.autocast, config.memory_format, world)
-        rates = partial(phases.rate, self.recipe)
+        rates = partial(phases.phase_learning_rate, self.recipe)
         for phase in phases.remaining(self.recipe, self.learner.step):
             self._enter(phase, feed)
             until = replace(self.recipe, steps=phase.end)
             batches = timed(feed.batches(self.learner.step))
-            for step in loop.train(self.learner, batches, until, way, phase.parts, rates):
+            for step in loop.train(self.learner, batches, until, way, phase.losses, rates):
                 yield replace(step, ends_phase=step.number == phase.end)
 
-    def _enter(self, phase: phases.Stage, feed: loader.Supply) -> None:
+    def _enter(self, phase: phases.Phase, feed: loader.TrainingLoader) -> None:
         """Begin a phase, or go on in the middle of it."""
         run, world = self.context.run, self.context.world
-        kept = phases.kept(run, phase)
+        kept = phases.proposals_file(run, phase)
         begins = self.learner.step == phase.first
         feed.proposals = None
-        if phase.proposals:
+        if phase.fixed_proposals:
             if begins:
-                found = phases.proposed(self.net, self.data.train, feed, world)
-                world.on_first(lambda: checkpoint.save(kept, phases.named(found), {}))
-            feed.proposals = phases.of_names(checkpoint.read(kept)[0])
+                found = phases.propose_all(self.net, self.data.train, feed, world)
+                world.on_first(lambda: phases.save_proposals(kept, found))
+            feed.proposals = phases.load_proposals(kept)
         if begins and phase.number > 1:
             start = run / BEGUN
             if self.recipe.start and not start.exists():
@@ -86,15 +86,17 @@ class Detection:
                 )
             phases.enter(phase, self.learner, checkpoint.read(start)[0] if start.exists() else None)
             self.context.config.prepare(self.net)
-        phases.hold(phase, self.net)
+        phases.freeze(phase, self.net)
 
     def line(self, step: Step) -> dict[str, Any]:
         return {}
 
     def images_of(self, step: int) -> tuple[float, list[int]]:
         """The learning rate of a step, and its pictures, of this process's part."""
-        places = loader.places(len(self.data.train.examples), self.recipe, step, self.context.world)
-        return phases.rate(self.recipe, step), [i for *_, i in places]
+        places = loader.batch_places(
+            len(self.data.train.examples), self.recipe, step, self.context.world
+        )
+        return phases.phase_learning_rate(self.recipe, step), [i for *_, i in places]
 
     def complete(self) -> bool:
         return False
@@ -103,10 +105,10 @@ class Detection:
         """The average precision on the test split."""
         train, known, net = self.data.train, self.context.environment, self.net.eval()
         trained = Trained(net, self.recipe, self.classes, self.preprocessing, self.learner.step)
-        work = Work(
+        work = EvalOptions(
             self.context.config.in_float32(), self.context.options.workers, None, self.context.world
         )
-        found = judge([trained], self.data.test, Testing(), work) | {
+        found = evaluate([trained], self.data.test, Testing(), work) | {
             "trained_on": {"name": train.name, "fingerprint": train.fingerprint},
             "skipped_boxes": list(train.skipped),
         }

@@ -15,10 +15,16 @@ from residual.runs.load import Trained
 from residual.runs.results import environment
 from residual.tasks.detection import datasets as reading
 from residual.tasks.detection.datasets import DetectionData
-from residual.tasks.detection.faster_rcnn import VGGS, Detector, build, check_network, of_network
+from residual.tasks.detection.faster_rcnn import (
+    VGGS,
+    FasterRCNN,
+    backbone_weights,
+    build,
+    check_network,
+)
 from residual.tasks.detection.load import Trained as Detecting
 from residual.tasks.detection.load import recipe_of
-from residual.tasks.detection.metrics import check_installed
+from residual.tasks.detection.metrics import check_pycocotools
 from residual.tasks.detection.recipe import RECIPES, Recipe
 from residual.tasks.detection.task import BEGUN, Detection
 from residual.training import checkpoint
@@ -63,7 +69,7 @@ def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> 
     if not train.classes:
         raise ValueError(f"{train.name} holds no objects")
     if train.format == "coco":
-        check_installed()  # not only after the training
+        check_pycocotools()  # not only after the training
     test = reading.load(path, recipe.test_split, train.classes, recipe.reading)
     return DetectionData(train, test)
 
@@ -171,12 +177,12 @@ def begun_with(run: Path, recipe: Recipe, data: DetectionData, weights: Beginnin
     folder.save(run, *content)
 
 
-def begins_with(weights: Beginning, net: Detector) -> dict[str, Tensor]:
+def begins_with(weights: Beginning, net: FasterRCNN) -> dict[str, Tensor]:
     """What a detector takes over: from a network all but its last layer; from a detector all that
     does not depend on its classes, where it has the same shape."""
     state = weights.net.state_dict()
     if isinstance(weights, Trained):
-        return of_network(state, net)
+        return backbone_weights(state, net)
     own = net.state_dict()
     last = ("score.", "shift.")
     return {k: t for k, t in state.items() if not k.startswith(last) and t.shape == own[k].shape}
