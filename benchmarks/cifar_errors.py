@@ -24,9 +24,9 @@ from residual.models.registry import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
 from residual.storage import FORMAT, write_json
+from residual.tasks.classification.recipe import Recipe, with_steps
 from residual.tasks.classification.train import recipe_for
-from residual.training.recipe import Recipe, with_steps
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 
 def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from residual.tasks.detection import loader, loop, train
 from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.evaluate import EvalOptions, evaluate
 from residual.tasks.detection.faster_rcnn import FasterRCNN, FusedConvBatchNorm, build
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 
 @contextmanager
@@ -60,7 +60,9 @@ def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
     ):
         if step.number % 50 == 0:
             print(f"{recipe.norm}: step {step.number}, loss {float(step.loss):.3f}", flush=True)
-    done = Trained(net.eval(), recipe, data.train.classes, before, learner.step)
+    done = TrainedDetector(
+        net.eval(), recipe.network, data.train.classes, before, recipe, learner.step
+    )
     found = evaluate([done], data.test, Testing(), EvalOptions(how))
     ap: dict[str, Any] = found["ap"]
     return ap

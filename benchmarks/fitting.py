@@ -31,8 +31,8 @@ from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
 from residual.storage import write_json
 from residual.tasks.classification import loop
+from residual.tasks.classification.recipe import Recipe
 from residual.tasks.classification.train import recipe_for, takes_photographs
-from residual.training.recipe import Recipe
 
 PICTURES = 32
 # Its own; the same with biases of 1 in the last layer, since NIN ends with a ReLU, behind which a

@@ -31,8 +31,8 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build
 from residual.storage import write_json
+from residual.tasks.classification.recipe import with_steps
 from residual.tasks.classification.train import advance, begin, recipe_for
-from residual.training.recipe import with_steps
 from residual.training.task import RunOptions
 
 SIDES: dict[str, dict[str, str]] = {"ours": {}, "ours, spinning": SPINNING, "usual": {}}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from residual.training.recipe import Recipe, learning_rate
+from residual.tasks.classification.recipe import Recipe, learning_rate
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from residual.export.predict import predict as predict
     from residual.models.registry import build as build
-    from residual.runs.load import load as load
     from residual.tasks.classification.evaluate import evaluate as evaluate
+    from residual.tasks.classification.load import load as load
     from residual.tasks.classification.train import train as train
 
 # GNU OpenMP reads these when torch is loaded. By default its threads spin for 300,000 turns while
@@ -23,7 +23,7 @@ __all__ = ["build", "evaluate", "load", "predict", "train"]
 VERBS = {
     "build": "residual.models.registry",
     "evaluate": "residual.tasks.classification.evaluate",
-    "load": "residual.runs.load",
+    "load": "residual.tasks.classification.load",
     "predict": "residual.export.predict",
     "train": "residual.tasks.classification.train",
 }

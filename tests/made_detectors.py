@@ -9,12 +9,12 @@ from PIL import Image
 from torch import nn
 
 from residual.runs import folder
-from residual.runs.load import with_preprocessing
 from residual.tasks.detection import loader
 from residual.tasks.detection.faster_rcnn import build
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import SCRATCH
-from residual.training.values import to_json
+from residual.training.checkpoint import with_preprocessing
+from residual.training.recipe import to_json
 
 CLASSES = ("cat", "dog", "bird")
 SMALL = replace(
@@ -22,7 +22,7 @@ SMALL = replace(
 )
 
 
-def detector(**fields) -> Trained:
+def detector(**fields) -> TrainedDetector:
     """Drawn so that objects of every class are found, with statistics that are not the start's."""
     recipe = replace(SMALL, **fields)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def detector(**fields) -> Trained:
             nn.init.uniform_(module.weight, 0.5, 1)
             nn.init.uniform_(module.bias, -0.3, 0.3)
     before = loader.imagenet_preprocessing(recipe.shorter)
-    return Trained(net.eval(), recipe, CLASSES, before, step=7)
+    return TrainedDetector(net.eval(), recipe.network, CLASSES, before, recipe, step=7)
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -49,7 +49,7 @@ def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize(size)
 
 
-def run_of(own: Trained, run: Path) -> Path:
+def run_of(own: TrainedDetector, run: Path) -> Path:
     """A run's folder, as a training leaves it."""
     recipe = to_json(own.recipe)
     folder.create(run, recipe, own.classes, {}, {})

@@ -6,12 +6,12 @@ from typing import Any
 from residual.reproduction import detection_tables, paper
 from residual.reproduction.detection_tables import COCO, VOC07, VOC12, VOC12_VAL, Benchmark
 from residual.reproduction.tables import IMAGENET_SIZE
+from residual.tasks.classification.recipe import with_steps
 from residual.tasks.classification.train import recipe_for
 from residual.tasks.detection.metrics import COCO as COCO_NAMES
 from residual.tasks.detection.recipe import RECIPES
 from residual.tasks.detection.recipe import Testing as Test
-from residual.training.recipe import with_steps
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 Result = dict[str, Any]
 SMALL_SIZE = {"train": 150, "val": 50, "classes": 10}

@@ -20,9 +20,9 @@ from residual.data.preprocessing import per_pixel_mean
 from residual.data.sources import digits, load
 from residual.device import ComputeConfig
 from residual.models.registry import build
+from residual.tasks.classification.recipe import Recipe, with_steps
 from residual.tasks.classification.throughput import Bench, Stage, decoding, verdict
 from residual.tasks.classification.train import recipe_for
-from residual.training.recipe import Recipe, with_steps
 
 
 def test_both_sides_draw_from_the_same_crops_and_mirrors():

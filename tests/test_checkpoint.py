@@ -12,9 +12,9 @@ from torch import Tensor
 
 from residual.models.registry import build
 from residual.tasks.classification.loop import Run, start, train
+from residual.tasks.classification.recipe import CIFAR
 from residual.training import checkpoint
 from residual.training.checkpoint import read, save, weights_sha256
-from residual.training.recipe import CIFAR
 
 FIVE = replace(CIFAR, network="resnet8", batch=4, norm_group=2, steps=5)
 TENSORS = {

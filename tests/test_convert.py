@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from residual.models.registry import build
-from residual.runs.load import load
+from residual.tasks.classification.load import load
 from residual.weights.convert import convert, write
 from residual.weights.files import read
 from residual.weights.layouts import GOOGLENET

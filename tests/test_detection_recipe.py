@@ -12,7 +12,7 @@ from residual.tasks.detection.recipe import (
     parsed,
     with_steps,
 )
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 
 def test_a_recipe_is_read_as_it_was_written():

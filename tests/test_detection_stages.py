@@ -9,12 +9,12 @@ from test_detector import SMALL, made, sample
 
 from residual.device import ComputeConfig
 from residual.models.registry import build
-from residual.runs.load import load as loaded
-from residual.runs.load import with_preprocessing
+from residual.tasks.classification.load import load as loaded
 from residual.tasks.detection import loader, phases, train
 from residual.tasks.detection import loop as learning
 from residual.tasks.detection.recipe import VOC07, VOC07_ALTERNATING
 from residual.training import checkpoint
+from residual.training.checkpoint import with_preprocessing
 from residual.training.task import RunOptions, Stopped
 
 FOUR = replace(SMALL, schedule="alternating", steps=12)

@@ -16,10 +16,10 @@ from residual.export import detector as building
 from residual.export import detector_check as exporting
 from residual.export.engine import session_of
 from residual.export.graph import FLOAT, Graph, Value
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.checkpoint import weights_sha256
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 from tests.made_detectors import CLASSES, detector, picture, run_of
 from tests.test_engine import trained as classifier
 
@@ -155,7 +155,7 @@ def test_without_the_extra_one_sentence_names_it(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> tuple[Trained, Path]:
+def exported(tmp_path_factory) -> tuple[TrainedDetector, Path]:
     """A detector, and its model. No test may change them."""
     out = tmp_path_factory.mktemp("exported") / "net.onnx"
     exporting.to_onnx(detector(), out, Asking())

@@ -12,9 +12,9 @@ from residual.data.datasets import Data
 from residual.data.loader import evaluation_batches
 from residual.data.sources import digits
 from residual.device import ComputeConfig
-from residual.runs.load import load
 from residual.tasks.classification.evaluate import evaluate, evaluate_ensemble
 from residual.tasks.classification.inference import InferenceOptions
+from residual.tasks.classification.load import load
 from residual.tasks.classification.protocols import PROTOCOLS, get_protocol
 
 HOW = ComputeConfig(threads=1)

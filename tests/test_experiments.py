@@ -23,11 +23,11 @@ from residual.reproduction.experiments import (
 )
 from residual.reproduction.results import read_results
 from residual.reproduction.tables import TABLE_6_BASELINES
+from residual.tasks.classification.recipe import from_json
 from residual.tasks.classification.train import recipe_for
 from residual.tasks.detection.recipe import MULTISCALE, scaled
 from residual.tasks.detection.recipe import Testing as Way
 from residual.tasks.detection.recipe import from_json as detector_from_json
-from residual.training.recipe import from_json
 
 ON_DATA = {"data": "CIFAR-10", "fingerprint": "f" * 64}
 ONE = Experiment((recipe_for("resnet20", "cifar10"),), **ON_DATA)

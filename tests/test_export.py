@@ -18,7 +18,7 @@ from residual.export.graph import FLOAT, UINT8, Graph, Value
 from residual.export.model import model
 from residual.export.preprocess import prepared
 from residual.models.registry import build
-from residual.runs.load import load
+from residual.tasks.classification.load import load
 from residual.training.checkpoint import weights_sha256
 from residual.weights.convert import convert
 from tests.test_engine import KINDS, NAMES, trained

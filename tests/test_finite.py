@@ -18,10 +18,10 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig, NonFiniteValues, check_finite, is_finite
 from residual.distributed import join, leave
 from residual.runs import folder
-from residual.runs.load import load
 from residual.storage import json_text
 from residual.tasks.classification.evaluate import evaluate_ensemble as judged
 from residual.tasks.classification.inference import InferenceOptions as Answering
+from residual.tasks.classification.load import load
 from residual.tasks.classification.protocols import PROTOCOLS
 from residual.tasks.classification.train import advance
 from residual.tasks.detection.datasets import DetectionDataset, Example

@@ -14,14 +14,13 @@ from residual.data.sources import load as pictures_of
 from residual.device import ComputeConfig
 from residual.models.baselines.layers import initialize
 from residual.models.registry import build
-from residual.runs import folder
-from residual.runs.load import load
 from residual.tasks.classification import distillation, loop
 from residual.tasks.classification.baseline_recipes import RECIPES
+from residual.tasks.classification.load import load, recipe_of
 from residual.tasks.classification.losses import summed
+from residual.tasks.classification.recipe import guidance
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
-from residual.training.recipe import guidance
 from residual.training.task import RunOptions
 
 SIZES = {"batch": 4, "norm_group": 4, "steps": 3}
@@ -197,7 +196,7 @@ def distilled(command, data: Path, out: Path, teacher: Path, hinted: Path) -> An
 
 
 def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
-    net, recipe, known = load(teacher).net, folder.recipe_of(hinted), known_of(hinted)
+    net, recipe, known = load(teacher).net, recipe_of(hinted), known_of(hinted)
     assert recipe.teacher == checkpoint.weights_sha256(net.state_dict())
     own = load(hinted).preprocessing
     lesson = distillation.lessons(recipe, known, ("cat", "dog"), own, ComputeConfig())
@@ -232,7 +231,7 @@ def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
     assert judged.json["resize"] is None
     assert judged.json["wrong_top1"] == answer.json["wrong_top1"]
     assert answer.status == 0, answer.err
-    recipe, known = folder.recipe_of(whole), known_of(whole)
+    recipe, known = recipe_of(whole), known_of(whole)
     assert known["data"]["teacher"] == str(teacher.resolve())
     assert recipe.start == checkpoint.weights_sha256(load(hinted).net.state_dict())
     where = {key: known["data"][key] for key in ("where", "root", "teacher")}
@@ -278,7 +277,7 @@ def test_a_teacher_of_other_pictures_is_refused(command, data, teacher, tmp_path
 
 
 def test_another_teacher_in_the_same_place_is_refused(teacher, hinted):
-    recipe, known, own = folder.recipe_of(hinted), known_of(hinted), load(hinted).preprocessing
+    recipe, known, own = recipe_of(hinted), known_of(hinted), load(hinted).preprocessing
     with pytest.raises(ValueError, match="other weights than the recipe says"):
         distillation.lessons(
             replace(recipe, teacher="0"), known, ("cat", "dog"), own, ComputeConfig()

@@ -27,14 +27,14 @@ from residual.data.packed import CONTENTS_FILE, RestartJpeg, read_contents
 from residual.models.registry import build
 from residual.preparation.imagenet import told_by
 from residual.runs import folder
-from residual.runs.load import load
 from residual.storage import parse_list
+from residual.tasks.classification.load import load, recipe_of
+from residual.tasks.classification.recipe import RECIPES
 from residual.tasks.detection import load as detectors
 from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.datasets import load as scenes
 from residual.training import checkpoint
-from residual.training.recipe import RECIPES
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 from residual.weights import caffe
 from residual.weights.convert import convert
 from residual.weights.files import entry, read
@@ -267,7 +267,7 @@ def test_a_checkpoint_with_another_header(place, checkpointed, data):
         assert load(file).net is not None
     with watched(file.stat().st_size, str(file)):
         detectors.load(file)
-    detectors.is_detection(file)
+    folder.is_detection(file)
 
 
 @FUZZ
@@ -280,7 +280,7 @@ def test_a_damaged_checkpoint(place, data):
     length = put(file, data.draw(damaged([WHOLE[file]], [b'"__metadata__":{"checksum":"'])))
     with watched(length, str(file)):
         load(file)
-    detectors.is_detection(file)
+    folder.is_detection(file)
 
 
 @FUZZ
@@ -290,7 +290,7 @@ def test_the_recipe_of_a_run(place, data):
     raw = data.draw(st.one_of(changed(own).map(as_bytes), damaged([as_bytes(own)], [])))
     length = put(place / "run" / "recipe.json", raw)
     with watched(length, str(place / "run")):
-        folder.recipe_of(place / "run")
+        recipe_of(place / "run")
     with watched(length, str(place / "run")):
         detectors.recipe_of(place / "run")
 

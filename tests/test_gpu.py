@@ -15,10 +15,10 @@ from residual.data.rng import keyed_hash, permutation
 from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.device import ComputeConfig
+from residual.tasks.classification.recipe import with_steps
 from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.tasks.detection import train
 from residual.tasks.detection.recipe import Testing as Asking
-from residual.training.recipe import with_steps
 from residual.training.task import RunOptions, Stopped
 
 pytestmark = [

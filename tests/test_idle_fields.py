@@ -15,10 +15,10 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.tasks.classification import baseline_recipes as rivals
 from residual.tasks.classification import checks
+from residual.tasks.classification.recipe import RECIPES, Recipe
 from residual.tasks.classification.train import begin, nearest, recipe_for
 from residual.tasks.detection.recipe import RECIPES as DETECTION
 from residual.tasks.detection.train import check, check_effects
-from residual.training.recipe import RECIPES, Recipe
 
 ALWAYS = {  # whatever the data and the network are, or refused in another way where they do not
     "network", "start", "teacher", "lesson", "batch", "norm_group", "steps", "lr", "optimizer",

@@ -16,8 +16,8 @@ from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.models.registry import build
 from residual.tasks.classification.loop import Pass, start, train
+from residual.tasks.classification.recipe import CIFAR, Recipe, learning_rate
 from residual.training.batchnorm import GhostBatchNorms
-from residual.training.recipe import CIFAR, Recipe, learning_rate
 
 TEN = replace(
     CIFAR, network="resnet8", batch=16, norm_group=16, steps=10, drops=(5, 8), warmup=(2, 0.01)

@@ -10,8 +10,8 @@ from torch import Tensor
 from residual.models.registry import build
 from residual.models.resnet import NETWORKS
 from residual.tasks.classification.loop import start, train
+from residual.tasks.classification.recipe import CIFAR
 from residual.training.loop import Step
-from residual.training.recipe import CIFAR
 
 BY_HEART = {  # name: (pixels on a side, rate, most steps)
     "resnet8": (8, 0.1, 60),

@@ -9,7 +9,7 @@ from torch import nn
 import residual
 from residual.models.registry import BASELINES, Baseline
 from residual.tasks.classification.baseline_recipes import RECIPES
-from residual.training.recipe import DIGITS
+from residual.tasks.classification.recipe import DIGITS
 
 
 def tiny(classes: int) -> nn.Module:

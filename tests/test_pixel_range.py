@@ -9,11 +9,12 @@ from residual.data.loader import LoaderOptions
 from residual.data.preprocessing import Preprocessing
 from residual.models.baselines import vgg
 from residual.models.registry import build, model_spec
-from residual.runs.load import load, with_preprocessing
+from residual.tasks.classification.load import load
 from residual.tasks.classification.loader import batches, preprocessing
 from residual.tasks.classification.train import recipe_for
 from residual.tasks.detection import loader as detection_supply
 from residual.training import checkpoint
+from residual.training.checkpoint import with_preprocessing
 
 RANGES = {
     "vgg16": 255,

@@ -20,7 +20,7 @@ from residual.data.sources import digits
 from residual.export import model
 from residual.export.engine import by_onnxruntime
 from residual.export.predict import answers
-from residual.runs.load import load
+from residual.tasks.classification.load import load
 
 
 @pytest.fixture(scope="module")

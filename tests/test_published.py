@@ -13,7 +13,7 @@ import typer
 
 from residual.cli.convert import convert
 from residual.models.registry import build
-from residual.runs.load import load
+from residual.tasks.classification.load import load
 from residual.weights import published
 from residual.weights.convert import find_or_download
 from residual.weights.published import (

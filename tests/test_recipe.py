@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from residual.tasks.classification.baseline_recipes import RECIPES as BASELINES
-from residual.training.recipe import (
+from residual.tasks.classification.recipe import (
     CIFAR,
     CIFAR_DEEP,
     RECIPES,
@@ -18,7 +18,7 @@ from residual.training.recipe import (
     weight_of_start,
     with_steps,
 )
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 
 def test_the_recipe_of_section_4_2_is_the_paper_s():

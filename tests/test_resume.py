@@ -18,9 +18,9 @@ from conftest import EXACT, FORK
 from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
+from residual.tasks.classification.recipe import DIGITS
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
-from residual.training.recipe import DIGITS
 from residual.training.task import RunOptions
 
 STEPS = 24

@@ -12,9 +12,9 @@ from conftest import EXACT, draw_pictures
 from residual.data.sources import load
 from residual.device import ComputeConfig
 from residual.runs import folder
+from residual.tasks.classification.recipe import CIFAR
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
-from residual.training.recipe import CIFAR
 from residual.training.task import RunOptions
 
 RECIPE = replace(CIFAR, network="resnet8", batch=8, norm_group=8, steps=6, drops=(4,))

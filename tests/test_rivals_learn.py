@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
 from residual.tasks.classification import loop
+from residual.tasks.classification.recipe import Recipe
 from residual.tasks.classification.train import recipe_for
 from residual.training import checkpoint
-from residual.training.recipe import Recipe
 
 SMALL = [name for name, rival in BASELINES.items() if rival.pixels == 32]
 

@@ -15,8 +15,8 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks.classification.train import advance, recipe_for, train
+from residual.training.recipe import to_json
 from residual.training.task import RunOptions
-from residual.training.values import to_json
 
 TRAIN = ("train", "resnet8", "--steps", 3, *EXACT, "--json")
 

@@ -15,14 +15,14 @@ from residual.data.sampler import batch_indices
 from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder, resume
-from residual.runs.load import load
 from residual.tasks.classification import loader
+from residual.tasks.classification.load import load, recipe_of
+from residual.tasks.classification.recipe import DIGITS, Recipe
 from residual.tasks.classification.train import advance, begin, check, recipe_for, train
 from residual.training import checkpoint, task
 from residual.training.meter import Diverged
-from residual.training.recipe import DIGITS, Recipe
+from residual.training.recipe import to_json
 from residual.training.task import Event, RunOptions
-from residual.training.values import to_json
 
 HOW = ComputeConfig(threads=1)
 WHERE = {"where": "digits", "root": "none"}
@@ -62,7 +62,7 @@ def test_a_run_says_before_its_first_step_what_can_change_the_answer(tmp_path):
     ]  # fmt: skip
     written = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert written == {"format": 1} | to_json(SHORT)
-    assert folder.recipe_of(tmp_path / "run") == SHORT
+    assert recipe_of(tmp_path / "run") == SHORT
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == list(data.classes)
     known = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert known["data"] == WHERE | {"name": "digits", "fingerprint": data.fingerprint}
@@ -174,7 +174,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_command_that_goes_on(tmp_
 
 def test_a_folder_that_holds_no_run_is_told_apart(tmp_path):
     with pytest.raises(folder.NoRun, match=f"no folder {tmp_path}/none"):
-        folder.recipe_of(tmp_path / "none")
+        recipe_of(tmp_path / "none")
     with pytest.raises(folder.NoRun, match="holds no run: it has no recipe.json"):
         load(tmp_path)
 

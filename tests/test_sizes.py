@@ -9,8 +9,8 @@ from conftest import EXACT
 from made_photographs import folder  # noqa: F401
 
 from residual.reproduction.experiments import Experiment
-from residual.training.recipe import RECIPES, changed, from_json
-from residual.training.values import to_json
+from residual.tasks.classification.recipe import RECIPES, changed, from_json
+from residual.training.recipe import to_json
 
 IMAGENET, MODERN = RECIPES["imagenet"], RECIPES["modern"]
 TINY = (

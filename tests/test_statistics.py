@@ -8,8 +8,8 @@ from conftest import EXACT
 from residual.data.datasets import apply_split
 from residual.data.loader import LoaderOptions
 from residual.data.sources import digits
-from residual.runs.load import load
 from residual.tasks.classification import loader
+from residual.tasks.classification.load import load
 
 
 def test_statistics_are_those_of_all_training_images(command, finished, tmp_path):

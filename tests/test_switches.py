@@ -12,10 +12,10 @@ import residual
 from residual.analysis.responses import measure_responses
 from residual.data.sources import digits
 from residual.device import ComputeConfig, torch_settings
-from residual.runs.load import load
+from residual.tasks.classification.load import load
+from residual.tasks.classification.recipe import DIGITS
 from residual.tasks.detection.inference import file_detector
 from residual.tasks.detection.recipe import Testing as Asking
-from residual.training.recipe import DIGITS
 
 BF16 = ComputeConfig(threads=1, precision="bf16")
 SHORT = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=4, drops=())

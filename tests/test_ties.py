@@ -12,9 +12,10 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.export.engine import engine, installed
 from residual.export.predict import answers as predictions
-from residual.runs.load import Trained, load
+from residual.runs.load import Trained
 from residual.tasks.classification.evaluate import evaluate_ensemble, evaluate_member
 from residual.tasks.classification.inference import InferenceOptions, Member, answers
+from residual.tasks.classification.load import load
 from residual.tasks.classification.metrics import top_k
 from residual.tasks.classification.protocols import PROTOCOLS
 

@@ -14,10 +14,10 @@ from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.models.registry import build
 from residual.tasks.classification.loop import start, train
+from residual.tasks.classification.recipe import changed
 from residual.tasks.classification.train import recipe_for
 from residual.training.checkpoint import weights_sha256
 from residual.training.loop import Step
-from residual.training.recipe import changed
 
 SMALL = {"batch": 8, "norm_group": 8, "steps": 6}
 NAMES = pytest.mark.parametrize("name", ["resnet8", "nin"])  # batch normalization, and dropout

@@ -7,7 +7,7 @@ import pytest
 
 from residual.device import ComputeConfig
 from residual.tasks.classification import autotune
-from residual.training.recipe import DIGITS, RECIPES
+from residual.tasks.classification.recipe import DIGITS, RECIPES
 
 AUTO = ComputeConfig(threads=1, precision="auto")
 LONG = replace(DIGITS, network="resnet8", batch=8, norm_group=4, steps=2_000)

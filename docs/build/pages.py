@@ -14,8 +14,8 @@ from residual.reproduction.experiments import ENSEMBLE, MULTISCALE, Experiment, 
 from residual.reproduction.results import RESULTS, markdown, network_of, read_results
 from residual.reproduction.tables import IMAGENET_SIZE, network_cost
 from residual.tasks.classification.protocols import PROTOCOLS
+from residual.tasks.classification.recipe import Recipe
 from residual.tasks.detection.recipe import Testing
-from residual.training.recipe import Recipe
 
 Pages = Mapping[str, Sequence[Page]]  # by table or figure
 Speeds = dict[str, tuple[float, str]]  # network: images per second, and the hardware

@@ -15,10 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from residual.analysis.confusion import ClassScores, class_scores, draw_confusion
 from residual.analysis.curves import COLOURS, curve_from_log, draw_curves, save_figure, style_axes
-from residual.runs.folder import read_log, recipe_of
+from residual.runs.folder import is_detection, read_log, recipe_values
 from residual.storage import read_json, write_atomic
-from residual.tasks.detection import load as detection
-from residual.training.values import to_json
 
 Log = Sequence[dict[str, Any]]
 
@@ -38,8 +36,7 @@ def report(run: Path) -> Path:
     Beside the page are its figures as PNG and SVG and, for a classifier, per-class.csv. Raises
     ValueError if there is no run, or if one of its files is damaged.
     """
-    is_detector = detection.is_detection(run)
-    recipe = to_json(detection.recipe_of(run) if is_detector else recipe_of(run))
+    is_detector, recipe = is_detection(run), recipe_values(run)
     log, result = read_log(run / "log.jsonl"), read_optional(run / "result.json")
     environment = read_optional(run / "environment.json")
     folder = run / "report"
@@ -113,7 +110,7 @@ def overlay(runs: Sequence[Path], out: Path) -> list[Path]:
 
     A curve is labelled with its network, or with its folder if two runs have the same network.
     """
-    networks = [recipe_of(run).network for run in runs]
+    networks = [recipe_values(run)["network"] for run in runs]
     distinct = len(set(networks)) == len(networks)
     labels = networks if distinct else [run.resolve().name for run in runs]
     curves = [

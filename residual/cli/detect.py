@@ -25,11 +25,11 @@ from residual.cli.options import (
 from residual.cli.progress import Advance, ProgressOptions, joined, run_training
 from residual.cli.train import Minutes, Tensorboard, beginning_of, new_run, restarted
 from residual.storage import json_text, read_json
+from residual.tasks.detection.datasets import DetectionData
 
 if TYPE_CHECKING:
-    from residual.tasks.detection.datasets import DetectionData
+    from residual.runs.load import Trained
     from residual.tasks.detection.recipe import Recipe
-    from residual.tasks.detection.train import Beginning
 
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[
@@ -131,9 +131,10 @@ def train(
         run_training(run, chosen.steps, of_detector(run, pictures), care, finished)
 
 
-def begun_with(weights: str | None, root: Path) -> "Beginning | None":
+def begun_with(weights: str | None, root: Path) -> "Trained | None":
     """The weights that a training begins with: a network's, or a detector's of other data."""
-    from residual.tasks.detection.load import is_detection, load
+    from residual.runs.folder import is_detection
+    from residual.tasks.detection.load import load
 
     if weights is not None and is_detection(Path(weights)):
         return load(Path(weights))

@@ -24,7 +24,7 @@ from residual.storage import json_text, read_json
 if TYPE_CHECKING:
     from residual.device import ComputeConfig
     from residual.tasks.detection.inference import Detect
-    from residual.tasks.detection.load import Trained
+    from residual.tasks.detection.load import TrainedDetector
     from residual.tasks.detection.recipe import Testing
 
     Finding = tuple[Detect, tuple[str, ...]]
@@ -83,7 +83,7 @@ def testing_of(refine: bool, multiscale: bool, shorter: int) -> "Testing":
     return Testing(refinement=refine, scales=scaled(shorter) if multiscale else ())
 
 
-def opened(paths: list[Path]) -> "list[Trained]":
+def opened(paths: list[Path]) -> "list[TrainedDetector]":
     """Detectors; what is to be known about them is said."""
     from residual.tasks.detection.load import load
 

@@ -156,7 +156,7 @@ def report(
     """
     from residual.analysis.report import overlay
     from residual.analysis.report import report as write_report
-    from residual.tasks.detection.load import is_detection
+    from residual.runs.folder import is_detection
 
     for run in runs:
         print(write_report(run))

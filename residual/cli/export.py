@@ -131,7 +131,7 @@ def export(
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """
     from residual.export import classifier as exporting
-    from residual.tasks.detection.load import is_detection
+    from residual.runs.folder import is_detection
 
     check_usage(form, preprocessing, out)
     how = setting_of("cpu", threads, "float32", False)

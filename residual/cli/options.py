@@ -67,7 +67,7 @@ def wrong_usage() -> Iterator[None]:
 
 def opened(path: Path, body: bool = False) -> "Trained":
     """A run or a file of weights; what is to be known about it is said."""
-    from residual.runs.load import load
+    from residual.tasks.classification.load import load
 
     trained = load(path, body=body)
     for notice in trained.notices:

@@ -35,6 +35,7 @@ from residual.cli.progress import (
     joined,
     with_progress,
 )
+from residual.tasks.classification.load import recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -323,5 +324,5 @@ def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, str]]":
 
     for run in runs:
         lines = folder.read_log(run / "log.jsonl")
-        steps = folder.recipe_of(run).steps
+        steps = recipe_of(run).steps
         yield run.name, described(lines[-1], lines[-1]["step"], steps) if lines else "first steps"

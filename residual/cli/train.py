@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from residual.data.datasets import Data
     from residual.device import ComputeConfig
     from residual.runs.load import Trained
+    from residual.tasks.classification.recipe import Recipe
     from residual.tasks.detection import recipe as detection
-    from residual.training.recipe import Recipe
 
 DETECTOR = "fasterrcnn-"  # before the name of the network that a detector is made of
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
@@ -178,7 +178,7 @@ def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | Non
     """The folder for a run; None for the first free name. A run that is there already is gone on
     with only where torchrun starts the same command again after a failure."""
     from residual.runs import folder
-    from residual.training.values import to_json
+    from residual.training.recipe import to_json
 
     if restarted():
         return out or folder.latest(to_json(recipe), folder.RUNS)
@@ -225,8 +225,8 @@ def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data
 
 def usual_recipe(network: str, data: str, name: str, steps: int | None) -> "Recipe":
     """The recipe before fields of it are set. What it cannot mean is a wrong command line."""
+    from residual.tasks.classification.recipe import with_steps
     from residual.tasks.classification.train import recipe_for
-    from residual.training.recipe import with_steps
 
     with wrong_usage():
         recipe = recipe_for(network, data, name)
@@ -235,7 +235,7 @@ def usual_recipe(network: str, data: str, name: str, steps: int | None) -> "Reci
 
 def recipe_of(usual: "Recipe", seed: int, assignments: list[str]) -> "Recipe":
     """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
-    from residual.training.recipe import changed, check_average, parsed
+    from residual.tasks.classification.recipe import changed, check_average, parsed
 
     with wrong_usage():
         recipe = changed(usual, {"seed": seed} | dict(map(parsed, assignments)))
@@ -267,9 +267,9 @@ def resume(
     """
     from residual.cli import detect
     from residual.runs import folder
+    from residual.runs.folder import is_detection
     from residual.runs.resume import copied, data_there, exact, known_of, move, same_data
     from residual.tasks.classification.train import found_again
-    from residual.tasks.detection.load import is_detection
 
     with joined() as world:
         known = world.on_first(lambda: known_of(run))
@@ -319,9 +319,9 @@ def classifier_again(
     run: Path, where: dict[str, str], workers: int
 ) -> "tuple[int, Data, Callable[[Path], Advance]]":
     """Of a run its steps, its data, and how it goes on."""
-    from residual.runs import folder
+    from residual.tasks.classification.load import recipe_of as stored_recipe
 
-    recipe = folder.recipe_of(run)
+    recipe = stored_recipe(run)
     pictures = pictures_for(recipe, where["where"], Path(where["root"]), workers)
     return recipe.steps, pictures, lambda own: of_classes(own, pictures)
 

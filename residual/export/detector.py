@@ -15,7 +15,7 @@ from residual.export.layers import network, of_layer
 from residual.export.preprocess import resized
 from residual.tasks.detection.boxes import MAX_LOG_SCALE, PROPOSAL_NMS, STRIDE, base_anchors
 from residual.tasks.detection.faster_rcnn import FasterRCNN
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.losses import BOX_STD
 from residual.tasks.detection.recipe import Recipe, Testing
 
@@ -36,7 +36,7 @@ STEPS: Tensors = {  # on the way there
 }
 
 
-def model(trained: Trained, testing: Testing) -> onnx.ModelProto:
+def model(trained: TrainedDetector, testing: Testing) -> onnx.ModelProto:
     """`image` (1, height, width, 3) uint8, in RGB, of any size -> `boxes` (N, 4) in its pixels,
     `scores` (N,) and `labels` (N,), the best first; N may be 0."""
     made = grown(trained, testing).model(given(), FOUND)
@@ -44,7 +44,9 @@ def model(trained: Trained, testing: Testing) -> onnx.ModelProto:
     return made
 
 
-def in_steps(trained: Trained, testing: Testing) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
+def in_steps(
+    trained: TrainedDetector, testing: Testing
+) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
     """The same for the check, with the steps on the way as outputs; its weights are apart."""
     graph = grown(trained, testing)
     made = graph.model(given(), {**FOUND, **STEPS}, apart=True)
@@ -59,7 +61,7 @@ def given() -> Tensors:
     return {PICTURE: (UINT8, [1, "height", "width", 3])}
 
 
-def grown(trained: Trained, testing: Testing) -> Graph:
+def grown(trained: TrainedDetector, testing: Testing) -> Graph:
     """All nodes. Raises ValueError for a layer that is not known in ONNX."""
     graph, net, recipe = Graph(), trained.net, trained.recipe
     image = Value(graph, PICTURE)

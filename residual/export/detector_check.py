@@ -29,10 +29,10 @@ from residual.tasks.detection.boxes import (
 )
 from residual.tasks.detection.faster_rcnn import postprocess
 from residual.tasks.detection.inference import Detect, ImageFeatures, detect_image
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import Testing
 from residual.training.checkpoint import weights_sha256
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 # What is allowed. Of networks of all sizes, with random weights, we saw 1e-4, 3e-4 and 0.01.
 PROBABILITY = 1e-3
@@ -58,7 +58,7 @@ class Parity:
     onnxruntime_ms: float
 
 
-def described(trained: Trained, testing: Testing) -> dict[str, str]:
+def described(trained: TrainedDetector, testing: Testing) -> dict[str, str]:
     """What a user must know of an exported detector, each as JSON."""
     before, recipe = trained.preprocessing, trained.recipe
     said = {
@@ -83,7 +83,7 @@ def described(trained: Trained, testing: Testing) -> dict[str, str]:
     return {key: json_text(value) for key, value in said.items()}
 
 
-def to_onnx(trained: Trained, out: Path, testing: Testing | None = None) -> list[Parity]:
+def to_onnx(trained: TrainedDetector, out: Path, testing: Testing | None = None) -> list[Parity]:
     """Write an ONNX model for pictures of any size, with classes and preprocessing in its metadata.
 
     Raises ValueError, and writes nothing, where it does not find what the detector finds, where it
@@ -107,7 +107,7 @@ def to_onnx(trained: Trained, out: Path, testing: Testing | None = None) -> list
     return found
 
 
-def parity(trained: Trained, content: bytes, testing: Testing) -> Iterator[Parity]:
+def parity(trained: TrainedDetector, content: bytes, testing: Testing) -> Iterator[Parity]:
     """The model beside the detector, on made-up pictures of several sizes.
 
     What is found hangs on which of two numbers is greater, many times over, and the last bits of
@@ -149,7 +149,7 @@ def answered(session: Any, pixels: Any) -> Answers:
 
 @torch.no_grad()
 def compared(
-    trained: Trained, seen: loader.ResizedImage, own: Answers, testing: Testing
+    trained: TrainedDetector, seen: loader.ResizedImage, own: Answers, testing: Testing
 ) -> tuple[float, float]:
     """The largest differences of the model's steps from the detector's: of a probability, and of
     a side of a box in pixels. Raises ValueError where there are greater ones than are allowed."""
@@ -201,7 +201,7 @@ def of_each_class(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Det
     return Detections(*(torch.cat(part) for part in parts))
 
 
-def refusal(trained: Trained, why: str) -> str:
+def refusal(trained: TrainedDetector, why: str) -> str:
     network = trained.recipe.network
     return f"nothing is written, for the ONNX model of the detector on {network} differs: {why}"
 
@@ -229,7 +229,7 @@ def shared(one: Detections, other: Detections) -> int:
     return int(fits.any(dim=1).sum())
 
 
-def made_up(trained: Trained) -> Iterator[Image.Image]:
+def made_up(trained: TrainedDetector) -> Iterator[Image.Image]:
     """Pictures that are enlarged and reduced, wide, high and tiny, and one without any object."""
     shorter, longest = trained.recipe.shorter, trained.recipe.longest
     draw = np.random.default_rng(0)

@@ -18,7 +18,8 @@ from residual.data.decode import DamagedImage, decode
 from residual.data.preprocessing import Preprocessing
 from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite
 from residual.export.engine import Engine, engine
-from residual.runs.load import Trained, load
+from residual.runs.load import Trained
+from residual.tasks.classification.load import load
 from residual.tasks.classification.metrics import top_k as best_of
 
 BATCH = 4  # dimensions of an array of several pictures

@@ -24,7 +24,7 @@ from residual.tasks.detection.recipe import (
     scaled,
     with_steps,
 )
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 Metric = Callable[[Result], float | None]  # in percent; None if there are no objects
 

@@ -23,7 +23,7 @@ from residual.reproduction.experiments import (
     with_depths,
 )
 from residual.reproduction.results import Result, grouped, network_of, read_results
-from residual.training.recipe import from_json
+from residual.tasks.classification.recipe import from_json
 
 NOT_COVERED = "localisation and ImageNet detection (Tables 12 to 14)"
 SMALL, PHOTOGRAPHS, BOXES = "small images", "photographs", "boxes"

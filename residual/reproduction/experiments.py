@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from residual.models.registry import model_spec
+from residual.tasks.classification.recipe import CIFAR, CROP, IMAGENET, Recipe, parsed, with_steps
 from residual.tasks.classification.train import recipe_for, takes_photographs
 from residual.tasks.detection import recipe as detection
 from residual.tasks.detection.recipe import Testing, scaled
-from residual.training.recipe import CIFAR, CROP, IMAGENET, Recipe, parsed, with_steps
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 # What a result file is about: the key that it must hold. A protocol's name is a measure, too.
 ERROR, RESPONSES, AP, ENSEMBLE, MULTISCALE = (

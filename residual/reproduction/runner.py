@@ -19,11 +19,12 @@ from residual.reproduction.experiments import (
     with_splits,
 )
 from residual.reproduction.results import Result
-from residual.runs.load import Trained, load
+from residual.runs.load import Trained
 from residual.runs.results import versions
 from residual.storage import FORMAT, read_json, write_json
 from residual.tasks.classification import autotune, evaluate, inference
 from residual.tasks.classification import train as classifier
+from residual.tasks.classification.load import load
 from residual.tasks.classification.protocols import PROTOCOLS
 from residual.tasks.detection import datasets
 from residual.tasks.detection import evaluate as detection

@@ -20,9 +20,9 @@ from residual.reproduction.experiments import (
     with_depths,
 )
 from residual.reproduction.results import NOT_RUN, Result, Spread, markdown, network_of, of_network
+from residual.tasks.classification.recipe import from_json, with_steps
 from residual.tasks.classification.train import recipe_for
-from residual.training.recipe import from_json, with_steps
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 # Choice: VGG's row is the 19-layer net by its dense test; the row printed is of crops besides.
 MODELS = {  # the networks of Tables 3 and 4 by the names printed there

@@ -6,12 +6,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors
+
 from residual.distributed import current_world
 from residual.locks import LockHeld, hold_lock
 from residual.storage import (
     FORMAT,
     NewerFormat,
-    damage_errors,
     json_text,
     read_json,
     read_json_object,
@@ -19,7 +20,6 @@ from residual.storage import (
     write_json,
 )
 from residual.training import checkpoint
-from residual.training.recipe import Recipe, from_json
 
 KEPT = 3  # checkpoints
 RUNS = Path("runs")  # where a run lies that nobody gave a folder
@@ -98,7 +98,7 @@ def refuse_taken(run: Path) -> None:
 
 
 def refuse_held(run: Path) -> None:
-    """Raises Held where a process writes to a run."""
+    """Raises LockHeld where a process writes to a run."""
     if (run / LOCK).exists():
         with suppress(OSError), hold_lock(run / LOCK, str(run)):  # a disk to read from is enough
             pass
@@ -108,7 +108,7 @@ def refuse_held(run: Path) -> None:
 def writing(run: Path) -> Iterator[None]:
     """While the processes of one job write to a run; to a finished one nothing is left to write.
 
-    Raises NoRun, and Held where processes of another job do.
+    Raises NoRun, and LockHeld where processes of another job do.
     """
     with ExitStack() as stack:
 
@@ -129,14 +129,26 @@ def check_run(run: Path) -> None:
         raise NoRun(f"{run} holds no run: it has no recipe.json")
 
 
-def recipe_of(run: Path) -> Recipe:
-    """Raises NoRun where the folder holds none."""
+def recipe_values(run: Path) -> dict[str, Any]:
+    """The fields of a run's recipe, as JSON. Raises NoRun."""
     check_run(run)
     values = read_json_object(run / "recipe.json")
-    if values.get("task") == "detection":
-        raise NoRun(f"{run} is the run of a detector; see: residual detect --help")
-    with damage_errors(run / "recipe.json"):
-        return from_json({key: value for key, value in values.items() if key != "format"})
+    return {key: value for key, value in values.items() if key != "format"}
+
+
+def is_detection(path: Path) -> bool:
+    """Whether a folder is the run of a detector, or a file its checkpoint; reads no tensor."""
+    try:
+        if path.is_file():
+            with safetensors.safe_open(path, framework="pt") as opened:
+                recipe = json.loads((opened.metadata() or {}).get("recipe", "null"))
+        elif (path / "recipe.json").is_file():
+            recipe = read_json_object(path / "recipe.json")
+        else:
+            return False
+    except (safetensors.SafetensorError, OSError, RecursionError):
+        return False
+    return isinstance(recipe, dict) and recipe.get("task") == "detection"
 
 
 def checkpoints(run: Path) -> list[Path]:

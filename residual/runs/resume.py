@@ -20,7 +20,7 @@ DECISIVE = ("torch", "torchvision", "scikit-learn", "scipy", "pillow", "simplejp
 def known_of(run: Path) -> dict[str, Any]:
     """What a run remembers of its surroundings. Raises NoRun and ValueError."""
     if not (run / "recipe.json").exists():
-        folder.recipe_of(run)  # which says what is not there
+        folder.check_run(run)
     return read_json_object(run / "environment.json")
 
 

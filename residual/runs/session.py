@@ -14,16 +14,15 @@ from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig, NonFiniteValues
 from residual.distributed import World, current_world
 from residual.runs import folder
-from residual.runs.load import with_preprocessing
 from residual.runs.results import Named, peak_memory
 from residual.runs.resume import exact, same_data
 from residual.storage import FORMAT, read_json, write_json
 from residual.training import checkpoint
-from residual.training.checkpoint import Tensors
+from residual.training.checkpoint import Tensors, with_preprocessing
 from residual.training.loop import Step
 from residual.training.meter import Diverged, Meter
+from residual.training.recipe import to_json
 from residual.training.task import Event, RunOptions, Stopped, log_interval
-from residual.training.values import to_json
 
 Net = TypeVar("Net", bound=nn.Module)
 

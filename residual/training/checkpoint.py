@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from residual.data.preprocessing import Preprocessing
 from residual.device import check_finite
 from residual.storage import FORMAT, check_format, damage_errors, json_text, write_atomic
 
@@ -145,3 +146,25 @@ def load_weights(net: torch.nn.Module, tensors: Tensors) -> None:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"the weights do not fit the network: {error}") from error
+
+
+def preprocessing_of(tensors: Tensors, header: dict[str, Any]) -> Preprocessing:
+    """The part of a checkpoint that says how an image becomes an input."""
+    height, width = header["size"]
+    sides = [height, width, header.get("shorter") or 1]
+    if not all(type(side) is int and 0 < side < 2**15 for side in sides):
+        raise ValueError(f"a picture's sides are pixels, not {sides}")
+    mean, std = tensors["preprocessing.mean"], tensors["preprocessing.std"]
+    whitening = tensors.get("preprocessing.whitening")
+    contrast = header.get("contrast", False)
+    return Preprocessing(mean, std, (height, width), header.get("shorter"), contrast, whitening)
+
+
+def with_preprocessing(
+    tensors: Tensors, header: dict[str, Any], own: Preprocessing
+) -> tuple[Tensors, dict[str, Any]]:
+    """The content of a checkpoint, with that part."""
+    parts = {"mean": own.mean, "std": own.std, "whitening": own.whitening}
+    there = {f"preprocessing.{k}": tensor for k, tensor in parts.items() if tensor is not None}
+    said = {"size": list(own.size), "shorter": own.shorter, "contrast": own.contrast}
+    return tensors | there, header | said

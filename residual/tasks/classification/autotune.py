@@ -16,7 +16,7 @@ from residual.runs.results import versions
 from residual.storage import read_json, write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.loader import crop_size, made_up
-from residual.training.recipe import Recipe
+from residual.tasks.classification.recipe import Recipe
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from residual.training.recipe import Recipe
+from residual.tasks.classification.recipe import Recipe
 
 # Simonyan and Zisserman 2015, Sec. 3.1: batch 256, weight decay 5e-4, a rate of 0.01 that was
 # lowered three times, 370,000 iterations; the shorter side is drawn from 256 to 512.

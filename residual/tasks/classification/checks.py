@@ -19,8 +19,8 @@ from residual.runs.load import Trained
 from residual.storage import display_name
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.protocols import PROTOCOLS, Protocol
-from residual.training.recipe import CROP, Recipe
-from residual.training.values import in_text, refuse_idle
+from residual.tasks.classification.recipe import CROP, Recipe
+from residual.training.recipe import in_text, refuse_idle
 
 IN_MEMORY = ("digits", "CIFAR-10")  # data that are no folder of pictures
 Conditions = dict[str, tuple[bool, str]]  # field -> whether it has an effect, and why it has none

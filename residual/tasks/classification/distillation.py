@@ -11,10 +11,11 @@ from torch import Tensor
 from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
 from residual.distributed import current_world
-from residual.runs.load import Trained, load
+from residual.runs.load import Trained
+from residual.tasks.classification.load import load
 from residual.tasks.classification.losses import Lesson
+from residual.tasks.classification.recipe import Recipe
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import Recipe
 
 TEACHER, STUDENT = "maxout", "fitnet19"
 HINT = "pool1"  # the part of the teacher whose output is its second hidden layer

@@ -16,9 +16,10 @@ from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
 from residual.device import ComputeConfig, compute_config
 from residual.models.registry import num_classes
-from residual.runs.load import Trained, load
+from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_ensemble, match_labels
 from residual.tasks.classification.inference import NO_ANSWER, InferenceOptions, Member, answers
+from residual.tasks.classification.load import load
 from residual.tasks.classification.metrics import Count, confusion_matrix, count
 from residual.tasks.classification.protocols import PROTOCOLS, Protocol, get_protocol
 

@@ -19,7 +19,7 @@ from residual.data.preprocessing import Preprocessing, contrast_preprocessing, p
 from residual.data.sampler import DataConfig
 from residual.device import ComputeConfig
 from residual.models.registry import model_spec
-from residual.training.recipe import Recipe
+from residual.tasks.classification.recipe import Recipe
 
 
 def crop_size(recipe: Recipe) -> int:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from residual.distributed import World
 from residual.tasks.classification.losses import Lesson, classes_of, several, summed
+from residual.tasks.classification.recipe import Recipe, learning_rate, momentum
 from residual.training import loop
 from residual.training.batchnorm import GhostBatchNorms
 from residual.training.dropout import Dropouts
 from residual.training.loop import Step
-from residual.training.recipe import Recipe, learning_rate, momentum
 
 
 @dataclass

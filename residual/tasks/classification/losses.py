@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual.training.recipe import Recipe, guidance
+from residual.tasks.classification.recipe import Recipe, guidance
 
 Lesson = tuple[Tensor, Tensor]  # a teacher's scores (N, classes), and its hint (N, C, H, W)
 

@@ -9,12 +9,13 @@ from residual.data.datasets import Data, apply_split
 from residual.data.loader import LoaderOptions
 from residual.device import ComputeConfig
 from residual.distributed import current_world
-from residual.runs.load import Trained, with_preprocessing
+from residual.runs.load import Trained
 from residual.tasks.classification import loader
 from residual.tasks.classification.checks import check
 from residual.tasks.classification.train import recipe_for
 from residual.training import batchnorm, checkpoint
-from residual.training.values import to_json
+from residual.training.checkpoint import with_preprocessing
+from residual.training.recipe import to_json
 
 
 def measured(

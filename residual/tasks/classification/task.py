@@ -12,7 +12,6 @@ from residual.data.loader import LoaderOptions, check_damage_budget, max_workers
 from residual.data.preprocessing import Preprocessing
 from residual.data.sampler import batch_indices, class_weights
 from residual.models.registry import build
-from residual.runs.load import preprocessing_of
 from residual.runs.session import RunContext, fresh, prefixed
 from residual.storage import write_json
 from residual.tasks.classification import distillation, loader, loop
@@ -20,10 +19,10 @@ from residual.tasks.classification.early_stopping import EarlyStopping
 from residual.tasks.classification.evaluate import CURVE, error_record, evaluate_member
 from residual.tasks.classification.inference import InferenceOptions, Member
 from residual.tasks.classification.metrics import Count
+from residual.tasks.classification.recipe import Recipe, learning_rate
 from residual.training import averaging, batchnorm
-from residual.training.checkpoint import Tensors
+from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.loop import Step
-from residual.training.recipe import Recipe, learning_rate
 from residual.training.task import test_interval
 
 

@@ -23,7 +23,7 @@ from residual.data.sampler import batch_indices
 from residual.device import ComputeConfig
 from residual.models.registry import build
 from residual.tasks.classification import loader, loop
-from residual.training.recipe import Recipe
+from residual.tasks.classification.recipe import Recipe
 
 HELD = 64  # decoded pictures that are cut again and again
 AHEAD = 4 * IMAGES_PER_TASK  # pictures of each worker that may be ready before a measurement begins

@@ -14,18 +14,19 @@ from residual.distributed import current_world
 from residual.models.registry import build, classifier_parameters, model_spec
 from residual.runs import folder, session
 from residual.runs.load import Trained
-from residual.runs.load import load as loaded_weights
 from residual.runs.results import environment
 from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification.autotune import settled
 from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects
+from residual.tasks.classification.load import load as loaded_weights
+from residual.tasks.classification.load import recipe_of as stored_recipe
 from residual.tasks.classification.loader import crop_size, test_size
+from residual.tasks.classification.recipe import RECIPES, Recipe, changed, check_average, with_steps
 from residual.tasks.classification.task import Classification
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import RECIPES, Recipe, changed, check_average, with_steps
+from residual.training.recipe import to_json
 from residual.training.task import Event, RunOptions
-from residual.training.values import to_json
 
 
 def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
@@ -163,4 +164,4 @@ def train(
 
 def advance(run: Path, data: Data, options: RunOptions) -> Iterator[Event]:
     """Take the steps that remain of a run; see `runs.session.advance`."""
-    return session.advance(run, data, options, folder.recipe_of, Classification)
+    return session.advance(run, data, options, stored_recipe, Classification)

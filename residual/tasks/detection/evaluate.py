@@ -15,11 +15,11 @@ from residual.distributed import World
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import DetectionDataset
 from residual.tasks.detection.inference import check_ensemble, detect_image, image_sides
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.loader import read_images
 from residual.tasks.detection.metrics import check_pycocotools, measure
 from residual.tasks.detection.recipe import Testing
-from residual.training.values import to_json
+from residual.training.recipe import to_json
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class EvalOptions:
 
 
 def detect_all(
-    detectors: Sequence[Trained], dataset: DetectionDataset, testing: Testing, options: EvalOptions
+    detectors: Sequence[TrainedDetector],
+    dataset: DetectionDataset,
+    testing: Testing,
+    options: EvalOptions,
 ) -> tuple[list[Detections], list[str]]:
     """The detections on every image, over all processes, and a sentence for each image that cannot
     be read, which has none."""
@@ -62,7 +65,10 @@ def detect_all(
 
 
 def evaluate(
-    detectors: Sequence[Trained], dataset: DetectionDataset, testing: Testing, options: EvalOptions
+    detectors: Sequence[TrainedDetector],
+    dataset: DetectionDataset,
+    testing: Testing,
+    options: EvalOptions,
 ) -> dict[str, Any]:
     """Average precision, and what it was measured on. Raises ValueError if detectors and data set
     do not go together."""

@@ -14,7 +14,7 @@ from residual.storage import write_atomic
 from residual.tasks.detection.boxes import UNSCALED, Detections, grid_anchors, merge_proposals
 from residual.tasks.detection.drawing import draw_boxes
 from residual.tasks.detection.faster_rcnn import FasterRCNN, decode_regions, postprocess
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.loader import ResizedImage, load_image, normalize
 from residual.tasks.detection.recipe import VOC07, Recipe, Testing
 
@@ -128,7 +128,7 @@ def detect(members: Sequence[ImageFeatures], testing: Testing) -> Detections:
 # ---- from image files ---------------------------------------------------------------------------
 
 
-def check_ensemble(detectors: Sequence[Trained]) -> None:
+def check_ensemble(detectors: Sequence[TrainedDetector]) -> None:
     """Raises ValueError if detectors have other classes or image sizes."""
     first, *others = detectors
     for other in others:
@@ -151,7 +151,7 @@ def image_sides(recipe: Recipe, testing: Testing) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def detect_image(
-    detectors: Sequence[Trained],
+    detectors: Sequence[TrainedDetector],
     images: Sequence[ResizedImage],
     testing: Testing,
     config: ComputeConfig,
@@ -169,7 +169,9 @@ def detect_image(
     return Detections(boxes, found.scores.cpu().float(), found.labels.cpu())
 
 
-def file_detector(detectors: Sequence[Trained], testing: Testing, config: ComputeConfig) -> Detect:
+def file_detector(
+    detectors: Sequence[TrainedDetector], testing: Testing, config: ComputeConfig
+) -> Detect:
     """A function that detects objects in image files, by one detector or an ensemble. Raises
     ValueError if they do not go together."""
     check_ensemble(detectors)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from residual.training.values import assigned, bounded
-from residual.training.values import from_json as values_from_json
+from residual.training.recipe import assigned, bounded
+from residual.training.recipe import from_json as values_from_json
 
 ERROR, SKIP = "error", "skip"  # what is done about a bad box
 UPRIGHT, STORED = "upright", "stored"  # frames of boxes

@@ -6,16 +6,15 @@ from functools import partial
 from typing import Any
 
 from residual.models.registry import model_spec
-from residual.runs.load import preprocessing_of
 from residual.runs.session import RunContext, fresh
 from residual.tasks.detection import faster_rcnn, loader, loop, phases
 from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.evaluate import EvalOptions, evaluate
-from residual.tasks.detection.load import Trained
+from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.losses import LOSSES
 from residual.tasks.detection.recipe import Recipe, Testing
 from residual.training import checkpoint
-from residual.training.checkpoint import Tensors
+from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.loop import Step
 
 BEGUN = "begun.safetensors"  # the weights of an alternating training, which begins with them twice
@@ -104,7 +103,14 @@ class Detection:
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The average precision on the test split."""
         train, known, net = self.data.train, self.context.environment, self.net.eval()
-        trained = Trained(net, self.recipe, self.classes, self.preprocessing, self.learner.step)
+        trained = TrainedDetector(
+            net,
+            self.recipe.network,
+            self.classes,
+            self.preprocessing,
+            self.recipe,
+            self.learner.step,
+        )
         work = EvalOptions(
             self.context.config.in_float32(), self.context.options.workers, None, self.context.world
         )

@@ -22,17 +22,14 @@ from residual.tasks.detection.faster_rcnn import (
     build,
     check_network,
 )
-from residual.tasks.detection.load import Trained as Detecting
-from residual.tasks.detection.load import recipe_of
+from residual.tasks.detection.load import TrainedDetector, recipe_of
 from residual.tasks.detection.metrics import check_pycocotools
 from residual.tasks.detection.recipe import RECIPES, Recipe
 from residual.tasks.detection.task import BEGUN, Detection
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
+from residual.training.recipe import refuse_idle, to_json
 from residual.training.task import Event, RunOptions
-from residual.training.values import refuse_idle, to_json
-
-Beginning = Trained | Detecting  # a network's weights, or a detector's
 
 
 def recipe_for(network: str, name: str, sort: str) -> Recipe:
@@ -77,8 +74,11 @@ def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> 
 def check(recipe: Recipe, how: ComputeConfig) -> None:
     """Raises ValueError where this cannot be trained here, before a picture is read."""
     check_network(recipe.network)
-    norms = model_spec(recipe.network).family != "rival"
-    if recipe.norm == "frozen" and not recipe.start and norms:
+    if (
+        recipe.norm == "frozen"
+        and not recipe.start
+        and model_spec(recipe.network).family != "rival"
+    ):
         raise ValueError(
             "frozen batch normalization has the statistics of weights to begin with; name them "
             "with --weights, or train from scratch: norm=group and fixed=0, as in --recipe scratch"
@@ -136,14 +136,14 @@ def begin(
     data: DetectionData,
     where: dict[str, str],
     how: ComputeConfig,
-    weights: Beginning | None = None,
-) -> Path:
+    weights: Trained | None = None,
+) -> Path:  # fmt: skip
     """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
     again."""
     how = replace(how, precision="float32") if how.precision == "auto" else how
     known = environment(data, where, how)
-    if isinstance(weights, Detecting):
-        known["before"] = weights.sort
+    if isinstance(weights, TrainedDetector):
+        known["before"] = weights.annotations
 
     def fill(own: Path) -> None:
         if weights is not None:
@@ -161,7 +161,7 @@ def split_of(recipe: Recipe, data: DetectionData) -> dict[str, list[str]]:
     }
 
 
-def begun_with(run: Path, recipe: Recipe, data: DetectionData, weights: Beginning) -> None:
+def begun_with(run: Path, recipe: Recipe, data: DetectionData, weights: Trained) -> None:
     """The checkpoint before the first step of a run that begins with a network's weights."""
     net = session.fresh(recipe.seed, lambda: build(recipe, len(data.train.classes)))
     net.load_state_dict(begins_with(weights, net), strict=False)
@@ -177,24 +177,23 @@ def begun_with(run: Path, recipe: Recipe, data: DetectionData, weights: Beginnin
     folder.save(run, *content)
 
 
-def begins_with(weights: Beginning, net: FasterRCNN) -> dict[str, Tensor]:
+def begins_with(weights: Trained, net: FasterRCNN) -> dict[str, Tensor]:
     """What a detector takes over: from a network all but its last layer; from a detector all that
     does not depend on its classes, where it has the same shape."""
     state = weights.net.state_dict()
-    if isinstance(weights, Trained):
+    if not isinstance(weights, TrainedDetector):
         return backbone_weights(state, net)
     own = net.state_dict()
     last = ("score.", "shift.")
     return {k: t for k, t in state.items() if not k.startswith(last) and t.shape == own[k].shape}
 
 
-def from_weights(recipe: Recipe, weights: Beginning) -> Recipe:
+def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
     """The recipe for a training that begins with these. Raises ValueError where they are another
     network's, and NotFinite."""
-    network = weights.network if isinstance(weights, Trained) else weights.recipe.network
-    if network != recipe.network:
-        raise ValueError(f"the weights are those of {network}, not of {recipe.network}")
-    norm = "frozen" if isinstance(weights, Trained) else weights.recipe.norm
+    if weights.network != recipe.network:
+        raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
+    norm = weights.recipe.norm if isinstance(weights, TrainedDetector) else "frozen"
     if norm != recipe.norm and model_spec(recipe.network).name not in VGGS:
         kinds = {"frozen": "batch", "group": "group"}
         raise ValueError(
