@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.sides import record
 from residual.data.datasets import Data, ImageFiles
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.data.test_crops import CenterCornerCrops
+from residual.data.test_crops import Views
 from residual.device import ComputeConfig, compute_config
 from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
@@ -52,7 +52,7 @@ def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
     if len(ids) < PICTURES:
         raise SystemExit(f"{data.name} has {len(ids)} training pictures, not {PICTURES}")
     if isinstance(data.train, ImageFiles):
-        cut = CenterCornerCrops((size, size), (round(size / 0.875),))
+        cut = Views("centre", (size, size), (round(size / 0.875),))
         crops = [cut(data.train.image(i), i, 0)[0] for i in ids]
         raw = torch.from_numpy(np.concatenate(crops)).permute(0, 3, 1, 2)
     else:

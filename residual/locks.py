@@ -1,4 +1,4 @@
-"""A lock file: what it protects, one process at a time writes, on whatever machine it runs."""
+"""Lock files: one process at a time writes what a lock protects, on whatever machine it runs."""
 
 import errno
 import json
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT_SECONDS = 5.0  # between two touches of a lock by its holder
-SILENCE_SECONDS = 20.0  # without a touch, after which a holder that only a heartbeat shows is dead
-OLD_SECONDS = 3_600.0  # a lock that was touched so long ago needs no such wait
-GRACE_SECONDS = 3.0  # for the end of a process that was killed a moment ago
+SILENCE_SECONDS = 20.0  # without a touch, after which the holder is taken for dead
+OLD_SECONDS = 3_600.0  # since the last touch, after which no wait is needed
+GRACE_SECONDS = 3.0  # for the end of a process that was just killed
 
 _descriptors: set[int] = set()  # of the locks that this process holds
 
 
-def _forget() -> None:
-    """A forked child, such as a worker of a loader, keeps no lock alive that is its parent's."""
+def _close_inherited() -> None:
+    """Close the parent's locks in a forked child, which would otherwise keep them held."""
     for descriptor in _descriptors:
         with suppress(OSError):
             os.close(descriptor)
@@ -28,7 +28,7 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 class LockHeld(ValueError):
@@ -37,25 +37,26 @@ class LockHeld(ValueError):
 
 @contextmanager
 def hold_lock(file: Path, what: str, patience: float = GRACE_SECONDS) -> Iterator[None]:
-    """Hold a lock file while the block runs; it is removed afterwards.
+    """Hold a lock file during the block and remove it afterwards.
 
-    The kernel frees the lock of a process that ends in any way. Where a file system keeps no locks,
-    or each machine its own, a holder is alive while it touches the file. Raises Held, saying that
-    `what` is in use and by whom, where the lock is not free within `patience` seconds; and OSError.
+    The kernel frees the lock of a process that ends in any way. On a file system without locks, or
+    with separate locks on each machine, a holder is alive as long as it touches the file. Raises
+    LockHeld, naming `what` and the holder, if the lock is not free within `patience` seconds; and
+    OSError.
     """
-    last = time.monotonic() + patience
+    deadline = time.monotonic() + patience
     while (descriptor := _acquire(file)) is None:
-        if time.monotonic() >= last:
-            raise LockHeld(f"{what} is in use by {_holder(file)}")
+        if time.monotonic() >= deadline:
+            raise LockHeld(f"{what} is in use by {_describe_holder(file)}")
         time.sleep(0.1)
     _descriptors.add(descriptor)
-    owner, over = os.getpid(), threading.Event()
-    threading.Thread(target=_beat, args=(file, over), daemon=True).start()
+    owner, released = os.getpid(), threading.Event()
+    threading.Thread(target=_beat, args=(file, released), daemon=True).start()
     try:
         yield
     finally:
-        over.set()
-        if os.getpid() == owner:  # and not a child that was forked in the block
+        released.set()
+        if os.getpid() == owner:  # not in a child that was forked inside the block
             with suppress(OSError):
                 file.unlink()
             os.close(descriptor)
@@ -63,7 +64,7 @@ def hold_lock(file: Path, what: str, patience: float = GRACE_SECONDS) -> Iterato
 
 
 def kernel_lock(descriptor: int, wait: bool = False) -> bool | None:
-    """Whether the kernel locks an open file for us; None where it keeps no locks here."""
+    """Lock an open file -> whether that succeeded; None if the system has no such locks."""
     try:
         import fcntl
 
@@ -76,7 +77,7 @@ def kernel_lock(descriptor: int, wait: bool = False) -> bool | None:
 
 
 def is_same_file(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has this name, and was not removed or replaced meanwhile."""
+    """Whether a path still names an open file, which was neither removed nor replaced."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError as error:  # NFS calls a file stale that another machine has removed
@@ -86,22 +87,22 @@ def is_same_file(descriptor: int, path: Path) -> bool:
 
 
 def _acquire(file: Path) -> int | None:
-    """The descriptor of the lock file, once it is ours alone."""
+    """The descriptor of the lock file; None if another process holds the lock."""
     try:
         try:
-            descriptor, new = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+            descriptor, is_new = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
-            descriptor, new = os.open(file, os.O_RDWR), False
+            descriptor, is_new = os.open(file, os.O_RDWR), False
     except FileNotFoundError:
-        if file.parent.is_dir():  # removed since, by the one who held it
+        if file.parent.is_dir():  # its holder has just removed it
             return None
         raise
     except OSError as error:
         raise type(error)(f"cannot write {file}: {error.strerror}") from error
-    kernel = kernel_lock(descriptor)
-    local = kernel and _said(file).get("machine") == _machine()
-    free = kernel is not False and (new or local or not _is_touched(file))
-    if not free or not is_same_file(descriptor, file):
+    locked = kernel_lock(descriptor)
+    is_local = locked and _read_holder(file).get("machine") == _machine()
+    is_free = locked is not False and (is_new or is_local or not _is_touched(file))
+    if not is_free or not is_same_file(descriptor, file):
         os.close(descriptor)
         return None
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
@@ -116,41 +117,40 @@ def _acquire(file: Path) -> int | None:
     return descriptor
 
 
-def _said(file: Path) -> dict[str, Any]:
-    """What a lock file says of its holder; nothing where it is being written or removed."""
+def _read_holder(file: Path) -> dict[str, Any]:
+    """The holder in a lock file; empty while the file is being written or removed."""
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _holder(file: Path) -> str:
+def _describe_holder(file: Path) -> str:
     """The holder of a lock in words, and what to do about it."""
-    said = _said(file)
-    if not said:
+    holder = _read_holder(file)
+    if not holder:
         return f"another process; try again when {file} is gone"
-    process = f"process {said.get('pid')} on {said.get('host')}"
-    if said.get("machine") == _machine():
-        return f"{process}; wait for its end, or stop it"
-    return f"{process}; wait for its end, or stop it; if that machine is lost, remove {file}"
+    process = f"process {holder.get('pid')} on {holder.get('host')}; wait for its end, or stop it"
+    is_local = holder.get("machine") == _machine()
+    return process if is_local else f"{process}; if that machine is lost, remove {file}"
 
 
 def _is_touched(file: Path) -> bool:
-    """Whether a living process touches a lock file. Clocks of two machines may differ: it is
-    watched for a while."""
-    first = _touched(file)
+    """Whether a living process touches a lock file. The file is watched, since the clocks of two
+    machines may differ."""
+    first = _touch_time(file)
     if abs(time.time() - first) > OLD_SECONDS:
         return False
-    last = time.monotonic() + SILENCE_SECONDS
-    while time.monotonic() < last:
+    deadline = time.monotonic() + SILENCE_SECONDS
+    while time.monotonic() < deadline:
         time.sleep(HEARTBEAT_SECONDS / 5)
-        if _touched(file) != first:
+        if _touch_time(file) != first:
             return True
     return False
 
 
-def _touched(file: Path) -> float:
+def _touch_time(file: Path) -> float:
     try:
         with file.open("rb") as opened:  # a network file system asks its server at each opening
             return os.fstat(opened.fileno()).st_mtime
@@ -158,14 +158,14 @@ def _touched(file: Path) -> float:
         return 0.0
 
 
-def _beat(file: Path, over: threading.Event) -> None:
-    while not over.wait(HEARTBEAT_SECONDS):
+def _beat(file: Path, released: threading.Event) -> None:
+    while not released.wait(HEARTBEAT_SECONDS):
         with suppress(OSError):
             os.utime(file)
 
 
 def _machine() -> str:
-    """Another one after a restart, and the same in all containers of a machine."""
+    """The machine's identifier: equal in all its containers, and new after a restart."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a temporary name, a flush to disk and a rename."""
+"""Files: written whole or not at all, JSON, checksums, names and lists of names, safe pickles."""
 
 import hashlib
 import io
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1  # of runs, checkpoints and results
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 
 
 class NewerFormat(ValueError):
-    """A whole file that a newer version wrote."""
+    """The file is whole and was written by a newer version."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file whole, or leave what was there. Raises OSError, naming the file."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with _emptied(partial) as file:
+        with _open_partial(partial) as file:
             try:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                if os.name != "posix":  # elsewhere an open file keeps its name
+                if os.name != "posix":  # Windows does not rename open files
                     file.close()
                 partial.replace(path)
             except OSError:
@@ -50,7 +51,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: no folder {path.parent}") from error
         raise OSError(f"cannot write {path}: {reason}; what was there before is whole") from error
-    if os.name == "posix":  # the rename itself reaches the disk with its folder
+    if os.name == "posix":  # the rename reaches the disk with its folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -58,11 +59,21 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
-def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
-    """JSON as every program reads it: whatever is written or printed as JSON is made here.
+def _open_partial(partial: Path) -> BinaryIO:
+    """A temporary file, empty and locked against other processes until it is closed."""
+    while True:
+        file = partial.open("ab")
+        kernel_lock(file.fileno(), wait=True)
+        if is_same_file(file.fileno(), partial):  # nobody renamed it after it was opened
+            if os.fstat(file.fileno()).st_size:
+                file.truncate(0)
+            return file
+        file.close()
 
-    Raises ValueError, naming the place, for a number that is not finite, which JSON does not have.
-    """
+
+def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """A value as standard JSON. Raises ValueError, naming the place, for a number that is not
+    finite."""
     try:
         return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
     except ValueError as error:
@@ -73,7 +84,7 @@ def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) ->
 
 
 def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
-    """All numbers in lists and dictionaries, each with its place, like curve.3.loss."""
+    """All floats in lists and dictionaries, each with its place, such as curve.3.loss."""
     if isinstance(value, float):
         yield place, value
     if isinstance(value, list | tuple):
@@ -82,27 +93,15 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
         yield from _numbers(part, f"{place}.{key}" if place else str(key))
 
 
-def _emptied(partial: Path) -> BinaryIO:
-    """A temporary file, open and empty, that no other process writes to before it is closed."""
-    while True:
-        file = partial.open("ab")
-        kernel_lock(file.fileno(), wait=True)
-        if is_same_file(file.fileno(), partial):  # and nobody has renamed it since it was opened
-            if os.fstat(file.fileno()).st_size:
-                file.truncate(0)
-            return file
-        file.close()
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that a person can read, whole or not at all."""
+    """Write indented JSON, whole or not at all."""
     write_atomic(path, (json_text(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 @contextmanager
 def damage_errors(path: object) -> Iterator[None]:
-    """Around the reading of a file: whatever its content makes it stumble on becomes a ValueError
-    that names the file."""
+    """Turn whatever the content of a file makes its reader raise into a ValueError that names the
+    file."""
     try:
         yield
     except NewerFormat:
@@ -110,16 +109,16 @@ def damage_errors(path: object) -> Iterator[None]:
     except ValueError as error:
         if str(path) in str(error):
             raise
-        decoding = isinstance(error, UnicodeError | json.JSONDecodeError)
-        raise ValueError(f"{path}{' is damaged' if decoding else ''}: {error}") from error
+        is_decoding = isinstance(error, UnicodeError | json.JSONDecodeError)
+        raise ValueError(f"{path}{' is damaged' if is_decoding else ''}: {error}") from error
     except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, Error) as error:
-        lacks = f"something in it has no {error}" if isinstance(error, KeyError) else str(error)
-        lines = lacks.splitlines() or [type(error).__name__]
+        text = f"something in it has no {error}" if isinstance(error, KeyError) else str(error)
+        lines = text.splitlines() or [type(error).__name__]
         raise ValueError(f"{path} is damaged: {lines[0]}") from error
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON of ours. Raises ValueError where it is damaged or of a newer format."""
+    """Read JSON. Raises ValueError if it is damaged or of a newer format."""
     with damage_errors(path):
         value = json.loads(path.read_bytes())
     if isinstance(value, dict):
@@ -128,73 +127,70 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The same, of names and values. Raises ValueError where it is something else."""
+    """Read a JSON object. Raises ValueError if the file holds another value."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: it holds a {type(value).__name__}, and no names")
     return value
 
 
-def check_format(path: Path, found: Any) -> None:
-    """Raises Newer where a file was written by a newer version."""
-    if not isinstance(found, int) or found > FORMAT:
+def check_format(path: Path, version: Any) -> None:
+    """Raises NewerFormat for the file format of a newer version."""
+    if not isinstance(version, int) or version > FORMAT:
         raise NewerFormat(
-            f"{path} has format {found}; this version of residual reads up to {FORMAT}: update it"
+            f"{path} has format {version}; this version of residual reads up to {FORMAT}: update it"
         )
 
 
 def file_digest(file: Path, algorithm: str) -> str:
-    """A file's checksum, in hexadecimal. It is against accidents, where the algorithm is md5."""
+    """The checksum of a file, in hexadecimal. MD5 guards against accidents only."""
     with file.open("rb") as opened:
         new = hashlib.file_digest(opened, lambda: hashlib.new(algorithm, usedforsecurity=False))
     return new.hexdigest()
 
 
-UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
-
-
 def encode_name(name: str) -> bytes:
-    """The bytes of a name, which need not be UTF-8 on the disk."""
+    """The bytes of a file name, which need not be UTF-8 on the disk."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def decode_name(name: bytes) -> str:
-    """The inverse of `encoded`."""
+    """The inverse of `encode_name`."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def readable_name(name: str) -> str:
-    """A name as a class is called: every byte that is no UTF-8 as an escape, such as \\xfc."""
+    """A name in valid Unicode: bytes that are not UTF-8 become escapes such as \\xfc."""
     return encode_name(name).decode("utf-8", "backslashreplace")
 
 
 def display_name(name: PathLike[str] | str) -> str:
-    """A name as a message shows it: an odd one by its `repr`, so that every character is seen."""
+    """A name for a message; the `repr` of one with unprintable characters or outer spaces."""
     text = str(name)
     return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 
-def summarize(names: list[str], most: int = 3) -> str:
-    """How many, and the first of them: `(12): ant, bee, cat and 9 more`."""
-    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"({len(names):,}): {', '.join(map(display_name, names[:most]))}{rest}"
+def summarize(names: list[str], limit: int = 3) -> str:
+    """The number of names and the first of them: `(12): ant, bee, cat and 9 more`."""
+    rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return f"({len(names):,}): {', '.join(map(display_name, names[:limit]))}{rest}"
 
 
 def decode_text(raw: bytes) -> str:
-    """A text that any program wrote, without its byte order mark, in UTF-8 or UTF-16."""
+    """A text in UTF-8 or UTF-16, without its byte order mark."""
     if raw.startswith(UTF16):
         return raw.decode("utf-16", "replace")
     return decode_name(raw.removeprefix(b"\xef\xbb\xbf"))
 
 
 def parse_list(raw: bytes) -> Iterator[str]:
-    """The entries of a list of names that any program wrote, in order, without empty ones.
+    """The entries of a list of names, in order, without empty ones.
 
-    Lines end with LF, CRLF or CR, or entries with NUL (`find -print0`), and then are taken as they
-    are. White space around a line, and quotes around a whole entry, are no part of it.
+    Lines end with LF, CRLF or CR, or entries end with NUL (`find -print0`). White space around a
+    line and quotes around an entry are removed; entries that end with NUL keep their spaces.
     """
     text = decode_text(raw)
-    # Not splitlines(), for which a name may not hold a form feed or a Unicode line separator.
+    # Not splitlines(), which also splits at a form feed or a Unicode line separator in a name.
     for entry in text.split("\0") if "\0" in text else re.split(r"\r\n|\r|\n", text):
         stripped = entry.strip() if "\0" not in text else entry.strip("\r\n")
         if len(stripped) > 1 and stripped[0] == stripped[-1] and stripped[0] in "\"'":
@@ -204,7 +200,7 @@ def parse_list(raw: bytes) -> Iterator[str]:
 
 
 def iterate_list(stream: IO[bytes]) -> Iterator[str]:
-    """The same of a list that is still being written, as far as it comes line by line."""
+    """The entries of a list that is still being written; lines are yielded as they come."""
     for line in stream:
         if line.startswith(UTF16) or b"\0" in line:
             yield from parse_list(line + stream.read())
@@ -213,49 +209,46 @@ def iterate_list(stream: IO[bytes]) -> Iterator[str]:
 
 
 def read_list(file: Path) -> Iterator[str]:
-    """The entries of a list in a file: see `lines_of`. Raises OSError."""
+    """The entries of a list in a file. Raises OSError."""
     yield from parse_list(file.read_bytes())
 
 
-# Of the Unpickler in Python, which reads the same: the one in C takes memory for any number that a
-# pickle gives to a value that it wants to remember, and a pickle of ten bytes can name a large one.
+# The Unpickler in Python reads the same as the one in C. The latter allocates memory for any memo
+# index in a pickle, and ten bytes can name a large one.
 class ArrayUnpickler(pickle._Unpickler):
-    """Reads a pickle that builds numpy arrays out of plain values, and no other.
+    """Reads numpy arrays and plain values, and no other objects.
 
-    What a pickle may call are methods of this reader: it can change no function of numpy or torch.
+    All functions that a pickle may call are methods of this class and change nothing in numpy.
     """
 
-    def bytearray8(self) -> None:
-        """Bytes as far as there are any: the usual way first makes room for as many as are told."""
+    def load_bytearray8(self) -> None:
+        """Read at most the bytes that exist: pickle's method allocates the stated size first."""
         reader: Any = self
         reader.append(bytearray(reader.read(int.from_bytes(reader.read(8), "little"))))
 
-    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: cast(Any, bytearray8)}
+    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: cast(Any, load_bytearray8)}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.known: dict[tuple[str, str], Any] = {
-            ("numpy", "ndarray"): None,  # which `_array` needs not be told
+        self.allowed: dict[tuple[str, str], Any] = {
+            ("numpy", "ndarray"): None,  # an argument that `_array` ignores
             ("numpy", "dtype"): self._dtype,
             ("collections", "OrderedDict"): OrderedDict,
-            ("_codecs", "encode"): self._latin1,
+            ("_codecs", "encode"): lambda text, _: text.encode("latin-1"),  # bytes of Python 2
         }
         for core in ("numpy.core", "numpy._core"):
-            # What the array's own pickle calls: up to protocol 4, and from protocol 5 on.
-            self.known[f"{core}.multiarray", "_reconstruct"] = self._array
-            self.known[f"{core}.numeric", "_frombuffer"] = self._from_buffer
+            # What an array's pickle calls: up to protocol 4, and from protocol 5 on.
+            self.allowed[f"{core}.multiarray", "_reconstruct"] = self._array
+            self.allowed[f"{core}.numeric", "_frombuffer"] = self._from_buffer
 
     def find_class(self, module: str, name: str) -> Any:
-        place = module, name
-        return self.known[place] if place in self.known else self.other(module, name)
+        if (module, name) in self.allowed:
+            return self.allowed[module, name]
+        return self.replace_class(module, name)
 
-    def other(self, module: str, name: str) -> Any:
-        """What stands for anything else. Raises pickle.UnpicklingError."""
+    def replace_class(self, module: str, name: str) -> Any:
+        """The substitute for any other class. Raises pickle.UnpicklingError."""
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-
-    def _latin1(self, text: str, _: str) -> bytes:
-        """How Python 3 spells bytes in an old pickle."""
-        return text.encode("latin-1")
 
     def _dtype(self, code: str | bytes, *_: Any) -> "np.dtype[Any]":
         import numpy as np
@@ -263,7 +256,7 @@ class ArrayUnpickler(pickle._Unpickler):
         return np.dtype(code if isinstance(code, str) else code.decode(), False, True)
 
     def _array(self, *_: Any) -> "np.ndarray[Any, Any]":
-        """An empty array, which its state fills: numpy compares its size with its bytes."""
+        """An empty array. numpy compares its size with the bytes that it is filled with."""
         import numpy as np
 
         return np.empty(0, "b")
@@ -276,37 +269,34 @@ class ArrayUnpickler(pickle._Unpickler):
 
 class TensorUnpickler(ArrayUnpickler):
     """Reads what torch.save wrote: tensors, arrays and plain values. An object of any other class
-    becomes an inert one, which has no content and can do nothing."""
+    becomes an inert one without content."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for rebuild in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            self.known["torch._utils", rebuild] = self._tensor
+            self.allowed["torch._utils", rebuild] = self._tensor
         for rebuild in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
-            self.known["torch._utils", rebuild] = self._parameter
-        self.known["torch._tensor", "_rebuild_from_type_v2"] = self._with_attributes
-        # A class of its own for each file, which no other file can have changed.
+            self.allowed["torch._utils", rebuild] = lambda tensor, *_: tensor
+        self.allowed["torch._tensor", "_rebuild_from_type_v2"] = self._with_attributes
+        # Each file gets another class, which no other file can have changed.
         self.inert = type("Inert", (Inert,), {})
 
-    def other(self, module: str, name: str) -> Any:
+    def replace_class(self, module: str, name: str) -> Any:
         return self.inert
 
     def _tensor(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> "torch.Tensor":
-        """A view into a storage. Raises pickle.UnpicklingError where it would lie outside of it,
-        for torch would make the storage larger."""
+        """A view of a storage. Raises pickle.UnpicklingError for one beyond the storage, which
+        torch would enlarge."""
         import torch
 
         raw, dtype = storage._untyped_storage, storage.dtype
         size, stride = tuple(map(int, size)), tuple(map(int, stride))
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        count = math.prod(size)  # more than there are where several would lie in one place
-        held = raw.nbytes() // dtype.itemsize
-        if min((offset, *size, *stride)) < 0 or (count and max(count, last + 1) > held):
+        count = math.prod(size)  # exceeds the storage if several elements share a place
+        capacity = raw.nbytes() // dtype.itemsize
+        if min((offset, *size, *stride)) < 0 or (count and max(count, last + 1) > capacity):
             raise pickle.UnpicklingError("a tensor does not lie in its storage")
         return torch.empty(0, dtype=dtype).set_(raw, offset, size, stride)
-
-    def _parameter(self, tensor: "torch.Tensor", *_: Any) -> "torch.Tensor":
-        return tensor
 
     def _with_attributes(self, rebuild: Any, _: Any, arguments: Any, *__: Any) -> "torch.Tensor":
         """A tensor that had attributes, without them."""
@@ -316,9 +306,9 @@ class TensorUnpickler(ArrayUnpickler):
 
 
 class Inert:
-    """Stands for an object whose class is not read, whatever it is made of."""
+    """Replaces an object whose class is not read. It ignores all state."""
 
-    dump_patches = False  # torch asks classes of networks whether it may write a file
+    dump_patches = False  # an attribute that torch reads of network classes
 
     def __new__(cls, *_: Any, **__: Any) -> "Inert":
         return object.__new__(cls)
@@ -332,26 +322,26 @@ class Inert:
 
 
 def load_pickle(raw: bytes, encoding: str) -> Any:
-    """What a pickle holds, with the text of Python 2 in this encoding ("bytes" keeps it as it is).
+    """The content of a pickle. `encoding` decodes the text of Python 2; "bytes" keeps it.
 
-    Raises pickle.UnpicklingError where it would run code, and for damage whatever comes of it.
+    Raises pickle.UnpicklingError if it would run code, and any exception if it is damaged.
     """
     return ArrayUnpickler(io.BytesIO(raw), encoding=encoding).load()
 
 
 def load_torch(path: Path) -> Any:
-    """What torch.save wrote, in either of its formats, with inert objects in place of others.
+    """The content of a file by torch.save, in either format, with inert objects for other classes.
 
-    Raises pickle.UnpicklingError for a program of torch.jit or for an archive that is larger than
-    its file, and for damage whatever comes of it.
+    Raises pickle.UnpicklingError for a torch.jit program or a compressed archive, and any exception
+    if the file is damaged.
     """
     import torch
 
     file: Path | io.BytesIO = path
     with path.open("rb") as opened:
-        is_archive = opened.read(4) == b"PK\x03\x04"  # as torch decides it
+        is_archive = opened.read(4) == b"PK\x03\x04"  # torch's own test
     if is_archive:
-        # By torch's own reader: Python's can find other entries in the same bytes.
+        # torch's reader: Python's can find other entries in the same bytes.
         if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
             raise pickle.UnpicklingError("it is a program of torch.jit")
         with zipfile.ZipFile(path) as archive:
@@ -364,6 +354,6 @@ def load_torch(path: Path) -> Any:
     reader = SimpleNamespace(
         __name__=__name__,
         Unpickler=TensorUnpickler,
-        load=lambda file, **how: TensorUnpickler(file, **how).load(),
+        load=lambda file, **options: TensorUnpickler(file, **options).load(),
     )
     return torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)

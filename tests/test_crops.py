@@ -11,7 +11,7 @@ from PIL import Image
 from residual.data.augment import TOLERANCE, AspectCrop, ScaleCrop, random_flip, source_span
 from residual.data.decode import scaled_size
 from residual.data.rng import randint, single_randint, single_uniform, uniform
-from residual.data.test_crops import CenterCornerCrops
+from residual.data.test_crops import Views
 
 DRAWS = 200
 SIZES = ((500, 375), (333, 500), (300, 300), (1000, 260))
@@ -178,7 +178,7 @@ def test_draws_of_one_key_equal_those_of_many():
 
 def test_a_centre_crop_is_the_middle_of_the_picture_resized():
     image = picture((90, 70))
-    (view,) = CenterCornerCrops((32, 32), (40,))(image, 0, 0)
+    (view,) = Views("centre", (32, 32), (40,))(image, 0, 0)
     whole = image.resize((51, 40), Image.Resampling.BILINEAR)
     left, top = round((51 - 32) / 2), 4
     assert (view[0] == np.asarray(whole.crop((left, top, left + 32, top + 32)))).all()

@@ -24,7 +24,7 @@ from residual.data.loader import (
 )
 from residual.data.preprocessing import Preprocessing
 from residual.data.sampler import DataConfig
-from residual.data.test_crops import CenterCornerCrops
+from residual.data.test_crops import Views
 from residual.distributed import World
 
 CPU = torch.device("cpu")
@@ -185,7 +185,7 @@ def test_a_damaged_picture_is_replaced_inside_its_class_and_heard_of_once(own):
     def heard(path: str, why: str) -> None:
         told.append((path, why))
 
-    found = taken(loaded(own), skip, LoaderOptions(CPU, heard=heard), 9)  # four epochs
+    found = taken(loaded(own), skip, LoaderOptions(CPU, on_damaged=heard), 9)  # four epochs
     assert [path for path, _ in told] == ["train/bee/03.jpg"]
     assert "damaged" in told[0][1]
     changed = 0
@@ -229,7 +229,7 @@ def test_a_class_without_a_whole_picture_is_named(own):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_mean_is_that_of_the_centre_crops(insects, workers):
     pictures = loaded(insects)
-    cut = CenterCornerCrops((32, 32), (36,))
+    cut = Views("centre", (32, 32), (36,))
     crops = [cut(pictures.image(i), i, 0)[0][0] for i in range(len(pictures))]
     plain = torch.tensor(np.stack(crops)).double().mean(dim=0).permute(2, 0, 1) / 255
     pixel = measure_preprocessing(pictures, "pixel", 32, 36, workers)

@@ -1,11 +1,9 @@
 """What finishing.py claims: in bulk or image by image, a batch is the same."""
 
-import mmap
-
 import pytest
 import torch
 
-from residual.data.loader import BatchMemory, PixelScaling, collate_on_cpu, collate_on_device
+from residual.data.loader import CpuCollate, finish_batch
 from residual.data.preprocessing import Preprocessing
 from residual.data.sampler import DataConfig
 
@@ -20,18 +18,18 @@ def test_image_by_image_a_batch_becomes_what_it_does_in_bulk(erasing, per_channe
     how = DataConfig(batch=7, seed=1, crop="scale", size=33, colour=0.1, erasing=erasing)
     ids, epochs = torch.arange(7) + 5, torch.arange(7) // 3
     parts = list(crops.split(4))
-    one_by_one = collate_on_cpu(parts, ids, epochs, PixelScaling.of(way, 33), how, BatchMemory())
-    assert torch.allclose(one_by_one, collate_on_device(crops, ids, epochs, way, how), atol=1e-5)
+    one_by_one = CpuCollate(way, how)(parts, ids, epochs)
+    assert torch.allclose(one_by_one, finish_batch(crops, ids, epochs, way, how), atol=1e-5)
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="memory is the library's there")
 def test_the_memory_of_a_batch_is_taken_again_once_nobody_holds_it():
-    pages = BatchMemory()
-    first = pages.batch(4, 8)
+    mean = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (8, 8))
+    collate = CpuCollate(mean, DataConfig(batch=4, seed=0, size=8))
+    first = collate.buffer(4, 8)
     view, where = first.t()[2:], first.data_ptr()
     del first
-    second = pages.batch(4, 8)  # the first is held by a view
+    second = collate.buffer(4, 8)  # the first is held by a view
     assert second.data_ptr() != where
-    assert pages.batch(2, 8).data_ptr() not in (where, second.data_ptr())
+    assert collate.buffer(2, 8).data_ptr() not in (where, second.data_ptr())
     del view
-    assert pages.batch(4, 8).data_ptr() == where
+    assert collate.buffer(4, 8).data_ptr() == where

@@ -14,7 +14,7 @@ import pytest
 from conftest import EXACT, Answer, spoken
 from test_processes import TRAIN, place_of, side_by_side, started
 
-from residual.distributed import first_host, launcher
+from residual.distributed import first_host, launch_variables
 
 # torchrun itself
 
@@ -149,31 +149,31 @@ def test_two_hosts_train_together(hosts, tmp_path):
 # Who started us
 
 
-def test_a_process_alone_is_alone():
-    assert launcher({}) is None
-    assert launcher({"RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert launcher({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"}) is None
+def test_a_process_on_its_own_joins_nobody():
+    assert launch_variables({}) == {}
+    assert launch_variables({"RANK": "0", "WORLD_SIZE": "1"}) == {}
+    assert launch_variables({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"}) == {}
 
 
-def test_torchrun_is_recognised():
-    assert launcher(place_of(3, 4, 1234)) == ("torchrun", place_of(3, 4, 1234))
+def test_torchrun_is_recognised_also_inside_slurm():
+    place = place_of(3, 4, 1234)
+    assert launch_variables(place) == place
+    assert launch_variables(place | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}) == place
 
 
-def test_slurm_is_recognised_and_meets_on_its_first_machine():
+def test_tasks_of_srun_meet_on_the_first_host():
     environment = {
         "SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_STEP_NUM_TASKS": "16",
         "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
         "SLURM_STEP_NODELIST": "gpu[03-04]", "SLURM_JOB_ID": "123456",
     }  # fmt: skip
-    assert launcher(environment) == (
-        "SLURM",
-        {
-            "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8",
-            "MASTER_ADDR": "gpu03", "MASTER_PORT": str(20_000 + 123456 % 20_000),
-        },
-    )  # fmt: skip
-    other = launcher(environment | {"MASTER_ADDR": "login", "MASTER_PORT": "5"})
-    assert other and (other[1]["MASTER_ADDR"], other[1]["MASTER_PORT"]) == ("login", "5")
+    expected = {
+        "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8",
+        "MASTER_ADDR": "gpu03", "MASTER_PORT": str(20_000 + 123456 % 20_000),
+    }  # fmt: skip
+    assert launch_variables(environment) == expected
+    master = {"MASTER_ADDR": "login", "MASTER_PORT": "5"}
+    assert launch_variables(environment | master) == expected | master
 
 
 BATCH = {
@@ -182,60 +182,19 @@ BATCH = {
 }  # fmt: skip
 
 
-def test_a_batch_script_of_slurms_is_alone_however_many_tasks_its_job_may_start():
-    assert launcher(BATCH) is None
+def test_a_batch_script_of_slurms_is_on_its_own_however_many_tasks_its_job_may_start():
+    assert launch_variables(BATCH) == {}
     shell = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NODELIST": "gpu03"}
-    assert launcher(BATCH | shell) is None  # of srun --ntasks=1 --pty bash
+    assert launch_variables(BATCH | shell) == {}  # of srun --ntasks=1 --pty bash
     step = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
-    found = launcher(BATCH | shell | step)
-    assert found and found[0] == "SLURM"
-    assert (found[1]["RANK"], found[1]["WORLD_SIZE"], found[1]["LOCAL_WORLD_SIZE"]) == (
-        "2",
-        "3",
-        "2",
-    )
+    found = launch_variables(BATCH | shell | step)
+    assert [found[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")] == ["2", "3", "2"]
 
 
-def test_mpirun_inside_slurm_is_mpirun():
-    """It starts its own agents by srun, one on each machine."""
-    rank, where = "OMPI_COMM_WORLD_", {"MASTER_ADDR": "one", "SLURM_STEP_NUM_TASKS": "2"}
-    found = launcher(BATCH | where | {f"{rank}RANK": "3", f"{rank}SIZE": "4"})
-    assert found and (found[0], found[1]["RANK"], found[1]["WORLD_SIZE"]) == ("Open MPI", "3", "4")
-
-
-def test_torchrun_inside_slurm_is_torchrun():
-    inside = place_of(1, 2, 9) | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}
-    found = launcher(inside)
-    assert found and (found[0], found[1]["WORLD_SIZE"]) == ("torchrun", "2")
-
-
-def test_open_mpi_and_mpi_are_recognised():
-    where = {"MASTER_ADDR": "one"}
-    rank = "OMPI_COMM_WORLD_"
-    found = launcher(
-        {f"{rank}RANK": "1", f"{rank}SIZE": "2", f"{rank}LOCAL_RANK": "0"}
-        | {f"{rank}LOCAL_SIZE": "1"} | where
-    )  # fmt: skip
-    assert found == (
-        "Open MPI",
-        {
-            "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
-            "MASTER_ADDR": "one", "MASTER_PORT": "29500",
-        },
-    )  # fmt: skip
-    other = launcher({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"} | where)
-    assert other and (other[0], other[1]["LOCAL_RANK"]) == ("MPI", "1")
-
-
-def test_a_meeting_place_that_nobody_says_is_asked_for():
-    with pytest.raises(ValueError, match="MASTER_ADDR"):
-        launcher({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"})
-
-
-def test_the_command_asks_for_it_in_one_sentence(tmp_path):
+def test_a_missing_meeting_place_is_one_sentence(tmp_path):
     files = [str(tmp_path / "out")], [str(tmp_path / "err")]
-    lonely = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
-    codes = started(spoken, [lonely], [["train", "resnet8"]], [str(tmp_path)], *files)
+    variables = {"RANK": "0", "WORLD_SIZE": "2"}
+    codes = started(spoken, [variables], [["train", "resnet8"]], [str(tmp_path)], *files)
     said = Answer(codes[0], "", (tmp_path / "err").read_text()).complaint
     assert codes == [1] and "MASTER_ADDR" in said
 

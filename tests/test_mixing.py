@@ -29,12 +29,12 @@ def batch(n: int, height: int = 8, width: int = 8) -> tuple[Tensor, Tensor, Tens
 
 def one_erased(image: Tensor, image_id: int, epoch: int, seed: int, probability: float) -> Tensor:
     """Random erasing as torchvision's loop has it: (3, H, W) -> (3, H, W)."""
-    if float(uniform(seed, epoch, image_id, augment.ERASED)) >= probability:
+    if float(uniform(seed, epoch, image_id, augment.ERASE_DRAW)) >= probability:
         return image
     _, height, width = image.shape
     for attempt in range(10):
         area, ratio, top, left = (
-            float(uniform(seed, epoch, image_id, augment.ERASED_REGION + 4 * attempt + i))
+            float(uniform(seed, epoch, image_id, augment.ERASED_REGION_DRAW + 4 * attempt + i))
             for i in range(4)
         )
         pixels = height * width * (0.02 + area * (0.33 - 0.02))
@@ -71,7 +71,7 @@ def test_the_mirror_agrees_with_one_image_at_a_time():
     inputs, ids, epochs = batch(64)
     result = random_flip(inputs, ids, epochs, 3)
     for i, (image_id, epoch) in enumerate(zip(ids.tolist(), epochs.tolist(), strict=True)):
-        turned = bool(randint(2, 3, epoch, image_id, augment.MIRRORED))
+        turned = bool(randint(2, 3, epoch, image_id, augment.FLIP_DRAW))
         assert torch.equal(result[i], inputs[i].flip(-1) if turned else inputs[i])
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from residual.data.decode import OversizedImage, decode
-from residual.data.test_crops import CenterCornerCrops, FullImages, resize_shorter_side
+from residual.data.test_crops import Views, resize_shorter_side
 from residual.tasks.classification.inference import Ensemble, Member, evaluation_mode, sum_views
 from residual.tasks.classification.protocols import Protocol
 
@@ -28,14 +28,14 @@ def picture(width: int, height: int) -> Image.Image:
 def test_one_crop_is_the_centre_that_prediction_takes(size):
     image, file = picture(*size), io.BytesIO()
     image.save(file, "png")
-    (found,) = CenterCornerCrops((24, 20), (29,))(image, 0, 0)
+    (found,) = Views("centre", (24, 20), (29,))(image, 0, 0)
     expected = decode(file.getvalue(), (24, 20), 29)
     assert np.array_equal(found[0], expected.permute(1, 2, 0).numpy())
 
 
 def test_ten_crops_are_the_four_corners_and_the_centre_before_they_are_mirrored():
     image = picture(50, 30)
-    (found,) = CenterCornerCrops((24, 24), (30,), corners=True)(image, 0, 0)
+    (found,) = Views("corners", (24, 24), (30,))(image, 0, 0)
     boxes = [(13, 3), (0, 0), (26, 0), (0, 6), (26, 6)]
     expected = [np.asarray(image.crop((x, y, x + 24, y + 24))) for x, y in boxes]
     assert np.array_equal(found, np.stack(expected))
@@ -43,7 +43,7 @@ def test_ten_crops_are_the_four_corners_and_the_centre_before_they_are_mirrored(
 
 @pytest.mark.parametrize("size", [(41, 30), (30, 41), (640, 3), (37, 37)])
 def test_a_whole_picture_keeps_its_form_at_every_shorter_side(size):
-    arrays = FullImages((24, 31))(Image.new("RGB", size), 0, 0)
+    arrays = Views("whole", (0, 0), (24, 31))(Image.new("RGB", size), 0, 0)
     for side, found in zip((24, 31), arrays, strict=True):
         _, height, width, _ = found.shape
         assert min(height, width) == side

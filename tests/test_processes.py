@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -169,33 +168,15 @@ def test_an_error_of_the_first_process_ends_all_of_them(two, tmp_path):
     assert all("holds a run already" in answer.complaint for answer in answers)
 
 
-def test_a_rank_that_does_not_come_is_named(tmp_path):
-    port = free_port()
-    environment = place_of(0, 3, port) | {"RESIDUAL_PATIENCE_SECONDS": "2"}
-    out, err = tmp_path / "out", tmp_path / "err"
-    words = ["train", "resnet8", "--steps", "4", "--out", str(tmp_path / "run")]
-    begun = time.monotonic()
-    others = environment | {"RANK": "2", "LOCAL_RANK": "2"}
-    codes = started(
-        spoken,
-        [environment, others],
-        *([words] * 2, [str(tmp_path)] * 2, [str(out), f"{out}2"], [str(err), f"{err}2"]),
-    )
-    assert codes == [1, 1]
-    assert time.monotonic() - begun < 30
-    said = Answer(codes[0], out.read_text(), err.read_text()).complaint
-    assert said.startswith("residual: 1 of 3 processes did not come to 127.0.0.1:")
-    assert said.endswith("within 2 s: rank 1")
-
-
-def test_a_first_process_that_is_not_there_is_named(tmp_path):
-    environment = place_of(1, 2, free_port()) | {"RESIDUAL_PATIENCE_SECONDS": "2"}
+@pytest.mark.parametrize(("rank", "size"), [(1, 2), (0, 3)])
+def test_a_process_that_waits_for_others_in_vain_says_where(tmp_path, rank, size):
+    environment = place_of(rank, size, free_port()) | {"RESIDUAL_PATIENCE_SECONDS": "2"}
     files = [str(tmp_path / "out")], [str(tmp_path / "err")]
     codes = started(spoken, [environment], [["train", "resnet8"]], [str(tmp_path)], *files)
     assert codes == [1]
     said = Answer(1, "", (tmp_path / "err").read_text()).complaint
-    assert said.startswith("residual: process 1 of 2 (torchrun, on ")
-    assert "finds nobody at 127.0.0.1:" in said
+    assert said.startswith(f"residual: process {rank} of {size} on ")
+    assert "could not join the others at 127.0.0.1:" in said
 
 
 def raised(kind: str) -> object:

@@ -18,7 +18,7 @@ from residual.data.decode import (
     decode_jpeg_bytes,
 )
 from residual.data.packed import RestartJpeg, add_restart_markers, restart_interval
-from residual.data.test_crops import FullImages
+from residual.data.test_crops import Views
 
 MCU = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16)}
 
@@ -118,7 +118,7 @@ def test_a_picture_whose_data_is_spoilt_is_damaged_and_named(asked):
 
 def test_a_header_that_promises_too_many_pixels_is_not_believed():
     picture = marked(64, 48)
-    raw, at = bytearray(picture.raw), picture.frame.at
+    raw, at = bytearray(picture.raw), picture.frame.size_at
     raw[at : at + 4] = (16_000).to_bytes(2, "big") * 2
     with pytest.raises(OversizedImage, match="16000x16000"):
         RestartJpeg(bytes(raw), picture.interval)
@@ -130,7 +130,7 @@ def test_a_picture_that_is_asked_for_twice_is_decoded_once(monkeypatch):
         "residual.data.packed.decode_jpeg_bytes",
         lambda raw: decoded.append(raw) or decode_jpeg_bytes(raw),
     )
-    FullImages((32, 48))(picture, 0, 0)
+    Views("whole", (0, 0), (32, 48))(picture, 0, 0)
     assert len(decoded) == 1
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from residual.data.datasets import FolderSource, ImageFiles, ImageTensors
 from residual.data.decode import resize
 from residual.data.preprocessing import Preprocessing
-from residual.data.test_crops import GridCrops, SquareCrops
+from residual.data.test_crops import Views
 from residual.models.registry import build
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_protocol
@@ -53,7 +53,7 @@ def ends(view: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
 )
 def test_144_crops_are_where_they_are_said_to_be(size, begins):
     image = ruled(*size)
-    (found,) = SquareCrops(SIZE, (256,))(image, 0, 0)
+    (found,) = Views("squares", SIZE, (256,))(image, 0, 0)
     assert found.shape == (18, 224, 224, 3)
     for views, (x, y) in zip(found.reshape(3, 6, *found.shape[1:]), begins, strict=True):
         corners = [(x + 16, y + 16), (x, y), (x + 32, y), (x, y + 32), (x + 32, y + 32)]
@@ -64,7 +64,7 @@ def test_144_crops_are_where_they_are_said_to_be(size, begins):
 
 
 def test_150_crops_are_a_grid_from_border_to_border():
-    (found,) = GridCrops(SIZE, (384,))(ruled(512, 384), 0, 0)
+    (found,) = Views("grid", SIZE, (384,))(ruled(512, 384), 0, 0)
     expected = [
         ((left, top), (left + 223, top + 223))
         for top in (0, 40, 80, 120, 160)

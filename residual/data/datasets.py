@@ -1,4 +1,4 @@
-"""A set of small images in memory, and the data that a network is trained and judged on."""
+"""Data sets: images in memory or in files, with their classes, splits and fingerprint."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from residual.data.decode import Picture, open_picture
-from residual.data.folder_index import Split
+from residual.data.folder_index import SPLITS, Split
 from residual.storage import decode_name, encode_name
 
 Progress = Callable[[int, int], None]  # called with (done, total)
-DamagedFiles = tuple[tuple[str, int], ...]  # pictures that cannot be read: (path, label)
+DamagedFiles = tuple[tuple[str, int], ...]  # (path, label) of images that cannot be read
 
 
 def no_progress(done: int, total: int) -> None:
@@ -23,17 +23,17 @@ def no_progress(done: int, total: int) -> None:
 
 
 class ImageSource(Protocol):
-    """Where photographs lie, numbered: a folder, or packed shards."""
+    """Numbered images in a folder or in packed shards."""
 
     def name(self, i: int) -> str:
-        """What a person calls it."""
+        """The image's path, for messages."""
 
     def image(self, i: int) -> Picture:
-        """Three 8-bit colours, upright. Raises Damaged and OSError."""
+        """The image in 8-bit RGB, upright. Raises DamagedImage and OSError."""
 
 
 class FolderSource:
-    """Pictures in a folder, by their paths below it."""
+    """Images in a folder, by their paths below it."""
 
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
         self.folder = folder
@@ -47,55 +47,52 @@ class FolderSource:
         return decode_name(self.letters[start : self.ends[i]].tobytes())
 
     def image(self, i: int) -> Picture:
-        return open_picture(f"{self.folder}/{self.name(i)}")  # a Path takes a while to join
+        return open_picture(f"{self.folder}/{self.name(i)}")  # joining a Path takes longer
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A set of photographs with their classes; what `Images` is for small pictures in memory."""
+    """Image files with their classes, read when they are needed."""
 
     source: ImageSource
-    indices: Tensor  # (N,) int64, which of the source's
+    indices: Tensor  # (N,) int64, in the source
     labels: Tensor  # (N,) int64
-    damaged: DamagedFiles = ()  # of those that were looked at
+    damaged: DamagedFiles = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, chosen: Tensor, damaged: DamagedFiles = ()) -> "ImageFiles":
-        """The photographs at these indices (n,), and the damaged ones of the same part."""
-        return replace(
-            self, indices=self.indices[chosen], labels=self.labels[chosen], damaged=damaged
-        )
+        """The images at these places (n,), and the damaged ones of the same part."""
+        indices, labels = self.indices[chosen], self.labels[chosen]
+        return replace(self, indices=indices, labels=labels, damaged=damaged)
 
     def to(self, device: torch.device) -> "ImageFiles":
-        """The same: photographs stay where they are, only their batches travel."""
+        """The same: only batches are moved to a device."""
         return self
 
     def name(self, i: int) -> str:
         return self.source.name(int(self.indices[i]))
 
     def image(self, i: int) -> Picture:
-        """Three 8-bit colours, upright. Raises Damaged and OSError."""
         return self.source.image(int(self.indices[i]))
 
 
 @dataclass(frozen=True)
 class ImageTensors:
-    """Images of one size, decoded, with their classes."""
+    """Decoded images of one size in memory, with their classes."""
 
     pixels: Tensor  # (N, 3, H, W) uint8
     labels: Tensor  # (N,) int64
-    damaged: DamagedFiles = ()  # pictures that could not be read
+    damaged: DamagedFiles = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, chosen: Tensor, damaged: DamagedFiles = ()) -> "ImageTensors":
-        """The images at these indices (n,), and the damaged ones of the same part."""
-        return replace(
-            self, pixels=self.pixels[chosen], labels=self.labels[chosen], damaged=damaged
-        )
+        """The images at these places (n,), and the damaged ones of the same part."""
+        pixels, labels = self.pixels[chosen], self.labels[chosen]
+        return replace(self, pixels=pixels, labels=labels, damaged=damaged)
 
     def to(self, device: torch.device) -> "ImageTensors":
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
@@ -106,59 +103,56 @@ ImageSet = ImageTensors | ImageFiles
 
 @dataclass(frozen=True)
 class Data:
-    """What a network is trained and judged on, under the name that every result carries."""
+    """The splits of a data set, with the name and the fingerprint that every result carries."""
 
     name: str
     fingerprint: str
     classes: tuple[str, ...]
     train: ImageSet
     test: ImageSet | None = None
-    val: ImageSet | None = None  # choices are made here, and only here
-    holdout: ImageSet | None = None  # a part of train; the headline is on val
-    notices: tuple[str, ...] = ()  # what was done to the pictures, in sentences
-    former: str = ""  # the fingerprint that older versions gave it
+    val: ImageSet | None = None  # for choices such as early stopping
+    holdout: ImageSet | None = None  # a part of train for choices, if the headline is on val
+    notices: tuple[str, ...] = ()  # what was done to the images, in sentences
+    former: str = ""  # the fingerprint that older versions computed
 
     def split(self, name: Split) -> ImageSet:
-        """One of its sets. Raises ValueError where the data has no such set."""
+        """A split by name. Raises ValueError if the data has no such split."""
         chosen: ImageSet | None = getattr(self, name)
         if not chosen:
-            there = [s for s in ("train", "val", "test") if getattr(self, s)]
-            raise ValueError(f"{self.name} has no {name} set; it has {', '.join(there)}")
+            names = ", ".join(split for split in SPLITS if getattr(self, split))
+            raise ValueError(f"{self.name} has no {name} set; it has {names}")
         return chosen
 
     @property
     def selection_set(self) -> ImageSet | None:
-        """The set that choices are made on; never the one of the headline."""
+        """The images that choices are made on; never those of the headline."""
         return self.holdout if self.test is None else self.val
 
     @property
     def headline(self) -> Split:
-        """The set that the headline number is on: the test set where there is one."""
+        """The split of the headline number: the test set if there is one."""
         return "test" if self.test is not None else "val"
 
 
-def stratified_split(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Two lists of indices (n,), stratified and always the same; the second holds the fraction."""
-    from sklearn.model_selection import train_test_split  # takes most of a second to import
-
-    first, second = train_test_split(
-        torch.arange(len(labels)).numpy(),
-        test_size=fraction,
-        stratify=labels.numpy(),
-        random_state=0,
-    )
-    return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
-
-
 def require_tensors(images: ImageSet) -> ImageTensors:
-    """Images in memory. Raises ValueError for photographs, which are not."""
+    """Images in memory. Raises ValueError for image files."""
     if isinstance(images, ImageFiles):
         raise ValueError("this network takes small pictures, and these are whole photographs")
     return images
 
 
+def stratified_split(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Two sorted lists of places (n,), always the same; the second is the fraction."""
+    from sklearn.model_selection import train_test_split  # takes most of a second to import
+
+    first, second = train_test_split(
+        np.arange(len(labels)), test_size=fraction, stratify=labels.numpy(), random_state=0
+    )
+    return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
+
+
 def apply_split(data: Data, split: str) -> Data:
-    """The data under a recipe's `split`: all of the training set, or nine tenths and one for val.
+    """The data under a recipe's `split`: the full training set, or nine tenths and one for val.
 
     The paper fixed its schedule on 45,000 of CIFAR-10's training images and 5,000 others (Sec. 4.2)
     and trained on all of them for its test errors, as far as its text goes.
@@ -169,17 +163,15 @@ def apply_split(data: Data, split: str) -> Data:
     # data has only a val set beside the training set, the headline is on that, and no choice.
     fraction = max(0.1, len(data.classes) / len(data.train))
     rest, out = stratified_split(data.train.labels, fraction)
-    # Whole pictures are divided without the damaged ones, of which each belongs to one part, too.
+    # The damaged images of the training set are divided by the same fraction.
     damaged: tuple[list[tuple[str, int]], ...] = ([], [])
-    for i, each in enumerate(data.train.damaged):
-        damaged[int(fraction * (i + 1)) - int(fraction * i)].append(each)
-    train, out_of_it = (
-        data.train.subset(chosen, tuple(lost))
-        for chosen, lost in zip((rest, out), damaged, strict=True)
-    )
+    for i, file in enumerate(data.train.damaged):
+        damaged[int(fraction * (i + 1)) - int(fraction * i)].append(file)
+    train = data.train.subset(rest, tuple(damaged[0]))
+    holdout = data.train.subset(out, tuple(damaged[1]))
     if data.val is not None:
-        return replace(data, train=train, holdout=out_of_it)
-    return replace(data, train=train, val=out_of_it)
+        return replace(data, train=train, holdout=holdout)
+    return replace(data, train=train, val=holdout)
 
 
 def fingerprint(files: Iterable[tuple[str, str, int, str]]) -> str:

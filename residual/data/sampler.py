@@ -9,14 +9,13 @@ from torch import Tensor
 from residual.data.rng import keyed_hash, permutation
 from residual.distributed import SINGLE_PROCESS, World
 
-COPY_STRIDE = 2**32  # added to the epoch for each copy, so that each has draws of its own
-
-WITHIN, AMONG = 600, 601  # draws: of the order in a class, and of the order of all places
+COPY_STRIDE = 2**32  # added to the epoch for each copy of an image, which gets draws of its own
+WITHIN, AMONG = 600, 601  # draws: of the order in a class, and of the order of all
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How training images are drawn and altered: fields of the recipe, by the same names."""
+    """The recipe's fields that decide which images a batch holds and how they are augmented."""
 
     batch: int
     seed: int
@@ -37,57 +36,55 @@ class DataConfig:
     repeats: int = 1
 
 
-@lru_cache(maxsize=4)  # one epoch's batches ask for the same order, of one and the same tensor
-def epoch_order(labels: Tensor, how: DataConfig, epoch: int) -> tuple[Tensor, Tensor]:
-    """The order (n,) in which an epoch visits the images, and the epoch (n,) that keys the draws of
-    each: where an image comes again, the next one has draws of its own."""
-    if how.balance == "sampler":
-        ids = balanced_order(labels, how.seed, epoch)
+@lru_cache(maxsize=4)  # all batches of an epoch ask for the same order of the same tensor
+def epoch_order(labels: Tensor, config: DataConfig, epoch: int) -> tuple[Tensor, Tensor]:
+    """The order (n,) of the images in an epoch, and the epoch (n,) that keys the draws of each:
+    a repeated image gets other draws."""
+    if config.balance == "sampler":
+        ids = balanced_order(labels, config.seed, epoch)
         return ids, epoch + COPY_STRIDE * copy_numbers(ids)
-    ids = permutation(how.seed, epoch, len(labels), labels.device, how.block)
+    ids = permutation(config.seed, epoch, len(labels), labels.device, config.block)
     return ids, torch.full_like(ids, epoch)
 
 
 def batch_indices(
-    labels: Tensor, how: DataConfig, step: int, world: World = SINGLE_PROCESS
+    labels: Tensor, config: DataConfig, step: int, world: World = SINGLE_PROCESS
 ) -> tuple[Tensor, Tensor]:
-    """The images of the batch after `step` steps, and the epoch that keys the draws of each: this
-    process's part.
+    """This process's part of the batch after `step` steps: the images, and the epoch that keys the
+    draws of each.
 
     Epochs follow one another without a gap: each image comes once in each, and a batch may hold
     the end of one and the beginning of the next. So no batch is short, and a small set will do.
-    Repeated augmentation (Hoffer et al. 2020): a batch may hold each of its images several times,
-    so far apart that a norm group holds none twice.
+    Repeated augmentation (Hoffer et al. 2020): a batch holds each of its images several times, so
+    far apart that no norm group holds one twice.
     """
     # Choice: torchvision starts a new order after as many images as the set has, so that an epoch
     # sees a fourth of them four times; we go on, so that four epochs see each exactly four times.
-    unlike = how.batch // how.repeats
-    start, n = step * unlike, len(labels)
-    stop = start + unlike
+    distinct = config.batch // config.repeats
+    start, n = step * distinct, len(labels)
+    stop = start + distinct
     ids: list[Tensor] = []
     epochs: list[Tensor] = []
     while start < stop:
         epoch, first = divmod(start, n)
         last = min(n, first + stop - start)
-        for own, part in zip((ids, epochs), epoch_order(labels, how, epoch), strict=True):
-            own.append(part[first:last])
+        order, keys = epoch_order(labels, config, epoch)
+        ids.append(order[first:last])
+        epochs.append(keys[first:last])
         start += last - first
-    again = torch.arange(how.repeats, device=labels.device).repeat_interleave(unlike)
-    every = (
-        torch.cat(ids).repeat(how.repeats),
-        torch.cat(epochs).repeat(how.repeats) + COPY_STRIDE * again,
-    )
-    share = how.batch // world.size
-    own_part = slice(world.rank * share, (world.rank + 1) * share)
-    return every[0][own_part], every[1][own_part]
+    copies = torch.arange(config.repeats, device=labels.device).repeat_interleave(distinct)
+    local_batch = config.batch // world.size
+    part = slice(world.rank * local_batch, (world.rank + 1) * local_batch)
+    batch_epochs = torch.cat(epochs).repeat(config.repeats) + COPY_STRIDE * copies
+    return torch.cat(ids).repeat(config.repeats)[part], batch_epochs[part]
 
 
 def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
-    """An epoch's images (n,), of labels (n,): each class that has images gets an equal share.
+    """The n images of an epoch, of labels (n,), with an equal share for each class.
 
-    Of a small class each image comes several times, of a large one some images do not come at all;
-    inside a class no image comes more than once more than another. What does not divide evenly
-    goes to other classes in the next epoch.
+    Images of a small class come several times, and some of a large class do not come; inside a
+    class no image comes more than once more than another. The remainder of the division goes to
+    other classes in the next epoch.
     """
     present, counts = torch.unique(labels, return_counts=True)
     share, rest = divmod(len(labels), len(present))
@@ -103,7 +100,7 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def copy_numbers(ids: Tensor) -> Tensor:
-    """For each place (n,) how often its image came before; copies must not get equal draws."""
+    """For each place (n,), how often its image comes before."""
     by_image = ids.argsort(stable=True)
     _, counts = torch.unique(ids, return_counts=True)
     place = torch.arange(len(ids), device=ids.device)
@@ -112,10 +109,8 @@ def copy_numbers(ids: Tensor) -> Tensor:
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """The weight (classes,) of each class's images, inverse to their number; of mean 1 over images.
-
-    A class without images weighs nothing.
-    """
+    """Loss weights (classes,) inverse to the number of images, of mean 1 over images; 0 for a class
+    without images."""
     counts = torch.bincount(labels, minlength=classes)
     weights = len(labels) / (counts.double() * (counts > 0).sum())
     return weights.where(counts > 0, 0.0).float()

@@ -1,7 +1,7 @@
-"""Data by name: the two sets that everybody can have, and any folder of pictures."""
+"""Data by name: the bundled digits, CIFAR-10, an image folder, or packed data."""
 
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +34,10 @@ def load(
     workers: int = 0,
     progress: Progress = no_progress,
 ) -> Data:
-    """`digits`, `cifar10`, or a folder of pictures, which are resized to size x size.
+    """`digits`, `cifar10`, or a folder of images, which are resized to size x size.
 
-    For networks that look at photographs they are left `whole`, and read when they are needed.
-    What is fetched or prepared is kept under `root`. Raises ValueError where there is no such
-    data, and what the sources raise where it is damaged.
+    With `whole`, images of a folder stay files for networks that take photographs. Downloads and
+    decoded images are kept under `root`. Raises ValueError for unknown or damaged data; OSError.
     """
     if whole and name in ("digits", "cifar10"):
         raise ValueError(
@@ -61,7 +60,8 @@ def load(
 
 
 def digits() -> Data:
-    """1,797 digits, 8x8 in three equal channels: 1,437 to train on and 360 to be tested on.
+    """scikit-learn's 1,797 handwritten digits, 8x8 in three equal channels: 1,437 for training and
+    360 for the test.
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
@@ -69,71 +69,61 @@ def digits() -> Data:
 
     levels, numbers = load_digits(return_X_y=True)  # (1797, 64), from 0 to 16
     grey = torch.from_numpy(np.round(levels * 255 / 16).astype(np.uint8)).view(-1, 1, 8, 8)
-    every = ImageTensors(grey.repeat(1, 3, 1, 1), torch.from_numpy(numbers).long())
+    images = ImageTensors(grey.repeat(1, 3, 1, 1), torch.from_numpy(numbers).long())
     # Choice: a fifth is held out for the test, stratified, once and for all; the set has no split.
-    train, test = (every.subset(places) for places in stratified_split(every.labels, 0.2))
+    train, test = (images.subset(places) for places in stratified_split(images.labels, 0.2))
     classes = tuple(map(str, range(10)))
-    mark = tensor_fingerprint(classes, train=train, test=test)
-    return Data("digits", mark, classes, train, test)
+    return Data("digits", tensor_fingerprint(classes, train=train, test=test), classes, train, test)
 
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-
-
 MIRRORS = (
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the author's own
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the author's
     "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",  # PaddlePaddle's copy
 )
-
-
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # pixels (n, 3072), labels (n,)
 
 
-def from_pickle(raw: bytes) -> Batch:
+def _from_pickle(raw: bytes) -> Batch:
     """The Python form: a pickled dictionary, written by Python 2."""
     batch = load_pickle(raw, encoding="bytes")
     return np.asarray(batch[b"data"]), np.array(batch[b"labels"], dtype=np.uint8)
 
 
-def from_records(raw: bytes) -> Batch:
-    """The binary form: for each image its label in a byte, then red, green and blue, row by row."""
+def _from_records(raw: bytes) -> Batch:
+    """The binary form: for each image a byte for the label, then red, green and blue."""
     records = np.frombuffer(raw, dtype=np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return records[:, 1:], records[:, 0]
 
 
 @dataclass(frozen=True)
 class CifarFormat:
-    """One of the two ways in which CIFAR-10 is given out."""
+    """One of the two formats of CIFAR-10 (Krizhevsky, 2009)."""
 
     archive: str
     md5: str  # of the archive, as https://www.cs.toronto.edu/~kriz/cifar.html prints it
-    folder: str  # in the archive, and where it is unpacked
+    folder: str  # in the archive
     batches: tuple[str, ...]  # the last is the test set
     read: Callable[[bytes], Batch]
     images: int = 10_000  # in a batch
-
-
-NUMBERED = tuple(f"data_batch_{i}" for i in range(1, 6))
 
 
 PYTHON = CifarFormat(
     archive="cifar-10-python.tar.gz",
     md5="c58f30108f718f92721af3b95e74349a",
     folder="cifar-10-batches-py",
-    batches=(*NUMBERED, "test_batch"),
-    read=from_pickle,
+    batches=(*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
+    read=_from_pickle,
 )
-
-
 BINARY = CifarFormat(
     archive="cifar-10-binary.tar.gz",
     md5="c32a1d4ab5d03f1284b67883e8d87530",
     folder="cifar-10-batches-bin",
-    batches=(*(f"{name}.bin" for name in NUMBERED), "test_batch.bin"),
-    read=from_records,
+    batches=(*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
+    read=_from_records,
 )
 
 
@@ -144,13 +134,13 @@ def cifar10(
     forms: tuple[CifarFormat, ...] = (PYTHON, BINARY),
     mirrors: tuple[str, ...] = MIRRORS,
 ) -> Data:
-    """CIFAR-10 from a copy in `root` or `root/cifar10`, packed or not; else fetched into `root`.
+    """CIFAR-10 from a copy in `root` or `root/cifar10`, packed or not, or downloaded into `root`.
 
-    Raises ValueError where that copy is damaged, and OSError where there is none to be had.
+    Raises ValueError for a damaged copy, and OSError if the download fails.
     """
     for place in (root, root / "cifar10"):
         for form in forms:
-            # The archive first: it alone has a checksum.
+            # The archive first, since only that has a checksum.
             for copy in (place / form.archive, place / form.folder):
                 if copy.exists():
                     return load_copy(copy, form)
@@ -159,55 +149,44 @@ def cifar10(
 
 
 def load_copy(copy: Path, form: CifarFormat) -> Data:
-    """The data in an archive, or in the folder that was in it."""
-    parts = dict(members(copy, form) if copy.is_file() else unpacked(copy, form))
-    *train, test = (parse_batch(copy, form, name, parts) for name in form.batches)
-    together = ImageTensors(
-        torch.cat([batch.pixels for batch in train]), torch.cat([batch.labels for batch in train])
-    )
-    mark = tensor_fingerprint(CIFAR10_CLASSES, train=together, test=test)
-    return Data("CIFAR-10", mark, CIFAR10_CLASSES, together, test)
+    """The data in an archive or in its unpacked folder. Raises ValueError for damage."""
+    if copy.is_file():
+        files = _archive_files(copy, form)
+    else:
+        paths = [copy / name for name in form.batches]
+        files = {path.name: path.read_bytes() for path in paths if path.exists()}
+    *parts, test = (_parse_batch(copy, form, name, files) for name in form.batches)
+    pixels, labels = (torch.cat([getattr(x, key) for x in parts]) for key in ("pixels", "labels"))
+    train = ImageTensors(pixels, labels)
+    mark = tensor_fingerprint(CIFAR10_CLASSES, train=train, test=test)
+    return Data("CIFAR-10", mark, CIFAR10_CLASSES, train, test)
 
 
-def members(archive: Path, form: CifarFormat) -> Iterator[tuple[str, bytes]]:
-    """The batches in an archive, by name, if it is the archive that its author gives out."""
-    found = file_digest(archive, "md5")
-    if found != form.md5:
+def _archive_files(archive: Path, form: CifarFormat) -> dict[str, bytes]:
+    """The files in an archive, by name. Raises ValueError for a wrong checksum."""
+    md5 = file_digest(archive, "md5")
+    if md5 != form.md5:
         raise ValueError(
-            f"{archive} is damaged or incomplete (its md5 is {found} and should be {form.md5}); "
+            f"{archive} is damaged or incomplete (its md5 is {md5} and should be {form.md5}); "
             "delete it, and it is fetched again"
         )
     with tarfile.open(archive) as opened:
-        for member in opened:
-            file = opened.extractfile(member)
-            if file is not None:
-                yield Path(member.name).name, file.read()
+        members = ((member.name, opened.extractfile(member)) for member in opened)
+        return {Path(name).name: file.read() for name, file in members if file is not None}
 
 
-def unpacked(folder: Path, form: CifarFormat) -> Iterator[tuple[str, bytes]]:
-    """The batches in a folder, by name."""
-    for name in form.batches:
-        if (folder / name).exists():
-            yield name, (folder / name).read_bytes()
-
-
-def parse_batch(copy: Path, form: CifarFormat, name: str, parts: dict[str, bytes]) -> ImageTensors:
-    """One batch, checked."""
+def _parse_batch(copy: Path, form: CifarFormat, name: str, files: dict[str, bytes]) -> ImageTensors:
     remedy = f"delete {copy}, and CIFAR-10 is fetched again"
-    if name not in parts:
+    if name not in files:
         raise ValueError(f"{copy} is incomplete, it has no {name}; {remedy}")
+    damaged = f"{name} in {copy} is damaged"
     try:
-        pixels, labels = form.read(parts[name])
-    except Exception as error:  # a damaged pickle raises whatever its reading stumbles on
-        raise ValueError(f"{name} in {copy} is damaged: {error}; {remedy}") from error
+        pixels, labels = form.read(files[name])
+    except Exception as error:  # a damaged pickle raises anything
+        raise ValueError(f"{damaged}: {error}; {remedy}") from error
     if pixels.shape != (form.images, 3072) or pixels.dtype != np.uint8:
-        raise ValueError(
-            f"{name} in {copy} is damaged: it does not hold {form.images:,} images; {remedy}"
-        )
+        raise ValueError(f"{damaged}: it does not hold {form.images:,} images; {remedy}")
     if labels.shape != (form.images,) or labels.max() >= len(CIFAR10_CLASSES):
-        raise ValueError(
-            f"{name} in {copy} is damaged: it does not hold {form.images:,} labels; {remedy}"
-        )
-    return ImageTensors(
-        torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32), torch.from_numpy(labels.copy()).long()
-    )
+        raise ValueError(f"{damaged}: it does not hold {form.images:,} labels; {remedy}")
+    tensor = torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32)
+    return ImageTensors(tensor, torch.from_numpy(labels.copy()).long())

@@ -8,17 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from residual.data.preprocessing import Preprocessing
-from residual.data.test_crops import CenterCornerCrops, FullImages, GridCrops, SquareCrops, Views
+from residual.data.test_crops import VIEWS, ViewKind, Views
 
 Average = Literal["probabilities", "scores"]
-Cut = Literal["centre", "corners", "squares", "grid", "whole"]
-VIEWS: dict[Cut, int] = {  # of a picture at one size, before they are mirrored
-    "centre": 1,
-    "corners": 5,  # four, and the centre
-    "squares": 18,  # three squares; of each the corners, the centre, and all of it made small
-    "grid": 25,  # five by five
-    "whole": 1,  # the network is applied fully convolutionally
-}
 
 CROP = 224  # pixels on a side of the published crops, to which the sides below belong
 
@@ -28,7 +20,7 @@ class Protocol:
     """The views of a picture, and what of their scores is averaged."""
 
     name: str
-    cut: Cut = "centre"
+    cut: ViewKind = "centre"
     sides: tuple[int, ...] = ()  # shorter sides in pixels; none: the one each network was made for
     given: bool = False  # the sides were given by the user; else they are for crops of 224
     mirror: bool = False  # each view a second time, mirrored
@@ -56,15 +48,7 @@ class Protocol:
 
     def crops(self, sides: tuple[int, ...], size: tuple[int, int]) -> Views:
         """The function that cuts the views of a picture, for crops of a (height, width)."""
-        match self.cut:
-            case "whole":
-                return FullImages(sides)
-            case "squares":
-                return SquareCrops(size, sides)
-            case "grid":
-                return GridCrops(size, sides)
-            case "centre" | "corners":
-                return CenterCornerCrops(size, sides, corners=self.cut == "corners")
+        return Views(self.cut, size, sides)
 
 
 PROTOCOLS = {
