@@ -279,13 +279,13 @@ def test_what_is_no_protocol_is_refused(words, why):
 
 def test_an_image_that_is_judged_twice_is_noticed(photographs):
     class Twice(World):
-        def share(self, n: int) -> range:
+        def shard(self, n: int) -> range:
             return range(n)
 
-        def summed(self, tensor: Tensor) -> Tensor:
+        def all_reduce(self, tensor: Tensor) -> Tensor:
             return tensor * 2
 
-        def raise_together(self, error: Exception | None) -> None:
+        def raise_any(self, error: Exception | None) -> None:
             assert error is None
 
     with pytest.raises(RuntimeError, match="seen twice or not at all"):

@@ -144,7 +144,7 @@ def test_a_field_that_a_recipe_lacks_and_a_folder_that_cannot_be_made_are_named(
 
 def test_damaged_pictures_that_all_processes_skipped_count_together(tmp_path):
     class Others(World):
-        def gathered(self, own):
+        def all_gather(self, own):
             return [*own, "b.jpg", "c.jpg"]
 
     data, run = digits(), tmp_path / "run"
