@@ -21,8 +21,13 @@ TRAINING = (
     *(*NETS, "tasks/classification/loop.py", "data/preprocessing.py", "data/sampler.py"),
     "data/augment.py#PAD_TOP",
 )
-LARGE = (*TRAINING, "training/recipe.py#IMAGENET", "data/loader.py", "data/decode.py")
-CIFAR = (*TRAINING, "training/recipe.py#CIFAR", "training/recipe.py#CIFAR_DEEP", "data/datasets.py")
+LARGE = (*TRAINING, "tasks/classification/recipe.py#IMAGENET", "data/loader.py", "data/decode.py")
+CIFAR = (
+    *TRAINING,
+    "tasks/classification/recipe.py#CIFAR",
+    "tasks/classification/recipe.py#CIFAR_DEEP",
+    "data/datasets.py",
+)
 JUDGED = (*LARGE, "tasks/classification/protocols.py")
 FOR_CIFAR = ("maxout_fitnet", "nin_dsn", "highway")
 FOR_IMAGENET = ("vgg", "inception")
