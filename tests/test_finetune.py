@@ -15,14 +15,13 @@ from residual.data.datasets import apply_split
 from residual.data.folder import open_folder
 from residual.device import ComputeConfig
 from residual.runs import folder
-from residual.tasks.classification.early_stopping import EarlyStopping
 from residual.tasks.classification.evaluate import evaluate_member
 from residual.tasks.classification.inference import InferenceOptions, Member
 from residual.tasks.classification.load import load, recipe_of
-from residual.tasks.classification.metrics import Count
 from residual.tasks.classification.recipe import RECIPES
 from residual.tasks.classification.train import advance, begin, from_weights
 from residual.training import checkpoint
+from residual.training.early_stopping import EarlyStopping
 from residual.training.task import RunOptions
 from residual.weights import convert
 from residual.weights.convert import write
@@ -223,7 +222,7 @@ def looks(patience: int, *wrong: int) -> tuple[EarlyStopping, nn.Module]:
     seen, net = EarlyStopping(patience), nn.Linear(1, 1)
     for step, each in enumerate(wrong, 1):
         nn.init.constant_(net.weight, step)
-        seen.add(step, Count(seen=100, wrong_top1=each, wrong_top5=0), net)
+        seen.add(step, each, net)
     return seen, net
 
 
@@ -241,13 +240,13 @@ def looks(patience: int, *wrong: int) -> tuple[EarlyStopping, nn.Module]:
 )
 def test_the_best_look_is_kept_and_patience_ends(patience, wrong, chosen, ended):
     seen, _ = looks(patience, *wrong)
-    assert (seen.chosen, seen.ended) == (chosen, ended)
+    assert (seen.best_step, seen.ended) == (chosen, ended)
     assert seen.best["weight"].item() == chosen
 
 
 def test_without_patience_nothing_is_kept_and_nothing_ends():
     seen, _ = looks(0, 5, 5, 5, 5)
-    assert (seen.chosen, seen.ended, seen.best) == (None, False, {})
+    assert (seen.best_step, seen.ended, seen.best) == (None, False, {})
     assert seen.plateaus(2) == 1
 
 
@@ -255,10 +254,14 @@ def test_looks_go_on_from_a_checkpoint():
     whole, _ = looks(2, 9, 7, 8, 8)
     part, net = looks(2, 9, 7)
     other = EarlyStopping(2)
-    other.restore(json.loads(json.dumps(part.to_json())), part.best)
+    other.restore(json.loads(json.dumps(part.errors)), part.best)
     for step in (3, 4):
-        other.add(step, Count(seen=100, wrong_top1=8, wrong_top5=0), net)
-    assert (other.seen, other.chosen, other.ended) == (whole.seen, whole.chosen, whole.ended)
+        other.add(step, 8, net)
+    assert (other.errors, other.best_step, other.ended) == (
+        whole.errors,
+        whole.best_step,
+        whole.ended,
+    )
     assert torch.equal(other.best["weight"], whole.best["weight"])
 
 

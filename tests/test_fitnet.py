@@ -17,7 +17,7 @@ from residual.models.registry import build
 from residual.tasks.classification import distillation, loop
 from residual.tasks.classification.baseline_recipes import RECIPES
 from residual.tasks.classification.load import load, recipe_of
-from residual.tasks.classification.losses import summed
+from residual.tasks.classification.losses import total_loss
 from residual.tasks.classification.recipe import guidance
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
@@ -37,7 +37,7 @@ def test_the_loss_of_a_hint_is_half_the_squared_difference_at_a_position():
             for x in range(4):
                 difference = guided[image, :, y, x] - shown[image, :, y, x]
                 plain += 0.5 * float(difference @ difference) / 8
-    found = summed((scores, guided), labels, HINT, 0, lesson=(scores, shown))
+    found = total_loss((scores, guided), labels, HINT, 0, teacher=(scores, shown))
     assert float(found) == pytest.approx(plain, rel=1e-12)
 
 
@@ -51,7 +51,7 @@ def test_the_loss_of_a_distillation_is_that_of_labels_and_that_of_softened_answe
         p, q = (other / 3).exp(), (own / 3).exp()
         plain -= counts * float((p / p.sum() * (q / q.sum()).log()).sum())
     hint = torch.randn(2, 4, 1, 1)
-    found = summed((scores, hint), labels, DISTILLED, step, lesson=(taught, hint))
+    found = total_loss((scores, hint), labels, DISTILLED, step, teacher=(taught, hint))
     assert float(found) == pytest.approx(plain, rel=1e-12)
 
 
@@ -63,8 +63,8 @@ def test_what_answers_count_falls_linearly_over_any_training():
 
 def test_further_outputs_that_are_no_scores_cannot_count_as_scores():
     recipe = replace(HINT, lesson="none", auxiliary=0.3)
-    with pytest.raises(ValueError, match="auxiliary counts further scores"):
-        summed((torch.zeros(1, 3), torch.zeros(1, 192, 7, 7)), torch.tensor([0]), recipe, 0)
+    with pytest.raises(ValueError, match="auxiliary is a weight of further scores"):
+        total_loss((torch.zeros(1, 3), torch.zeros(1, 192, 7, 7)), torch.tensor([0]), recipe, 0)
 
 
 def student() -> nn.Module:
@@ -134,7 +134,7 @@ def test_a_regressor_begins_as_it_is_published_and_learns_as_convolutions_do():
 
 def test_preprocessings_are_the_same_but_for_the_last_bits():
     one = Preprocessing(torch.rand(3, 2, 2), torch.ones(3, 1, 1), (2, 2), None, True, torch.eye(12))
-    assert distillation.same(one, replace(one, shorter=5, mean=one.mean * (1 + 1e-7)))
+    assert distillation.same_preprocessing(one, replace(one, shorter=5, mean=one.mean * (1 + 1e-7)))
     for change in (
         {"contrast": False},
         {"mean": one.mean + 0.01},
@@ -142,7 +142,7 @@ def test_preprocessings_are_the_same_but_for_the_last_bits():
         {"whitening": None},
         {"whitening": torch.eye(12) * 1.01},
     ):
-        assert not distillation.same(one, replace(one, **change)), change
+        assert not distillation.same_preprocessing(one, replace(one, **change)), change
 
 
 # By the command line
@@ -199,7 +199,7 @@ def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
     net, recipe, known = load(teacher).net, recipe_of(hinted), known_of(hinted)
     assert recipe.teacher == checkpoint.weights_sha256(net.state_dict())
     own = load(hinted).preprocessing
-    lesson = distillation.lessons(recipe, known, ("cat", "dog"), own, ComputeConfig())
+    lesson = distillation.teacher_function(recipe, known, ("cat", "dog"), own, ComputeConfig())
     images, seen = torch.randn(2, 3, 32, 32), []
     net.pool1.register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.no_grad():
@@ -279,8 +279,8 @@ def test_a_teacher_of_other_pictures_is_refused(command, data, teacher, tmp_path
 def test_another_teacher_in_the_same_place_is_refused(teacher, hinted):
     recipe, known, own = recipe_of(hinted), known_of(hinted), load(hinted).preprocessing
     with pytest.raises(ValueError, match="other weights than the recipe says"):
-        distillation.lessons(
+        distillation.teacher_function(
             replace(recipe, teacher="0"), known, ("cat", "dog"), own, ComputeConfig()
         )
     with pytest.raises(ValueError, match="the run has no teacher"):
-        distillation.lessons(recipe, {"data": {}}, ("cat", "dog"), own, ComputeConfig())
+        distillation.teacher_function(recipe, {"data": {}}, ("cat", "dog"), own, ComputeConfig())

@@ -29,7 +29,7 @@ def test_gradients_flow_to_every_parameter_and_steps_lower_the_loss(name):
     run = loop.start(net, recipe)
     steps = loop.train(run, iter([(images, labels)] * 8), recipe)
     next(steps)
-    loop.accumulated(run, images, labels, recipe, loop.Pass(), 8)
+    loop.accumulate(run, images, labels, recipe, loop.Pass(), 8)
     for path, p in net.named_parameters():
         if path.startswith("heads.") and not recipe.auxiliary:  # which a hint alone teaches
             assert p.grad is None

@@ -42,8 +42,9 @@ def train(
     """
     from residual.device import training_config
     from residual.models.registry import model_spec
-    from residual.tasks.classification.autotune import candidates, paying, seconds_per_step
+    from residual.runs.autotune import candidates, fastest
     from residual.tasks.classification.loader import crop_size
+    from residual.tasks.classification.throughput import seconds_per_step
     from residual.tasks.classification.train import recipe_for
 
     with wrong_usage():
@@ -59,7 +60,7 @@ def train(
         rows.append({**same, "images_per_second": speed})
         if not as_json:
             print(f"{in_words(each):<25} {speed:>10,.1f} images/s", flush=True)
-    taken = paying(timed)
+    taken = fastest(timed)
     days = chosen.steps * chosen.batch / chosen.norm_group * timed[taken] / 86_400
     if as_json:
         said = {"network": network, "images": chosen.norm_group, "size": crop_size(chosen)}
@@ -135,7 +136,7 @@ def data(
 
     Example: residual benchmark data photos --network resnet50 --workers 4
     """
-    from residual.tasks.classification.autotune import candidates
+    from residual.runs.autotune import candidates
     from residual.tasks.classification.checks import check
     from residual.tasks.classification.throughput import Bench, stages, verdict
     from residual.tasks.classification.train import recipe_for, takes_photographs

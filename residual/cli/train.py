@@ -123,7 +123,7 @@ def train(
     """
     from residual.device import training_config
     from residual.tasks.classification.checks import check_effects
-    from residual.tasks.classification.distillation import check, teacher_in, with_teacher
+    from residual.tasks.classification.distillation import check_teacher, load_teacher, with_teacher
     from residual.tasks.classification.train import found_again, from_weights
 
     name = data or "digits"
@@ -146,7 +146,7 @@ def train(
         beginning = world.on_first(lambda: beginning_of(weights, root))
         if beginning is not None:
             chosen = from_weights(chosen, beginning)
-        expert = world.on_first(lambda: teacher_in(teacher) if teacher else None)
+        expert = world.on_first(lambda: load_teacher(teacher) if teacher else None)
         chosen = with_teacher(chosen, expert)
         with wrong_usage():
             how = training_config(device, threads, precision, deterministic)
@@ -155,7 +155,7 @@ def train(
         check_effects(chosen, usual, pictures)
         where = found_again(name, root)
         if teacher and expert:
-            check(expert, chosen, pictures.classes)
+            check_teacher(expert, chosen, pictures.classes)
             where["teacher"] = str(teacher.resolve())
         rest = (chosen, pictures, where, how, test_curve, beginning)
         run = world.on_first(lambda: begun(own, *rest))
@@ -348,16 +348,30 @@ def statistics(
 
     Example: residual statistics runs/resnet50-1 --out resnet50.safetensors
     """
-    from residual.tasks.classification.statistics import measured
+    import torch
+
+    from residual.data.datasets import apply_split
+    from residual.data.loader import LoaderOptions
+    from residual.tasks.classification.checks import check
+    from residual.tasks.classification.load import save
+    from residual.tasks.classification.loop import precise_batchnorm
     from residual.tasks.classification.train import recipe_for
 
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
-    with joined():
+    with joined() as world:
         how = setting_of(device, threads, precision, False)
         trained = opened(path)
         name, place = data_of(path, data, root)
         recipe = trained.recipe or recipe_for(trained.network, name)
         pictures = pictures_for(recipe, name, place, workers)
-        seen = measured(trained, pictures, images, how, workers, out)
+        check(replace(recipe, frozen=False), pictures)
+        pictures = apply_split(pictures, recipe.split)
+        net = how.prepare(trained.net)
+        options = LoaderOptions(torch.device(how.device), workers, world)
+        with how.activate():
+            seen = precise_batchnorm(
+                net, recipe, pictures, trained.preprocessing, options, how, images
+            )
+        world.on_first(lambda: save(trained, out, {"true_statistics": seen}))
         print(f"{out}: {trained.network}, with statistics of {seen:,} training images")

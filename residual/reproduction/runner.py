@@ -19,10 +19,11 @@ from residual.reproduction.experiments import (
     with_splits,
 )
 from residual.reproduction.results import Result
+from residual.runs.autotune import trainings_at_once
 from residual.runs.load import Trained
 from residual.runs.results import versions
 from residual.storage import FORMAT, read_json, write_json
-from residual.tasks.classification import autotune, evaluate, inference
+from residual.tasks.classification import evaluate, inference, throughput
 from residual.tasks.classification import train as classifier
 from residual.tasks.classification.load import load
 from residual.tasks.classification.protocols import PROTOCOLS
@@ -185,7 +186,10 @@ class ClassifierTrainer:
         if place.side_by_side or processes > 1 or len(recipes) < 2:
             return place.side_by_side
         cache = (place.root / "trials.json").expanduser()
-        return autotune.side_by_side(place.config, recipes, len(self.data.classes), cache)
+        first, classes = recipes[0], len(self.data.classes)
+        measure = partial(throughput.seconds_per_step, recipe=first, classes=classes)
+        key, steps = partial(throughput.trial_key, recipe=first), [r.steps for r in recipes]
+        return trainings_at_once(place.config, steps, measure, key, cache)
 
     def training_result(self, result: Result) -> Result:
         return result | {"pictures": self.sizes}

@@ -1,4 +1,4 @@
-"""What a network learns from a trained one (Romero et al. 2015): FitNet-19 from Maxout."""
+"""Training with a teacher (Romero et al. 2015): FitNet-19 learns from Maxout."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from residual.device import ComputeConfig
 from residual.distributed import current_world
 from residual.runs.load import Trained
 from residual.tasks.classification.load import load
-from residual.tasks.classification.losses import Lesson
+from residual.tasks.classification.losses import TeacherOutput
 from residual.tasks.classification.recipe import Recipe
 from residual.training.checkpoint import weights_sha256
 
@@ -21,22 +21,22 @@ TEACHER, STUDENT = "maxout", "fitnet19"
 HINT = "pool1"  # the part of the teacher whose output is its second hidden layer
 
 
-def teacher_in(path: Path) -> Trained:
-    """A finished run, to learn from. Raises ValueError where the folder holds none."""
-    if not (path / "result.json").exists():
-        raise ValueError(f"{path} holds no finished run; a teacher is a finished run of {TEACHER}")
-    return load(path)
+def load_teacher(run: Path) -> Trained:
+    """A finished run as a teacher. Raises ValueError where the folder holds none."""
+    if not (run / "result.json").exists():
+        raise ValueError(f"{run} holds no finished run; a teacher is a finished run of {TEACHER}")
+    return load(run)
 
 
 def with_teacher(recipe: Recipe, teacher: Trained | None) -> Recipe:
-    """The recipe for a training with this teacher. Raises ValueError for a lesson without one, and
-    for a teacher without a lesson."""
-    if teacher is None and recipe.lesson != "none":
-        raise ValueError(
-            f"the lesson {recipe.lesson} comes from a teacher; name a finished run of {TEACHER} "
-            f"with --teacher"
-        )
+    """The recipe for a training with this teacher. Raises ValueError for a lesson without a
+    teacher, and for a teacher without a lesson."""
     if teacher is None:
+        if recipe.lesson != "none":
+            raise ValueError(
+                f"the lesson {recipe.lesson} comes from a teacher; name a finished run of {TEACHER}"
+                f" with --teacher"
+            )
         return recipe
     if recipe.lesson == "none":
         raise ValueError(
@@ -46,7 +46,7 @@ def with_teacher(recipe: Recipe, teacher: Trained | None) -> Recipe:
     return replace(recipe, teacher=weights_sha256(teacher.net.state_dict()))
 
 
-def check(teacher: Trained, recipe: Recipe, classes: tuple[str, ...]) -> None:
+def check_teacher(teacher: Trained, recipe: Recipe, classes: tuple[str, ...]) -> None:
     """Raises ValueError where this is not the recipe's teacher, or cannot be one here."""
     if teacher.network != TEACHER:
         raise ValueError(f"a teacher is a run of {TEACHER}, and this one is of {teacher.network}")
@@ -61,43 +61,39 @@ def check(teacher: Trained, recipe: Recipe, classes: tuple[str, ...]) -> None:
         )
 
 
-def same(one: Preprocessing, other: Preprocessing) -> bool:
-    """Whether two make the same inputs, but for the last bits of what was measured."""
-
-    def near(a: Tensor | None, b: Tensor | None) -> bool:
-        if a is None or b is None:
-            return a is b
-        return a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6)
-
-    return (
-        one.contrast == other.contrast
-        and near(one.mean, other.mean)
-        and near(one.whitening, other.whitening)
+def same_preprocessing(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether two make the same inputs, up to the last bits of what was measured."""
+    pairs = [(one.mean, other.mean), (one.whitening, other.whitening)]
+    return one.contrast == other.contrast and all(
+        a is b
+        if a is None or b is None
+        else a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+        for a, b in pairs
     )
 
 
-def lessons(
+def teacher_function(
     recipe: Recipe,
-    known: dict[str, Any],
+    environment: dict[str, Any],
     classes: tuple[str, ...],
-    own: Preprocessing,
-    how: ComputeConfig,
-) -> Callable[[Tensor], Lesson]:
-    """What the teacher of a run says of images, preprocessed as the run's own are. Raises
-    ValueError where it is not the recipe's or does not fit."""
-    path = known["data"].get("teacher")
+    preprocessing: Preprocessing,
+    config: ComputeConfig,
+) -> Callable[[Tensor], TeacherOutput]:
+    """The function from a run's inputs (N, 3, H, W) to its teacher's scores and hint. Raises
+    ValueError where the teacher is not the recipe's or does not fit."""
+    path = environment["data"].get("teacher")
     if path is None:
         raise ValueError(f"the recipe has the lesson {recipe.lesson}, and the run has no teacher")
-    teacher = current_world().on_first(lambda: teacher_in(Path(path)))
-    check(teacher, recipe, classes)
-    if not same(teacher.preprocessing, own):
+    teacher = current_world().on_first(lambda: load_teacher(Path(path)))
+    check_teacher(teacher, recipe, classes)
+    if not same_preprocessing(teacher.preprocessing, preprocessing):
         raise ValueError(
             f"the teacher {path} sees pictures after another preprocessing; train both on the "
             f"same data, with the same contrast and split"
         )
-    net = teacher.placed(how).net.requires_grad_(False)
+    net = teacher.placed(config).net.requires_grad_(False)
 
-    def lesson(images: Tensor) -> Lesson:
+    def run_teacher(images: Tensor) -> TeacherOutput:
         x = hint = images
         for name, part in net.named_children():
             x = part(x)
@@ -105,4 +101,4 @@ def lessons(
                 hint = x
         return x, hint
 
-    return lesson
+    return run_teacher

@@ -12,6 +12,7 @@ from residual.storage import damage_errors
 from residual.tasks.classification.recipe import Recipe, from_json
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors
+from residual.training.recipe import to_json
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -41,6 +42,19 @@ def load(path: Path | str, *, body: bool = False) -> Trained:
             f"classes apart: train it first, with --weights {path}"
         )
     return trained
+
+
+def save(trained: Trained, path: Path, extra: dict[str, Any]) -> None:
+    """Write a trained classifier as a file of weights, with extra fields in its header."""
+    tensors = {f"net.{name}": tensor for name, tensor in trained.net.state_dict().items()}
+    header = {
+        "network": trained.network,
+        "classes": list(trained.classes) if trained.classes else None,
+        "recipe": to_json(trained.recipe) if trained.recipe else None,
+        "step": trained.step,
+    }
+    content = checkpoint.with_preprocessing(tensors, header | extra, trained.preprocessing)
+    checkpoint.save(path, *content)
 
 
 def from_checkpoint(

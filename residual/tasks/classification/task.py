@@ -15,13 +15,13 @@ from residual.models.registry import build
 from residual.runs.session import RunContext, fresh, prefixed
 from residual.storage import write_json
 from residual.tasks.classification import distillation, loader, loop
-from residual.tasks.classification.early_stopping import EarlyStopping
 from residual.tasks.classification.evaluate import CURVE, error_record, evaluate_member
 from residual.tasks.classification.inference import InferenceOptions, Member
 from residual.tasks.classification.metrics import Count
 from residual.tasks.classification.recipe import Recipe, learning_rate
-from residual.training import averaging, batchnorm
+from residual.training import averaging
 from residual.training.checkpoint import Tensors, preprocessing_of
+from residual.training.early_stopping import EarlyStopping
 from residual.training.loop import Step
 from residual.training.task import test_interval
 
@@ -82,7 +82,7 @@ class Classification:
         }
         return tensors, {
             "plateaus": self.learner.plateaus,
-            "looks": self.stopping.to_json(),
+            "looks": self.stopping.errors,
             "over": self.over,
         }
 
@@ -90,9 +90,8 @@ class Classification:
         """Take the steps that remain."""
         recipe, config = self.recipe, self.context.config
         if recipe.lesson != "none":
-            known = self.context.environment
-            self.learner.teacher = distillation.lessons(
-                recipe, known, self.classes, self.preprocessing, config
+            self.learner.teacher = distillation.teacher_function(
+                recipe, self.context.environment, self.classes, self.preprocessing, config
             )
         how = loop.Pass(config.autocast, self._at_once(), self.context.world)
         every, decay = recipe.average
@@ -122,7 +121,7 @@ class Classification:
 
     def _place(self) -> LoaderOptions:
         workers = self.context.options.workers
-        fits = max_workers(workers, loader.bytes_of_task(self.recipe))
+        fits = max_workers(workers, loader.bytes_per_task(self.recipe))
         if fits < workers:
             self.context.notices.append(
                 f"/dev/shm has room for the pictures of {fits} workers, not {workers}"
@@ -156,7 +155,7 @@ class Classification:
         """At the set that choices are made on: for a drop of the rate, or an early end."""
         assert self.data.selection_set is not None  # checks.check has seen to it
         seen, _, _ = self._on(self.data.selection_set)
-        self.stopping.add(step, seen, self.net)
+        self.stopping.add(step, seen.wrong_top1, self.net)
         if self.recipe.schedule == "plateau":
             self.learner.plateaus = self.stopping.plateaus(self.recipe.patience)
         return looked("val", seen)
@@ -193,10 +192,10 @@ class Classification:
         if state:
             net.load_state_dict(state)
         if recipe.true_statistics:
-            batches = loader.batches(recipe, self.data, self.preprocessing, self._place())
-            steps = -(-min(recipe.true_statistics, len(self.data.train)) // recipe.batch)
-            autocast, world = context.config.autocast, context.world
-            batchnorm.measure(net, self.learner.norms, batches, steps, autocast, world)
+            place, images = self._place(), recipe.true_statistics
+            loop.precise_batchnorm(
+                net, recipe, self.data, self.preprocessing, place, context.config, images
+            )
         self.over, self.average, self.stopping.best = True, {}, {}
         return True
 
@@ -206,8 +205,8 @@ class Classification:
         curve = self.context.environment["test_curve"]
         found = error_record(self.data, seen, self.preprocessing, curve)
         found |= {"damaged": damaged, "steps_taken": self.learner.step}
-        if self.stopping.chosen is not None:
-            found["chosen_step"] = self.stopping.chosen
+        if self.stopping.best_step is not None:
+            found["chosen_step"] = self.stopping.best_step
         return found, {"confusion.json": matrix.tolist()}
 
 

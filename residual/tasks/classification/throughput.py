@@ -1,12 +1,13 @@
-"""How fast photographs come to a network here, stage by stage, and what holds that back."""
+"""Speed of training and of its data: one step, and each stage from a photograph to a batch."""
 
 import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 import torch
@@ -15,25 +16,55 @@ from torch import Tensor
 
 from residual.data.datasets import Data, FolderSource, ImageFiles
 from residual.data.decode import DecodedImage, PixelSource, as_pixels
-from residual.data.loader import IMAGES_PER_TASK, LoaderOptions, training_crop
-from residual.data.loader import make_collate as finishing_of
+from residual.data.loader import IMAGES_PER_TASK, LoaderOptions, make_collate, training_crop
 from residual.data.packed import PackedSource
-from residual.data.preprocessing import Preprocessing
 from residual.data.sampler import batch_indices
-from residual.device import ComputeConfig
+from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build
+from residual.runs.results import versions
 from residual.tasks.classification import loader, loop
+from residual.tasks.classification.loader import crop_size
 from residual.tasks.classification.recipe import Recipe
 
+STEPS = 5  # of which the median is taken
 HELD = 64  # decoded pictures that are cut again and again
 AHEAD = 4 * IMAGES_PER_TASK  # pictures of each worker that may be ready before a measurement begins
 
-Step = Callable[[], int]  # does some of the work -> how many images that was
+
+def trial_key(config: ComputeConfig, recipe: Recipe) -> str:
+    """Everything that the speed of a step depends on, in words."""
+    groups = f"{recipe.batch}/{recipe.norm_group}"
+    size = f"{crop_size(recipe)}px"
+    return " ".join([hardware_name(config), versions()["torch"], recipe.network, groups, size])
+
+
+def seconds_per_step(config: ComputeConfig, recipe: Recipe, classes: int) -> float:
+    """The median over a few steps of a fresh network on one norm group of noise, after a first
+    step that is not counted."""
+    with config.activate():
+        with torch.random.fork_rng(devices=[]):
+            net = config.prepare(build(recipe.network, classes))
+        short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS, repeats=1)
+        batches = noise(recipe, recipe.norm_group, config)
+        times = [time.perf_counter()]
+        for step in loop.train(loop.start(net, short), batches, short, loop.Pass(config.autocast)):
+            float(step.loss)  # waits for the device
+            times.append(time.perf_counter())
+    return median(end - start for start, end in itertools.pairwise(times[1:]))
+
+
+def noise(recipe: Recipe, images: int, config: ComputeConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """One batch of noise again and again. Zeros would become denormal numbers, which are slow."""
+    device, size = torch.device(config.device), crop_size(recipe)
+    with torch.random.fork_rng(devices=[]):
+        pixels = torch.rand(images, 3, size, size)
+    inputs = pixels.to(device).contiguous(memory_format=config.memory_format)
+    return itertools.repeat((inputs, torch.zeros(images, dtype=torch.int64, device=device)))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the way, measured by itself."""
+    """The speed of one stage, measured by itself."""
 
     name: str
     images_per_second: float
@@ -42,11 +73,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured, and how."""
+    """The data, the recipe and the machine of a measurement."""
 
     data: Data
     recipe: Recipe
-    how: ComputeConfig
+    config: ComputeConfig
     workers: int
     seconds: float  # for each stage
 
@@ -57,89 +88,80 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.how.device)
+        return torch.device(self.config.device)
+
+    def visits(self) -> Iterator[tuple[int, int]]:
+        """Pictures as the recipe visits them: (image, epoch)."""
+        for step in itertools.count():
+            ids, epochs = batch_indices(self.photographs.labels, loader.drawing(self.recipe), step)
+            yield from zip(ids.tolist(), epochs.tolist(), strict=True)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches, as the workers deliver them."""
+        preprocessing = loader.preprocessing(self.recipe, self.data)
+        place = LoaderOptions(self.device, self.workers)
+        return loader.batches(self.recipe, self.data, preprocessing, place)
 
 
 def stages(bench: Bench) -> Generator[Stage]:
-    """Each stage in its turn. Raises Damaged, naming the picture, and OSError."""
-    one, device = "one core", bench.how.device
-    crowd = f"{bench.workers} workers" if bench.workers else "no worker besides this process"
-    crops = cuts(bench)
-    ids, epochs = batch_indices(bench.photographs.labels, loader.drawing(bench.recipe), 0)
-    before = loader.preprocessing(bench.recipe, bench.data).to(bench.device)
-    there = crops.to(bench.device)
+    """Measure each stage. Raises Damaged, naming the picture, and OSError."""
+    one, device = "one core", bench.config.device
+    workers = f"{bench.workers} workers" if bench.workers else "no worker besides this process"
     yield Stage("disk", speed(reading(bench), bench), one)
     yield Stage("decode", speed(decoding(bench), bench), one)
     yield Stage("crop and resize", speed(cutting(bench), bench), one)
+    crops = batch_of_crops(bench)
     if bench.device.type != "cpu":
-        yield Stage("transfer", speed(sending(bench, crops), bench), device)
-    finish = finishing(bench, there, ids.to(bench.device), epochs.to(bench.device), before)
-    yield Stage("rest of the augmentation", speed(finish, bench), device)
-    yield Stage("batches", speed(loading(bench, before), bench, ahead(bench)), crowd)
-    noise = loader.made_up(bench.recipe, bench.recipe.batch, bench.how)
-    yield Stage("network", speed(training(bench, noise), bench), device)
-    batches = loader.batches(bench.recipe, bench.data, before, place(bench))
-    both = speed(training(bench, batches), bench, ahead(bench))
-    yield Stage("end to end", both, f"{crowd}, {device}")
+        yield Stage("transfer", speed(sending(crops, bench), bench), device)
+    yield Stage("rest of the augmentation", speed(finishing(crops, bench), bench), device)
+    ahead = bench.workers * AHEAD
+    loading = (len(images) for images, _ in bench.batches())
+    yield Stage("batches", speed(loading, bench, ahead), workers)
+    network = training(bench, noise(bench.recipe, bench.recipe.batch, bench.config))
+    yield Stage("network", speed(network, bench), device)
+    both = training(bench, bench.batches())
+    yield Stage("end to end", speed(both, bench, ahead), f"{workers}, {device}")
 
 
-def speed(step: Step, bench: Bench, ahead: int = 0) -> float:
-    """Images per second, after a first step and as many more as may be ready ahead."""
-    step()
+def speed(work: Iterator[int], bench: Bench, ahead: int = 0) -> float:
+    """Images per second of work that yields numbers of images, after a first piece and as many
+    images as may be ready ahead."""
+    next(work)
     while ahead > 0:
-        ahead -= step()
-    wait(bench)
-    begun, done = time.perf_counter(), 0
-    while time.perf_counter() - begun < bench.seconds:
-        done += step()
-    wait(bench)
-    return done / (time.perf_counter() - begun)
+        ahead -= next(work)
+    synchronize(bench.device)
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < bench.seconds:
+        done += next(work)
+    synchronize(bench.device)
+    return done / (time.perf_counter() - start)
 
 
-def wait(bench: Bench) -> None:
-    if bench.device.type == "cuda":
-        torch.cuda.synchronize(bench.device)
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def ahead(bench: Bench) -> int:
-    """Pictures that are passed over, so that none counts which was made before."""
-    return bench.workers * AHEAD
-
-
-def place(bench: Bench) -> LoaderOptions:
-    return LoaderOptions(bench.device, bench.workers)
-
-
-def visits(bench: Bench) -> Iterator[tuple[int, int]]:
-    """Pictures as the recipe visits them: (image, epoch)."""
-    how = loader.drawing(bench.recipe)
-    for step in itertools.count():
-        ids, epochs = batch_indices(bench.photographs.labels, how, step)
-        yield from zip(ids.tolist(), epochs.tolist(), strict=True)
-
-
-def reading(bench: Bench) -> Step:
-    """The files' bytes; what the system still has in memory is forgotten, where it allows that."""
-    source, coming = bench.photographs.source, visits(bench)
-
-    def step() -> int:
-        i = int(bench.photographs.indices[next(coming)[0]])
+def reading(bench: Bench) -> Iterator[int]:
+    """Read the files' bytes, past the system's cache where it allows that."""
+    source = bench.photographs.source
+    for image, _ in bench.visits():
+        place = int(bench.photographs.indices[image])
         if isinstance(source, PackedSource):
-            source.sample(i)
-            return 1
-        assert isinstance(source, FolderSource)
-        with (source.folder / source.name(i)).open("rb") as file:
-            with suppress(AttributeError, OSError):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            file.read()
-        return 1
-
-    return step
+            source.sample(place)
+        else:
+            assert isinstance(source, FolderSource)
+            with (source.folder / source.name(place)).open("rb") as file:
+                with suppress(AttributeError, OSError):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                file.read()
+        yield 1
 
 
 @dataclass
-class Noted:
-    """A picture that remembers which part of it was asked for."""
+class BoxRecorder:
+    """A picture that records which part of it was asked for."""
 
     picture: PixelSource
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -157,89 +179,67 @@ class Noted:
         return self.picture.part(*self.box)
 
 
-def decoding(bench: Bench) -> Step:
-    """From the files' bytes, which the system has in memory by now, to the pixels that the draws of
-    the recipe need."""
-    cut, needed = training_crop(loader.drawing(bench.recipe)), []
-    for i, epoch in itertools.islice(visits(bench), HELD):
-        noted = Noted(as_pixels(bench.photographs.image(i)))
-        cut(noted, i, epoch)
-        needed.append((i, noted.box))
-    coming = itertools.cycle(needed)
-
-    def step() -> int:
-        i, box = next(coming)
-        as_pixels(bench.photographs.image(i)).part(*box)
-        return 1
-
-    return step
+def decoding(bench: Bench) -> Iterator[int]:
+    """Decode the pixels that the recipe's crops need, of files that are in the system's cache."""
+    cut, boxes = training_crop(loader.drawing(bench.recipe)), []
+    for image, epoch in itertools.islice(bench.visits(), HELD):
+        recorder = BoxRecorder(as_pixels(bench.photographs.image(image)))
+        cut(recorder, image, epoch)
+        boxes.append((image, recorder.box))
+    for image, box in itertools.cycle(boxes):
+        as_pixels(bench.photographs.image(image)).part(*box)
+        yield 1
 
 
-def cutting(bench: Bench) -> Step:
-    """From pixels to the crop, by the draws of the recipe."""
-    few = itertools.islice(visits(bench), HELD)
-    images = [DecodedImage(as_pixels(bench.photographs.image(i)).pixels) for i, _ in few]
-    cut, count = training_crop(loader.drawing(bench.recipe)), itertools.count()
-
-    def step() -> int:
-        n = next(count)
-        cut(images[n % len(images)], n, 0)
-        return 1
-
-    return step
+def cutting(bench: Bench) -> Iterator[int]:
+    """Cut the recipe's crops from decoded pictures."""
+    images = [image for image, _ in itertools.islice(bench.visits(), HELD)]
+    pictures = [DecodedImage(as_pixels(bench.photographs.image(i)).pixels) for i in images]
+    cut = training_crop(loader.drawing(bench.recipe))
+    for n in itertools.count():
+        cut(pictures[n % len(pictures)], n, 0)
+        yield 1
 
 
-def cuts(bench: Bench) -> Tensor:
+def batch_of_crops(bench: Bench) -> Tensor:
     """The crops (B, H, W, 3) of a batch."""
     cut = training_crop(loader.drawing(bench.recipe))
-    few = itertools.islice(visits(bench), bench.recipe.batch)
-    every = [torch.tensor(cut(bench.photographs.image(i), i, epoch)[0]) for i, epoch in few]
-    return torch.cat(every)
+    visits = itertools.islice(bench.visits(), bench.recipe.batch)
+    return torch.cat([torch.tensor(cut(bench.photographs.image(i), i, e)[0]) for i, e in visits])
 
 
-def sending(bench: Bench, crops: Tensor) -> Step:
-    def step() -> int:
+def sending(crops: Tensor, bench: Bench) -> Iterator[int]:
+    """Send a batch to the device."""
+    while True:
         crops.to(bench.device)
-        return len(crops)
-
-    return step
+        yield len(crops)
 
 
-def finishing(
-    bench: Bench, crops: Tensor, ids: Tensor, epochs: Tensor, before: Preprocessing
-) -> Step:
-    """From crops to the normalised batch: mirror, colour, mean."""
-    finish = finishing_of(before, loader.drawing(bench.recipe), bench.device)
-
-    def step() -> int:
+def finishing(crops: Tensor, bench: Bench) -> Iterator[int]:
+    """Make the normalised batch of crops: mirror, colour, mean."""
+    drawing = loader.drawing(bench.recipe)
+    preprocessing = loader.preprocessing(bench.recipe, bench.data).to(bench.device)
+    finish = make_collate(preprocessing, drawing, bench.device)
+    ids, epochs = (t.to(bench.device) for t in batch_indices(bench.photographs.labels, drawing, 0))
+    crops = crops.to(bench.device)
+    while True:
         finish([crops], ids, epochs)
-        return len(crops)
-
-    return step
+        yield len(crops)
 
 
-def loading(bench: Bench, before: Preprocessing) -> Step:
-    """All of this together, without a network."""
-    batches = loader.batches(bench.recipe, bench.data, before, place(bench))
-    return lambda: len(next(batches)[0])
-
-
-def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Step:
-    """Steps of a fresh network."""
+def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[int]:
+    """Train a fresh network."""
     recipe = replace(bench.recipe, steps=2**62, drops=())
-    net = bench.how.prepare(build(recipe.network, len(bench.data.classes)))
-    steps = loop.train(loop.start(net, recipe), batches, recipe, loop.Pass(bench.how.autocast))
-
-    def step() -> int:
-        float(next(steps).loss)  # waits for the device
-        return recipe.batch
-
-    return step
+    net = bench.config.prepare(build(recipe.network, len(bench.data.classes)))
+    how = loop.Pass(bench.config.autocast)
+    for step in loop.train(loop.start(net, recipe), batches, recipe, how):
+        float(step.loss)  # waits for the device
+        yield recipe.batch
 
 
-def verdict(found: list[Stage], workers: int, cores: int) -> str:
+def verdict(measured: list[Stage], workers: int, cores: int) -> str:
     """The bottleneck, and what would help, in two sentences."""
-    speeds = {stage.name: stage.images_per_second for stage in found}
+    speeds = {stage.name: stage.images_per_second for stage in measured}
     network, batches = speeds["network"], speeds["batches"]
     if network < batches:
         return (
@@ -247,8 +247,9 @@ def verdict(found: list[Stage], workers: int, cores: int) -> str:
             f"bring {batches:,.0f}. Another device or precision would help, more workers would not."
         )
     slow = f"{batches:,.0f} images/s, and the network could take {network:,.0f}"
-    here = ("transfer", "rest of the augmentation")  # in this process, whatever the workers do
-    main = 1 / sum(1 / speeds.get(name, math.inf) for name in here)
+    # The stages of this process, and those of each worker.
+    main_stages = ("transfer", "rest of the augmentation")
+    main = 1 / sum(1 / speeds.get(name, math.inf) for name in main_stages)
     reads = 1 / (1 / speeds["decode"] + 1 / speeds["crop and resize"])
     if speeds["disk"] < min(reads * max(workers, 1), main):
         return (

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from residual.device import ComputeConfig, check_finite, training_config
 from residual.distributed import current_world
 from residual.models.registry import build, classifier_parameters, model_spec
 from residual.runs import folder, session
+from residual.runs.autotune import autotune
 from residual.runs.load import Trained
 from residual.runs.results import environment
 from residual.tasks.classification import baseline_recipes
-from residual.tasks.classification.autotune import settled
 from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects
 from residual.tasks.classification.load import load as loaded_weights
@@ -24,6 +25,7 @@ from residual.tasks.classification.load import recipe_of as stored_recipe
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.recipe import RECIPES, Recipe, changed, check_average, with_steps
 from residual.tasks.classification.task import Classification
+from residual.tasks.classification.throughput import seconds_per_step, trial_key
 from residual.training.checkpoint import weights_sha256
 from residual.training.recipe import to_json
 from residual.training.task import Event, RunOptions
@@ -85,7 +87,13 @@ def begin(
     check_average(recipe)  # not where an old run goes on
     check(recipe, data)
     current_world().local_batch(recipe.batch, recipe.norm_group)
-    how = settled(how, recipe, len(data.classes), Path(where["root"]).expanduser() / "trials.json")
+    how = autotune(
+        how,
+        recipe.steps,
+        partial(seconds_per_step, recipe=recipe, classes=len(data.classes)),
+        partial(trial_key, recipe=recipe),
+        Path(where["root"]).expanduser() / "trials.json",
+    )
     path = Path(where["where"])
     own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
     split = generated_split(path) if own else {}
