@@ -49,7 +49,7 @@ def test_fewer_threads_are_tried_only_where_none_are_asked_for(tmp_path, monkeyp
     def measure(config: ComputeConfig) -> float:
         return float(config.threads)
 
-    monkeypatch.setattr(autotune, "cores", lambda: 6)
+    monkeypatch.setattr(autotune, "available_cores", lambda: 6)
     file = tmp_path / "trials.json"
     free = tuned(replace(AUTO, threads=0), file, measure=measure)
     assert (free.threads, free.precision) == (1, "float32")
