@@ -161,7 +161,7 @@ def test_folders_of_classes_are_not_taken_for_boxes(tmp_path):
     folder = pets(tmp_path, "train", "val")
     (folder / "about.xml").write_text("<about/>")
     (folder / "train.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    assert not datasets.has_boxes(folder)
+    assert not datasets.detect_format(folder)
 
 
 def test_a_folder_around_the_data_is_told_of(tmp_path):

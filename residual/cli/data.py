@@ -44,13 +44,13 @@ def check(
     """
     from residual.cli import boxes
     from residual.data.packed import is_packed
-    from residual.tasks.detection.datasets import has_boxes
+    from residual.tasks.detection.datasets import detect_format
 
     if is_packed(str(folder)):
         raise ValueError(f"{folder} holds packed data, which was checked when it was packed")
 
     workers = workers or os.cpu_count() or 1
-    if has_boxes(folder):
+    if detect_format(folder):
         reading = boxes.reading_of(box_frame, box_unit)
         boxes.check(folder, workers, as_json, (draw, out), reading)
     elif draw or box_frame or box_unit:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.detections import in_words
+from residual.cli.detections import format_result
 from residual.cli.options import (
     CACHE,
     BoxFrame,
@@ -223,7 +223,7 @@ def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
         return
     recipe = result["recipe"]
     print(f"{recipe['network']} after {recipe['steps']:,} steps, on {recipe['test_split']}:")
-    print(in_words(result))
+    print(format_result(result))
     for sentence in result["damaged"]:
         typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
     print(f"{run} has it; see: residual report {run}")

@@ -1,4 +1,4 @@
-"""The commands that put detectors to use: `detect evaluate` and `detect predict`."""
+"""The commands that use trained detectors: `detect evaluate` and `detect predict`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.options import (
+    CACHE,
     BoxFrame,
     BoxUnit,
     Deterministic,
@@ -15,6 +16,7 @@ from residual.cli.options import (
     Json,
     Threads,
     Workers,
+    data_of,
     setting_of,
     wrong_usage,
 )
@@ -22,75 +24,52 @@ from residual.cli.progress import joined
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
-    from residual.device import ComputeConfig
-    from residual.tasks.detection.inference import Detect
     from residual.tasks.detection.load import TrainedDetector
-    from residual.tasks.detection.recipe import Testing
 
-    Finding = tuple[Detect, tuple[str, ...]]
-
+MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
 Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
 Refine = Annotated[
-    bool, typer.Option("--refine", help="Look again where boxes are, and let them vote (Table 9).")
+    bool, typer.Option("--refine", help="Refine boxes in a second pass, then vote (Table 9).")
 ]
 Multiscale = Annotated[
-    bool,
-    typer.Option(
-        "--multiscale",
-        help="Look at five scales, two for each region (Table 9).",
-    ),
+    bool, typer.Option("--multiscale", help="Test at five scales, two for each region (Table 9).")
 ]
 
 
-def in_words(result: dict[str, Any]) -> str:
-    """Average precision as a person reads it."""
-    found, data = result["ap"], result["data"]
-    names, asked = " + ".join(result["networks"]), result["testing"]
-    ways = ["with box refinement"] * asked["refinement"]
-    ways += [f"at sides {', '.join(map(str, asked['scales']))}"] if asked["scales"] else []
-    heads = list(found["AP50-area"]["classes"])
+def format_result(result: dict[str, Any]) -> str:
+    """A table of average precision in percent."""
+    ap, testing = result["ap"], result["testing"]
+    title = [" + ".join(result["networks"]), *["with box refinement"] * testing["refinement"]]
+    title += [f"at sides {', '.join(map(str, testing['scales']))}"] if testing["scales"] else []
+    widths = {name: max(8, len(name) + 2) for name in ap["AP50-area"]["classes"]}
     lines = [
-        f"{', '.join([names, *ways])} on {data['name']}: {found['pictures']:,} pictures, "
-        f"{found['objects']:,} objects, {found['detections']:,} boxes found, "
+        f"{', '.join(title)} on {result['data']['name']}: {ap['pictures']:,} pictures, "
+        f"{ap['objects']:,} objects, {ap['detections']:,} boxes found, "
         f"{result['pictures_per_second']:.1f} pictures/s",
-        f"average precision, %{'mean':>12}" + "".join(f"{head:>{width(head)}}" for head in heads),
+        f"average precision, %{'mean':>12}"
+        + "".join(f"{name:>{width}}" for name, width in widths.items()),
     ]
-    rows = {name: found[name] for name in MEASURES}
-    if found["difficult"]:
-        rows |= {f"{name}, difficult too": found["difficult counted"][name] for name in MEASURES}
+    rows = {name: ap[name] for name in MEASURES}
+    if ap["difficult"]:
+        rows |= {f"{name}, difficult too": ap["difficult counted"][name] for name in MEASURES}
+
+    def cell(percent: float | None) -> str:
+        return "-" if percent is None else f"{percent:.2f}"  # a class without objects has no AP
+
     for name, row in rows.items():
-        numbers = "".join(f"{shown(row['classes'][head]):>{width(head)}}" for head in heads)
-        lines.append(f"{name:<20}{shown(row['mean']):>10}{numbers}")
+        cells = (f"{cell(row['classes'][label]):>{width}}" for label, width in widths.items())
+        lines.append(f"{name:<20}{cell(row['mean']):>10}{''.join(cells)}")
     return "\n".join(lines)
 
 
-MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
-
-
-def width(head: str) -> int:
-    return max(8, len(head) + 2)
-
-
-def shown(percent: float | None) -> str:
-    """A class without objects has no average precision."""
-    return "-" if percent is None else f"{percent:.2f}"
-
-
-def testing_of(refine: bool, multiscale: bool, shorter: int) -> "Testing":
-    """How detectors are asked; scales in proportion to the paper's for 600 pixels."""
-    from residual.tasks.detection.recipe import Testing, scaled
-
-    return Testing(refinement=refine, scales=scaled(shorter) if multiscale else ())
-
-
-def opened(paths: list[Path]) -> "list[TrainedDetector]":
-    """Detectors; what is to be known about them is said."""
+def load_detectors(paths: list[Path]) -> "list[TrainedDetector]":
+    """Detectors; prints notices about damaged checkpoints."""
     from residual.tasks.detection.load import load
 
-    nets = [load(path) for path in paths]
-    for notice in (each for net in nets for each in net.notices):
+    detectors = [load(path) for path in paths]
+    for notice in (notice for detector in detectors for notice in detector.notices):
         typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
-    return nets
+    return detectors
 
 
 def evaluate(
@@ -120,52 +99,45 @@ def evaluate(
     Example: residual detect evaluate runs/resnet101-1 --split 07test --refine
     """
     from residual.cli.progress import counting
+    from residual.tasks.detection import evaluate as evaluation
     from residual.tasks.detection.datasets import load
-    from residual.tasks.detection.evaluate import EvalOptions
-    from residual.tasks.detection.evaluate import evaluate as evaluate_detectors
+    from residual.tasks.detection.recipe import Testing, scaled
 
     with joined() as world:
-        how = setting_of(device, threads, precision, deterministic)
-        nets = opened(paths)
-        recipe = nets[0].recipe
-        where = data or data_of(paths[0])
-        chosen = split or recipe.test_split
-        given = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
-        words = {field: word for field, word in given.items() if word}
+        config = setting_of(device, threads, precision, deterministic)
+        detectors = load_detectors(paths)
+        recipe = detectors[0].recipe
+        folder = Path(data_of(paths[0], str(data) if data else None, CACHE)[0])
+        split = split or recipe.test_split
+        fields = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
         with wrong_usage():
-            reading = replace(recipe.reading, **words)
-        scenes = load(where, chosen, nets[0].classes, reading)
-        refuse_other_division(paths[0], chosen, [each.name for each in scenes.examples])
-        testing = testing_of(refine, multiscale, recipe.shorter)
-        with counting("looking at pictures") as progress:
-            work = EvalOptions(how, workers, progress if world.rank == 0 else None, world)
-            result = evaluate_detectors(nets, scenes, testing, work)
+            reading = replace(recipe.reading, **{k: word for k, word in fields.items() if word})
+        dataset = load(folder, split, detectors[0].classes, reading)
+        check_division(paths[0], split, [example.name for example in dataset.examples])
+        scales = scaled(recipe.shorter) if multiscale else ()
+        with counting("detecting objects") as progress:
+            options = evaluation.EvalOptions(
+                config, workers, progress if world.rank == 0 else None, world
+            )
+            testing = Testing(refinement=refine, scales=scales)
+            result = evaluation.evaluate(detectors, dataset, testing, options)
         if world.rank == 0:
-            for sentence in scenes.notices:
+            for sentence in dataset.notices:
                 typer.echo(f"residual: {sentence}", err=True)
             for sentence in result["damaged"]:
                 typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
-            print(json_text(result) if as_json else in_words(result))
+            print(json_text(result) if as_json else format_result(result))
 
 
-def refuse_other_division(run: Path, split: str, pictures: list[str]) -> None:
-    """Raises ValueError where a split that was divided for a run would be divided otherwise now."""
+def check_division(run: Path, split: str, images: list[str]) -> None:
+    """Raises ValueError if a split that was divided for a run would be divided differently now."""
     file = run / "split.json"
-    then = read_json(file).get(split) if file.is_file() else None
-    if then is not None and sorted(then) != sorted(pictures):
+    divided = read_json(file).get(split) if file.is_file() else None
+    if divided is not None and sorted(divided) != sorted(images):
         raise ValueError(
             f"the pictures of {split} are not those of {file}: others lie in the folder now, and "
             f"some of {split} may have been learned from"
         )
-
-
-def data_of(path: Path) -> Path:
-    """The data that a run was trained on."""
-    from residual.runs.resume import data_there
-
-    if not (path / "environment.json").exists():
-        raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
-    return Path(data_there(path, str(read_json(path / "environment.json")["data"]["where"])))
 
 
 def predict(
@@ -175,7 +147,7 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
     ],
-    least: Annotated[
+    min_score: Annotated[
         float, typer.Option("--score", min=0, max=1, help="Objects of at least this score.")
     ] = 0.5,
     out: Annotated[
@@ -193,56 +165,49 @@ def predict(
     Example: residual detect predict runs/resnet101-1 street.jpg --out found
     """
     from residual.cli.export import image_paths, print_answers
-    from residual.tasks.detection.inference import predict as predict_images
+    from residual.tasks.detection import inference
+    from residual.tasks.detection.recipe import Testing, scaled
 
     onnx = path.suffix == ".onnx"
-    how = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
-    pictures = image_paths(images)
-    finding = exported if onnx else of_run
-    find, classes = finding(path, least, (refine, multiscale), how)
+    config = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
+    paths = image_paths(images)
+    if onnx:
+        from residual.export.detector_check import read
+
+        if refine or multiscale or config.device != "cpu" or config.precision != "float32":
+            raise typer.BadParameter(
+                "an exported detector looks once, at one scale, on the processor and in float32; "
+                "for more, ask the run"
+            )
+        exported = read(path, config.threads)
+        detect, classes, threshold = exported.find, exported.classes, exported.testing.least
+        if min_score < threshold:
+            raise typer.BadParameter(
+                f"{path} finds objects of scores above {threshold:g}; for lower ones, ask the run"
+            )
+    else:
+        (detector,) = load_detectors([path])
+        scales = scaled(detector.recipe.shorter) if multiscale else ()
+        least = min(min_score, Testing().least)
+        testing = Testing(refinement=refine, scales=scales, least=least)
+        detect, classes = inference.file_detector([detector], testing, config), detector.classes
     if out is not None:
         if out.exists() and not out.is_dir():
             raise FileExistsError(f"{out} is no folder; name one for the pictures with --out")
         out.mkdir(parents=True, exist_ok=True)
-    if print_answers(predict_images(find, classes, pictures, least, out), as_json, one_picture):
+    if print_answers(
+        inference.predict(detect, classes, paths, min_score, out), as_json, format_one
+    ):
         raise typer.Exit(1)
 
 
-def of_run(path: Path, least: float, more: tuple[bool, bool], how: "ComputeConfig") -> "Finding":
-    """What finds objects of at least this score by a run, and their classes; more: refinement, and
-    multi-scale."""
-    from residual.tasks.detection.inference import file_detector
-
-    nets = opened([path])
-    testing = testing_of(*more, nets[0].recipe.shorter)
-    find = file_detector(nets, replace(testing, least=min(least, testing.least)), how)
-    return find, nets[0].classes
-
-
-def exported(path: Path, least: float, more: tuple[bool, bool], how: "ComputeConfig") -> "Finding":
-    """The same by an exported detector."""
-    from residual.export.detector_check import read
-
-    if any(more) or how.device != "cpu" or how.precision != "float32":
-        raise typer.BadParameter(
-            "an exported detector looks once, at one scale, on the processor and in float32; for "
-            "more, ask the run"
-        )
-    model = read(path, how.threads)
-    if least < model.testing.least:
-        raise typer.BadParameter(
-            f"{path} finds objects of scores above {model.testing.least:g}; for lower ones, ask "
-            f"the run"
-        )
-    return model.find, model.classes
-
-
-def one_picture(answer: dict[str, Any]) -> str:
+def format_one(answer: dict[str, Any]) -> str:
+    """The objects on one image."""
     lines = [f"{answer['image']}: {len(answer['objects'])} objects"]
-    for each in answer["objects"]:
-        left, top, right, bottom = (f"{side:.0f}" for side in each["box"])
+    for found in answer["objects"]:
+        left, top, right, bottom = (f"{side:.0f}" for side in found["box"])
         where = f"from {left}, {top} to {right}, {bottom}"
-        lines.append(f"  {each['label']} {100 * each['score']:.1f} % {where}")
+        lines.append(f"  {found['label']} {100 * found['score']:.1f} % {where}")
     if "drawing" in answer:
         lines.append(f"  drawn in {answer['drawing']}")
     return "\n".join(lines)

@@ -159,14 +159,14 @@ def export(
 
 def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_json: bool) -> None:
     """The same for a detector."""
-    from residual.cli.detections import opened
+    from residual.cli.detections import load_detectors
     from residual.export.detector_check import to_onnx
 
     if form != "onnx":
         raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
     if preprocessing == "outside":
         raise typer.BadParameter("a detector's preprocessing is inside, so that boxes fit pictures")
-    (trained,) = opened([path])
+    (trained,) = load_detectors([path])
     found, network = to_onnx(trained, out), trained.recipe.network
     if as_json:
         rows = [asdict(row) for row in found]

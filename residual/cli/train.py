@@ -215,9 +215,9 @@ def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data
     """The data, as the network of a recipe looks at it."""
     from residual.models.registry import model_spec
     from residual.tasks.classification.train import takes_photographs
-    from residual.tasks.detection.datasets import has_boxes
+    from residual.tasks.detection.datasets import detect_format
 
-    if Path(name).is_dir() and has_boxes(Path(name)):
+    if Path(name).is_dir() and detect_format(Path(name)):
         raise ValueError(f"{name} holds boxes around objects; detectors: residual detect train")
     size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
     return loaded(name, root, size, workers, whole)

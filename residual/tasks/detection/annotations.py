@@ -153,27 +153,25 @@ def place(image: AnnotatedImage, reading: Reading) -> AnnotatedImage:
     except (DamagedImage, OSError):
         header = ImageHeader(image.size or (math.inf, math.inf))
     if image.size not in (None, header.size_in(reading.box_frame)):
-        boxes = tuple(check_box(box, box.corners, image.size, reading) for box in image.boxes)
+        boxes = tuple(check_box(box, image.size, reading) for box in image.boxes)
         return replace(image, boxes=boxes, wrong_size=size_error(image, header, reading))
-    boxes = tuple(place_box(box, header, reading) for box in image.boxes)
-    ambiguous = header.orientation != 1 and (image.size is None or header.upright == header.stored)
+    placed = (replace(box, corners=convert(box, header, reading)) for box in image.boxes)
+    boxes = tuple(check_box(box, header.upright, reading) for box in placed)
+    rotated = header.orientation != 1
+    ambiguous = rotated and (image.size is None or header.upright == header.stored)
     return replace(image, boxes=boxes, ambiguous=ambiguous)
 
 
-def place_box(box: Box, header: ImageHeader, reading: Reading) -> Box:
-    """A box in pixels of the upright image, with its problem."""
+def convert(box: Box, header: ImageHeader, reading: Reading) -> Corners:
+    """The corners of a box in pixels of the upright image."""
     corners = box.corners
     if reading.box_unit == FRACTION:
         (width, height), (left, top, right, bottom) = header.size_in(reading.box_frame), box.edges
         corners = (left * width, top * height, right * width, bottom * height)
-    if reading.box_frame == STORED:
-        corners = rotate(corners, header)
-    return check_box(box, corners, header.upright, reading)
+    return rotate(corners, header) if reading.box_frame == STORED else corners
 
 
-def check_box(box: Box, corners: Corners, size: Size, reading: Reading) -> Box:
-    """The box at these corners, with its problem in an image of this size."""
-    box = replace(box, corners=corners)
+def check_box(box: Box, size: Size, reading: Reading) -> Box:
     return replace(box, problem=box_problem(box, size, reading))
 
 

@@ -1,10 +1,10 @@
 """Detection data sets: the images and boxes of a folder in the format of PASCAL VOC or of COCO."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from residual.data.datasets import fingerprint
 from residual.data.folder import QUICK_ABOVE_BYTES
 from residual.data.rng import permutation
-from residual.storage import display_name, summarize
+from residual.storage import display_name, file_digest, summarize
 from residual.tasks.detection import coco, voc
 from residual.tasks.detection.annotations import (
     READERS,
@@ -25,6 +25,7 @@ from residual.tasks.detection.annotations import (
 )
 from residual.tasks.detection.recipe import ERROR, SKIP, Reading
 
+READING = Reading()
 DEFAULT_SPLITS = {"voc": ("trainval", "test"), "coco": ("train", "val")}  # for training, testing
 PARTS = ("train", "test")  # of a split that is divided: default:train and default:test
 
@@ -70,10 +71,7 @@ class DetectionData:
 
 
 def load(
-    path: Path,
-    split: str,
-    classes: tuple[str, ...] | None = None,
-    reading: Reading = Reading(),  # noqa: B008
+    path: Path, split: str, classes: tuple[str, ...] | None = None, reading: Reading = READING
 ) -> DetectionDataset:
     """A split of a folder in VOC's or COCO's format.
 
@@ -92,7 +90,7 @@ def load(
     return DetectionDataset(name, classes, examples, digest, skipped, format_, annotations.notices)
 
 
-def read(path: Path, split: str, reading: Reading = Reading()) -> SplitAnnotations:  # noqa: B008
+def read(path: Path, split: str, reading: Reading = READING) -> SplitAnnotations:
     """The annotated images of a split. Raises as `load`, but not for single images or boxes."""
     form = voc if annotation_format(path) == "voc" else coco
     annotations = form.read(path, split)
@@ -145,14 +143,13 @@ def build_examples(
         raise error
     wrong_sizes = tuple(image.wrong_size for image in split.images if image.wrong_size)
     images = [image for image in split.images if not image.wrong_size]
-    problems = tuple(
-        describe_problem(image, box) for image in images for box in image.boxes if box.problem
-    )
+    boxes = [(image, box) for image in images for box in image.boxes]
+    problems = tuple(describe_problem(image, box) for image, box in boxes if box.problem)
     if bad_boxes == ERROR:
         words = "annotation of another size", "annotations of another size", "pictures"
         refuse_first(name, wrong_sizes, words)
         refuse_first(name, problems, ("bad box", "bad boxes", "boxes"))
-    if problems and len(problems) == sum(len(image.boxes) for image in images):
+    if problems and len(problems) == len(boxes):
         raise ValueError(f"{problems[0]}; no box of {name} is good")
     if not images:
         raise ValueError(
@@ -203,7 +200,11 @@ def split_fingerprint(split: str, images: Sequence[AnnotatedImage]) -> str:
     with ThreadPoolExecutor(READERS) as pool:
         sizes = list(pool.map(lambda path: path.stat().st_size, paths))
         hashed = sum(sizes) <= QUICK_ABOVE_BYTES
-        hashes = list(pool.map(sha256, paths)) if hashed else [""] * len(paths)
+        hashes = (
+            list(pool.map(partial(file_digest, algorithm="sha256"), paths))
+            if hashed
+            else [""] * len(paths)
+        )
     entries = [
         (image.name, image.digest, size, digest)
         for image, size, digest in zip(images, sizes, hashes, strict=True)
@@ -212,15 +213,7 @@ def split_fingerprint(split: str, images: Sequence[AnnotatedImage]) -> str:
     return value if hashed else f"quick-{value}"
 
 
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 # ---- formats and splits -------------------------------------------------------------------------
-
-
-def has_boxes(path: Path) -> bool:
-    return detect_format(path) is not None
 
 
 def detect_format(path: Path) -> str | None:
@@ -238,7 +231,7 @@ def annotation_format(path: Path) -> str:
         raise FileNotFoundError(f"there is no folder {path}")
     format_ = detect_format(path)
     if format_ is None:
-        inside = [folder for folder in voc.subfolders(path) if has_boxes(folder)]
+        inside = [folder for folder in voc.subfolders(path) if detect_format(folder)]
         raise ValueError(
             f"{path} has neither the form of PASCAL VOC (Annotations/, ImageSets/Main/, "
             "JPEGImages/, or VOC2007/ with these, or XML files beside pictures) nor that of COCO "

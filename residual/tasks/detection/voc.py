@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -20,7 +20,13 @@ from defusedxml.ElementTree import fromstring
 
 from residual.data.folder_index import IMAGE_SUFFIXES, is_hidden, is_image, split_name
 from residual.storage import display_name, read_list
-from residual.tasks.detection.annotations import READERS, AnnotatedImage, Box, SplitAnnotations
+from residual.tasks.detection.annotations import (
+    READERS,
+    AnnotatedImage,
+    Box,
+    Size,
+    SplitAnnotations,
+)
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -312,57 +318,40 @@ def read_image(folder: Path, voc: VocFolder, name: str) -> AnnotatedImage:
     return replace(image, size=size, boxes=boxes, digest=hashlib.sha256(raw).hexdigest())
 
 
-def parse(raw: bytes, path: Path) -> tuple[tuple[float, float] | None, tuple[Box, ...]]:
-    """The image size (width, height) of an annotation, if it has one, and its boxes.
-
-    Boxes of an object's parts (head, hand) are left out. Raises ValueError.
-    """
+def parse(raw: bytes, path: Path) -> tuple[Size | None, tuple[Box, ...]]:
+    """The image size of an annotation, if it has one, and its boxes. Raises ValueError."""
     try:
         root = fromstring(raw, forbid_dtd=True)
     except DTDForbidden:
         raise ValueError(f"{path} is damaged: it declares a document type") from None
     except (ParseError, LookupError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    size = texts(children(root).get("size", ()))
-    width, height = (number(size.get(side, "")) for side in ("width", "height"))
-    objects = (element for element in root if tag(element) == "object")
-    boxes = tuple(parse_box(element, i) for i, element in enumerate(objects, start=1))
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]  # without its namespace
+    width, height = number(root, "size/width"), number(root, "size/height")
+    objects = enumerate(root.findall("object"), start=1)  # not the parts (head, hand) inside them
+    boxes = tuple(parse_box(element, i) for i, element in objects)
     return ((width, height) if width > 0 and height > 0 else None), boxes
 
 
 def parse_box(element: "Element", position: int) -> Box:
     """The box of an object: VOC counts pixels from 1 and names the last one inside."""
-    fields, sides = texts(element), texts(children(element).get("bndbox", ()))
-    left, top, right, bottom = (number(sides.get(side, "")) for side in SIDES)
+    left, top, right, bottom = (number(element, f"bndbox/{side}") for side in SIDES)
+    words = (element.findtext(f"bndbox/{side}", "").strip() or "missing" for side in SIDES)
     return Box(
         f"box {position}",
-        fields.get("name", ""),
+        element.findtext("name", "").strip(),
         (left, top, right, bottom),
         (left - 1, top - 1, right, bottom),
         (right - left, bottom - top),
-        fields.get("difficult", "") not in ("", "0"),
-        ", ".join(f"{side} {sides.get(side) or 'missing'}" for side in SIDES),
+        element.findtext("difficult", "").strip() not in ("", "0"),
+        ", ".join(f"{side} {word}" for side, word in zip(SIDES, words, strict=True)),
     )
 
 
-def tag(element: "Element") -> str:
-    """The tag without its namespace."""
-    return element.tag.rpartition("}")[2]
-
-
-def children(element: "Iterable[Element]") -> "dict[str, Element]":
-    """The children by tag; of equal tags, the last."""
-    return {tag(child): child for child in element}
-
-
-def texts(element: "Iterable[Element]") -> dict[str, str]:
-    """The texts of the children by tag."""
-    return {name: (child.text or "").strip() for name, child in children(element).items()}
-
-
-def number(text: str) -> float:
-    """The text as a float; NaN if it is not numeric."""
+def number(element: "Element", path: str) -> float:
+    """The text at a path as a float; NaN if it is missing or not numeric."""
     try:
-        return float(text)
+        return float(element.findtext(path, ""))
     except ValueError:
         return math.nan
