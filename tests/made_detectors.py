@@ -1,4 +1,4 @@
-"""Detectors that find something, made up for tests."""
+"""Detectors with random weights that detect something, for tests."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures with boxes, and detections on them, made up for tests."""
+"""Images with boxes, and detections on them, for tests."""
 
 from collections.abc import Sequence
 from pathlib import Path

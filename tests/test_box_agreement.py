@@ -1,4 +1,4 @@
-"""What validity.py and checking.py claim: the check and the loader agree on what is bad."""
+"""`data check` and training agree on which boxes are bad."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_annotations import CAT, add, coco_folder, split, voc_year
 from made_pets import pets
-from test_box_layouts import roboflow_coco, train_and_val
+from test_detection_datasets import roboflow_coco, train_and_val
 
 from residual.preparation.check_boxes import check as checked
 from residual.tasks.detection import datasets

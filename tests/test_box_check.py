@@ -1,4 +1,4 @@
-"""What checking.py, drawing.py and `data check` claim for pictures that have boxes."""
+"""Drawn boxes, and `data check` on images with boxes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What detection/boxes.py, anchors.py, matching.py and proposals.py claim."""
+"""Box encoding, anchors, matching, sampling and region proposals against their definitions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What coco.py claims: COCO's boxes in our coordinates, its categories, and what is refused."""
+"""COCO: boxes in our coordinates, categories, splits, and what is refused."""
 
 import json
 from pathlib import Path

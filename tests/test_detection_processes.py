@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from made_boxes import draw_voc
-from test_detector import SMALL, made
+from test_faster_rcnn import SMALL, made
 from test_processes import free_port, place_of, started
 
 from residual.distributed import World

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from made_boxes import draw_voc
-from test_detection_testing import asked, wild
-from test_detector import SMALL, losses, picture, sample
+from test_detection_inference import asked, wild
+from test_faster_rcnn import SMALL, losses, picture, sample
 from torchvision.ops import box_iou
 
 from residual.data.loader import training_batches

@@ -1,4 +1,4 @@
-"""What voc.py and validity.py claim: VOC's boxes in our coordinates, and what is bad is refused."""
+"""PASCAL VOC: boxes in our coordinates, splits of devkits, and what is refused."""
 
 import os
 import time

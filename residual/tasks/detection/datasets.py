@@ -200,15 +200,10 @@ def split_fingerprint(split: str, images: Sequence[AnnotatedImage]) -> str:
     with ThreadPoolExecutor(READERS) as pool:
         sizes = list(pool.map(lambda path: path.stat().st_size, paths))
         hashed = sum(sizes) <= QUICK_ABOVE_BYTES
-        hashes = (
-            list(pool.map(partial(file_digest, algorithm="sha256"), paths))
-            if hashed
-            else [""] * len(paths)
-        )
-    entries = [
-        (image.name, image.digest, size, digest)
-        for image, size, digest in zip(images, sizes, hashes, strict=True)
-    ]
+        digest = partial(file_digest, algorithm="sha256") if hashed else lambda _: ""
+        hashes = list(pool.map(digest, paths))
+    names = ((image.name, image.digest) for image in images)
+    entries = [(*name, *rest) for *rest, name in zip(sizes, hashes, names, strict=True)]
     value = fingerprint([(split, "", 0, ""), *entries])
     return value if hashed else f"quick-{value}"
 

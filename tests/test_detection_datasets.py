@@ -1,4 +1,4 @@
-"""What layouts.py, scenes.py and coco.py claim: the exports of other programs, and their splits."""
+"""Folders of VOC and COCO as other programs export them, and the splits chosen in them."""
 
 import json
 import shutil

@@ -1,11 +1,11 @@
-"""What detection/stages.py claims: joint training is one stage, alternating training has four."""
+"""Joint training has one phase, alternating training has four."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from made_boxes import draw_voc
-from test_detector import SMALL, made, sample
+from test_faster_rcnn import SMALL, made, sample
 
 from residual.device import ComputeConfig
 from residual.models.registry import build

@@ -1,4 +1,4 @@
-"""What frames.py claims: boxes in the frame and unit of their annotations, and what is refused."""
+"""Annotated boxes in pixels of the upright image, by every EXIF orientation and unit."""
 
 import json
 import re

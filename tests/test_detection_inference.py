@@ -1,10 +1,10 @@
-"""What detection/testing.py claims: from a picture to boxes."""
+"""Detections against their definition: ensembles, box refinement, several scales."""
 
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from test_detector import SMALL, made, picture
+from test_faster_rcnn import SMALL, made, picture
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
@@ -70,6 +70,16 @@ def test_what_is_found_agrees_with_its_definition():
     assert 3 < len(stay) == len(found.scores)
     assert found.labels.tolist() == [c for _, c, _ in stay]
     assert torch.allclose(found.boxes, torch.stack([box for *_, box in stay]), atol=1e-3)
+
+
+def test_the_forward_without_samples_detects_on_each_image():
+    net, pictures = wild().eval(), [picture(seed) for seed in range(2)]
+    with torch.no_grad():
+        found = net(torch.stack(pictures))
+    for one, image in zip(found, pictures, strict=True):
+        expected = asked(net, Asking(), image)
+        assert len(one.scores) and torch.allclose(one.scores, expected.scores, atol=1e-5)
+        assert torch.allclose(one.boxes, expected.boxes, atol=1e-3)
 
 
 def test_an_ensemble_of_equals_is_the_one():

@@ -1,4 +1,4 @@
-"""What detection/supply.py claims: pictures with boxes, in keyed order."""
+"""Training batches of a detector: resizing, mirroring, order, damaged images."""
 
 import itertools
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from made_boxes import draw_voc
-from test_detector import CPU, SMALL
+from test_faster_rcnn import CPU, SMALL
 
 from residual.data.decode import open_image as seen_picture
 from residual.distributed import World
