@@ -16,6 +16,7 @@ from residual.export import detector as building
 from residual.export import detector_check as exporting
 from residual.export.engine import session_of
 from residual.export.graph import FLOAT, Graph, Value
+from residual.tasks.detection.inference import file_detector
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import Testing as Asking
 from residual.training.checkpoint import weights_sha256
@@ -92,9 +93,9 @@ def test_a_detector_that_has_not_learned_is_compared_before_its_scores_are_looke
 
 
 WRONG = {
-    "deviations": ("DEVIATIONS", (0.1, 0.1, 0.2, 0.25), "boxes of regions differ by"),
-    "suppression": ("OVERLAP", 0.6, "regions differ"),
-    "widest": ("WIDEST", 0.01, "candidates differ by"),
+    "deviations": ("BOX_STD", (0.1, 0.1, 0.2, 0.25), "boxes of regions differ by"),
+    "suppression": ("PROPOSAL_NMS", 0.6, "regions differ"),
+    "widest": ("MAX_LOG_SCALE", 0.01, "candidates differ by"),
     "stride": ("STRIDE", 15, "candidates differ by"),
     "fitted": ("fitted", lambda graph, *_: [graph.value([48])] * 2, "objectness differ in number"),
 }
@@ -166,7 +167,7 @@ def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_
     own, out = exported
     again = exporting.read(out, 1)
     assert again.classes == CLASSES and again.testing == Asking()
-    asked = detector([own], Asking(), ComputeConfig())
+    asked = file_detector([own], Asking(), ComputeConfig())
     for i, size in enumerate([(90, 60), (50, 200), (64, 64), (4, 3)]):
         file = tmp_path / f"{i}.png"
         turned = Image.Exif()
