@@ -189,7 +189,7 @@ def judge_voc(report: Report, name: str, year: Path) -> None:
     """Whether each picture that a list names is there, with its annotation."""
     own = of_voc.VocFolder(year, year / of_voc.ANNOTATIONS, year / of_voc.IMAGES)
     pictures = own.images
-    named = [member.name for member in of_voc.members(year, name[2:])]
+    named = [line for images in of_voc.find_split(year, name[2:]) for line in images.lines()]
     for one in named:
         if one not in pictures:
             report.missing.append(f"{year.name}/{of_voc.IMAGES}/{one}.jpg")

@@ -243,12 +243,9 @@ def splits(path: Path) -> tuple[str, ...]:
 
 def has_split(path: Path, split: str) -> bool:
     """Whether a folder has a split, or all of a union; images are not looked at."""
-    base = split.partition(":")[0]
+    form = voc if annotation_format(path) == "voc" else coco
     try:
-        if annotation_format(path) == "voc":
-            voc.members(path, base)
-        else:
-            coco.find_split(path, base)
+        form.find_split(path, split.partition(":")[0])
     except ValueError:
         return False
     return True

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from residual.data.datasets import Progress
 from residual.data.decode import DamagedImage
@@ -20,6 +19,8 @@ from residual.tasks.detection.loader import read_images
 from residual.tasks.detection.metrics import check_pycocotools, measure
 from residual.tasks.detection.recipe import Testing
 from residual.training.recipe import to_json
+
+NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,14 @@ def detect_all(
     """The detections on every image, over all processes, and a sentence for each image that cannot
     be read, which has none."""
     world, n = options.world, len(dataset.examples)
-    share = list(world.shard(n))
-    results: list[tuple[int, tuple[Tensor, Tensor, Tensor], str]] = []
-    paths = [dataset.examples[i].path for i in share]
-    images = read_images(paths, image_sides(detectors[0].recipe, testing), options.workers)
+    results: list[tuple[int, Detections, str]] = []
+    sides = image_sides(detectors[0].recipe, testing)
     failure: NonFiniteValues | None = None
-    for i, image in zip(share, images, strict=True):
+    for i, read in read_images(dataset, sides, options.workers, world):
         try:
-            found = detect_image(detectors, image(), testing, options.config)
-            results.append((i, (found.boxes, found.scores, found.labels), ""))
+            results.append((i, detect_image(detectors, read(), testing, options.config), ""))
         except (DamagedImage, FileNotFoundError) as error:
-            nothing = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-            results.append((i, nothing, str(error)))
+            results.append((i, NOTHING, str(error)))
         except NonFiniteValues as error:
             failure = error
             break
@@ -60,8 +57,7 @@ def detect_all(
             options.progress(min(len(results) * world.size, n), n)
     world.raise_any(failure)
     results = sorted(world.all_gather(results), key=lambda result: result[0])
-    damaged = [reason for *_, reason in results if reason]
-    return [Detections(*tensors) for _, tensors, _ in results], damaged
+    return [found for _, found, _ in results], [reason for *_, reason in results if reason]
 
 
 def evaluate(

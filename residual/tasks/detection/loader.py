@@ -105,15 +105,16 @@ def read_ahead(
 
 
 def read_images(
-    paths: Iterable[Path], sides: list[tuple[int, int]], workers: int
-) -> Iterator[Callable[[], list[ResizedImage]]]:
-    """`read_ahead` of image files, each at several (shorter, longest) sides."""
-    return read_ahead(
-        lambda path: [load_image(path, *limits) for limits in sides],
-        paths,
-        workers,
-        2 * max(workers, 1),
-    )
+    dataset: DetectionDataset, sides: list[tuple[int, int]], workers: int, world: World
+) -> Iterator[tuple[int, Callable[[], list[ResizedImage]]]]:
+    """`read_ahead` of this process's images: the index of each, and a function that waits for it at
+    each of the (shorter, longest) sides."""
+
+    def read(i: int) -> list[ResizedImage]:
+        return [load_image(dataset.examples[i].path, *limits) for limits in sides]
+
+    share = world.shard(len(dataset.examples))
+    return zip(share, read_ahead(read, share, workers, 2 * max(workers, 1)), strict=True)
 
 
 def batch_places(n: int, recipe: Recipe, step: int, world: World) -> Iterator[BatchPlace]:

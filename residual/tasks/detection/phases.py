@@ -94,20 +94,17 @@ def propose_all(
 ) -> dict[int, Tensor]:
     """The region proposals (P, 4) on each image of a data set by its index, in resized pixels;
     damaged images have none."""
-    recipe, share = net.recipe, list(world.shard(len(dataset.examples)))
+    recipe, net = net.recipe, net.eval()
     proposals: list[tuple[int, Tensor]] = []
-    net.eval()
-    paths = [dataset.examples[i].path for i in share]
-    images = read_images(paths, [(recipe.shorter, recipe.longest)], loader.workers)
-    for i, read in zip(share, images, strict=True):
+    sides = [(recipe.shorter, recipe.longest)]
+    for i, read in read_images(dataset, sides, loader.workers, world):
         try:
             (image,) = read()
         except (DamagedImage, FileNotFoundError):
             continue
-        features = ImageFeatures(
-            net, [normalize(image, loader.preprocessing, loader.device)], image.scale
-        )
-        proposals.append((i, features.proposals(recipe)[0].cpu()))
+        pixels = normalize(image, loader.preprocessing, loader.device)
+        boxes, _ = ImageFeatures(net, [pixels], image.scale).proposals(recipe)
+        proposals.append((i, boxes.cpu()))
     return dict(world.all_gather(proposals))
 
 

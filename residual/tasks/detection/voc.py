@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import ParseError
@@ -40,7 +40,6 @@ ALL = "all"  # the only split of a folder without lists
 CLASS_LIST_LINE = re.compile(r"(\S.*?)\s+(-1|0|1)")  # a line of cat_train.txt: has a cat or not
 MAX_BYTES = 16 << 20  # of an annotation; the largest of VOC 2007 and 2012 has less than 20 KB
 YEAR = re.compile(r"VOC\d\d(\d\d)")
-TERM = re.compile(r"(\d\d)(.*)")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -169,11 +168,17 @@ def years(folder: Path) -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class Member:
-    """An image, as a list names it, in the folder of one year."""
+class ImageList:
+    """The images of a split: those in a list, or those with this prefix of their names."""
 
-    root: Path
-    name: str
+    voc: VocFolder
+    file: Path | None = None
+    prefix: str = ""
+
+    def lines(self) -> Iterator[str]:
+        if self.file is not None:
+            return read_list(self.file)
+        return (name for name in self.voc.annotations if name.startswith(self.prefix))
 
 
 def image_lists(folder: Path) -> dict[str, Path]:
@@ -204,68 +209,54 @@ def possible_names(line: str) -> Iterator[str]:
                 yield stem
 
 
-def splits_without_lists(voc: VocFolder) -> dict[str, list[str]]:
-    """Image names by split: of each folder of a set, or `all`."""
-    names = list(voc.annotations)
-    tops = {name.partition("/")[0] for name in names}
-    if not names or not all("/" in name for name in names) or not all(map(split_name, tops)):
-        return {ALL: names}
-    return {top: [name for name in names if name.startswith(f"{top}/")] for top in sorted(tops)}
+def by_split(folder: Path) -> dict[str, ImageList]:
+    """The images of each split: of a list in ImageSets/Main, of a set's folder, or all images.
+
+    In a devkit, names of splits begin with the year: 07trainval.
+    """
+    splits: dict[str, ImageList] = {}
+    is_devkit = bool(years(folder))
+    for name, voc in voc_folders(folder).items():
+        lists = image_lists(voc.root) if is_devkit or not name else {}
+        splits |= {name + split: ImageList(voc, file) for split, file in lists.items()}
+        if name and not is_devkit:
+            splits[name] = ImageList(voc)
+        elif not name and not lists:
+            tops = sorted({image.partition("/")[0] for image in voc.annotations})
+            nested = all("/" in image for image in voc.annotations) and all(map(split_name, tops))
+            parts = tops if tops and nested else []
+            splits |= {top: ImageList(voc, prefix=f"{top}/") for top in parts}
+            splits |= {} if parts else {ALL: ImageList(voc)}
+    return splits
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """The splits of a folder, one for each list."""
-    folders = voc_folders(folder)
-    if "" in folders:
-        return tuple(image_lists(folder) or splits_without_lists(folders[""]))
-    if by_year := years(folder):
-        return tuple(
-            f"{year}{name}" for year, root in by_year.items() for name in image_lists(root)
-        )
-    return tuple(folders)
+    return tuple(by_split(folder))
 
 
-def members(folder: Path, split: str) -> list[Member]:
-    """The images of a split: a list in ImageSets/Main, a folder of a set, or all images.
+def find_split(folder: Path, split: str) -> list[ImageList]:
+    """The images of a split, in one or several lists. Raises ValueError.
 
-    A devkit of several years also has 07 and 12 (trainval of the year), 07test (another list of
-    it), 07+12 (both), and 07++12 (trainval and test of the first, trainval of the second). Raises
-    ValueError.
+    A devkit also has 07 and 12 (trainval of the year), 07+12 (both), 07++12 (trainval and test of
+    the first, trainval of the second), and the name of a list that only one year has.
     """
-    folders = voc_folders(folder)
-    if "" in folders and not image_lists(folder):
-        by_split = splits_without_lists(folders[""])
-        if split in by_split:
-            return [Member(folder, name) for name in by_split[split]]
-    elif "" not in folders and not years(folder):
-        if split in folders:
-            return [Member(folders[split].root, name) for name in folders[split].annotations]
-    else:
-        terms = [(folder, split)] if "" in folders else devkit_terms(years(folder), split)
-        lists = {root: image_lists(root) for root, _ in terms}
-        if terms and all(name in lists[root] for root, name in terms):
-            return [
-                Member(root, line) for root, name in terms for line in read_list(lists[root][name])
-            ]
-    available = ", ".join(map(display_name, splits(folder))) or f"none, for no list lies in {LISTS}"
+    lists = by_split(folder)
+    if split in lists:
+        return [lists[split]]
+    if years(folder):
+        matching = [name for name in lists if name[2:] == split]
+        if len(matching) > 1:
+            roots = " and ".join(lists[name].voc.root.name for name in matching)
+            raise ValueError(
+                f"{roots} both have a split {split!r}; "
+                f"take {', '.join(matching)} or {'+'.join(matching)}"
+            )
+        terms = re.sub(r"^(\d\d)\+\+", r"\1+\1test+", split).split("+")
+        names = matching or [f"{term}trainval" if len(term) == 2 else term for term in terms]
+        if all(name in lists for name in names):
+            return [lists[name] for name in names]
+    available = ", ".join(map(display_name, lists)) or f"none, for no list lies in {LISTS}"
     raise ValueError(f"{folder} has no split {split!r}; it has {available}")
-
-
-def devkit_terms(roots: dict[str, Path], split: str) -> list[tuple[Path, str]]:
-    """The (year's folder, list) pairs of a devkit's split; none where it is not understood."""
-    matching = {year: root for year, root in roots.items() if split in image_lists(root)}
-    if len(matching) > 1:
-        options = [f"{year}{split}" for year in matching]
-        raise ValueError(
-            f"{' and '.join(root.name for root in matching.values())} both have a split "
-            f"{split!r}; take {', '.join(options)} or {'+'.join(options)}"
-        )
-    if matching:
-        return [(root, split) for root in matching.values()]
-    split = re.sub(r"^(\d\d)\+\+", r"\1+\1test+", split)
-    matches = [TERM.fullmatch(term) for term in split.split("+")]
-    terms = [(roots[m[1]], m[2] or "trainval") for m in matches if m and m[1] in roots]
-    return terms if len(terms) == len(matches) else []
 
 
 def unpaired(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -284,12 +275,11 @@ def unpaired(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def read(folder: Path, split: str) -> SplitAnnotations:
     """Every image of a split with its annotation, or with the reason why it has none."""
-    chosen = members(folder, split)
-    by_root = {voc.root: voc for voc in voc_folders(folder).values()}
-    folders = [by_root[member.root] for member in chosen]
-    names = [voc.resolve(member.name) for voc, member in zip(folders, chosen, strict=True)]
+    lists = find_split(folder, split)
+    pairs = [(one.voc, one.voc.resolve(line)) for one in lists for line in one.lines()]
     with ThreadPoolExecutor(READERS) as pool:
-        return SplitAnnotations(tuple(pool.map(partial(read_image, folder), folders, names)))
+        images = pool.map(lambda pair: read_image(folder, *pair), pairs)
+        return SplitAnnotations(tuple(images))
 
 
 def read_image(folder: Path, voc: VocFolder, name: str) -> AnnotatedImage:
