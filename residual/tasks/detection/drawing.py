@@ -8,7 +8,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 # Sasha Trubetskoy, "List of 20 simple, distinct colors" (2017), without white, black, grey, and
-# the red and maroon, which could be taken for the color of bad boxes.
+# the red and maroon, which could be occupied for the color of bad boxes.
 COLORS = (
     "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4",
     "#469990", "#dcbeff", "#9a6324", "#ffe119", "#aaffc3", "#808000", "#ffd8b1", "#000075",
@@ -44,17 +44,17 @@ def draw_boxes(
     for bad in (False, True):
         some = [i for i, color in enumerate(colors) if (color == BAD_COLOR) == bad]
         if some:
-            own = [colors[i] for i in some]
-            canvas = draw_bounding_boxes(canvas, placed[some], colors=own, width=line, fill=bad)
+            chosen = [colors[i] for i in some]
+            canvas = draw_bounding_boxes(canvas, placed[some], colors=chosen, width=line, fill=bad)
     captioned = [i for i, row in enumerate(rows) if captions[row]]
     if captioned:  # last, so that no line crosses a caption
-        texts, own = [captions[rows[i]] for i in captioned], [colors[i] for i in captioned]
+        texts, grounds = [captions[rows[i]] for i in captioned], [colors[i] for i in captioned]
         font = ImageFont.truetype(font_file(), max(MIN_FONT_SIZE, round(shorter / LINES)))
         origins = caption_origins(placed[captioned].tolist(), texts, font, image.size)
         canvas = draw_bounding_boxes(
-            canvas, torch.tensor(list(origins)).repeat(1, 2), texts, own, width=0,
+            canvas, torch.tensor(list(origins)).repeat(1, 2), texts, grounds, width=0,
             font=font_file(), font_size=int(font.size), fill_labels=True,
-            label_colors=["black" if is_bright(color) else "white" for color in own],
+            label_colors=["black" if is_bright(color) else "white" for color in grounds],
         )  # fmt: skip
     drawn: Image.Image = to_pil_image(canvas)
     return drawn
@@ -72,7 +72,7 @@ def caption_origins(
 ) -> Iterator[tuple[float, float]]:
     """The (x, y) at which torchvision writes each text: at its box and inside the image, where it
     covers the least of the captions before it."""
-    taken: list[Place] = []
+    occupied: list[Place] = []
     for (left, top, right, bottom), text in zip(boxes, texts, strict=True):
         x0, y0, x1, y1 = font.getbbox(text)
         width, height = x1 - x0 + 2, y1 - y0 + 2  # with torchvision's margin
@@ -81,8 +81,8 @@ def caption_origins(
             for x in (left, right - width):
                 x, y = (min(max(x, 0), size[0] - 1 - width), min(max(y, 0), size[1] - 1 - height))
                 places.append((x, y, x + width, y + height))
-        best = min(places, key=lambda place: sum(shared_area(place, other) for other in taken))
-        taken.append(best)
+        best = min(places, key=lambda place: sum(shared_area(place, other) for other in occupied))
+        occupied.append(best)
         yield best[0] - x0, best[1] - y0
 
 

@@ -57,7 +57,9 @@ def detect_all(
             options.progress(min(len(results) * world.size, n), n)
     world.raise_any(failure)
     results = sorted(world.all_gather(results), key=lambda result: result[0])
-    return [found for _, found, _ in results], [reason for *_, reason in results if reason]
+    return [detections for _, detections, _ in results], [
+        reason for *_, reason in results if reason
+    ]
 
 
 def evaluate(

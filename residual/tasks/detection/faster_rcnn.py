@@ -116,8 +116,8 @@ class FasterRCNN(nn.Module):
         for i, sample in enumerate(samples):
             output = scores[i].to(dtype), deltas[i].to(dtype)
             if "objectness_loss" in losses:
-                own = anchor_losses(self.recipe, sample, anchors, *output)
-                total = total + F.pad(own, (0, 2))
+                pair = anchor_losses(self.recipe, sample, anchors, *output)
+                total = total + F.pad(pair, (0, 2))
             if "class_loss" in losses:
                 regions = sample.regions
                 if regions is None:
@@ -126,8 +126,8 @@ class FasterRCNN(nn.Module):
                     regions = torch.cat([regions.to(sample.boxes.dtype), sample.boxes])
                 if dropouts is not None:
                     dropouts.first = sample.position
-                own = self.head_losses(features[i : i + 1], sample, regions)
-                total = total + F.pad(own, (2, 0))
+                pair = self.head_losses(features[i : i + 1], sample, regions)
+                total = total + F.pad(pair, (2, 0))
         return total
 
     def features(self, images: Tensor) -> Tensor:
@@ -150,14 +150,14 @@ class FasterRCNN(nn.Module):
     def head_losses(self, features: Tensor, sample: Sample, regions: Tensor) -> Tensor:
         """The class and the box loss (2,) of sampled regions."""
         regions, matches = sample_regions(self.recipe, sample, regions)
-        none = not len(regions)
-        if none:  # losses of 0 that have gradients, so that every process has as many
+        is_empty = not len(regions)
+        if is_empty:  # losses of 0 that have gradients, so that all processes have the same
             regions = regions.new_tensor([[0, 0, 1, 1]])
             matches = matches.new_full((1,), BACKGROUND)
         height, width = sample.image.shape[1:]
         outputs = self.predict(self.region_features(features, regions, (height, width)))
         losses = region_losses(sample, regions, matches, *outputs)
-        return 0 * losses if none else losses
+        return 0 * losses if is_empty else losses
 
     def detect(
         self, features: Tensor, scores: Tensor, deltas: Tensor, anchors: Tensor,
@@ -176,8 +176,8 @@ class FasterRCNN(nn.Module):
             vectors: Tensor = self.head(self.pool(features, regions))
             return vectors
         height, width = size
-        whole = regions.new_tensor([[0, 0, width, height]])
-        both = self.head(self.pool(features, torch.cat([regions, whole])))
+        image = regions.new_tensor([[0, 0, width, height]])
+        both = self.head(self.pool(features, torch.cat([regions, image])))
         return torch.cat([both[:-1], both[-1:].expand(len(regions), -1)], dim=1)
 
     def pool(self, features: Tensor, regions: Tensor) -> Tensor:

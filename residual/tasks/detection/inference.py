@@ -164,9 +164,9 @@ def detect_image(
             preprocessing = detector.preprocessing.to(device)
             inputs = [normalize(image, preprocessing, device) for image in images]
             members.append(ImageFeatures(detector.net, inputs, images[0].scale))
-        found = detect(members, testing)
-    boxes = found.boxes.cpu().float() / images[0].scale
-    return Detections(boxes, found.scores.cpu().float(), found.labels.cpu())
+        result = detect(members, testing)
+    boxes = result.boxes.cpu().float() / images[0].scale
+    return Detections(boxes, result.scores.cpu().float(), result.labels.cpu())
 
 
 def file_detector(
@@ -197,13 +197,13 @@ def predict(
     written: set[Path] = set()
     for path in paths:
         try:
-            found = detect_file(path)
+            result = detect_file(path)
         except (DamagedImage, OSError) as error:
             yield {"image": str(path), "error": str(error)}
             continue
-        keep = found.scores >= min_score
-        boxes, labels = found.boxes[keep], found.labels[keep].tolist()
-        names, scores = [classes[label] for label in labels], found.scores[keep].tolist()
+        keep = result.scores >= min_score
+        boxes, labels = result.boxes[keep], result.labels[keep].tolist()
+        names, scores = [classes[label] for label in labels], result.scores[keep].tolist()
         answer: dict[str, Any] = {"image": str(path)}
         answer["objects"] = [
             {"label": name, "score": round(score, 4), "box": [round(side, 2) for side in box]}

@@ -51,27 +51,27 @@ def match_detections(
         )
     floats, ints = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
     ious, indices, n = [floats], [ints], 0
-    for found, example in zip(detections, examples, strict=True):
-        iou = box_iou(found.boxes.double(), example.boxes.double()).nan_to_num(0.0)  # (D, N)
-        iou = iou * (found.labels[:, None] == example.labels)
+    for one, example in zip(detections, examples, strict=True):
+        iou = box_iou(one.boxes.double(), example.boxes.double()).nan_to_num(0.0)  # (D, N)
+        iou = iou * (one.labels[:, None] == example.labels)
         best, which = F.pad(iou, (0, 1)).max(dim=1)  # the first of equals; IoU 0 with nothing
         ious.append(best)
         indices.append(n + which)
         n += len(example.labels)
     iou, index = torch.cat(ious), torch.cat(indices)
-    scores = torch.cat([floats.float(), *(found.scores for found in detections)])
-    labels = torch.cat([ints, *(found.labels for found in detections)])
+    scores = torch.cat([floats.float(), *(one.scores for one in detections)])
+    labels = torch.cat([ints, *(one.labels for one in detections)])
     object_labels = torch.cat([ints, *(example.labels for example in examples)])
     difficult = torch.cat([ints.bool(), *(example.difficult for example in examples)])
     of_object = F.pad(difficult, (0, 1))[index]
     order = scores.argsort(descending=True, stable=True)
     matches = []
     for label in range(classes):
-        own = order[labels[order] == label]
+        rows = order[labels[order] == label]
         of_class = difficult[object_labels == label]
         n_difficult = int(of_class.sum())
         counts = len(of_class) - n_difficult, n_difficult
-        matches.append(ClassMatches(iou[own], index[own], of_object[own], *counts))
+        matches.append(ClassMatches(iou[rows], index[rows], of_object[rows], *counts))
     return matches
 
 
@@ -130,13 +130,13 @@ def measure(detections: Sequence[Detections], dataset: DetectionDataset) -> dict
     matches = match_detections(detections, dataset.examples, len(dataset.classes))
 
     def measures(difficult: bool) -> dict[str, Any]:
-        values = {}
+        result = {}
         for name, (ious, points) in MEASURES.items():
-            each = torch.stack([voc_ap(matches, iou, points, difficult) for iou in ious], dim=1)
-            ap = each.mean(dim=1) if len(matches) else each
+            values = torch.stack([voc_ap(matches, iou, points, difficult) for iou in ious], dim=1)
+            ap = values.mean(dim=1)
             by_class = dict(zip(dataset.classes, map(percent, ap), strict=True))
-            values[name] = {"mean": percent(ap.nanmean()), "classes": by_class}
-        return values
+            result[name] = {"mean": percent(ap.nanmean()), "classes": by_class}
+        return result
 
     result: dict[str, Any] = {
         "pictures": len(dataset.examples),
@@ -186,21 +186,21 @@ def coco_ap(detections: Sequence[Detections], dataset: DetectionDataset) -> dict
         annotation(i, box, label, iscrowd=int(difficult and crowds))
         | ({"area": -1.0} if difficult and not crowds else {})
         for i, example in enumerate(dataset.examples)
-        for box, label, difficult in rows(example.boxes, example.labels, example.difficult)
+        for box, label, difficult in table(example.boxes, example.labels, example.difficult)
     ]
-    found = [
+    guesses = [
         annotation(i, box, label, score=score, iscrowd=0)
         for i, one in enumerate(detections)
-        for box, label, score in rows(one.boxes, one.labels, one.scores)
+        for box, label, score in table(one.boxes, one.labels, one.scores)
     ]
     with redirect_stdout(io.StringIO()):
         sides = []
-        for annotations in (truth, found):
+        for annotations in (truth, guesses):
             side = Index()
             side.dataset = {
                 "images": [{"id": n} for n in range(len(dataset.examples))],
                 "categories": [{"id": n} for n in range(len(dataset.classes))],
-                "annotations": [{"id": n, **each} for n, each in enumerate(annotations, start=1)],
+                "annotations": [{"id": n, **one} for n, one in enumerate(annotations, start=1)],
             }
             side.createIndex()
             sides.append(side)
@@ -212,7 +212,7 @@ def coco_ap(detections: Sequence[Detections], dataset: DetectionDataset) -> dict
     return {name: float(value) if value >= 0 else nan for name, value in values.items()}
 
 
-def rows(*columns: Tensor) -> Any:
+def table(*columns: Tensor) -> Any:
     return zip(*(column.tolist() for column in columns), strict=True)
 
 

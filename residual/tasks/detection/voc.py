@@ -276,10 +276,10 @@ def unpaired(folder: Path) -> tuple[list[Path], list[Path]]:
 def read(folder: Path, split: str) -> SplitAnnotations:
     """Every image of a split with its annotation, or with the reason why it has none."""
     lists = find_split(folder, split)
-    pairs = [(one.voc, one.voc.resolve(line)) for one in lists for line in one.lines()]
+    pairs = [(images.voc, images.voc.resolve(line)) for images in lists for line in images.lines()]
     with ThreadPoolExecutor(READERS) as pool:
-        images = pool.map(lambda pair: read_image(folder, *pair), pairs)
-        return SplitAnnotations(tuple(images))
+        results = pool.map(lambda pair: read_image(folder, *pair), pairs)
+        return SplitAnnotations(tuple(results))
 
 
 def read_image(folder: Path, voc: VocFolder, name: str) -> AnnotatedImage:
