@@ -54,7 +54,7 @@ def ours(network: str, how: ComputeConfig, data: Data) -> Iterator[None]:
     recipe = recipe_for(network, "cifar10")
     with tempfile.TemporaryDirectory() as folder:
         where = {"where": "", "root": folder}
-        begin(Path(folder) / "run", recipe, data, where, how, test_curve=False)
+        begin(Path(folder) / "run", recipe, data, where, how)
         for _ in advance(Path(folder) / "run", data, RunOptions()):
             yield
 

@@ -25,8 +25,8 @@ from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.evaluate import EvalOptions, evaluate
 from residual.tasks.detection.faster_rcnn import FasterRCNN, FusedConvBatchNorm, build
 from residual.tasks.detection.load import TrainedDetector
-from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, parsed, with_steps
-from residual.training.recipe import to_json
+from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, with_steps
+from residual.training.recipe import parse_assignment, to_json
 
 
 @contextmanager
@@ -80,9 +80,9 @@ def main() -> None:
     options = parser.parse_args()
     how = compute_config("auto", options.threads, options.precision)
     how.apply()
-    changes: dict[str, Any] = dict(map(parsed, options.set))
+    changes: dict[str, Any] = dict(parse_assignment(Recipe, word) for word in options.set)
     recipe = replace(with_steps(SCRATCH, options.steps), network=options.network, **changes)
-    data = train.load(options.folder, recipe)
+    data = train.load_data(recipe, {"where": str(options.folder)})
     found = {"group": trained(recipe, data, how)}
     with moving():
         found["batch"] = trained(replace(recipe, norm="frozen"), data, how)

@@ -47,7 +47,7 @@ def ours(how: ComputeConfig) -> Iterator[Any]:
     recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        begin(run, recipe, digits(), {"where": "digits", "root": folder}, how, test_curve=False)
+        begin(run, recipe, digits(), {"where": "digits", "root": folder}, how)
         yield from advance(run, digits(), RunOptions())
 
 

@@ -17,7 +17,7 @@ from conftest import EXACT, draw_pictures
 from residual.cli.app import one_sentence
 from residual.data.sources import digits
 from residual.runs import folder
-from residual.tasks.classification.load import recipe_of
+from residual.tasks.classification.load import read_recipe
 from residual.training import checkpoint
 
 NAMES = (
@@ -233,7 +233,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_command_that_goes_on(comm
 def test_another_budget_keeps_the_proportions_and_a_field_is_set_as_it_stands(command, tmp_path):
     words = ("--steps", 4, "--seed", 7, "--set", "weight_decay=0", "--set", "mirror=true")
     assert command("train", *TINY, *words, "--out", tmp_path / "run").status == 0
-    recipe = recipe_of(tmp_path / "run")
+    recipe = read_recipe(tmp_path / "run")
     assert (recipe.steps, recipe.drops, recipe.seed) == (4, (2, 3), 7)
     assert (recipe.batch, recipe.weight_decay, recipe.mirror) == (8, 0, True)
 

@@ -90,7 +90,7 @@ def test_a_run_that_a_process_works_on_is_refused_to_another(run, command, folde
             answer = command(*words)
             assert answer.status == 1
             assert f"{copy} is in use by process {os.getpid()} on " in answer.complaint
-        recipe = load.recipe_of(copy)
+        recipe = load.read_recipe(copy)
         with pytest.raises(ValueError, match=f"{copy} is in use by"):
             next(running.advance(copy, running.load(folder, recipe), RunOptions()))
 

@@ -7,12 +7,12 @@ import pytest
 from residual.tasks.detection.recipe import (
     RECIPES,
     VOC07,
+    Recipe,
     from_json,
     learning_rate,
-    parsed,
     with_steps,
 )
-from residual.training.recipe import to_json
+from residual.training.recipe import parse_assignment, to_json
 
 
 def test_a_recipe_is_read_as_it_was_written():
@@ -30,11 +30,11 @@ def test_a_budget_keeps_the_proportions_of_drops():
 
 
 def test_a_field_is_set_as_on_the_command_line():
-    assert parsed("scales=32,64") == ("scales", (32, 64))
-    assert parsed("context=true") == ("context", True)
+    assert parse_assignment(Recipe, "scales=32,64") == ("scales", (32, 64))
+    assert parse_assignment(Recipe, "context=true") == ("context", True)
     for wrong in ("network=vgg16", "scales=a", "nothing"):
         with pytest.raises(ValueError, match=r"scales|sets no field"):
-            parsed(wrong)
+            parse_assignment(Recipe, wrong)
 
 
 @pytest.mark.parametrize("field", ["norm", "pooling", "schedule", "bad_boxes"])

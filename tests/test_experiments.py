@@ -25,7 +25,7 @@ from residual.reproduction.results import read_results
 from residual.reproduction.tables import TABLE_6_BASELINES
 from residual.tasks.classification.recipe import from_json
 from residual.tasks.classification.train import recipe_for
-from residual.tasks.detection.recipe import MULTISCALE, scaled
+from residual.tasks.detection.recipe import MULTISCALE, multiscale_sizes
 from residual.tasks.detection.recipe import Testing as Way
 from residual.tasks.detection.recipe import from_json as detector_from_json
 
@@ -147,11 +147,19 @@ def test_on_own_data_detectors_are_trained_on_its_splits_and_scales_are_in_propo
     assert {e.recipe.train_split for e in with_splits(wanted, ("train2014",))} == {"train2014"}
     years = with_splits(of("table7", steps=10), ("07trainval", "07test", "12trainval"))
     assert len(years) == 4 and {e.recipe.train_split for e in years} == {"07+12", "07++12"}
-    assert scaled(600) == MULTISCALE and scaled(300) == (100, 200, 300, 400, 500)
+    assert multiscale_sizes(600) == MULTISCALE and multiscale_sizes(300) == (
+        100,
+        200,
+        300,
+        400,
+        500,
+    )
     assert any(e.testing.scales == MULTISCALE for e in found)
     assert Way() in [e.testing for e in found]
     smaller = [e.changed(["shorter=300"]) for e in wanted]
-    assert any(e.testing.scales == scaled(300) for e in with_splits(smaller, ("train2014",)))
+    assert any(
+        e.testing.scales == multiscale_sizes(300) for e in with_splits(smaller, ("train2014",))
+    )
 
 
 def test_a_detection_table_trains_what_it_lacks_and_only_that(command, tmp_path):

@@ -17,7 +17,7 @@ from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks.classification.evaluate import evaluate_member
 from residual.tasks.classification.inference import InferenceOptions, Member
-from residual.tasks.classification.load import load, recipe_of
+from residual.tasks.classification.load import load, read_recipe
 from residual.tasks.classification.recipe import RECIPES
 from residual.tasks.classification.train import advance, begin, from_weights
 from residual.training import checkpoint
@@ -110,16 +110,14 @@ def test_pictures_are_seen_as_the_weights_expect(run, thousand):
 
 def test_the_recipe_names_the_weights(run, thousand):
     expected = checkpoint.weights_sha256(load(thousand).net.state_dict())
-    assert recipe_of(run).start == expected
+    assert read_recipe(run).start == expected
 
 
 def test_the_head_is_kept_where_the_classes_are_the_same(run, insects, tmp_path):
     start, again = load(run), tmp_path / "again"
-    recipe = from_weights(recipe_of(run), start)
+    recipe = from_weights(read_recipe(run), start)
     where = {"where": str(insects), "root": str(tmp_path)}
-    begin(
-        again, recipe, open_folder(insects, tmp_path), where, ComputeConfig(threads=1), False, start
-    )
+    begin(again, recipe, open_folder(insects, tmp_path), where, ComputeConfig(threads=1), start)
     first, given = state_at(again, 0), start.net.state_dict()
     assert all(torch.equal(tensor, given[name]) for name, tensor in first.items())
 
@@ -127,7 +125,7 @@ def test_the_head_is_kept_where_the_classes_are_the_same(run, insects, tmp_path)
 def test_the_last_layer_learns_ten_times_as_fast_as_the_rest(thousand, insects, run, tmp_path):
     from residual.tasks.classification import loop
 
-    learner = loop.start(load(run).net, recipe_of(run))
+    learner = loop.start(load(run).net, read_recipe(run))
     shares = {id(p): g["lr_scale"] for g in learner.optimizer.param_groups for p in g["params"]}
     for name, parameter in learner.net.named_parameters():
         assert shares[id(parameter)] == (1.0 if name.startswith("fc.") else 0.1), name
@@ -137,7 +135,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, insects, thousand,
     stopped, trained = tmp_path / "stopped", load(thousand)
     data = open_folder(insects, tmp_path / "root")
     where = {"where": str(insects), "root": str(tmp_path / "root")}
-    begin(stopped, recipe_of(run), data, where, ComputeConfig(threads=1), False, trained)
+    begin(stopped, read_recipe(run), data, where, ComputeConfig(threads=1), trained)
     for moment in advance(stopped, data, RunOptions(checkpoint_minutes=0)):
         if moment.step == 3:
             break
@@ -150,7 +148,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, insects, thousand,
 def test_a_stop_before_the_first_step_loses_nothing(command, run, insects, thousand, tmp_path):
     fresh, data = tmp_path / "fresh", open_folder(insects, tmp_path)
     where = {"where": str(insects), "root": str(tmp_path)}
-    begin(fresh, recipe_of(run), data, where, ComputeConfig(threads=1), False, load(thousand))
+    begin(fresh, read_recipe(run), data, where, ComputeConfig(threads=1), load(thousand))
     answer = command("resume", fresh, "--json", "--workers", 2)
     assert answer.status == 0, answer.err
     whole = json.loads((run / "result.json").read_text())
@@ -186,7 +184,7 @@ def test_a_mean_image_of_weights_for_other_sizes_becomes_its_channels_means(
     where = {"where": str(insects), "root": str(tmp_path)}
     data = open_folder(insects, tmp_path)
     recipe = from_weights(recipe, weights)
-    run = begin(tmp_path / "run", recipe, data, where, ComputeConfig(threads=1), False, weights)
+    run = begin(tmp_path / "run", recipe, data, where, ComputeConfig(threads=1), weights)
     found = load(run).preprocessing
     assert torch.allclose(found.mean[:, 0, 0], image.mean(dim=(1, 2)))
     assert found.size == (test_size or size,) * 2 and found.shorter == 256
@@ -266,10 +264,10 @@ def test_looks_go_on_from_a_checkpoint():
 
 
 def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, tmp_path):
-    recipe = replace(recipe_of(run), steps=60, patience=2, lr=0.1)
+    recipe = replace(read_recipe(run), steps=60, patience=2, lr=0.1)
     data, early = open_folder(insects, tmp_path / "root"), tmp_path / "early"
     where = {"where": str(insects), "root": str(tmp_path / "root")}
-    begin(early, recipe, data, where, ComputeConfig(threads=1), False, load(thousand))
+    begin(early, recipe, data, where, ComputeConfig(threads=1), load(thousand))
     found = next(m.result for m in advance(early, data, RunOptions()) if m.result)
     log = folder.read_log(early / "log.jsonl")
     wrong = {line["step"]: line["val_wrong"] for line in log if "val_wrong" in line}

@@ -16,7 +16,7 @@ from residual.models.baselines.layers import initialize
 from residual.models.registry import build
 from residual.tasks.classification import distillation, loop
 from residual.tasks.classification.baseline_recipes import RECIPES
-from residual.tasks.classification.load import load, recipe_of
+from residual.tasks.classification.load import load, read_recipe
 from residual.tasks.classification.losses import total_loss
 from residual.tasks.classification.recipe import guidance
 from residual.tasks.classification.train import advance, begin
@@ -196,7 +196,7 @@ def distilled(command, data: Path, out: Path, teacher: Path, hinted: Path) -> An
 
 
 def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
-    net, recipe, known = load(teacher).net, recipe_of(hinted), known_of(hinted)
+    net, recipe, known = load(teacher).net, read_recipe(hinted), read_environment(hinted)
     assert recipe.teacher == checkpoint.weights_sha256(net.state_dict())
     own = load(hinted).preprocessing
     lesson = distillation.teacher_function(recipe, known, ("cat", "dog"), own, ComputeConfig())
@@ -208,7 +208,7 @@ def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
     assert torch.allclose(seen[0], hint, atol=1e-6) and hint.shape == (2, 192, 7, 7)
 
 
-def known_of(run: Path) -> dict:
+def read_environment(run: Path) -> dict:
     return json.loads((run / "environment.json").read_text())
 
 
@@ -231,12 +231,12 @@ def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
     assert judged.json["resize"] is None
     assert judged.json["wrong_top1"] == answer.json["wrong_top1"]
     assert answer.status == 0, answer.err
-    recipe, known = recipe_of(whole), known_of(whole)
+    recipe, known = read_recipe(whole), read_environment(whole)
     assert known["data"]["teacher"] == str(teacher.resolve())
     assert recipe.start == checkpoint.weights_sha256(load(hinted).net.state_dict())
     where = {key: known["data"][key] for key in ("where", "root", "teacher")}
     pictures = pictures_of(str(data), Path(where["root"]), size=32)
-    begin(stopped, recipe, pictures, where, ComputeConfig(threads=1), False, load(hinted))
+    begin(stopped, recipe, pictures, where, ComputeConfig(threads=1), load(hinted))
     for moment in advance(stopped, pictures, RunOptions(checkpoint_minutes=0)):
         if moment.step == 2:
             break
@@ -277,7 +277,7 @@ def test_a_teacher_of_other_pictures_is_refused(command, data, teacher, tmp_path
 
 
 def test_another_teacher_in_the_same_place_is_refused(teacher, hinted):
-    recipe, known, own = recipe_of(hinted), known_of(hinted), load(hinted).preprocessing
+    recipe, known, own = read_recipe(hinted), read_environment(hinted), load(hinted).preprocessing
     with pytest.raises(ValueError, match="other weights than the recipe says"):
         distillation.teacher_function(
             replace(recipe, teacher="0"), known, ("cat", "dog"), own, ComputeConfig()

@@ -28,7 +28,7 @@ from residual.models.registry import build
 from residual.preparation.imagenet import told_by
 from residual.runs import folder
 from residual.storage import parse_list
-from residual.tasks.classification.load import load, recipe_of
+from residual.tasks.classification.load import load, read_recipe
 from residual.tasks.classification.recipe import RECIPES
 from residual.tasks.detection import load as detectors
 from residual.tasks.detection.annotations import read_header
@@ -290,9 +290,9 @@ def test_the_recipe_of_a_run(place, data):
     raw = data.draw(st.one_of(changed(own).map(as_bytes), damaged([as_bytes(own)], [])))
     length = put(place / "run" / "recipe.json", raw)
     with watched(length, str(place / "run")):
-        recipe_of(place / "run")
+        read_recipe(place / "run")
     with watched(length, str(place / "run")):
-        detectors.recipe_of(place / "run")
+        detectors.read_recipe(place / "run")
 
 
 @FUZZ

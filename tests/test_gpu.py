@@ -51,7 +51,7 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path, precis
     how = ComputeConfig("cuda", threads=1, precision=precision, deterministic=True)
     ends = []
     for name, stop_at in (("whole", 0), ("parts", 17)):
-        begin(tmp_path / name, recipe, data, {"where": "digits", "root": ""}, how, False)
+        begin(tmp_path / name, recipe, data, {"where": "digits", "root": ""}, how)
         asked = iter(range(1, 100))
         watch = RunOptions(60, stop=lambda asked=asked, at=stop_at: next(asked) == at)
         try:

@@ -171,7 +171,7 @@ def test_a_run_from_before_with_such_a_field_loads_and_resumes(command, tmp_path
     recipe = replace(recipe_for("resnet8", "digits"), steps=6, drops=(), erasing=0.1, size=64)
     where = {"where": "digits", "root": str(tmp_path)}
     how = ComputeConfig(threads=1, precision="float32")
-    run = begin(tmp_path / "run", recipe, digits(), where, how, False)
+    run = begin(tmp_path / "run", recipe, digits(), where, how)
     answer = command("resume", run, "--workers", 0)
     assert answer.status == 0, answer.err
     assert json.loads((run / "result.json").read_text())["recipe"]["erasing"] == 0.1

@@ -13,12 +13,11 @@ from residual.tasks.classification.recipe import (
     Recipe,
     check_average,
     from_json,
+    initial_share,
     learning_rate,
-    parsed,
-    weight_of_start,
     with_steps,
 )
-from residual.training.recipe import to_json
+from residual.training.recipe import parse_assignment, to_json
 
 
 def test_the_recipe_of_section_4_2_is_the_paper_s():
@@ -79,7 +78,7 @@ AVERAGED = {"modern": RECIPES["modern"], "googlenet": BASELINES["googlenet"]}
 @pytest.mark.parametrize("recipe", AVERAGED.values(), ids=AVERAGED)
 def test_a_smaller_budget_leaves_no_more_of_the_start_in_the_averaged_weights(recipe, steps):
     scaled = with_steps(recipe, steps)
-    assert weight_by_hand(scaled) == pytest.approx(weight_of_start(scaled), rel=1e-9)
+    assert weight_by_hand(scaled) == pytest.approx(initial_share(scaled), rel=1e-9)
     # About as little as in the full budget; but few updates are whole ones.
     assert weight_by_hand(scaled) < 1e-8
     check_average(scaled)
@@ -88,7 +87,7 @@ def test_a_smaller_budget_leaves_no_more_of_the_start_in_the_averaged_weights(re
 @pytest.mark.parametrize("recipe", AVERAGED.values(), ids=AVERAGED)
 def test_the_full_budget_averages_as_published_to_the_last_bit(recipe):
     assert with_steps(recipe, recipe.steps) == recipe
-    assert weight_of_start(recipe) < 1e-10
+    assert initial_share(recipe) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -181,7 +180,7 @@ ASSIGNMENTS = {
 
 @pytest.mark.parametrize(("text", "value"), ASSIGNMENTS.items())
 def test_each_field_is_set_from_the_command_line(text, value):
-    name, found = parsed(text)
+    name, found = parse_assignment(Recipe, text)
     assert (name, found) == (text.partition("=")[0], value)
     assert type(found) is type(getattr(CIFAR, name))
     assert getattr(replace(CIFAR, batch=256, norm_group=256, **{}), name) is not None
@@ -197,13 +196,13 @@ def test_no_field_but_the_network_is_left_out_above():
     [("drops=", ()), ("drops=30", (30,)), ("mirror=true", True), ("mirror=FALSE", False)],
 )
 def test_other_ways_to_write_a_value(text, value):
-    assert parsed(text) == (text.partition("=")[0], value)
+    assert parse_assignment(Recipe, text) == (text.partition("=")[0], value)
 
 
 @pytest.mark.parametrize("text", ["speed=3", "lr", "=3", "", "network=plain20", "LR=1"])
 def test_what_is_no_field_is_refused_with_the_fields_that_there_are(text):
     with pytest.raises(ValueError, match="sets no field of a recipe") as refusal:
-        parsed(text)
+        parse_assignment(Recipe, text)
     assert repr(text) in str(refusal.value)
     for field in fields(Recipe):
         assert (field.name in str(refusal.value).partition("write field=value")[2]) == (
@@ -222,7 +221,7 @@ def test_what_is_no_field_is_refused_with_the_fields_that_there_are(text):
 def test_a_value_of_another_kind_is_named_beside_one_that_would_do(text):
     name, _, value = text.partition("=")
     with pytest.raises(ValueError, match=f"{name} is like .*, not {value!r}"):
-        parsed(text)
+        parse_assignment(Recipe, text)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def work(run: Path, how: str = "", count: int = 0) -> None:
         die_at_flush(count)
     if not (run / "recipe.json").exists():
         where = {"where": "digits", "root": "none"}
-        begin(run, RECIPE, digits(), where, ComputeConfig(threads=1), test_curve=False)
+        begin(run, RECIPE, digits(), where, ComputeConfig(threads=1))
     if how == "at a flush to the disk":
         die_at_flush(count)
     seldom = how == "before the first checkpoint"

@@ -25,7 +25,7 @@ def start(run: Path, pictures: Path, steps: int) -> Path:
     root = pictures.parent / "root"
     data = load(str(pictures), root)
     where = {"where": str(pictures.resolve()), "root": str(root)}
-    begin(run, RECIPE, data, where, ComputeConfig(threads=1), test_curve=False)
+    begin(run, RECIPE, data, where, ComputeConfig(threads=1))
     for _ in islice(advance(run, data, RunOptions(checkpoint_minutes=0)), steps):
         pass
     return run

@@ -16,7 +16,7 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder, resume
 from residual.tasks.classification import loader
-from residual.tasks.classification.load import load, recipe_of
+from residual.tasks.classification.load import load, read_recipe
 from residual.tasks.classification.recipe import DIGITS, Recipe
 from residual.tasks.classification.train import advance, begin, check, recipe_for, train
 from residual.training import checkpoint, task
@@ -39,7 +39,7 @@ def few(n: int = 40) -> Data:
 
 def begun(run: Path, recipe: Recipe = SHORT, data: Data | None = None, curve: bool = False) -> Data:
     data = data or few()
-    begin(run, recipe, data, WHERE, HOW, curve)
+    begin(run, recipe, data, WHERE, HOW, test_curve=curve)
     return data
 
 
@@ -62,7 +62,7 @@ def test_a_run_says_before_its_first_step_what_can_change_the_answer(tmp_path):
     ]  # fmt: skip
     written = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert written == {"format": 1} | to_json(SHORT)
-    assert recipe_of(tmp_path / "run") == SHORT
+    assert read_recipe(tmp_path / "run") == SHORT
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == list(data.classes)
     known = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert known["data"] == WHERE | {"name": "digits", "fingerprint": data.fingerprint}
@@ -174,7 +174,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_command_that_goes_on(tmp_
 
 def test_a_folder_that_holds_no_run_is_told_apart(tmp_path):
     with pytest.raises(folder.NoRun, match=f"no folder {tmp_path}/none"):
-        recipe_of(tmp_path / "none")
+        read_recipe(tmp_path / "none")
     with pytest.raises(folder.NoRun, match="holds no run: it has no recipe.json"):
         load(tmp_path)
 
@@ -280,7 +280,7 @@ def test_the_verb_train_yields_each_step_and_then_the_result(tmp_path):
 
 def test_what_makes_going_on_inexact_is_named(tmp_path):
     begun(tmp_path / "run")
-    known = resume.known_of(tmp_path / "run")
+    known = resume.read_environment(tmp_path / "run")
     assert resume.differences(known, HOW) == []
     assert resume.differences(known, replace(HOW, precision="bf16")) == [
         "precision was float32 and is bf16"

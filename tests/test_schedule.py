@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from residual.training.schedule import cosine, drops_by_plateau
+from residual.training.optim import cosine, drops_by_plateau
 
 
 def optimizer(lr: float) -> torch.optim.SGD:

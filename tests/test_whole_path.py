@@ -150,7 +150,7 @@ def test_damaged_pictures_that_all_processes_skipped_count_together(tmp_path):
     data, run = digits(), tmp_path / "run"
     recipe = recipe_for("resnet8", "digits")
     where = {"where": "digits", "root": str(tmp_path)}
-    begin(run, recipe, data, where, ComputeConfig(threads=1, precision="float32"), False)
+    begin(run, recipe, data, where, ComputeConfig(threads=1, precision="float32"))
     how = ComputeConfig(threads=1, precision="float32")
     context = RunContext(run, read_json(run / "environment.json"), RunOptions(), how)
     task = Classification(recipe, data, context)

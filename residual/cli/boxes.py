@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def reading_of(box_frame: str | None, box_unit: str | None) -> "Reading":
     """How boxes are read; what is no such word is a wrong command line."""
     from residual.tasks.detection.recipe import Reading
 
-    words = {"box_frame": box_frame, "box_unit": box_unit}
+    words: dict[str, Any] = {"box_frame": box_frame, "box_unit": box_unit}
     with wrong_usage():
         return Reading(**{field: word for field, word in words.items() if word})
 

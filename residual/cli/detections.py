@@ -101,7 +101,7 @@ def evaluate(
     from residual.cli.progress import counting
     from residual.tasks.detection import evaluate as evaluation
     from residual.tasks.detection.datasets import load
-    from residual.tasks.detection.recipe import Testing, scaled
+    from residual.tasks.detection.recipe import Testing, multiscale_sizes
 
     with joined() as world:
         config = setting_of(device, threads, precision, deterministic)
@@ -109,12 +109,13 @@ def evaluate(
         recipe = detectors[0].recipe
         folder = Path(data_of(paths[0], str(data) if data else None, CACHE)[0])
         split = split or recipe.test_split
-        fields = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
+        words = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
+        changes: dict[str, Any] = {field: word for field, word in words.items() if word}
         with wrong_usage():
-            reading = replace(recipe.reading, **{k: word for k, word in fields.items() if word})
+            reading = replace(recipe.reading, **changes)
         dataset = load(folder, split, detectors[0].classes, reading)
         check_division(paths[0], split, [example.name for example in dataset.examples])
-        scales = scaled(recipe.shorter) if multiscale else ()
+        scales = multiscale_sizes(recipe.shorter) if multiscale else ()
         with counting("detecting objects") as progress:
             options = evaluation.EvalOptions(
                 config, workers, progress if world.rank == 0 else None, world
@@ -166,7 +167,7 @@ def predict(
     """
     from residual.cli.export import image_paths, print_answers
     from residual.tasks.detection import inference
-    from residual.tasks.detection.recipe import Testing, scaled
+    from residual.tasks.detection.recipe import Testing, multiscale_sizes
 
     onnx = path.suffix == ".onnx"
     config = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
@@ -187,7 +188,7 @@ def predict(
             )
     else:
         (detector,) = load_detectors([path])
-        scales = scaled(detector.recipe.shorter) if multiscale else ()
+        scales = multiscale_sizes(detector.recipe.shorter) if multiscale else ()
         least = min(min_score, Testing().least)
         testing = Testing(refinement=refine, scales=scales, least=least)
         detect, classes = inference.file_detector([detector], testing, config), detector.classes

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,6 +90,26 @@ def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
         raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
     known = read_json(path / "environment.json")["data"]
     return data_there(path, str(known["where"])), Path(known["root"])
+
+
+def load_data(
+    task: str,
+    recipe: Any,
+    source: dict[str, str],
+    workers: int,
+    classes: tuple[str, ...] | None = None,
+) -> Any:
+    """The data of a recipe, with progress while it is read. Raises ValueError for data of another
+    task."""
+    from residual.cli.progress import counting
+    from residual.tasks import task_module
+    from residual.tasks.detection.datasets import detect_format
+
+    path = Path(source["where"])
+    if task == "classification" and path.is_dir() and detect_format(path):
+        raise ValueError(f"{path} holds boxes around objects; detectors: residual detect train")
+    with counting("reading pictures") as progress:
+        return task_module(task).load_data(recipe, source, workers, progress, classes)
 
 
 def loaded(name: str, root: Path, size: int, workers: int, whole: bool = False) -> "Data":

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-
-from residual.storage import json_text
 
 if TYPE_CHECKING:
     from residual.data.datasets import Progress
@@ -193,12 +192,11 @@ def counting(what: str) -> Iterator["Progress"]:
 
 
 if TYPE_CHECKING:
-    from residual.data.datasets import Data
     from residual.distributed import World
+    from residual.tasks import TaskModule
     from residual.training.task import Event, RunOptions
 
 Advance = Callable[["RunOptions"], Iterator["Event"]]  # the steps that remain of a run
-Tell = Callable[[Path, dict[str, Any], bool], None]  # how a run ended, perhaps as JSON
 Record = Callable[[dict[str, Any]], None]
 
 
@@ -228,25 +226,15 @@ class ProgressOptions:
 
 
 def run_training(
-    run: Path,
-    steps: int,
-    advance: Advance,
-    care: ProgressOptions,
-    tell: Tell | None = None,
+    run: Path, steps: int, task: "TaskModule", data: Any, options: ProgressOptions
 ) -> None:
-    """Take the steps that remain, show them, and print how it ended."""
+    """Take the steps that remain of a run, show them, and print how it ended."""
+    from residual.cli.train import print_result
     from residual.distributed import current_world
 
-    record = recorder(run) if care.tensorboard and current_world().rank == 0 else None
-    result = with_progress(run.name, steps, advance, care, record)
-    (tell or finished)(run, result, care.as_json)
-
-
-def of_classes(run: Path, data: "Data") -> Advance:
-    """The steps of a classifier's run."""
-    from residual.tasks.classification.train import advance
-
-    return lambda watch: advance(run, data, watch)
+    record = recorder(run) if options.tensorboard and current_world().rank == 0 else None
+    result = with_progress(run.name, steps, partial(task.advance, run, data), options, record)
+    print_result(run, result, options.as_json)
 
 
 def with_progress(
@@ -313,18 +301,3 @@ def recorder(run: Path) -> Record:
                 writer.add_scalar(name, value, line["step"])
 
     return record
-
-
-def finished(run: Path, result: dict[str, Any], as_json: bool) -> None:
-    """Print how a run ended."""
-    steps = result.get("steps_taken", result["recipe"]["steps"])
-    if as_json:
-        keys = ("seen", "wrong_top1", "error_top1", "weights_sha256")
-        print(json_text({"run": str(run), "step": steps} | {key: result[key] for key in keys}))
-        return
-    print(
-        f"{result['recipe']['network']} after {steps:,} steps on {result['data']['name']}: "
-        f"{result['error_top1']:.2f} % error, {result['wrong_top1']:,} of {result['seen']:,} "
-        f"{result['data']['split']} images wrong, one view each"
-    )
-    print(f"{run} has it; see: residual report {run}")

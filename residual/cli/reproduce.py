@@ -35,7 +35,7 @@ from residual.cli.progress import (
     joined,
     with_progress,
 )
-from residual.tasks.classification.load import recipe_of
+from residual.tasks.classification.load import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -324,5 +324,5 @@ def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, str]]":
 
     for run in runs:
         lines = folder.read_log(run / "log.jsonl")
-        steps = recipe_of(run).steps
+        steps = read_recipe(run).steps
         yield run.name, described(lines[-1], lines[-1]["step"], steps) if lines else "first steps"

@@ -1,8 +1,7 @@
-"""The commands `train` and `resume`."""
+"""The commands `train`, `resume` and `statistics`."""
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,29 +19,22 @@ from residual.cli.options import (
     Threads,
     Workers,
     data_of,
-    loaded,
+    load_data,
     opened,
     setting_of,
     wrong_usage,
 )
-from residual.cli.progress import (
-    Advance,
-    ProgressOptions,
-    finished,
-    joined,
-    of_classes,
-    run_training,
-)
-from residual.storage import read_json
+from residual.cli.progress import ProgressOptions, joined, run_training
+from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
-    from residual.data.datasets import Data
+    from collections.abc import Callable
+
     from residual.device import ComputeConfig
     from residual.runs.load import Trained
     from residual.tasks.classification.recipe import Recipe
-    from residual.tasks.detection import recipe as detection
 
-DETECTOR = "fasterrcnn-"  # before the name of the network that a detector is made of
+DETECTOR = "fasterrcnn-"  # prefix of the network's name: train a detector on it
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard into the run, too.")
@@ -115,22 +107,25 @@ def train(
 
     Example: residual train resnet20 --data cifar10
 
-    FitNet-19 learns from a Maxout network, in two stages, on which its row of Table 6 rests:
+    FitNet-19 learns from a Maxout network in two stages, as its row of Table 6 does:
     residual train maxout --data cifar10 --out TEACHER;
     residual train fitnet19 --data cifar10 --recipe fitnet-hint --teacher TEACHER --out HINT;
     residual train fitnet19 --data cifar10 --recipe fitnet-distilled --teacher TEACHER --weights
     HINT.
     """
     from residual.device import training_config
-    from residual.tasks.classification.checks import check_effects
-    from residual.tasks.classification.distillation import check_teacher, load_teacher, with_teacher
-    from residual.tasks.classification.train import found_again, from_weights
 
     name = data or "digits"
     if network.startswith(DETECTOR):
-        of_classes_alone = {"--teacher": teacher, "--balance": balance, "--test-curve": test_curve}
-        train_detector(
-            of_classes_alone,
+        from residual.cli import detect
+
+        with wrong_usage():
+            only_classifiers = {
+                "--teacher": teacher, "--balance": balance, "--test-curve": test_curve,
+            }  # fmt: skip
+            for option in (option for option, value in only_classifiers.items() if value):
+                raise ValueError(f"{option} is for networks that tell classes apart, not detectors")
+        detect.train(
             network=network.removeprefix(DETECTOR), data=Path(name), recipe=recipe, steps=steps,
             set_=set_, seed=seed, weights=weights, bad_images=bad_images, out=out,
             checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, root=root,
@@ -140,43 +135,78 @@ def train(
         return
     assignments = [f"balance={balance}"] if balance else []
     assignments += [f"bad_images={bad_images}"] if bad_images else []
-    usual = usual_recipe(network, name, recipe, steps)
-    chosen = recipe_of(usual, seed, [*assignments, *(set_ or [])])
-    with joined() as world:
-        beginning = world.on_first(lambda: beginning_of(weights, root))
-        if beginning is not None:
-            chosen = from_weights(chosen, beginning)
-        expert = world.on_first(lambda: load_teacher(teacher) if teacher else None)
-        chosen = with_teacher(chosen, expert)
-        with wrong_usage():
-            how = training_config(device, threads, precision, deterministic)
-        own = world.on_first(lambda: new_run(out, chosen))
-        pictures = pictures_for(chosen, name, root, workers)
-        check_effects(chosen, usual, pictures)
-        where = found_again(name, root)
-        if teacher and expert:
-            check_teacher(expert, chosen, pictures.classes)
-            where["teacher"] = str(teacher.resolve())
-        rest = (chosen, pictures, where, how, test_curve, beginning)
-        run = world.on_first(lambda: begun(own, *rest))
-        care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
-        run_training(run, chosen.steps, of_classes(run, pictures), care)
+    usual, chosen = recipes(network, name, recipe, steps, seed, [*assignments, *(set_ or [])])
+    start = Start(
+        name, weights, out, root, ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
+    )
+    begin_run(
+        "classification", chosen, usual, start,
+        lambda: training_config(device, threads, precision, deterministic),
+        teacher=teacher, test_curve=test_curve,
+    )  # fmt: skip
 
 
-def train_detector(of_classes_alone: dict[str, Any], **options: Any) -> None:
-    """The same as `residual detect train`. Some options have a meaning for classes alone."""
-    from residual.cli import detect
+def recipes(
+    network: str, data: str, name: str, steps: int | None, seed: int, assignments: list[str]
+) -> "tuple[Recipe, Recipe]":
+    """The usual recipe, and the one that the command line asks for."""
+    from residual.tasks.classification.recipe import Recipe, changed, check_average, with_steps
+    from residual.tasks.classification.train import recipe_for
+    from residual.training.recipe import parse_assignment
 
     with wrong_usage():
-        for option, value in of_classes_alone.items():
-            if value:
-                raise ValueError(f"{option} is for networks that tell classes apart, not detectors")
-    detect.train(**options)
+        usual = recipe_for(network, data, name)
+        usual = usual if steps is None else with_steps(usual, steps)
+        changes = dict(parse_assignment(Recipe, text) for text in assignments)
+        chosen = changed(usual, {"seed": seed} | changes)
+        check_average(chosen)
+        return usual, chosen
 
 
-def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | None:
-    """The folder for a run; None for the first free name. A run that is there already is gone on
-    with only where torchrun starts the same command again after a failure."""
+@dataclass(frozen=True)
+class Start:
+    """Options that the training commands of all tasks share."""
+
+    data: str
+    weights: str | None
+    out: Path | None
+    root: Path
+    progress: ProgressOptions
+
+
+def begin_run(
+    task: str, recipe: Any, usual: Any, start: Start, config_of: "Callable[[], ComputeConfig]",
+    **options: Any,
+) -> None:  # fmt: skip
+    """Make a run of a task and take its steps. The options are the task's own."""
+    from residual.data.sources import data_source
+    from residual.tasks import task_module
+
+    module = task_module(task)
+    with joined() as world:
+        with wrong_usage():
+            config = config_of()
+        weights = world.on_first(lambda: initial_weights(start.weights, start.root, task))
+        recipe = world.on_first(lambda: module.complete_recipe(recipe, config, weights, **options))
+        run = world.on_first(lambda: new_run(start.out, recipe))
+        source = data_source(start.data, start.root)
+        data = load_data(task, recipe, source, start.progress.workers)
+        for notice in module.notices(recipe, usual, data) if world.rank == 0 else ():
+            typer.echo(f"residual: {notice}", err=True)
+        module.check_effects(recipe, usual, data)
+
+        def begin() -> Path:
+            if restarted() and run and (run / "recipe.json").exists():
+                return run
+            return module.begin(run, recipe, data, source, config, weights, **options)
+
+        run = world.on_first(begin)
+        run_training(run, recipe.steps, module, data, start.progress)
+
+
+def new_run(out: Path | None, recipe: Any) -> Path | None:
+    """The folder for a run; None for the first free name. An existing run is continued only if
+    torchrun restarts the same command after a failure."""
     from residual.runs import folder
     from residual.training.recipe import to_json
 
@@ -189,58 +219,23 @@ def new_run(out: Path | None, recipe: "Recipe | detection.Recipe") -> Path | Non
 
 
 def restarted() -> bool:
-    """Whether torchrun starts the same command again after a failure."""
+    """Whether torchrun restarts the same command after a failure."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def begun(run: Path | None, *rest: Any) -> Path:
-    """Make the run, unless a first attempt of the same job has made it."""
-    from residual.tasks.classification.train import begin
-
-    if restarted() and run and (run / "recipe.json").exists():
-        return run
-    return begin(run, *rest)
-
-
-def beginning_of(weights: str | None, root: Path) -> "Trained | None":
-    """The weights that a training begins with, fetched where they have a public name."""
+def initial_weights(weights: str | None, root: Path, task: str) -> "Trained | None":
+    """Initial weights of a training: a run, a file, or published weights, which are fetched."""
     if weights is None:
         return None
+    from residual.runs.folder import is_detection
+
+    if task == "detection" and is_detection(Path(weights)):
+        from residual.tasks.detection.load import load
+
+        return load(Path(weights))
     from residual.weights.convert import find_or_download
 
     return opened(find_or_download(weights, root.expanduser()), body=True)
-
-
-def pictures_for(recipe: "Recipe", name: str, root: Path, workers: int) -> "Data":
-    """The data, as the network of a recipe looks at it."""
-    from residual.models.registry import model_spec
-    from residual.tasks.classification.train import takes_photographs
-    from residual.tasks.detection.datasets import detect_format
-
-    if Path(name).is_dir() and detect_format(Path(name)):
-        raise ValueError(f"{name} holds boxes around objects; detectors: residual detect train")
-    size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
-    return loaded(name, root, size, workers, whole)
-
-
-def usual_recipe(network: str, data: str, name: str, steps: int | None) -> "Recipe":
-    """The recipe before fields of it are set. What it cannot mean is a wrong command line."""
-    from residual.tasks.classification.recipe import with_steps
-    from residual.tasks.classification.train import recipe_for
-
-    with wrong_usage():
-        recipe = recipe_for(network, data, name)
-        return recipe if steps is None else with_steps(recipe, steps)
-
-
-def recipe_of(usual: "Recipe", seed: int, assignments: list[str]) -> "Recipe":
-    """The recipe that the command line asks for. What it cannot mean is a wrong command line."""
-    from residual.tasks.classification.recipe import changed, check_average, parsed
-
-    with wrong_usage():
-        recipe = changed(usual, {"seed": seed} | dict(map(parsed, assignments)))
-        check_average(recipe)
-        return recipe
 
 
 def resume(
@@ -265,70 +260,80 @@ def resume(
 
     Example: residual resume runs/resnet20-1
     """
-    from residual.cli import detect
+    from residual.data.sources import data_source
     from residual.runs import folder
-    from residual.runs.folder import is_detection
-    from residual.runs.resume import copied, data_there, exact, known_of, move, same_data
-    from residual.tasks.classification.train import found_again
+    from residual.runs.resume import copy_run, data_there, exact, move, read_environment, same_data
+    from residual.tasks import task_module
 
     with joined() as world:
-        known = world.on_first(lambda: known_of(run))
-        detector = world.on_first(lambda: is_detection(run))
-        tell = detect.finished if detector else finished
-        if result := world.on_first(lambda: result_of(run)):
+        environment = world.on_first(lambda: read_environment(run))
+        task = world.on_first(lambda: folder.task_of(run))
+        result = run / "result.json"
+        if finished := world.on_first(lambda: read_json(result) if result.exists() else None):
             typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
-            tell(run, result, as_json)
+            print_result(run, finished, as_json)
             return
         if not out:
             with folder.writing(run):
-                pass  # said before the data is read, where another process works on it
-        how = setting_again(known, device, threads, precision)
+                pass  # refuse a run that another process works on, before reading the data
+        config = resumed_config(environment, device, threads, precision)
         if not inexact:
-            exact(run, known, how)
-        where = found_again(
-            data or data_there(run, known["data"]["where"]), root or Path(known["data"]["root"])
+            exact(run, environment, config)
+        source = data_source(
+            data or data_there(run, environment["data"]["where"]),
+            root or Path(environment["data"]["root"]),
         )
-        again = detect.again if detector else classifier_again
-        steps, pictures, advance = again(run, where, workers)
-        same_data(run, known, pictures)
-        run = world.on_first(lambda: copied(run, out)) if out else run
-        with folder.writing(run):
-            world.on_first(lambda: move(run, known, where, how))
-        care = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
-        run_training(run, steps, advance(run), care, tell)
+        module = task_module(task)
+        recipe, classes = module.read_recipe(run), tuple(read_json(run / "classes.json"))
+        pictures = load_data(task, recipe, source, workers, classes)
+        same_data(run, environment, pictures)
+        target = world.on_first(lambda: copy_run(run, out)) if out else run
+        with folder.writing(target):
+            world.on_first(lambda: move(target, environment, source, config))
+        progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
+        run_training(target, recipe.steps, module, pictures, progress)
 
 
-def setting_again(
-    known: dict[str, Any], device: str | None, threads: int | None, precision: str | None
+def resumed_config(
+    environment: dict[str, Any], device: str | None, threads: int | None, precision: str | None
 ) -> "ComputeConfig":
-    """How a run is computed on, where it is not to be computed otherwise."""
+    """The compute configuration of a run, with what the command line changes."""
     from residual.device import ComputeConfig
 
-    before = ComputeConfig(**known["setting"])
-    now = setting_of(
-        device or before.device.partition(":")[0],
-        before.threads if threads is None else threads,
-        precision or before.precision,
-        before.deterministic,
+    stored = ComputeConfig(**environment["setting"])
+    config = setting_of(
+        device or stored.device.partition(":")[0],
+        stored.threads if threads is None else threads,
+        precision or stored.precision,
+        stored.deterministic,
     )
-    same = {key: getattr(before, key) for key in ("channels_last", "compile", "at_once")}
-    return replace(now, **same)
+    kept = {key: getattr(stored, key) for key in ("channels_last", "compile", "at_once")}
+    return replace(config, **kept)
 
 
-def classifier_again(
-    run: Path, where: dict[str, str], workers: int
-) -> "tuple[int, Data, Callable[[Path], Advance]]":
-    """Of a run its steps, its data, and how it goes on."""
-    from residual.tasks.classification.load import recipe_of as stored_recipe
+def print_result(run: Path, result: dict[str, Any], as_json: bool) -> None:
+    """Print how a run ended."""
+    recipe = result["recipe"]
+    steps = result.get("steps_taken", recipe["steps"])
+    if as_json:
+        keys = ("seen", "ap", "wrong_top1", "error_top1", "weights_sha256")
+        values = {key: result[key] for key in keys if key in result}
+        print(json_text({"run": str(run), "step": steps} | values))
+        return
+    if recipe.get("task") == "detection":
+        from residual.cli.detections import format_result
 
-    recipe = stored_recipe(run)
-    pictures = pictures_for(recipe, where["where"], Path(where["root"]), workers)
-    return recipe.steps, pictures, lambda own: of_classes(own, pictures)
-
-
-def result_of(run: Path) -> dict[str, Any] | None:
-    """Of a finished run."""
-    return read_json(run / "result.json") if (run / "result.json").exists() else None
+        print(f"{recipe['network']} after {steps:,} steps, on {recipe['test_split']}:")
+        print(format_result(result))
+        for sentence in result["damaged"]:
+            typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
+    else:
+        print(
+            f"{recipe['network']} after {steps:,} steps on {result['data']['name']}: "
+            f"{result['error_top1']:.2f} % error, {result['wrong_top1']:,} of {result['seen']:,} "
+            f"{result['data']['split']} images wrong, one view each"
+        )
+    print(f"{run} has it; see: residual report {run}")
 
 
 def statistics(
@@ -344,7 +349,7 @@ def statistics(
     workers: Workers = 2,
     precision: Exact = "float32",
 ) -> None:
-    """Measure true batch-norm statistics over training images, in place of the moving averages.
+    """Measure precise batch-norm statistics over training images, in place of moving averages.
 
     Example: residual statistics runs/resnet50-1 --out resnet50.safetensors
     """
@@ -352,6 +357,7 @@ def statistics(
 
     from residual.data.datasets import apply_split
     from residual.data.loader import LoaderOptions
+    from residual.data.sources import data_source
     from residual.tasks.classification.checks import check
     from residual.tasks.classification.load import save
     from residual.tasks.classification.loop import precise_batchnorm
@@ -360,18 +366,18 @@ def statistics(
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
     with joined() as world:
-        how = setting_of(device, threads, precision, False)
+        config = setting_of(device, threads, precision, False)
         trained = opened(path)
         name, place = data_of(path, data, root)
         recipe = trained.recipe or recipe_for(trained.network, name)
-        pictures = pictures_for(recipe, name, place, workers)
+        pictures = load_data("classification", recipe, data_source(name, place), workers)
         check(replace(recipe, frozen=False), pictures)
         pictures = apply_split(pictures, recipe.split)
-        net = how.prepare(trained.net)
-        options = LoaderOptions(torch.device(how.device), workers, world)
-        with how.activate():
+        net = config.prepare(trained.net)
+        options = LoaderOptions(torch.device(config.device), workers, world)
+        with config.activate():
             seen = precise_batchnorm(
-                net, recipe, pictures, trained.preprocessing, options, how, images
+                net, recipe, pictures, trained.preprocessing, options, config, images
             )
         world.on_first(lambda: save(trained, out, {"true_statistics": seen}))
         print(f"{out}: {trained.network}, with statistics of {seen:,} training images")

@@ -25,6 +25,14 @@ from residual.storage import file_digest, load_pickle
 DEFAULT_ROOT = Path.home() / ".cache" / "residual"
 
 
+def data_source(name: str, root: Path) -> dict[str, str]:
+    """The location of data, as a run stores it: absolute, unless it is the name of a data set."""
+    path = Path(name).expanduser()
+    is_name = name in ("digits", "cifar10")  # also if a folder of that name exists here
+    where = str(path.resolve()) if path.is_dir() and not is_name else name
+    return {"where": where, "root": str(root.expanduser().resolve())}
+
+
 def load(
     name: str,
     root: Path = DEFAULT_ROOT,

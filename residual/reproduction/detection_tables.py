@@ -21,7 +21,7 @@ from residual.tasks.detection.recipe import (
     Recipe,
     Testing,
     from_json,
-    scaled,
+    multiscale_sizes,
     with_steps,
 )
 from residual.training.recipe import to_json
@@ -130,7 +130,7 @@ def title(result: Result) -> str:
     else differs from the paper, except for its improvements."""
     tested, short = benchmark(result), result["data"]["fingerprint"].removeprefix("quick-")[:8]
     recipe, testing = from_json(result["recipe"]), result["testing"]
-    standard = tuple(testing["scales"]) in ((), scaled(recipe.shorter))
+    standard = tuple(testing["scales"]) in ((), multiscale_sizes(recipe.shorter))
     hidden = ("refinement", "scales") if standard else ("refinement",)
     words = [
         f"{tested.title if tested else data_name(result)} (fingerprint {short})",

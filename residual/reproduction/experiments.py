@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from residual.models.registry import model_spec
-from residual.tasks.classification.recipe import CIFAR, CROP, IMAGENET, Recipe, parsed, with_steps
+from residual.tasks.classification.recipe import CIFAR, CROP, IMAGENET, Recipe, with_steps
 from residual.tasks.classification.train import recipe_for, takes_photographs
 from residual.tasks.detection import recipe as detection
-from residual.tasks.detection.recipe import Testing, scaled
-from residual.training.recipe import to_json
+from residual.tasks.detection.recipe import Testing, multiscale_sizes
+from residual.training.recipe import parse_assignment, to_json
 
 # What a result file is about: the key that it must hold. A protocol's name is a measure, too.
 ERROR, RESPONSES, AP, ENSEMBLE, MULTISCALE = (
@@ -120,8 +120,8 @@ class Experiment:
     def changed(self, assignments: Sequence[str]) -> "Experiment":
         """The experiment with other values in fields of its recipes. Raises ValueError for an
         unknown field."""
-        parse = parsed if isinstance(self.recipe, Recipe) else detection.parsed
-        changes: dict[str, Any] = dict(map(parse, assignments))
+        kind = type(self.recipes[0])
+        changes = dict(parse_assignment(kind, text) for text in assignments)
         return replace(self, recipes=tuple(replace(r, **changes) for r in self.recipes))
 
     def _run(self, recipe: Any) -> str:
@@ -259,7 +259,7 @@ def with_splits(experiments: Iterable[Experiment], splits: Sequence[str]) -> lis
         recipes = tuple(replace(recipe, **changes) for recipe in experiment.recipes)
         testing, recipe = experiment.testing, recipes[0]
         if testing.scales:
-            testing = replace(testing, scales=scaled(recipe.shorter))
+            testing = replace(testing, scales=multiscale_sizes(recipe.shorter))
         fit = replace(experiment, recipes=recipes, testing=testing)
         key = recipe.network, recipe.seed, recipe.context, recipe.train_split, recipe.test_split
         fitted.setdefault((*key, testing, len(recipes)), fit)

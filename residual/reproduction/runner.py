@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from residual.analysis.responses import measure_responses
 from residual.data.datasets import Data, Progress
+from residual.data.sources import data_source
 from residual.device import ComputeConfig, hardware_name
 from residual.distributed import current_world
 from residual.reproduction.experiments import (
@@ -51,7 +52,7 @@ class Place:
     @property
     def source(self) -> dict[str, str]:
         """The location of the data, as a run stores it."""
-        return classifier.found_again(self.data, self.root)
+        return data_source(self.data, self.root)
 
 
 class Display(Protocol):
@@ -174,7 +175,7 @@ class ClassifierTrainer:
         return [replace(e, data=name, fingerprint=fingerprint) for e in experiments]
 
     def begin(self, run: Path, recipe: Any, curve: bool, config: ComputeConfig) -> None:
-        classifier.begin(run, recipe, self.data, self.place.source, config, curve)
+        classifier.begin(run, recipe, self.data, self.place.source, config, test_curve=curve)
 
     def advance(self, run: Path, recipe: Any) -> Advance:
         return partial(classifier.advance, run, self.data)
@@ -275,7 +276,7 @@ class DetectorTrainer:
         """The splits of a recipe, read once."""
         key = (*self.splits(recipe), recipe.reading)
         if key not in self.loaded:
-            self.loaded[key] = detector.load(self.folder, recipe)
+            self.loaded[key] = detector.load_data(recipe, self.place.source)
         return self.loaded[key]
 
     def begin(self, run: Path, recipe: Any, curve: bool, config: ComputeConfig) -> None:

@@ -136,6 +136,11 @@ def recipe_values(run: Path) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "format"}
 
 
+def task_of(run: Path) -> str:
+    """The task of a run. Raises NoRun."""
+    return str(recipe_values(run).get("task", "classification"))
+
+
 def is_detection(path: Path) -> bool:
     """Whether a folder is the run of a detector, or a file its checkpoint; reads no tensor."""
     try:

@@ -17,7 +17,7 @@ from residual.storage import display_name, read_json_object, write_json
 DECISIVE = ("torch", "torchvision", "scikit-learn", "scipy", "pillow", "simplejpeg")
 
 
-def known_of(run: Path) -> dict[str, Any]:
+def read_environment(run: Path) -> dict[str, Any]:
     """What a run remembers of its surroundings. Raises NoRun and ValueError."""
     if not (run / "recipe.json").exists():
         folder.check_run(run)
@@ -90,7 +90,7 @@ def move(run: Path, known: dict[str, Any], where: dict[str, str], how: ComputeCo
         write_json(run / "environment.json", now)
 
 
-def copied(run: Path, out: Path) -> Path:
+def copy_run(run: Path, out: Path) -> Path:
     """A copy of a run, to go on in. Raises ValueError where the folder holds something, or where a
     process writes to the run."""
     folder.refuse_held(run)

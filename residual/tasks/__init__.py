@@ -1,0 +1,55 @@
+"""The tasks that a network can be trained for, by name."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from residual.data.datasets import Progress
+    from residual.training.task import Event, RunOptions
+
+
+class TaskModule(Protocol):
+    """The functions of `tasks/<task>/train.py`, which commands call."""
+
+    def read_recipe(self, run: Path) -> Any:
+        """The recipe of a run."""
+
+    def load_data(
+        self,
+        recipe: Any,
+        source: dict[str, str],
+        workers: int,
+        progress: "Progress",
+        classes: tuple[str, ...] | None = None,
+    ) -> Any:
+        """The data of a recipe. `classes` are those of a run that is resumed."""  # fmt: skip
+
+    @property
+    def complete_recipe(self) -> Callable[..., Any]:
+        """(recipe, config, weights, **options) -> the recipe with the digest of its initial
+        weights, checked before data is read. Raises ValueError."""
+
+    def check_effects(self, recipe: Any, usual: Any, data: Any) -> None:
+        """Raises ValueError for a field that was set and has no effect."""
+
+    def notices(self, recipe: Any, usual: Any, data: Any) -> list[str]:
+        """Sentences that the user should know about the data, before a training."""
+
+    @property
+    def begin(self) -> Callable[..., Path]:
+        """(run, recipe, data, source, config, weights, **options): make the folder of a run."""
+
+    def advance(self, run: Path, data: Any, options: "RunOptions") -> Iterator["Event"]:
+        """Take the steps that remain of a run."""
+
+
+def task_module(name: str) -> TaskModule:
+    """The functions of a task: classification or detection."""
+    if name == "detection":
+        from residual.tasks.detection import train as detection
+
+        return detection
+    from residual.tasks.classification import train as classification
+
+    return classification

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from residual.training.schedule import drops_by_plateau
+from residual.training.optim import drops_by_plateau
 
 
 class EarlyStopping:

@@ -20,7 +20,7 @@ from residual.storage import display_name
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.protocols import PROTOCOLS, Protocol
 from residual.tasks.classification.recipe import CROP, Recipe
-from residual.training.recipe import in_text, refuse_idle
+from residual.training.recipe import check_effect, in_text
 
 IN_MEMORY = ("digits", "CIFAR-10")  # data that are no folder of pictures
 Conditions = dict[str, tuple[bool, str]]  # field -> whether it has an effect, and why it has none
@@ -81,7 +81,7 @@ def check_sizes(recipe: Recipe) -> None:
 def check_effects(recipe: Recipe, usual: Recipe, data: Data) -> None:
     """Raises ValueError for a field that differs from the usual recipe's and has no effect on this
     data, with this network."""
-    refuse_idle(recipe, usual, conditions(recipe, data))
+    check_effect(recipe, usual, conditions(recipe, data))
     if recipe.average[0] and recipe.patience and recipe.schedule != "plateau":
         raise ValueError(
             "average and patience both say which weights a training ends with; choose average=0,0 "

@@ -15,7 +15,7 @@ from residual.training.checkpoint import Tensors
 from residual.training.recipe import to_json
 
 
-def recipe_of(run: Path) -> Recipe:
+def read_recipe(run: Path) -> Recipe:
     """The recipe of a run. Raises NoRun for a folder without one, and for a detector's run."""
     values = folder.recipe_values(run)
     if values.get("task") == "detection":
@@ -32,7 +32,7 @@ def load(path: Path | str, *, body: bool = False) -> Trained:
     """
     path = Path(path)
     if path.is_dir():
-        recipe_of(path)
+        read_recipe(path)
     tensors, header, notices = read(path)
     with damage_errors(path):
         trained = from_checkpoint(tensors, header, notices)

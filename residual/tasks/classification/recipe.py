@@ -1,78 +1,73 @@
-"""An experiment is a value: how a network is trained (Sec. 3.4 and 4.2)."""
+"""The recipe of a classifier: how it is trained (Sec. 3.4 and 4.2)."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from residual.training.averaging import decay_of_update
-from residual.training.recipe import assigned, bounded, in_text
-from residual.training.recipe import from_json as values_from_json
-from residual.training.schedule import cosine
+from residual.training import recipe as base
+from residual.training.optim import cosine, ema_decay
+from residual.training.recipe import (
+    BaseRecipe,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    in_text,
+    milestone_rate,
+    scaled_steps,
+)
 
 CROP = 224  # pixels on a side of the paper's crops of photographs (Sec. 3.4)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a network is trained. Whatever can change the answer is here, and nothing else."""
+class Recipe(BaseRecipe):
+    """How a classifier is trained. Raises ValueError for values that do not go together."""
 
-    network: str
-    start: str = ""  # the weights it begins with: their sha256; drawn from the seed where empty
-    teacher: str = ""  # the weights that it learns from, where it has a lesson: their sha256
-    lesson: str = "none"  # of a teacher: or hint: a layer of its; or distillation: its answers
-    guidance: tuple[float, float] = (4.0, 1.0)  # what its answers count: at first, and at the end
-    temperature: float = 3.0  # by which scores are divided, where answers are compared
-    batch: int = 128  # images per step, over all processes together
-    norm_group: int = 128  # images that share batch-norm statistics
-    steps: int = 64_000
-    drops: tuple[int, ...] = (32_000, 48_000)  # after so many steps, a part of the rate:
-    factor: float = 0.1
-    lr: float = 0.1
-    warmup: tuple[int, float] = (0, 0.01)  # so many first steps, at this rate
-    optimizer: str = "sgd"  # or nesterov, or rmsprop
-    momentum: float = 0.9
-    momentum_rise: tuple[int, float] = (0, 0.9)  # linearly, within so many steps, to this
-    weight_decay: float = 1e-4
-    schedule: str = "drops"  # or cosine: down to nothing; or plateau: a drop when the error stalls;
-    # or linear: down to `factor` of the rate at the first of `drops`
-    patience: int = 0  # looks at the val set without a better one, before a drop or an early end
-    backbone_rate: float = 1.0  # the rate of all but the last layer, as a share of the rate
-    convolution_rate: float = 1.0  # of convolutions, likewise
-    bias_rate: float = 1.0  # of biases, likewise
-    heads_rate: float = 1.0  # of classifiers that serve in training alone, likewise
-    last_decay: float = 1.0  # the weight decay of the last layer, as a share of the weight decay
-    loss: str = "cross-entropy"  # or squared-hinge
-    auxiliary: float = 0.0  # what the loss of each further output counts
-    auxiliary_steps: int = 0  # and for how many steps; 0: for all
-    frozen: bool = False  # batch-norm statistics stay as they are
-    smoothing: float = 0.0  # of the labels
-    average: tuple[int, float] = (0, 0.9999)  # weights are averaged every so many steps, like this
-    true_statistics: int = 0  # images, for batch-norm statistics that are measured at the end
-    split: str = "full"  # or 45k5k: nine tenths of the training images, the others for choices
-    crop: str = "pad"  # Sec. 4.2; or scale: Sec. 3.4; or aspect: Szegedy et al. 2015
-    padding: int = 4  # zero pixels on each side, before the random crop
-    size: int = 0  # pixels on a side of a crop of a photograph; 0: what the network takes
-    scales: tuple[int, int] = (256, 480)  # between which the shorter side is drawn
-    test_size: int = 0  # pixels on a side of the centre crop of a test; 0: as in training
-    shorter: int = 256  # pixels of the shorter side, before the centre crop of a test
-    mirror: bool = True
-    contrast: str = "none"  # of small pictures: or normalized, each by itself; or whitened, besides
-    mean: str = "pixel"  # what is subtracted, measured on the training set; or channel; or imagenet
-    colour: float = 0.0  # deviation of the PCA colour shift
+    teacher: str = ""  # sha256 of the teacher's weights, for a lesson
+    lesson: Literal["none", "hint", "distillation"] = "none"  # from a hidden layer, or the scores
+    guidance: tuple[float, float] = (4.0, 1.0)  # weight of the distillation loss: first, last step
+    temperature: float = 3.0  # of the softened scores
+    norm_group: Positive = 128  # images that share batch-norm statistics: a ghost batch
+    optimizer: Literal["sgd", "nesterov", "rmsprop"] = "sgd"
+    momentum_rise: tuple[int, float] = (0, 0.9)  # steps of a linear rise to this momentum
+    # drops at milestones; cosine to 0; a drop when the validation error stops improving; linear to
+    # `factor` of the rate at the first milestone
+    schedule: Literal["drops", "cosine", "plateau", "linear"] = "drops"
+    patience: NonNegative = 0  # validations without improvement before a drop or an early stop
+    backbone_rate: NonNegativeFloat = 1.0  # learning-rate multiplier of all but the last layer
+    convolution_rate: NonNegativeFloat = 1.0  # of convolutions
+    bias_rate: NonNegativeFloat = 1.0  # of biases
+    heads_rate: NonNegativeFloat = 1.0  # of auxiliary classifiers
+    last_decay: NonNegativeFloat = 1.0  # weight-decay multiplier of the last layer
+    loss: Literal["cross-entropy", "squared-hinge"] = "cross-entropy"
+    auxiliary: NonNegativeFloat = 0.0  # weight of the loss of each auxiliary classifier
+    auxiliary_steps: NonNegative = 0  # steps with it; 0: all
+    frozen: bool = False  # batch-norm statistics do not change
+    smoothing: NonNegativeFloat = 0.0  # label smoothing
+    average: tuple[int, float] = (0, 0.9999)  # EMA of the weights: interval in steps, decay
+    true_statistics: NonNegative = 0  # images for precise batch norm after the training
+    split: Literal["full", "45k5k"] = "full"  # 45k5k: a tenth of the training set is for validation
+    crop: Literal["pad", "scale", "aspect"] = "pad"  # Sec. 4.2; Sec. 3.4; Szegedy et al. 2015
+    padding: NonNegative = 4  # zero pixels on each side, before the random crop
+    size: NonNegative = 0  # pixels on a side of a photograph's crop; 0: the network's input size
+    scales: tuple[int, int] = (256, 480)  # range of the shorter side
+    test_size: NonNegative = 0  # pixels on a side of the centre crop of a test; 0: as in training
+    shorter: Positive = 256  # pixels of the shorter side, before the centre crop of a test
+    mirror: bool = True  # random horizontal flip
+    contrast: Literal["none", "normalized", "whitened"] = "none"  # GCN, and ZCA, of small images
+    mean: Literal["pixel", "channel", "imagenet"] = "pixel"  # subtracted; of the training set
+    colour: NonNegativeFloat = 0.0  # standard deviation of the PCA colour shift
     trivial: bool = False  # TrivialAugmentWide
-    erasing: float = 0.0  # how often a region is erased
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    balance: str = "none"  # of classes: or sampler: equally often; or weights: in the loss
-    bad_images: str = "error"  # a damaged picture ends the training; or skip: it is replaced
-    repeats: int = 1  # how often a batch holds each of its images
-    block: int = 0  # pictures that are shuffled as one, where a store needs it; 0: none are
-    seed: int = 0
+    erasing: NonNegativeFloat = 0.0  # probability of random erasing
+    mixup: NonNegativeFloat = 0.0  # alpha
+    cutmix: NonNegativeFloat = 0.0  # alpha
+    balance: Literal["none", "sampler", "weights"] = "none"  # of classes: in sampling, in the loss
+    repeats: Positive = 1  # repeated augmentation: copies of an image in a batch
+    block: NonNegative = 0  # images shuffled as one block, for an object store; 0: no blocks
+
+    not_settable: ClassVar[frozenset[str]] = BaseRecipe.not_settable | {"teacher"}
 
     def __post_init__(self) -> None:
-        """Raises ValueError, in a sentence, for a value that no training can have."""
-        bounded(self, LEAST, CHOICES)
-        if self.seed >= 2**63:
-            raise ValueError(f"seed is below 2**63, not {self.seed}")
+        super().__post_init__()
         if self.batch % self.norm_group:
             raise ValueError(
                 f"a batch of {self.batch} does not divide into norm groups of {self.norm_group}; "
@@ -93,31 +88,12 @@ class Recipe:
         if self.schedule == "linear" and not self.drops:
             raise ValueError("the schedule linear ends at the first of drops, and there is none")
         if self.loss == "squared-hinge" and (self.smoothing or self.mixup or self.cutmix):
-            raise ValueError("the squared hinge is of one class for each image, not of soft labels")
+            raise ValueError("the squared hinge takes one class for each image, not soft labels")
         if self.schedule == "plateau" and not self.patience:
             raise ValueError("the schedule plateau needs a patience of at least 1")
         if self.patience and self.split == "full":
-            raise ValueError("patience needs a val set to look at; choose split 45k5k")
+            raise ValueError("patience needs a validation set; choose split=45k5k")
 
-
-LEAST: dict[str, float] = dict.fromkeys(("batch", "norm_group", "steps", "shorter", "repeats"), 1)
-LEAST |= dict.fromkeys(("padding", "seed", "lr", "momentum", "weight_decay", "patience", "size"), 0)
-LEAST |= dict.fromkeys(("backbone_rate", "smoothing", "true_statistics", "colour"), 0)
-LEAST |= dict.fromkeys(("factor", "convolution_rate", "bias_rate", "heads_rate", "last_decay"), 0)
-LEAST |= dict.fromkeys(("auxiliary", "auxiliary_steps", "test_size"), 0)
-LEAST |= dict.fromkeys(("erasing", "mixup", "cutmix", "block"), 0)
-CHOICES = {
-    "lesson": ("none", "hint", "distillation"),
-    "split": ("full", "45k5k"),
-    "schedule": ("drops", "cosine", "plateau", "linear"),
-    "optimizer": ("sgd", "nesterov", "rmsprop"),
-    "loss": ("cross-entropy", "squared-hinge"),
-    "contrast": ("none", "normalized", "whitened"),
-    "crop": ("pad", "scale", "aspect"),
-    "mean": ("pixel", "channel", "imagenet"),
-    "balance": ("none", "sampler", "weights"),
-    "bad_images": ("error", "skip"),
-}
 
 # Choice: the paper leaves open whether batch normalization saw the 128 images of a step or the 64
 # on each of its two GPUs. We take all 128: over three seeds of 800 steps, groups of 64
@@ -161,7 +137,7 @@ MODERN = Recipe(
     weight_decay=2e-5,
     schedule="cosine",
     smoothing=0.1,
-    average=(32, decay_of_update(0.99998, batch=1024, every=32, epochs=600)),
+    average=(32, ema_decay(0.99998, batch=1024, every=32, epochs=600)),
     crop="aspect",
     size=176,
     test_size=224,
@@ -203,7 +179,7 @@ RECIPES = {
 
 
 def learning_rate(recipe: Recipe, step: int, plateaus: int = 0) -> float:
-    """The rate for the step after `step` steps, and after so many plateaus of the error."""
+    """The learning rate after `step` steps and so many plateaus of the validation error."""
     warmup_steps, warmup_rate = recipe.warmup
     match recipe.schedule:
         case "cosine":
@@ -213,13 +189,11 @@ def learning_rate(recipe: Recipe, step: int, plateaus: int = 0) -> float:
             return warmup_rate if step < warmup_steps else recipe.lr * recipe.factor**plateaus
         case "linear":
             return recipe.lr * (1 - (1 - recipe.factor) * min(1.0, step / recipe.drops[0]))
-    if step < warmup_steps:
-        return warmup_rate
-    return recipe.lr * recipe.factor ** sum(step >= drop for drop in recipe.drops)
+    return warmup_rate if step < warmup_steps else milestone_rate(recipe, step)
 
 
 def momentum(recipe: Recipe, step: int) -> float:
-    """The momentum of the step after `step` steps."""
+    """The momentum after `step` steps."""
     steps, end = recipe.momentum_rise
     if not steps:
         return recipe.momentum
@@ -227,38 +201,33 @@ def momentum(recipe: Recipe, step: int) -> float:
 
 
 def guidance(recipe: Recipe, step: int) -> float:
-    """What the answers of a teacher count in the step after `step` steps."""
+    """The weight of the distillation loss after `step` steps."""
     first, last = recipe.guidance
     return first + (last - first) * step / recipe.steps
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe for another budget: drops, warm-up and average keep their proportions."""
-
-    def scaled(count: int) -> int:
-        return -(-count * steps // recipe.steps)  # upwards: no drop before a step
-
-    # Choice: the average reaches over the same part of a training of any length: its interval is
-    # scaled like the drops, and its decay so that as little of the first weights is left.
+    """The recipe for another budget: milestones, warm-up and averaging keep their proportions."""
+    # Choice: the average covers the same part of a training of any length: its interval is
+    # scaled like the drops, and its decay so that as little of the first weights remains.
     (every, decay), part = recipe.average, steps / recipe.steps
-    interval = scaled(every)
+    interval = scaled_steps(recipe, every, steps)
     average = (interval, decay ** (interval / every / part)) if every else recipe.average
-    warmup_steps, warmup_rate = recipe.warmup
     return replace(
-        recipe,
-        steps=steps,
+        base.with_steps(recipe, steps),
         average=average,
-        drops=tuple(map(scaled, recipe.drops)),
-        warmup=(scaled(warmup_steps), warmup_rate),
-        momentum_rise=(scaled(recipe.momentum_rise[0]), recipe.momentum_rise[1]),
-        auxiliary_steps=scaled(recipe.auxiliary_steps),
+        momentum_rise=(
+            scaled_steps(recipe, recipe.momentum_rise[0], steps),
+            recipe.momentum_rise[1],
+        ),
+        auxiliary_steps=scaled_steps(recipe, recipe.auxiliary_steps, steps),
     )
 
 
-def weight_of_start(recipe: Recipe) -> float:
-    """The share of the weights at the end of the warm-up, or of the first ones where there is none,
-    in the average at the end: between 0 and 1. It is 0 without an average, and where the warm-up
-    lasts to the end, in which the average is the network itself."""
+def initial_share(recipe: Recipe) -> float:
+    """The share of the initial weights (those after the warm-up, if there is one) in the average at
+    the end, between 0 and 1. It is 0 without an average, and if the warm-up lasts to the end, in
+    which the average is the network itself."""
     (every, decay), steps = recipe.average, recipe.steps
     if not every or recipe.warmup[0] >= steps >= every:
         return 0.0
@@ -266,11 +235,11 @@ def weight_of_start(recipe: Recipe) -> float:
 
 
 def check_average(recipe: Recipe) -> None:
-    """Raises ValueError where the average of the weights would mostly be what they began with."""
+    """Raises ValueError if the averaged weights would mostly be the initial ones."""
     every, decay = recipe.average
     if every and not 0 <= decay <= 1:
         raise ValueError(f"the decay of an average is between 0 and 1, not {decay:g}")
-    if (share := weight_of_start(recipe)) > 0.5:
+    if (share := initial_share(recipe)) > 0.5:
         raise ValueError(
             f"with average={in_text(recipe.average)}, {100 * share:.0f} % of the averaged weights "
             f"would be those at the start of {recipe.steps:,} steps; choose a smaller decay or "
@@ -280,27 +249,21 @@ def check_average(recipe: Recipe) -> None:
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with other values. If the size of the crops changes, `scales` and `shorter` change
-    in proportion, unless they are given: the paper takes crops of 224 from sides of 256 to 480 in
+    in proportion unless they are given: the paper takes crops of 224 from sides of 256 to 480 in
     training, and of 256 in a test (Sec. 3.4)."""
     plain = replace(recipe, **changes)
-    size, before = plain.size or CROP, recipe.size or CROP
-    test, test_before = plain.test_size or size, recipe.test_size or before
-    found: dict[str, Any] = {}
-    if plain.crop == "scale" and size != before:
-        found["scales"] = tuple(round(side * size / before) for side in recipe.scales)
-    if test != test_before:
-        found["shorter"] = round(recipe.shorter * test / test_before)
-    return replace(recipe, **found | changes)
-
-
-def parsed(assignment: str) -> tuple[str, Any]:
-    """`field=value`, as on the command line. Raises ValueError for what is no field or no value."""
-    return assigned(Recipe, assignment, {"network", "start", "teacher"})
+    size, usual_size = plain.size or CROP, recipe.size or CROP
+    test_size, usual_test_size = plain.test_size or size, recipe.test_size or usual_size
+    scaled: dict[str, Any] = {}
+    if plain.crop == "scale" and size != usual_size:
+        scaled["scales"] = tuple(round(side * size / usual_size) for side in recipe.scales)
+    if test_size != usual_test_size:
+        scaled["shorter"] = round(recipe.shorter * test_size / usual_test_size)
+    return replace(recipe, **scaled | changes)
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
-    """A recipe as it was written. Raises ValueError where it is none that we know."""
-    if "test_size" not in values:  # before there was a choice, a test was of 224 pixels
+    """A recipe from JSON. Raises ValueError for anything else."""
+    if "test_size" not in values:  # older recipes: a test was of 224 pixels
         values = values | {"test_size": CROP if values.get("size") else 0}
-    recipe: Recipe = values_from_json(Recipe, values)
-    return recipe
+    return base.from_json(Recipe, values)

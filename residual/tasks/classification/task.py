@@ -19,7 +19,7 @@ from residual.tasks.classification.evaluate import CURVE, error_record, evaluate
 from residual.tasks.classification.inference import InferenceOptions, Member
 from residual.tasks.classification.metrics import Count
 from residual.tasks.classification.recipe import Recipe, learning_rate
-from residual.training import averaging
+from residual.training import optim
 from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.early_stopping import EarlyStopping
 from residual.training.loop import Step
@@ -55,7 +55,7 @@ class Classification:
         """Measure the preprocessing on the training images."""
         options = self.context.options
         if self.recipe.average[0]:
-            self.average = averaging.started(self.net)
+            self.average = optim.start_average(self.net)
         self.preprocessing = self.context.world.on_first(
             lambda: loader.preprocessing(self.recipe, self.data, options.workers, options.progress)
         )
@@ -66,7 +66,7 @@ class Classification:
         self.learner.plateaus = header.get("plateaus", 0)
         self.average = prefixed("average.", tensors, device)
         if self.recipe.average[0] and not self.average:  # weights from elsewhere
-            self.average = averaging.started(self.net)
+            self.average = optim.start_average(self.net)
         self.stopping.restore(header.get("looks", []), prefixed("best.", tensors, device))
         self.skipped = header.get("skipped", {})
         self.over = header.get("over", False)
@@ -100,7 +100,7 @@ class Classification:
                 self._fewer(step.images)
             if every and step.number % every == 0:
                 warming = step.number <= recipe.warmup[0]
-                averaging.update(self.average, self.net, decay * (not warming))
+                optim.update_average(self.average, self.net, decay * (not warming))
             yield step
 
     def _at_once(self) -> int:

@@ -1,4 +1,4 @@
-"""The verb `train`: a recipe and data become a run."""
+"""Trains a classifier: the verb `train`, and what the commands need for it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from residual.data.datasets import Data
+from residual.data.datasets import Data, Progress, no_progress
 from residual.data.folder import generated_split
 from residual.data.packed import is_packed
-from residual.data.sources import DEFAULT_ROOT, load
+from residual.data.sources import DEFAULT_ROOT, data_source, load
 from residual.device import ComputeConfig, check_finite, training_config
 from residual.distributed import current_world
 from residual.models.registry import build, classifier_parameters, model_spec
@@ -20,8 +20,9 @@ from residual.runs.results import environment
 from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects
-from residual.tasks.classification.load import load as loaded_weights
-from residual.tasks.classification.load import recipe_of as stored_recipe
+from residual.tasks.classification.distillation import check_teacher, load_teacher, with_teacher
+from residual.tasks.classification.load import load as load_trained
+from residual.tasks.classification.load import read_recipe
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.recipe import RECIPES, Recipe, changed, check_average, with_steps
 from residual.tasks.classification.task import Classification
@@ -29,6 +30,11 @@ from residual.tasks.classification.throughput import seconds_per_step, trial_key
 from residual.training.checkpoint import weights_sha256
 from residual.training.recipe import to_json
 from residual.training.task import Event, RunOptions
+
+__all__ = [
+    "advance", "begin", "check_effects", "complete_recipe", "load_data", "notices", "read_recipe",
+    "train",
+]  # fmt: skip
 
 
 def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
@@ -65,65 +71,97 @@ def takes_photographs(network: str) -> bool:
     return model_spec(network).input_size == 224
 
 
-def found_again(name: str, root: Path) -> dict[str, str]:
-    """How a run finds its data again, from whatever folder it is taken up in."""
-    path = Path(name).expanduser()
-    own = name in ("digits", "cifar10")  # by name, whatever lies in this folder
-    where = str(path.resolve()) if path.is_dir() and not own else name
-    return {"where": where, "root": str(root.expanduser().resolve())}
+def load_data(
+    recipe: Recipe,
+    source: dict[str, str],
+    workers: int = 0,
+    progress: Progress = no_progress,
+    classes: tuple[str, ...] | None = None,
+) -> Data:
+    """The data of a recipe, in the form that its network takes."""
+    size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
+    root = Path(source["root"])
+    return load(source["where"], root, size=size, whole=whole, workers=workers, progress=progress)
+
+
+def notices(recipe: Recipe, usual: Recipe, data: Data) -> list[str]:
+    """Sentences that the user should know about the data, before a training."""
+    return list(data.notices)
 
 
 def begin(
     run: Path | None,
     recipe: Recipe,
     data: Data,
-    where: dict[str, str],
-    how: ComputeConfig,
-    test_curve: bool,
+    source: dict[str, str],
+    config: ComputeConfig,
     weights: Trained | None = None,
+    *,
+    test_curve: bool = False,
+    teacher: Path | None = None,
 ) -> Path:
-    """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
-    again: its name and its root."""
-    check_average(recipe)  # not where an old run goes on
+    """Make the folder of a run, by default runs/<network>-<n>. `source` is the location of the
+    data: `where` and `root`. Raises ValueError for a recipe that does not fit the data."""
+    check_average(recipe)  # not when an old run is resumed
     check(recipe, data)
     current_world().local_batch(recipe.batch, recipe.norm_group)
-    how = autotune(
-        how,
+    if teacher is not None:
+        check_teacher(load_teacher(teacher), recipe, data.classes)
+        source = source | {"teacher": str(teacher.resolve())}
+    cache = Path(source["root"]).expanduser() / "trials.json"
+    config = autotune(
+        config,
         recipe.steps,
         partial(seconds_per_step, recipe=recipe, classes=len(data.classes)),
         partial(trial_key, recipe=recipe),
-        Path(where["root"]).expanduser() / "trials.json",
+        cache,
     )
-    path = Path(where["where"])
-    own = path.is_absolute() and path.is_dir() and not is_packed(where["where"])
-    split = generated_split(path) if own else {}
-    known = environment(data, where, how) | {"test_curve": test_curve}
+    path = Path(source["where"])
+    is_folder = path.is_absolute() and path.is_dir() and not is_packed(source["where"])
+    split = generated_split(path) if is_folder else {}
+    values = environment(data, source, config) | {"test_curve": test_curve}
 
-    def fill(own: Path) -> None:
+    def save_initial(run: Path) -> None:
         if weights is not None:
-            begun_with(own, recipe, data, weights)
+            save_weights(run, recipe, data, weights)
 
-    return folder.create(run, to_json(recipe), data.classes, known, split, fill)
+    return folder.create(run, to_json(recipe), data.classes, values, split, save_initial)
 
 
-def begun_with(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
-    """The checkpoint before the first step of a run that begins with trained weights; the last
-    layer is new where the classes are others."""
+def save_weights(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
+    """Save initial weights as the checkpoint of step 0; the last layer is new if the classes are
+    others."""
     net = session.fresh(recipe.seed, lambda: build(recipe.network, len(data.classes)))
     state = weights.net.state_dict()
     if weights.classes != data.classes:
-        new = classifier_parameters(recipe.network)
-        state = {name: tensor for name, tensor in state.items() if name not in new}
+        last = classifier_parameters(recipe.network)
+        state = {name: tensor for name, tensor in state.items() if name not in last}
     net.load_state_dict(state, strict=False)
-    before = weights.preprocessing
+    preprocessing = weights.preprocessing
     if takes_photographs(recipe.network):
-        before = before.for_sizes(crop_size(recipe), test_size(recipe), recipe.shorter)
-    folder.save(run, *session.start_with(recipe, data.classes, net, before))
+        sizes = crop_size(recipe), test_size(recipe), recipe.shorter
+        preprocessing = preprocessing.for_sizes(*sizes)
+    folder.save(run, *session.start_with(recipe, data.classes, net, preprocessing))
+
+
+def complete_recipe(
+    recipe: Recipe,
+    config: ComputeConfig,
+    weights: Trained | None,
+    *,
+    teacher: Path | None = None,
+    test_curve: bool = False,
+) -> Recipe:
+    """The recipe with the digests of its initial weights and of its teacher's. Raises ValueError
+    for weights of another network, and NonFiniteValues."""
+    if weights is not None:
+        recipe = from_weights(recipe, weights)
+    return with_teacher(recipe, None if teacher is None else load_teacher(teacher))
 
 
 def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
-    """The recipe for a training that begins with these. Raises ValueError where they are another
-    network's, and NotFinite."""
+    """The recipe of a training from initial weights. Raises ValueError for weights of another
+    network, and NonFiniteValues."""
     if weights.network != recipe.network:
         raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
     state = weights.net.state_dict()
@@ -141,12 +179,12 @@ def train(
     weights: Path | str | None = None,
     **changes: Any,
 ) -> Iterator[Event]:
-    """Train a network; `for moment in train("resnet20"): ...` takes the steps one at a time.
+    """Train a network; `for event in train("resnet20"): ...` takes the steps one at a time.
 
-    Without a recipe it goes by the one of network and data, with `changes` to its fields: `seed=1`,
-    or `steps=800`, for which drops, warm-up and average keep their proportions.
+    Without a recipe it is the usual one of network and data, with `changes` to its fields:
+    `seed=1`, or `steps=800`, for which drops, warm-up and average keep their proportions.
     The run is kept in `out`, by default runs/<network>-<n>. Raises ValueError and OSError, in a
-    sentence, for a network, a field or data that there is not.
+    sentence, for an unknown network, field or data.
     """
     usual = nearest(recipe) if recipe else recipe_for(network, data)
     recipe = recipe or usual
@@ -158,18 +196,17 @@ def train(
             f"no field {unknown[0]!r} in a recipe; it has {', '.join(to_json(recipe))}"
         )
     recipe = changed(recipe, changes)
-    beginning = None if weights is None else loaded_weights(weights, body=True)
-    if beginning:
-        recipe = from_weights(recipe, beginning)
-    size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
-    loaded = load(data, DEFAULT_ROOT, size=size, whole=whole)
+    initial = None if weights is None else load_trained(weights, body=True)
+    if initial:
+        recipe = from_weights(recipe, initial)
+    source = data_source(data, DEFAULT_ROOT)
+    loaded = load_data(recipe, source)
     check_effects(recipe, usual, loaded)
-    where = found_again(data, DEFAULT_ROOT)
-    own, how = Path(out) if out else None, how or training_config()
-    run = begin(own, recipe, loaded, where, how, False, beginning)
+    config = how or training_config()
+    run = begin(Path(out) if out else None, recipe, loaded, source, config, initial)
     yield from advance(run, loaded, RunOptions())
 
 
 def advance(run: Path, data: Data, options: RunOptions) -> Iterator[Event]:
     """Take the steps that remain of a run; see `runs.session.advance`."""
-    return session.advance(run, data, options, stored_recipe, Classification)
+    return session.advance(run, data, options, read_recipe, Classification)

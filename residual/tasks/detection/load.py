@@ -28,7 +28,7 @@ class TrainedDetector(Trained):
         return self
 
 
-def recipe_of(run: Path) -> Recipe:
+def read_recipe(run: Path) -> Recipe:
     """The recipe of a run. Raises NoRun for a folder without one, ValueError for a classifier's."""
     values = folder.recipe_values(run)
     if values.get("task") != "detection":
@@ -44,7 +44,7 @@ def load(path: Path | str) -> TrainedDetector:
     """
     path = Path(path)
     if path.is_dir():
-        recipe_of(path)
+        read_recipe(path)
     tensors, header, notices = read(path)
     with damage_errors(path):
         return from_checkpoint(tensors, header, notices)

@@ -1,76 +1,79 @@
-"""How a detector is trained and tested: values (Section 4.3, Appendix A and B)."""
+"""The recipe of a detector: how it is trained and tested (Sec. 4.3, App. A and B)."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from residual.training.recipe import assigned, bounded
-from residual.training.recipe import from_json as values_from_json
+from residual.training import recipe as base
+from residual.training.recipe import (
+    BaseRecipe,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    check_fields,
+    milestone_rate,
+    with_steps,
+)
 
-ERROR, SKIP = "error", "skip"  # what is done about a bad box
-UPRIGHT, STORED = "upright", "stored"  # frames of boxes
-PIXELS, FRACTION = "pixels", "fraction"  # their units
-READINGS: dict[str, tuple[str, ...]] = {
-    "bad_boxes": (ERROR, SKIP),
-    "box_frame": (UPRIGHT, STORED),
-    "box_unit": (PIXELS, FRACTION),
-}
+__all__ = ["Recipe", "with_steps"]
+
+ERROR, SKIP = "error", "skip"  # what to do about an invalid box
+UPRIGHT, STORED = "upright", "stored"  # orientation of the pixels that boxes refer to
+PIXELS, FRACTION = "pixels", "fraction"  # units of boxes
+BadBoxes = Literal["error", "skip"]
+BoxFrame = Literal["upright", "stored"]
+BoxUnit = Literal["pixels", "fraction"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the boxes of annotations are read: fields of a recipe."""
+    """How boxes of annotations are read; the fields are those of a recipe. Raises ValueError."""
 
-    bad_boxes: str = ERROR
-    box_frame: str = UPRIGHT
-    box_unit: str = PIXELS
+    bad_boxes: BadBoxes = "error"
+    box_frame: BoxFrame = "upright"
+    box_unit: BoxUnit = "pixels"
 
     def __post_init__(self) -> None:
-        """Raises ValueError, in a sentence, for another word."""
-        bounded(self, {}, READINGS)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a detector is trained. Whatever can change the answer is here, and nothing else."""
+class Recipe(BaseRecipe):
+    """How a detector is trained. Raises ValueError for values that do not go together."""
 
-    network: str = "resnet101"  # whose layers are shared: resnet18 to resnet152, or vgg16
-    task: str = "detection"
-    start: str = ""  # the weights it begins with: their sha256; drawn from the seed where empty
+    network: str = "resnet101"  # backbone: resnet18 to resnet152, or vgg16
+    batch: Positive = 1
+    steps: Positive = 70_000
+    drops: tuple[int, ...] = (50_000,)
+    lr: NonNegativeFloat = 0.001
+    warmup: tuple[int, float] = (0, 0.0001)  # steps of a linear rise, from this learning rate
+    weight_decay: NonNegativeFloat = 5e-4
+    task: Literal["detection"] = "detection"
     train_split: str = "trainval"
     test_split: str = "test"
-    schedule: str = "joint"  # approximately; or alternating: in four steps
-    batch: int = 1  # pictures per step, over all processes together
-    steps: int = 70_000
-    drops: tuple[int, ...] = (50_000,)
-    factor: float = 0.1
-    lr: float = 0.001
-    warmup: tuple[int, float] = (0, 0.0001)
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    norm: str = "frozen"  # batch normalization is a fixed affine map; or group: group normalization
-    fixed: int = 2  # stages that do not learn: conv1 and conv2_x, conv1 and conv2 of VGG-16
-    shorter: int = 600  # pixels of the shorter side
-    longest: int = 1000  # at most, of the longer one
-    mirror: bool = True
-    scales: tuple[int, ...] = (128, 256, 512)  # square roots of the areas of anchors
-    anchors: int = 256  # of a picture, that learn in a step
-    candidates: int = 12_000  # the best anchors, before suppression; so many of them
-    proposals: int = 2_000  # remain
-    smallest: int = 16  # pixels of a side of a proposal, in the picture before it is resized
-    regions: int = 128  # of a picture, that learn in a step
-    background: float = 0.0  # the least overlap of a region that is background
-    pooling: str = "pool"  # RoI pooling as published; or align
-    bins: int = 0  # on a side of a pooled region; 0: 14 before conv5_1, 7 before fc6
-    context: bool = False  # the whole picture's vector beside each region's (Table 9)
-    bad_boxes: str = ERROR  # a box that cannot be ends the training; or skip: it is left out
-    bad_images: str = "error"
-    box_frame: str = UPRIGHT  # boxes are of the picture as it is seen; or stored: before EXIF turns
-    box_unit: str = PIXELS  # or fraction: of the picture's width and height
-    seed: int = 0
+    schedule: Literal["joint", "alternating"] = "joint"  # approximate joint, or 4-step training
+    norm: Literal["frozen", "group"] = "frozen"  # frozen batch norm, or group normalization
+    fixed: NonNegative = 2  # frozen stages: conv1 and conv2_x, conv1 and conv2 of VGG-16
+    shorter: Positive = 600  # pixels of the shorter side
+    longest: Positive = 1000  # most pixels of the longer side
+    mirror: bool = True  # random horizontal flip
+    scales: tuple[int, ...] = (128, 256, 512)  # square roots of the areas of anchors, in pixels
+    anchors: Positive = 256  # sampled for the RPN loss, per image
+    candidates: Positive = 12_000  # proposals before NMS
+    proposals: Positive = 2_000  # proposals after NMS
+    smallest: NonNegative = 16  # shorter side of a proposal, in pixels of the original image
+    regions: Positive = 128  # sampled for the loss of the head, per image
+    background: NonNegativeFloat = 0.0  # least IoU of a background region
+    pooling: Literal["pool", "align"] = "pool"  # RoI pooling or RoIAlign
+    bins: NonNegative = 0  # on a side of a pooled region; 0: 14 before conv5_1, 7 before fc6
+    context: bool = False  # the features of the whole image beside each region's (Table 9)
+    bad_boxes: BadBoxes = "error"  # stop at an invalid box, or skip it
+    box_frame: BoxFrame = "upright"  # boxes refer to the image after, or before, EXIF rotation
+    box_unit: BoxUnit = "pixels"  # or fractions of the image's width and height
+
+    not_settable: ClassVar[frozenset[str]] = BaseRecipe.not_settable | {"task"}
 
     def __post_init__(self) -> None:
-        """Raises ValueError, in a sentence, for a value that no training can have."""
-        bounded(self, LEAST, CHOICES)
+        super().__post_init__()
         if not self.scales or min(self.scales) < 1:
             raise ValueError(f"scales are pixels, at least one of them, not {self.scales}")
 
@@ -78,19 +81,6 @@ class Recipe:
     def reading(self) -> Reading:
         return Reading(self.bad_boxes, self.box_frame, self.box_unit)
 
-
-LEAST: dict[str, float] = dict.fromkeys(("batch", "steps", "shorter", "longest", "anchors"), 1)
-LEAST |= dict.fromkeys(("candidates", "proposals", "regions"), 1)
-LEAST |= dict.fromkeys(("lr", "momentum", "weight_decay", "factor", "fixed", "smallest"), 0)
-LEAST |= dict.fromkeys(("background", "bins", "seed"), 0)
-CHOICES = {
-    "task": ("detection",),
-    "schedule": ("joint", "alternating"),
-    "norm": ("frozen", "group"),
-    "pooling": ("pool", "align"),
-    "bad_images": ("error", "skip"),
-    **READINGS,
-}
 
 # The published code's end-to-end training on VOC 2007 (py-faster-rcnn): one picture a step.
 VOC07 = Recipe()
@@ -142,19 +132,18 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Testing:
-    """How a detector is asked."""
+    """How a detector is tested. Raises ValueError for values that do not go together."""
 
-    candidates: int = 6_000  # the best anchors, before suppression; so many of them
-    proposals: int = 300  # remain
-    least: float = 0.05  # the score of a detection
-    overlap: float = 0.3  # above which the worse of two boxes of a class goes
-    most: int = 100  # detections on a picture
-    refinement: bool = False  # each box once more as a region, then voting (Table 9)
-    scales: tuple[int, ...] = ()  # shorter sides, of which two are looked at (Table 9)
+    candidates: Positive = 6_000  # proposals before NMS
+    proposals: Positive = 300  # proposals after NMS
+    least: NonNegativeFloat = 0.05  # score threshold of a detection
+    overlap: float = 0.3  # IoU threshold of NMS, per class
+    most: Positive = 100  # detections per image
+    refinement: bool = False  # box refinement and voting (Table 9)
+    scales: tuple[int, ...] = ()  # multi-scale testing: shorter sides, two per region (Table 9)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no way to ask."""
-        bounded(self, {"candidates": 1, "proposals": 1, "most": 1, "least": 0}, {})
+        check_fields(self)
         if len(self.scales) == 1:
             raise ValueError("several scales are at least two; leave them out for one")
 
@@ -162,35 +151,33 @@ class Testing:
 MULTISCALE = (200, 400, 600, 800, 1000)  # App. B
 
 
-def scaled(shorter: int) -> tuple[int, ...]:
-    """The paper's scales for another shorter side of training than its 600 pixels."""
+def multiscale_sizes(shorter: int) -> tuple[int, ...]:
+    """The paper's test scales, in proportion to another shorter side than its 600 pixels."""
     return tuple(side * shorter // VOC07.shorter for side in MULTISCALE)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """The rate for the step after `step` steps of a stage of the training."""
+    """The learning rate after `step` steps of a phase of the training."""
     warmup_steps, warmup_rate = recipe.warmup
     if step < warmup_steps:
         return warmup_rate + (recipe.lr - warmup_rate) * step / warmup_steps
-    return recipe.lr * recipe.factor ** sum(step >= drop for drop in recipe.drops)
+    return milestone_rate(recipe, step)
 
 
-def with_steps(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe for another budget: drops and warm-up keep their proportions."""
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other values. If `shorter` changes, the longer side and the anchors change in
+    proportion unless they are given."""
+    scaled: dict[str, Any] = {}
+    if "shorter" in changes:
+        plain = replace(recipe, shorter=changes["shorter"])  # checks it
 
-    def scaled(count: int) -> int:
-        return -(-count * steps // recipe.steps)
+        def scale(side: int) -> int:
+            return max(1, side * plain.shorter // recipe.shorter)
 
-    warmup = scaled(recipe.warmup[0]), recipe.warmup[1]
-    return replace(recipe, steps=steps, drops=tuple(map(scaled, recipe.drops)), warmup=warmup)
-
-
-def parsed(assignment: str) -> tuple[str, Any]:
-    """`field=value`, as on the command line. Raises ValueError for what is no field or no value."""
-    return assigned(Recipe, assignment, {"network", "task", "start"})
+        scaled = {"longest": scale(recipe.longest), "scales": tuple(map(scale, recipe.scales))}
+    return replace(recipe, **scaled | changes)
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
-    """A recipe as it was written. Raises ValueError where it is none that we know."""
-    recipe: Recipe = values_from_json(Recipe, values)
-    return recipe
+    """A recipe from JSON. Raises ValueError for anything else."""
+    return base.from_json(Recipe, values)

@@ -1,20 +1,22 @@
-"""The verbs `train` and `resume` of detection: a recipe and pictures with boxes become a run."""
+"""Trains a detector: what the commands need for it."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from residual.data.datasets import Progress, no_progress
 from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig, check_finite
 from residual.models.registry import model_spec
 from residual.runs import folder, session
 from residual.runs.load import Trained
 from residual.runs.results import environment
-from residual.tasks.detection import datasets as reading
-from residual.tasks.detection.datasets import DetectionData
+from residual.tasks.detection import datasets
+from residual.tasks.detection.datasets import DetectionData, annotation_format
 from residual.tasks.detection.faster_rcnn import (
     VGGS,
     FasterRCNN,
@@ -22,57 +24,95 @@ from residual.tasks.detection.faster_rcnn import (
     build,
     check_network,
 )
-from residual.tasks.detection.load import TrainedDetector, recipe_of
+from residual.tasks.detection.load import TrainedDetector, read_recipe
+from residual.tasks.detection.loader import median_side
 from residual.tasks.detection.metrics import check_pycocotools
 from residual.tasks.detection.recipe import RECIPES, Recipe
 from residual.tasks.detection.task import BEGUN, Detection
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import refuse_idle, to_json
+from residual.training.recipe import check_effect, to_json
 from residual.training.task import Event, RunOptions
 
+__all__ = [
+    "advance", "begin", "check_effects", "complete_recipe", "load_data", "notices", "read_recipe"
+]  # fmt: skip
 
-def recipe_for(network: str, name: str, sort: str) -> Recipe:
-    """A recipe by name; `auto` goes by what the annotations are. Raises ValueError."""
+
+def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
+    """A recipe by name, or the usual one of the data's annotation format. Raises ValueError."""
+    coco = annotation_format(Path(data)) == "coco"
     if name == "auto":
-        name = "coco" if sort == "coco" else "voc07"
+        name = "coco" if coco else "voc07"
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(RECIPES)}")
     recipe = replace(RECIPES[name], network=model_spec(network).name)
-    if sort == "coco" and name != "coco":
+    if coco and name != "coco":
         recipe = replace(recipe, train_split="train", test_split="val")
     return recipe
 
 
-def with_splits(recipe: Recipe, path: Path, chosen: Collection[str]) -> Recipe:
-    """The recipe with a folder's own names of splits, but for the fields that a user has chosen.
-    Raises ValueError where it cannot be told which is which."""
+def with_splits(recipe: Recipe, data: str, chosen: Collection[str]) -> Recipe:
+    """The recipe with the data's own names of splits, except in the fields that the user chose.
+    Raises ValueError if the names do not tell which split is which."""
     if {"train_split", "test_split"} <= set(chosen):
         return recipe
-    train, test = reading.choose_splits(path, recipe.train_split, recipe.test_split)
-    return replace(
-        recipe,
-        train_split=recipe.train_split if "train_split" in chosen else train,
-        test_split=recipe.test_split if "test_split" in chosen else test,
-    )
+    train, test = datasets.choose_splits(Path(data), recipe.train_split, recipe.test_split)
+    splits: dict[str, Any] = {"train_split": train, "test_split": test}
+    return replace(recipe, **{name: splits[name] for name in splits if name not in chosen})
 
 
-def load(path: Path, recipe: Recipe, classes: tuple[str, ...] | None = None) -> DetectionData:
-    """The splits of a recipe. The classes are those of a run that goes on, or of the split that is
-    trained on."""
-    train = reading.load(path, recipe.train_split, classes, recipe.reading)
+def load_data(
+    recipe: Recipe,
+    source: dict[str, str],
+    workers: int = 0,
+    progress: Progress = no_progress,
+    classes: tuple[str, ...] | None = None,
+) -> DetectionData:
+    """The splits of a recipe. The classes are those of a run that is resumed, or of the training
+    split."""
+    path = Path(source["where"])
+    train = datasets.load(path, recipe.train_split, classes, recipe.reading)
     if not train.examples:
         raise ValueError(f"{train.name} holds no pictures")
     if not train.classes:
         raise ValueError(f"{train.name} holds no objects")
     if train.format == "coco":
         check_pycocotools()  # not only after the training
-    test = reading.load(path, recipe.test_split, train.classes, recipe.reading)
+    test = datasets.load(path, recipe.test_split, train.classes, recipe.reading)
     return DetectionData(train, test)
 
 
-def check(recipe: Recipe, how: ComputeConfig) -> None:
-    """Raises ValueError where this cannot be trained here, before a picture is read."""
+def notices(recipe: Recipe, usual: Recipe, data: DetectionData) -> list[str]:
+    """Sentences that the user should know about the data, before a training."""
+    sentences = []
+    splits = {recipe.train_split: data.train, recipe.test_split: data.test}
+    if tuple(splits) != (usual.train_split, usual.test_split):
+        train, test = (f"{name} ({len(s.examples):,} pictures)" for name, s in splits.items())
+        sentences.append(f"{train} is learned from, and {test} is tested on")
+    side, least = median_side(data.train, recipe), min(recipe.scales)
+    if side < least / 2:
+        sentences.append(
+            f"half of the objects are less than {side:.0f} pixels wide and high, and the smallest "
+            f"anchors have {least}: say --set scales=... with smaller ones"
+        )
+    for split in (data.train, data.test):
+        sentences += [f"{sentence}; it is left out" for sentence in split.skipped]
+        sentences += split.notices
+    return sentences
+
+
+def complete_recipe(recipe: Recipe, config: ComputeConfig, weights: Trained | None) -> Recipe:
+    """The recipe with the digest of its initial weights. Raises ValueError for a recipe that cannot
+    be trained here and for weights of another network, and NonFiniteValues."""
+    if weights is not None:
+        recipe = from_weights(recipe, weights)
+    check(recipe, config)
+    return recipe
+
+
+def check(recipe: Recipe, config: ComputeConfig) -> None:
+    """Raises ValueError for a recipe that cannot be trained here."""
     check_network(recipe.network)
     if (
         recipe.norm == "frozen"
@@ -83,8 +123,8 @@ def check(recipe: Recipe, how: ComputeConfig) -> None:
             "frozen batch normalization has the statistics of weights to begin with; name them "
             "with --weights, or train from scratch: norm=group and fixed=0, as in --recipe scratch"
         )
-    own = recipe.drops or recipe.warmup[0] or recipe.steps < 6
-    if recipe.schedule == "alternating" and own:
+    unusable = recipe.drops or recipe.warmup[0] or recipe.steps < 6
+    if recipe.schedule == "alternating" and unusable:
         raise ValueError(
             "the alternating schedule has drops of its own, no warm-up, and at least 6 steps; say "
             "--set drops= --set warmup=0,0.001"
@@ -99,98 +139,96 @@ def check(recipe: Recipe, how: ComputeConfig) -> None:
             f"background is below 0.5, the overlap from which on a region is an object's, not "
             f"{recipe.background}"
         )
-    if recipe.batch % how.processes:
+    if recipe.batch % config.processes:
         raise ValueError(
-            f"{how.processes} processes cannot share a batch of {recipe.batch} pictures equally; "
-            f"say --set batch={how.processes}, which is another recipe"
+            f"{config.processes} processes cannot share a batch of {recipe.batch} pictures "
+            f"equally; say --set batch={config.processes}, which is another recipe"
         )
     if recipe.fixed and not recipe.start:
         raise ValueError(
             "stages that do not learn need weights to begin with; name them with --weights, or say "
             "--set fixed=0"
         )
-    device = torch.device(how.device).type
-    if how.deterministic and device != "cpu" and recipe.pooling == "pool":
+    device = torch.device(config.device).type
+    if config.deterministic and device != "cpu" and recipe.pooling == "pool":
         raise ValueError(
             f"RoI pooling has no deterministic kernel on {device}; say --set pooling=align, or "
             f"leave out --deterministic"
         )
 
 
-def check_effects(recipe: Recipe, usual: Recipe) -> None:
-    """Raises ValueError for a field that was set and that changes nothing."""
-    own = recipe.schedule == "alternating"
-    drops = any(drop < recipe.steps for drop in recipe.drops)
-    norms = model_spec(recipe.network).family != "rival"
-    acting = {
-        "drops": (drops or own, f"the rate drops within the {recipe.steps:,} steps"),
-        "factor": (drops or own, "the rate never drops by it"),
-        "norm": (norms, f"{recipe.network} has no batch normalization to replace"),
+def check_effects(recipe: Recipe, usual: Recipe, data: DetectionData | None = None) -> None:
+    """Raises ValueError for a field that was set and has no effect."""
+    drops = recipe.schedule == "alternating" or any(d < recipe.steps for d in recipe.drops)
+    has_norm = model_spec(recipe.network).family != "rival"
+    effects = {
+        "drops": (drops, f"the rate drops within the {recipe.steps:,} steps"),
+        "factor": (drops, "the rate never drops by it"),
+        "norm": (has_norm, f"{recipe.network} has no batch normalization to replace"),
     }
-    refuse_idle(recipe, usual, acting)
+    check_effect(recipe, usual, effects)
 
 
 def begin(
     run: Path | None,
     recipe: Recipe,
     data: DetectionData,
-    where: dict[str, str],
-    how: ComputeConfig,
+    source: dict[str, str],
+    config: ComputeConfig,
     weights: Trained | None = None,
-) -> Path:  # fmt: skip
-    """Make a run's folder, runs/<network>-<n> without one. `where` says how the data is found
-    again."""
-    how = replace(how, precision="float32") if how.precision == "auto" else how
-    known = environment(data, where, how)
+) -> Path:
+    """Make the folder of a run, by default runs/<network>-<n>. `source` is the location of the
+    data: `where` and `root`."""
+    if config.precision == "auto":
+        config = replace(config, precision="float32")
+    values = environment(data, source, config)
     if isinstance(weights, TrainedDetector):
-        known["before"] = weights.annotations
+        values["before"] = weights.annotations
 
-    def fill(own: Path) -> None:
+    def save_initial(run: Path) -> None:
         if weights is not None:
-            begun_with(own, recipe, data, weights)
+            save_weights(run, recipe, data, weights)
 
-    split = split_of(recipe, data)
-    return folder.create(run, to_json(recipe), data.train.classes, known, split, fill)
-
-
-def split_of(recipe: Recipe, data: DetectionData) -> dict[str, list[str]]:
-    """Which pictures are in which part of a split that was divided once; {} of any other."""
-    parts = {recipe.train_split: data.train, recipe.test_split: data.test}
-    return {
-        name: [each.name for each in own.examples] for name, own in parts.items() if ":" in name
+    # Which images are in which part of a split that was divided once.
+    splits = {recipe.train_split: data.train, recipe.test_split: data.test}
+    divided = {
+        name: [example.name for example in split.examples]
+        for name, split in splits.items()
+        if ":" in name
     }
+    return folder.create(run, to_json(recipe), data.train.classes, values, divided, save_initial)
 
 
-def begun_with(run: Path, recipe: Recipe, data: DetectionData, weights: Trained) -> None:
-    """The checkpoint before the first step of a run that begins with a network's weights."""
+def save_weights(run: Path, recipe: Recipe, data: DetectionData, weights: Trained) -> None:
+    """Save initial weights as the checkpoint of step 0."""
     net = session.fresh(recipe.seed, lambda: build(recipe, len(data.train.classes)))
-    net.load_state_dict(begins_with(weights, net), strict=False)
+    net.load_state_dict(transferable(weights, net), strict=False)
     mean, std = (
-        each.mean(dim=(1, 2), keepdim=True)
-        for each in (weights.preprocessing.mean, weights.preprocessing.std)
+        values.mean(dim=(1, 2), keepdim=True).contiguous()
+        for values in (weights.preprocessing.mean, weights.preprocessing.std)
     )
     size = recipe.shorter, recipe.shorter
-    before = Preprocessing(mean, std.contiguous(), size, recipe.shorter)
-    content = session.start_with(recipe, data.train.classes, net, before)
+    preprocessing = Preprocessing(mean, std, size, recipe.shorter)
+    content = session.start_with(recipe, data.train.classes, net, preprocessing)
     if recipe.schedule == "alternating":
         checkpoint.save(run / BEGUN, *content)
     folder.save(run, *content)
 
 
-def begins_with(weights: Trained, net: FasterRCNN) -> dict[str, Tensor]:
-    """What a detector takes over: from a network all but its last layer; from a detector all that
-    does not depend on its classes, where it has the same shape."""
+def transferable(weights: Trained, net: FasterRCNN) -> dict[str, Tensor]:
+    """The weights that a detector takes over: of a classifier all but its last layer; of another
+    detector those that do not depend on the classes and have the same shape."""
     state = weights.net.state_dict()
     if not isinstance(weights, TrainedDetector):
         return backbone_weights(state, net)
-    own = net.state_dict()
+    shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
     last = ("score.", "shift.")
-    return {k: t for k, t in state.items() if not k.startswith(last) and t.shape == own[k].shape}
+    return {k: t for k, t in state.items() if not k.startswith(last) and t.shape == shapes[k]}
 
 
 def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
-    """The recipe for a training that begins with these. Raises ValueError where they are another
-    network's, and NotFinite."""
+    """The recipe of a training from initial weights. Raises ValueError for weights of another
+    network, and NonFiniteValues."""
     if weights.network != recipe.network:
         raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
     norm = weights.recipe.norm if isinstance(weights, TrainedDetector) else "frozen"
@@ -207,4 +245,4 @@ def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
 
 def advance(run: Path, data: DetectionData, options: RunOptions) -> Iterator[Event]:
     """Take the steps that remain of a run; see `runs.session.advance`."""
-    return session.advance(run, data, options, recipe_of, Detection)
+    return session.advance(run, data, options, read_recipe, Detection)
