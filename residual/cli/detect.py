@@ -1,7 +1,7 @@
 """The commands of `residual detect`: boxes around objects (Section 4.3)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,9 +21,6 @@ from residual.cli.options import (
 )
 from residual.cli.progress import ProgressOptions
 from residual.cli.train import Minutes, Start, Tensorboard, begin_run
-
-if TYPE_CHECKING:
-    pass
 
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[

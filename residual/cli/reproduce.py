@@ -35,7 +35,6 @@ from residual.cli.progress import (
     joined,
     with_progress,
 )
-from residual.tasks.classification.load import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -324,5 +323,5 @@ def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, str]]":
 
     for run in runs:
         lines = folder.read_log(run / "log.jsonl")
-        steps = read_recipe(run).steps
+        steps = folder.recipe_values(run)["steps"]
         yield run.name, described(lines[-1], lines[-1]["step"], steps) if lines else "first steps"
