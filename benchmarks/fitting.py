@@ -90,7 +90,7 @@ def attempt(
         loop.start(net, recipe),
         itertools.repeat((images, labels)),
         recipe,
-        loop.Pass(how.autocast),
+        loop.StepOptions(how.autocast),
     )
     with closing(steps):  # type: ignore[type-var]
         for step in steps:

@@ -66,7 +66,7 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
     labels = torch.randint(0, 1000, (own,), device=how.device)
     batches = itertools.repeat((images.contiguous(memory_format=how.memory_format), labels))
     seconds, begun = [], time.perf_counter()
-    way = loop.Pass(how.autocast, world=world)
+    way = loop.StepOptions(how.autocast, world=world)
     for step in loop.train(loop.start(net, recipe), batches, recipe, way):
         float(step.loss)  # waits for the device
         seconds.append(time.perf_counter() - begun)

@@ -42,7 +42,7 @@ def ours(network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[An
     recipe = replace(recipe_for(f"{network}-v1.5", ""), batch=batch, norm_group=batch, steps=2**62)
     net = how.prepare(build(recipe.network))
     batches = itertools.repeat(made_up(how, batch, size))
-    return loop.train(loop.start(net, recipe), batches, recipe, loop.Pass(how.autocast))
+    return loop.train(loop.start(net, recipe), batches, recipe, loop.StepOptions(how.autocast))
 
 
 def theirs(side: str, network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from residual.models.registry import build
-from residual.tasks.classification.loop import Run, start, train
+from residual.tasks.classification.loop import ClassifierLearner, start, train
 from residual.tasks.classification.recipe import CIFAR
 from residual.training import checkpoint
 from residual.training.checkpoint import read, save, weights_sha256
@@ -134,7 +134,7 @@ def test_the_sha256_of_weights_depends_on_nothing_else():
     assert len(weights_sha256(state)) == 64
 
 
-def learner(seed: int) -> Run:
+def learner(seed: int) -> ClassifierLearner:
     torch.manual_seed(seed)
     return start(build("resnet8").to(memory_format=torch.channels_last), FIVE)
 

@@ -15,7 +15,7 @@ from residual.data.preprocessing import per_pixel_mean
 from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.models.registry import build
-from residual.tasks.classification.loop import Pass, start, train
+from residual.tasks.classification.loop import StepOptions, start, train
 from residual.tasks.classification.recipe import CIFAR, Recipe, learning_rate
 from residual.training.batchnorm import GhostBatchNorms
 
@@ -126,7 +126,7 @@ def test_how_many_images_pass_at_once_changes_nothing(at_once):
     recipe = replace(TEN, norm_group=4)
     runs = [start(network(), recipe) for _ in range(2)]
     for run, images in zip(runs, (4, at_once), strict=True):
-        list(train(run, batches(recipe), recipe, Pass(images=images)))
+        list(train(run, batches(recipe), recipe, StepOptions(images=images)))
     ours, theirs = (run.net.state_dict() for run in runs)
     assert all((ours[key] - theirs[key]).abs().max() < 1e-9 for key in ours)
 
@@ -149,7 +149,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_loses_no_step():
     plain, run = (start(network(), recipe) for _ in range(2))
     list(train(plain, batches(recipe), recipe))
     came = refusing(run.net, more_than=4)
-    steps = list(train(run, batches(recipe), recipe, Pass(images=8)))
+    steps = list(train(run, batches(recipe), recipe, StepOptions(images=8)))
     assert [step.images for step in steps] == [4] * 10 and came[:4] == [8, 8, 4, 4]
     ours, theirs = run.net.state_dict(), plain.net.state_dict()
     assert all((ours[key] - theirs[key]).abs().max() < 1e-9 for key in ours)

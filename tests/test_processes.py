@@ -21,7 +21,7 @@ from residual.data.sources import digits
 from residual.distributed import World
 from residual.models.registry import build
 from residual.tasks.classification.load import load
-from residual.tasks.classification.loop import Pass, start, train
+from residual.tasks.classification.loop import StepOptions, start, train
 from residual.tasks.classification.recipe import CIFAR
 
 RECIPE = replace(
@@ -89,7 +89,7 @@ def trained(world: World) -> tuple[nn.Module, list[float]]:
         (x.double(), y)
         for x, y in training_batches(images, per_pixel_mean(images), how, world=world)
     )
-    steps = list(train(run, batches, RECIPE, Pass(world=world)))
+    steps = list(train(run, batches, RECIPE, StepOptions(world=world)))
     return run.net, [float(step.loss) for step in steps] + [float(step.wrong) for step in steps]
 
 

@@ -77,7 +77,7 @@ def test_150_crops_are_a_grid_from_border_to_border():
 @pytest.mark.parametrize("size", [(500, 375), (90, 120)])
 def test_as_many_views_are_cut_as_the_protocol_says(name, size):
     asked = PROTOCOLS[name]
-    cut = asked.crops(asked.sides, SIZE)
+    cut = Views(asked.cut, SIZE, asked.sides)
     arrays = cut(ruled(*size), 0, 0)
     assert 2 * sum(map(len, arrays)) == asked.views
     made = sum(array.size // 3 for array in arrays)

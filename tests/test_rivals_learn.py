@@ -29,7 +29,7 @@ def test_gradients_flow_to_every_parameter_and_steps_lower_the_loss(name):
     run = loop.start(net, recipe)
     steps = loop.train(run, iter([(images, labels)] * 8), recipe)
     next(steps)
-    loop.accumulate(run, images, labels, recipe, loop.Pass(), 8)
+    loop.accumulate(run, (images, labels), recipe, loop.StepOptions(), 8)
     for path, p in net.named_parameters():
         if path.startswith("heads.") and not recipe.auxiliary:  # which a hint alone teaches
             assert p.grad is None
@@ -137,11 +137,11 @@ def test_a_rival_that_stops_and_resumes_takes_the_same_steps(name):
     """With its dropout, its heads and its optimizer."""
     recipe = replace(tame(recipe_for(name, "cifar10")), steps=4)
 
-    def begun() -> loop.Run:
+    def begun() -> loop.ClassifierLearner:
         torch.manual_seed(3)
         return loop.start(build(name, 4), recipe)
 
-    def steps(run: loop.Run, upto: int) -> list[float]:
+    def steps(run: loop.ClassifierLearner, upto: int) -> list[float]:
         steps = loop.train(run, iter([patterns()] * 4), replace(recipe, steps=upto))
         return [float(step.loss) for step in steps]
 

@@ -89,6 +89,7 @@ def evaluate(
     Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
     from residual.cli.progress import counting
+    from residual.data.datasets import no_progress
     from residual.tasks.classification.evaluate import evaluate_ensemble
     from residual.tasks.classification.inference import InferenceOptions
     from residual.tasks.classification.protocols import get_protocol
@@ -103,7 +104,7 @@ def evaluate(
         nets = [opened(path) for path in paths]
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating") as progress:
-            told = progress if world.rank == 0 else None
+            told = progress if world.rank == 0 else no_progress
             work = InferenceOptions(how, workers, micro_batch, told, world)
             judgement = evaluate_ensemble(nets, pictures, chosen, views, work)
         if world.rank == 0:

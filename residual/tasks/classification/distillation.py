@@ -31,19 +31,19 @@ def load_teacher(run: Path) -> Trained:
 def with_teacher(recipe: Recipe, teacher: Trained | None) -> Recipe:
     """The recipe for a training with this teacher. Raises ValueError for a lesson without a
     teacher, and for a teacher without a lesson."""
-    if teacher is None:
-        if recipe.lesson != "none":
-            raise ValueError(
-                f"the lesson {recipe.lesson} comes from a teacher; name a finished run of {TEACHER}"
-                f" with --teacher"
-            )
-        return recipe
-    if recipe.lesson == "none":
+    if teacher is not None and recipe.lesson == "none":
         raise ValueError(
             "the recipe has no lesson for a teacher; choose --recipe fitnet-hint or "
             "fitnet-distilled"
         )
-    return replace(recipe, teacher=weights_sha256(teacher.net.state_dict()))
+    if teacher is not None:
+        return replace(recipe, teacher=weights_sha256(teacher.net.state_dict()))
+    if recipe.lesson != "none":
+        raise ValueError(
+            f"the lesson {recipe.lesson} comes from a teacher; name a finished run of {TEACHER} "
+            f"with --teacher"
+        )
+    return recipe
 
 
 def check_teacher(teacher: Trained, recipe: Recipe, classes: tuple[str, ...]) -> None:

@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from residual.data.datasets import ImageFiles, ImageSet, ImageTensors, Progress
+from residual.data.datasets import ImageFiles, ImageSet, Progress, no_progress
 from residual.data.loader import IMAGES_PER_TASK, make_tasks, read_crops
 from residual.data.preprocessing import Preprocessing
+from residual.data.test_crops import Views
 from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite, raise_non_finite
 from residual.distributed import World, current_world
 from residual.tasks.classification.metrics import top_k
@@ -31,7 +32,7 @@ class InferenceOptions:
     config: ComputeConfig
     workers: int = 0  # processes that decode photographs
     micro_batch: int = 0  # images of the network's size that pass at once; 0: chosen by the device
-    progress: Progress | None = None
+    progress: Progress = no_progress
     world: World = field(default_factory=current_world)
 
     @property
@@ -142,7 +143,7 @@ def answers(
     looks at its share of the images. Raises NotFinite, in every process, where a score is not
     finite.
     """
-    total, progress, done = len(options.world.shard(len(images))), options.progress, 0
+    total, done = len(options.world.shard(len(images))), 0
     # The answers plus one, and how often an image was seen. Rows of other processes stay zero.
     table = torch.zeros((len(images), TOP + 1), dtype=torch.int64, device=options.device)
     error: NonFiniteValues | None = None
@@ -156,8 +157,7 @@ def answers(
                     best = top_k(part.scores, TOP)
                     table[ids[part.read].to(options.device), : best.shape[1]] = best + 1
                 done += len(ids)
-                if progress is not None:
-                    progress(done, total)
+                options.progress(done, total)
     except NonFiniteValues as not_finite:
         error = not_finite
     options.world.raise_any(error)
@@ -194,20 +194,11 @@ def class_scores(
     members: Sequence[Member], images: ImageSet, protocol: Protocol, options: InferenceOptions
 ) -> Iterator[Scores]:
     """Class scores of this process's share of the images, batch by batch."""
-    ids = options.world.shard(len(images))
     if isinstance(images, ImageFiles):
-        return photograph_scores(members, images, ids, protocol, options)
-    return small_image_scores(members, images, ids, protocol, options)
-
-
-def small_image_scores(
-    members: Sequence[Member],
-    images: ImageTensors,
-    ids: range,
-    protocol: Protocol,
-    options: InferenceOptions,
-) -> Iterator[Scores]:
-    """Class scores of images in memory, as they are (Sec. 4.2)."""
+        yield from photograph_scores(members, images, protocol, options)
+        return
+    # Small images in memory have one view (Sec. 4.2).
+    ids = options.world.shard(len(images))
     batch, pixels = options.micro_batch or SMALL_BATCH, images.to(options.device).pixels
     limit = batch * pixels.shape[2] * pixels.shape[3]
     members = [member.prepared(options.device, whole=False) for member in members]
@@ -219,14 +210,11 @@ def small_image_scores(
 
 
 def photograph_scores(
-    members: Sequence[Member],
-    images: ImageFiles,
-    ids: range,
-    protocol: Protocol,
-    options: InferenceOptions,
+    members: Sequence[Member], images: ImageFiles, protocol: Protocol, options: InferenceOptions
 ) -> Iterator[Scores]:
     """Class scores of photographs. Members with the same resize see the same views."""
-    size, device = members[0].preprocessing.size, options.device
+    ids, device = options.world.shard(len(images)), options.device
+    size = members[0].preprocessing.size
     area = size[0] * size[1]
     limit = (options.micro_batch or (CPU_BATCH if device.type == "cpu" else BATCH)) * area
     groups: dict[tuple[int, ...], list[Member]] = defaultdict(list)
@@ -238,12 +226,12 @@ def photograph_scores(
         for sides, group in groups.items()
         for ensemble in [Ensemble(group, protocol, device, limit)] * len(sides)
     ]  # one for each shorter side
-    crops = protocol.crops(tuple(side for sides in groups for side in sides), size)
-    tasks = make_tasks(ids, [0] * len(ids), max(1, IMAGES_PER_TASK * area // crops.pixels))
+    views = Views(protocol.cut, size, tuple(side for sides in groups for side in sides))
+    tasks = make_tasks(ids, [0] * len(ids), max(1, IMAGES_PER_TASK * area // views.pixels))
     batch: list[int] = []
     pictures: list[list[Tensor]] = []
     waiting = 0  # pixels
-    for done in read_crops(images, crops, tasks, options.workers):
+    for done in read_crops(images, views, tasks, options.workers):
         batch += done.ids
         pictures += done.cuts
         waiting += len(done.flat) // 3

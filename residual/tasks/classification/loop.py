@@ -21,9 +21,11 @@ from residual.training.batchnorm import GhostBatchNorms
 from residual.training.dropout import Dropouts
 from residual.training.loop import Step
 
+Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W), and labels (N,), or (N, classes) if soft
+
 
 @dataclass
-class Run(loop.Learner[nn.Module]):
+class ClassifierLearner(loop.Learner[nn.Module]):
     """A classifier in training."""
 
     plateaus: int = 0  # of the validation error, for the schedule plateau
@@ -32,7 +34,7 @@ class Run(loop.Learner[nn.Module]):
 
 
 @dataclass(frozen=True)
-class Pass:
+class StepOptions:
     """The forward and backward pass of a batch."""
 
     precision: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -40,7 +42,7 @@ class Pass:
     world: World = field(default_factory=World)
 
 
-def start(net: nn.Module, recipe: Recipe) -> Run:
+def start(net: nn.Module, recipe: Recipe) -> ClassifierLearner:
     """Weight decay is on weights, not on biases or batch-norm scales (the authors' release)."""
     # Deviation: momentum gathers gradients and the rate multiplies them afterwards, as in torch;
     # the authors' Caffe multiplies first. The two differ only right after the rate drops.
@@ -58,7 +60,7 @@ def start(net: nn.Module, recipe: Recipe) -> Run:
     limits = tuple((m.weight, m.max_norm) for m in net.modules() if hasattr(m, "max_norm"))
     norms = GhostBatchNorms(net, group, recipe.frozen)
     dropouts = Dropouts(net, group, recipe.seed)
-    return Run(net, optimizer, dropouts, norms, limits)  # type: ignore[arg-type]
+    return ClassifierLearner(net, optimizer, dropouts, norms, limits)  # type: ignore[arg-type]
 
 
 def parameter_groups(
@@ -80,39 +82,38 @@ def parameter_groups(
 
 
 def train(
-    run: Run,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    learner: ClassifierLearner,
+    batches: Iterator[Batch],
     recipe: Recipe,
-    how: Pass | None = None,
+    options: StepOptions | None = None,
 ) -> Iterator[Step]:
-    """Take the remaining steps, one at a time. Batches are this process's part: (N, 3, H, W) and
-    labels, (N,) or (N, classes) where they are soft."""
-    how = how or Pass()
-    micro_batch = how.images or recipe.norm_group
+    """Take the remaining steps, one at a time. Batches are this process's part."""
+    options = options or StepOptions()
+    micro_batch = options.images or recipe.norm_group
 
     def rates(step: int) -> tuple[float, float]:
-        return learning_rate(recipe, step, run.plateaus), momentum(recipe, step)
+        return learning_rate(recipe, step, learner.plateaus), momentum(recipe, step)
 
-    def gradients(batch: tuple[Tensor, Tensor]) -> Tensor:
+    def gradients(batch: Batch) -> Tensor:
         nonlocal micro_batch
-        values, micro_batch = batch_gradients(run, *batch, recipe, how, micro_batch)
+        values, micro_batch = batch_gradients(learner, batch, recipe, options, micro_batch)
         return values
 
-    for lr, values in loop.train(run, batches, recipe.steps, rates, gradients, how.world):
+    for lr, values in loop.train(learner, batches, recipe.steps, rates, gradients, options.world):
         loss, wrong = values
-        wrong = (wrong * how.world.size).round()
-        yield Step(run.step, lr, loss, wrong, recipe.batch, micro_batch)
+        wrong = (wrong * options.world.size).round()
+        yield Step(learner.step, lr, loss, wrong, recipe.batch, micro_batch)
 
 
 def batch_gradients(
-    run: Run, images: Tensor, labels: Tensor, recipe: Recipe, how: Pass, micro_batch: int
+    learner: ClassifierLearner, batch: Batch, recipe: Recipe, options: StepOptions, micro_batch: int
 ) -> tuple[Tensor, int]:
     """Compute the gradients of a batch -> (loss, wrong), and the size of a micro-batch: halved as
     often as memory is short. Raises OutOfMemoryError where it does not hold one norm group."""
-    micro_batch = min(micro_batch, len(images))
+    micro_batch = min(micro_batch, len(batch[0]))
     while True:
         try:
-            return accumulate(run, images, labels, recipe, how, micro_batch), micro_batch
+            return accumulate(learner, batch, recipe, options, micro_batch), micro_batch
         except torch.OutOfMemoryError:
             half = micro_batch // (2 * recipe.norm_group) * recipe.norm_group
             if not half:
@@ -121,34 +122,35 @@ def batch_gradients(
                     f"choose smaller groups (--set norm_group=...), which is another recipe"
                 ) from None
         micro_batch = half
-        run.optimizer.zero_grad()
+        learner.optimizer.zero_grad()
 
 
 def accumulate(
-    run: Run, images: Tensor, labels: Tensor, recipe: Recipe, how: Pass, micro_batch: int
+    learner: ClassifierLearner, batch: Batch, recipe: Recipe, options: StepOptions, micro_batch: int
 ) -> Tensor:
     """Accumulate the gradients of the mean loss over micro-batches -> (loss, wrong)."""
-    exact = torch.promote_types(next(run.net.parameters()).dtype, torch.float32)
+    images, labels = batch
+    exact = torch.promote_types(next(learner.net.parameters()).dtype, torch.float32)
     values = torch.zeros(2, device=labels.device, dtype=exact)
-    run.norms.begin()
-    run.dropouts.first = how.world.rank * (len(images) // recipe.norm_group)
+    learner.norms.begin()
+    learner.dropouts.first = options.world.rank * (len(images) // recipe.norm_group)
     for x, y in zip(
         torch.split(images, micro_batch), torch.split(labels, micro_batch), strict=True
     ):
         teacher = None
-        with how.precision():
-            outputs = run.net(x)
-            if run.teacher is not None:
+        with options.precision():
+            outputs = learner.net(x)
+            if learner.teacher is not None:
                 with torch.no_grad():
-                    teacher = run.teacher(x)
+                    teacher = learner.teacher(x)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         outputs = tuple(output.to(exact) for output in outputs)
         if teacher is not None:
             teacher = teacher[0].to(exact), teacher[1].to(exact)
-        loss = total_loss(outputs, y, recipe, run.step, run.weights, teacher) / len(images)
+        loss = total_loss(outputs, y, recipe, learner.step, learner.weights, teacher) / len(images)
         loss.backward()  # type: ignore[no-untyped-call]
-        run.norms.gather(recipe.norm_group / len(images))
-        run.dropouts.first += len(x) // recipe.norm_group
+        learner.norms.gather(recipe.norm_group / len(images))
+        learner.dropouts.first += len(x) // recipe.norm_group
         hard = y if y.ndim == 1 else y.argmax(dim=1)
         wrong = (outputs[0].detach().argmax(dim=1) != hard).sum()
         values += torch.stack([loss.detach(), wrong.to(exact)])

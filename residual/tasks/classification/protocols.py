@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from residual.data.preprocessing import Preprocessing
-from residual.data.test_crops import VIEWS, ViewKind, Views
+from residual.data.test_crops import VIEWS, ViewKind
 
 Average = Literal["probabilities", "scores"]
 
@@ -45,10 +45,6 @@ class Protocol:
         if not self.sides:
             return (preprocessing.shorter or size,)
         return self.sides if self.given else tuple(round(s * size / CROP) for s in self.sides)
-
-    def crops(self, sides: tuple[int, ...], size: tuple[int, int]) -> Views:
-        """The function that cuts the views of a picture, for crops of a (height, width)."""
-        return Views(self.cut, size, sides)
 
 
 PROTOCOLS = {

@@ -93,7 +93,7 @@ class Classification:
             self.learner.teacher = distillation.teacher_function(
                 recipe, self.context.environment, self.classes, self.preprocessing, config
             )
-        how = loop.Pass(config.autocast, self._at_once(), self.context.world)
+        how = loop.StepOptions(config.autocast, self._at_once(), self.context.world)
         every, decay = recipe.average
         for step in loop.train(self.learner, timed(self._batches()), recipe, how):
             if step.images < how.images and step.images != self.context.config.at_once:

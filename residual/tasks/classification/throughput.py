@@ -47,7 +47,9 @@ def seconds_per_step(config: ComputeConfig, recipe: Recipe, classes: int) -> flo
         short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS, repeats=1)
         batches = noise(recipe, recipe.norm_group, config)
         times = [time.perf_counter()]
-        for step in loop.train(loop.start(net, short), batches, short, loop.Pass(config.autocast)):
+        for step in loop.train(
+            loop.start(net, short), batches, short, loop.StepOptions(config.autocast)
+        ):
             float(step.loss)  # waits for the device
             times.append(time.perf_counter())
     return median(end - start for start, end in itertools.pairwise(times[1:]))
@@ -112,7 +114,8 @@ def stages(bench: Bench) -> Generator[Stage]:
     yield Stage("crop and resize", speed(cutting(bench), bench), one)
     crops = batch_of_crops(bench)
     if bench.device.type != "cpu":
-        yield Stage("transfer", speed(sending(crops, bench), bench), device)
+        sending = (len(crops.to(bench.device)) for _ in itertools.repeat(None))
+        yield Stage("transfer", speed(sending, bench), device)
     yield Stage("rest of the augmentation", speed(finishing(crops, bench), bench), device)
     ahead = bench.workers * AHEAD
     loading = (len(images) for images, _ in bench.batches())
@@ -208,13 +211,6 @@ def batch_of_crops(bench: Bench) -> Tensor:
     return torch.cat([torch.tensor(cut(bench.photographs.image(i), i, e)[0]) for i, e in visits])
 
 
-def sending(crops: Tensor, bench: Bench) -> Iterator[int]:
-    """Send a batch to the device."""
-    while True:
-        crops.to(bench.device)
-        yield len(crops)
-
-
 def finishing(crops: Tensor, bench: Bench) -> Iterator[int]:
     """Make the normalised batch of crops: mirror, colour, mean."""
     drawing = loader.drawing(bench.recipe)
@@ -231,7 +227,7 @@ def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator
     """Train a fresh network."""
     recipe = replace(bench.recipe, steps=2**62, drops=())
     net = bench.config.prepare(build(recipe.network, len(bench.data.classes)))
-    how = loop.Pass(bench.config.autocast)
+    how = loop.StepOptions(bench.config.autocast)
     for step in loop.train(loop.start(net, recipe), batches, recipe, how):
         float(step.loss)  # waits for the device
         yield recipe.batch
