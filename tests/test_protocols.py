@@ -1,4 +1,4 @@
-"""What tasks/classification/protocols.py and inference.py claim: a protocol is its naive loop."""
+"""A protocol equals the naive loop over its views and pictures."""
 
 from dataclasses import replace
 

@@ -81,7 +81,7 @@ class Ensemble:
         """Views (N, 3, H, W) uint8 -> (N, C), summed over members and mirrored views.
 
         Where memory is short, the micro-batch is halved for good. Raises RuntimeError where a
-        single view does not fit, and NotFinite where a score is not finite.
+        single view does not fit, and NonFiniteValues where a score is not finite.
         """
         area, done = pixels.shape[2] * pixels.shape[3], 0
         sums: list[Tensor] = []
@@ -124,7 +124,7 @@ class Ensemble:
         return total, finite
 
     def _refuse(self, parts: Sequence[Tensor]) -> None:
-        """Raises NotFinite with the network and the layer that it comes from."""
+        """Raises NonFiniteValues with the network and the layer that it comes from."""
         for view in (view for part in parts for view in self._views(part)):
             for member in self.members:
                 inputs = member.preprocessing(view)
@@ -140,7 +140,7 @@ def answers(
     """The five best classes (N, 5) of each image, best first, in every process.
 
     NO_ANSWER fills the row of a damaged picture, and the places behind fewer classes. Every process
-    looks at its share of the images. Raises NotFinite, in every process, where a score is not
+    looks at its share of the images. Raises NonFiniteValues, in every process, where a score is not
     finite.
     """
     total, done = len(options.world.shard(len(images))), 0

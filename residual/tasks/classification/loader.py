@@ -47,9 +47,9 @@ def preprocessing(
     mean, size = recipe.mean, test_size(recipe)
     if mean == "pixel" and crop_size(recipe) != size:
         mean = "channel"
-    found = measure_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)
+    measured = measure_preprocessing(data.train, mean, size, recipe.shorter, workers, progress)
     pixel_range = model_spec(recipe.network).pixel_range
-    return found if mean == "imagenet" else replace(found, std=found.std / pixel_range)
+    return measured if mean == "imagenet" else replace(measured, std=measured.std / pixel_range)
 
 
 def batches(

@@ -106,7 +106,7 @@ class Bench:
 
 
 def stages(bench: Bench) -> Generator[Stage]:
-    """Measure each stage. Raises Damaged, naming the picture, and OSError."""
+    """Measure each stage. Raises DamagedImage, naming the picture, and OSError."""
     one, device = "one core", bench.config.device
     workers = f"{bench.workers} workers" if bench.workers else "no worker besides this process"
     yield Stage("disk", speed(reading(bench), bench), one)
@@ -227,8 +227,8 @@ def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator
     """Train a fresh network."""
     recipe = replace(bench.recipe, steps=2**62, drops=())
     net = bench.config.prepare(build(recipe.network, len(bench.data.classes)))
-    how = loop.StepOptions(bench.config.autocast)
-    for step in loop.train(loop.start(net, recipe), batches, recipe, how):
+    options = loop.StepOptions(bench.config.autocast)
+    for step in loop.train(loop.start(net, recipe), batches, recipe, options):
         float(step.loss)  # waits for the device
         yield recipe.batch
 

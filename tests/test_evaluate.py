@@ -1,4 +1,4 @@
-"""What runs/evaluating.py and `residual evaluate` claim: the number that the protocol defines."""
+"""The error of `residual evaluate` and `residual.evaluate` is the one that the protocol defines."""
 
 import json
 import shutil

@@ -1,8 +1,9 @@
-"""What test_crops.py and protocols.py claim of the protocols of the paper's rivals.
+"""The views of every protocol, and what a record and a refusal tell of them.
 
-That each equals its naive loop is in test_protocols.py.
+That a protocol equals its naive loop is in test_protocols.py.
 """
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -11,15 +12,56 @@ import torch
 from PIL import Image
 
 from residual.data.datasets import FolderSource, ImageFiles, ImageTensors
-from residual.data.decode import resize
+from residual.data.decode import OversizedImage, decode, resize
 from residual.data.preprocessing import Preprocessing
-from residual.data.test_crops import Views
+from residual.data.test_crops import Views, resize_shorter_side
 from residual.models.registry import build
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_protocol
 from residual.tasks.classification.evaluate import protocol_record
 from residual.tasks.classification.inference import Member
 from residual.tasks.classification.protocols import PROTOCOLS, get_protocol
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """No two of its corners are alike."""
+    draw = np.random.default_rng(width * height)
+    coarse = draw.integers(0, 256, (5, 5, 3)).astype(np.uint8)
+    return Image.fromarray(coarse).resize((width, height))
+
+
+@pytest.mark.parametrize("size", [(41, 30), (30, 47), (33, 33), (29, 29), (24, 90), (61, 25)])
+def test_one_crop_is_the_centre_that_prediction_takes(size):
+    image, file = picture(*size), io.BytesIO()
+    image.save(file, "png")
+    (found,) = Views("centre", (24, 20), (29,))(image, 0, 0)
+    expected = decode(file.getvalue(), (24, 20), 29)
+    assert np.array_equal(found[0], expected.permute(1, 2, 0).numpy())
+
+
+def test_ten_crops_are_the_four_corners_and_the_centre_before_they_are_mirrored():
+    image = picture(50, 30)
+    (found,) = Views("corners", (24, 24), (30,))(image, 0, 0)
+    boxes = [(13, 3), (0, 0), (26, 0), (0, 6), (26, 6)]
+    expected = [np.asarray(image.crop((x, y, x + 24, y + 24))) for x, y in boxes]
+    assert np.array_equal(found, np.stack(expected))
+
+
+@pytest.mark.parametrize("size", [(41, 30), (30, 41), (640, 3), (37, 37)])
+def test_a_whole_picture_keeps_its_form_at_every_shorter_side(size):
+    arrays = Views("whole", (0, 0), (24, 31))(Image.new("RGB", size), 0, 0)
+    for side, found in zip((24, 31), arrays, strict=True):
+        _, height, width, _ = found.shape
+        assert min(height, width) == side
+        assert abs(width / height - size[0] / size[1]) < size[0] / size[1] / side
+
+
+def test_a_stripe_that_would_become_too_large_counts_as_damaged():
+    with pytest.raises(
+        OversizedImage, match="shorter side of 640 it would have 12800000x640 pixels"
+    ):
+        resize_shorter_side(Image.new("RGB", (20_000, 1)), 640)
+
 
 BASELINES = ("144crop", "150crop", "dense", "multiview")
 SIZE = (224, 224)
