@@ -102,7 +102,9 @@ def learning_conditions(recipe: Recipe) -> Conditions:
     labels, no_labels = recipe.lesson != "hint", "lesson=hint learns from no labels"
     distilled = recipe.lesson == "distillation", "only lesson=distillation uses it"
     momentum = recipe.optimizer != "rmsprop", "rmsprop has no momentum"
-    norm = has_batch_norm(network), f"{network} has no batch normalization"
+    modules = build_meta(network, 2).modules()
+    batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in modules)
+    norm = batch_norm, f"{network} has no batch normalization"
     heads = any(name.startswith(HEADS) for name in classifier_parameters(network))
     weighted = heads and recipe.auxiliary > 0
     no_heads = "the auxiliary classifiers have the weight auxiliary=0"
@@ -156,13 +158,6 @@ def image_conditions(recipe: Recipe, data: Data) -> Conditions:
             f"{data.name} has no files that could be damaged",
         ),
     }
-
-
-def has_batch_norm(network: str) -> bool:
-    """Whether a network has batch normalization."""
-    if model_spec(network).family != "rival":
-        return True
-    return any(isinstance(module, nn.BatchNorm2d) for module in build_meta(network, 2).modules())
 
 
 def check_ensemble(
