@@ -28,7 +28,7 @@ from residual.data.decode import resize, scaled_size
 from residual.data.loader import LoaderOptions
 from residual.data.rng import randint
 from residual.data.sources import DEFAULT_ROOT, load
-from residual.preparation.pack import How, pack
+from residual.preparation.pack import PackOptions, pack
 from residual.storage import write_json
 from residual.tasks.classification import loader
 from residual.tasks.classification.train import recipe_for
@@ -80,7 +80,11 @@ def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int, int]]:
     can be decoded in part."""
     files = sum(path.stat().st_size for path in (folder / "train").rglob("*") if path.is_file())
     yield "files", str(folder), files, 0
-    forms = {"packed jpeg": How(), "packed jpeg 90": How(quality=90), "packed raw": How(form="raw")}
+    forms = {
+        "packed jpeg": PackOptions(),
+        "packed jpeg 90": PackOptions(quality=90),
+        "packed raw": PackOptions(form="raw"),
+    }
     for name, how in forms.items():
         to = scratch / name.replace(" ", "-")
         try:

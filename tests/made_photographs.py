@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from residual.preparation.pack import How, pack
+from residual.preparation.pack import PackOptions, pack
 
 
 def drawn(size: tuple[int, int], seed: int) -> Image.Image:
@@ -41,5 +41,5 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def packed(folder, tmp_path_factory) -> Path:
     to = tmp_path_factory.mktemp("packed") / "jpeg"
-    pack(folder, str(to), How(shorter=60, workers=2))
+    pack(folder, str(to), PackOptions(shorter=60, workers=2))
     return to

@@ -112,7 +112,7 @@ def test_equal_pictures_under_two_names_are_warned_of(tmp_path):
     year = voc_year(tmp_path)
     shutil.copy(year / "JPEGImages/000001.jpg", year / "JPEGImages/000003.jpg")
     assert (
-        "equal pictures in more than one split, so that what is tested on was learned (1): "
+        "equal pictures in more than one split, so that test images are trained on (1): "
         "JPEGImages/000003.jpg = JPEGImages/000001.jpg"
     ) in checked(year).warnings
     shutil.copy(year / "JPEGImages/000001.jpg", year / "JPEGImages/000002.jpg")

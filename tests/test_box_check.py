@@ -9,7 +9,7 @@ from made_annotations import CAT, DOG, SIDE, add, coco_folder, devkit, split, vo
 from made_pets import noise, pets
 from PIL import Image
 
-from residual.preparation.check_boxes import Counts, chosen, contact, everything
+from residual.preparation.check_boxes import BoxCounts, draw_sheet, read_annotations, sheet_order
 from residual.preparation.check_boxes import check as checked
 from residual.tasks.detection.drawing import BAD, BAD_COLOR, COLORS, contact_sheet, draw_boxes
 
@@ -35,10 +35,10 @@ def test_a_good_folder_is_counted_split_by_split(tmp_path):
     report = checked(year)
     assert (report.form, report.pictures, report.bad) == ("voc", 3, 0)
     assert report.splits == {
-        "test": Counts(1, {"cat": 0, "dog": 1}),
-        "train": Counts(1, {"cat": 1, "dog": 1}, difficult=1),
-        "trainval": Counts(2, {"cat": 1, "dog": 1}, difficult=1, empty=1),
-        "val": Counts(1, {"cat": 0, "dog": 0}, empty=1),
+        "test": BoxCounts(1, {"cat": 0, "dog": 1}),
+        "train": BoxCounts(1, {"cat": 1, "dog": 1}, difficult=1),
+        "trainval": BoxCounts(2, {"cat": 1, "dog": 1}, difficult=1, empty=1),
+        "val": BoxCounts(1, {"cat": 0, "dog": 0}, empty=1),
     }
     assert report.warnings == [
         "classes without a box in test (1): cat",
@@ -54,7 +54,7 @@ def test_every_year_of_a_devkit_and_every_file_of_coco_is_checked(tmp_path):
     assert (report.pictures, report.bad) == (5, 0)  # one is in no split
     report = checked(coco_folder(tmp_path / "coco"))
     assert (report.form, report.pictures, report.bad) == ("coco", 5, 0)
-    assert report.splits["train2017"] == Counts(
+    assert report.splits["train2017"] == BoxCounts(
         3, {"car": 1, "person": 1, "toothbrush": 1}, difficult=1, empty=1
     )
 
@@ -180,11 +180,11 @@ def test_pictures_with_bad_boxes_come_first_and_then_every_split_in_turn_and_non
         add(year, str(i), CAT)
     split(year, "own", *map(str, range(10, 20)))
     add(year, "17", EMPTY)
-    order = [(which, one.name) for which, one in chosen(everything(year))]
+    order = [(which, one.name) for which, one in sheet_order(read_annotations(year))]
     assert order[0] == ("own", "17")
     assert [which for which, _ in order[1:4]] == ["own", "test", "train"]
     assert len(order) == len({name for _, name in order}) == 13
-    image = contact(everything(year), 3)
+    image = draw_sheet(read_annotations(year), 3)
     assert 1_990 < image.width <= 2_000 and places(image, BAD_COLOR)
 
 
@@ -251,5 +251,5 @@ def test_checking_changes_nothing_in_the_folder(tmp_path):
 
     before = state()
     checked(year)
-    contact(everything(year), 4)
+    draw_sheet(read_annotations(year), 4)
     assert state() == before

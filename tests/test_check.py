@@ -239,7 +239,9 @@ def test_equal_pictures_are_found_across_sets_and_across_classes(tmp_path):
     for i in (1, 2):
         (path / "train" / "dog" / f"empty{i}.jpg").touch()
     leak, contrary = check(path).warnings
-    assert leak.startswith("equal pictures in more than one set, so that what is judged on was")
+    assert leak.startswith(
+        "equal pictures in more than one set, so that test images are trained on"
+    )
     assert leak.endswith(
         " (2): train/cat/0.jpg = val/cat/again.jpg, train/cat/again.jpg = test/dog/1.jpg"
     )

@@ -74,7 +74,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_shown(command, tmp_pat
     for i in range(25):
         fill(tmp_path / "photos" / f"class{i:02}", 3 + (i == 7) - (i == 9), 5 * i)
     answer = command("data", "check", tmp_path / "photos")
-    assert "in 25 classes, from 2 (class09) to 4 (class07)" in answer.out
+    assert "25 classes, from 2 pictures (class09) to 4 (class07)" in answer.out
     assert len(answer.out.splitlines()) < 10
 
 
@@ -114,7 +114,7 @@ def test_a_part_of_imagenet_is_told_with_what_it_lacks_and_the_status_is_1(comma
         f"{tmp_path}/train: 6 of 1,281,167 pictures in 2 of 1,000 classes"
     )
     assert "missing: train/: 998 classes" in answer.out
-    assert answer.err.splitlines()[-1] == f"residual: {tmp_path} is not the whole ImageNet"
+    assert answer.err.splitlines()[-1] == f"residual: {tmp_path} does not hold the whole ImageNet"
     found = command("data", "prepare", "imagenet", tmp_path, "--json").json
     assert (found["complete"], found["pictures"]) == (False, {"train": 6, "val": 6})
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from made_imagenet import KIT, LISTS, TRUTH, VAL, WORDS, meta, write
 
-from residual.preparation.imagenet import SOLUTION, Known, devkit, told_by
+from residual.preparation.imagenet import SOLUTION, Labels, devkit_labels, read_labels
 from residual.preparation.imagenet import TRUTH as TRUTH_FILE
 
 LISTS_RAW = {name: text.encode() for name, text in LISTS.items()}
 ENDS = {"LF": "\n", "CRLF": "\r\n", "CR": "\r"}
 
 
-def told(folder: Path, files: dict[str, bytes]) -> Known:
+def told(folder: Path, files: dict[str, bytes]) -> Labels:
     write(folder, files)
-    return told_by(folder, folder / "none")
+    return read_labels(folder, folder / "none")
 
 
 def rewritten(files: dict[str, bytes], end: str, mark: str, form: str) -> dict[str, bytes]:
@@ -50,4 +50,4 @@ def test_a_list_that_is_none_is_named_in_a_sentence(tmp_path):
     for number in ("5", "cat", "-1"):
         text = "\n".join(map(str, TRUTH)) + f"\n{number}\n"
         with pytest.raises(ValueError, match=f"{TRUTH_FILE} is damaged: '{number}' is no number"):
-            devkit(meta(), text.encode())
+            devkit_labels(meta(), text.encode())

@@ -25,7 +25,7 @@ from residual.data import sources
 from residual.data.decode import decode, inspect_image
 from residual.data.packed import CONTENTS_FILE, RestartJpeg, read_contents
 from residual.models.registry import build
-from residual.preparation.imagenet import told_by
+from residual.preparation.imagenet import read_labels
 from residual.runs import folder
 from residual.storage import parse_list
 from residual.tasks.classification.load import load, read_recipe
@@ -333,7 +333,7 @@ def test_imagenets_development_kit(place, data):
     length += put(place / "kit" / "ILSVRC2012_validation_ground_truth.txt",
                   data.draw(st.one_of(st.just(raw), damaged([raw], []))))  # fmt: skip
     with watched(length, "kit"):
-        told_by(place / "kit", place / "none")
+        read_labels(place / "kit", place / "none")
 
 
 @FUZZ
@@ -342,7 +342,7 @@ def test_kaggles_lists(place, data):
     for name, text in LISTS.items():
         put(place / "kaggle" / name, data.draw(damaged([text.encode()], [b'"'])))
     with watched(2_000, "kaggle"):
-        told_by(place / "kaggle", place / "none")
+        read_labels(place / "kaggle", place / "none")
 
 
 @FUZZ

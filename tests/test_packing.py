@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from made_pets import pets
 
-from residual.cli.pack import in_words
+from residual.cli.data import pack_line
 from residual.data.datasets import no_progress
 from residual.data.folder import open_folder
 from residual.data.folder_index import index_folder
 from residual.data.packed import identity, is_packed, open_packed
-from residual.preparation.pack import How, Packing, Summary, pack, prepare
+from residual.preparation.pack import Packer, PackOptions, PackSummary, pack, prepare
 from residual.runs.resume import same_data
 
 
 def test_without_the_extra_it_is_named(tmp_path, pictures, monkeypatch):
     monkeypatch.setitem(sys.modules, "streaming", None)
     for attempt in (
-        lambda: pack(pictures, str(tmp_path / "to"), How()),
+        lambda: pack(pictures, str(tmp_path / "to"), PackOptions()),
         lambda: open_packed("s3://bucket/pictures", tmp_path),
     ):
         with pytest.raises(ValueError, match=r"pip install 'residual-learning\[cloud\]'"):
@@ -45,20 +45,20 @@ def test_a_folder_of_pictures_is_not_packed(pictures: Path):
 )  # fmt: skip
 def test_what_jpegtran_would_gain_is_told_where_it_is_missing(kept, form, tool, told, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: tool)
-    words = in_words(Summary(pictures=3, kept=kept), "there", How(form=form))
+    words = pack_line(PackSummary(pictures=3, kept=kept), "there", PackOptions(form=form))
     assert words.startswith("there: 3 pictures, ") and ("With jpegtran installed" in words) == told
 
 
 # ---- the fingerprint of a copy ------------------------------------------------------------------
 
 
-def index(folder: Path, how: How) -> dict[str, Any]:
+def index(folder: Path, how: PackOptions) -> dict[str, Any]:
     """What would be written of a packed folder, without its shards."""
     listed = index_folder(folder)
-    packing = Packing(folder, listed, how, no_progress)
+    packer = Packer(folder, listed, how, no_progress)
     for picture in listed:
-        packing.note(picture, prepare(folder, picture, how, packing.hashed))
-    return packing.contents({})
+        packer.add(picture, prepare(folder, picture, how, packer.hashed))
+    return packer.contents({})
 
 
 def older(found: dict[str, Any], source: str) -> dict[str, Any]:
@@ -72,8 +72,13 @@ def jpegs(tmp_path_factory) -> Path:
     return pets(tmp_path_factory.mktemp("jpegs") / "pets", "train", "val", each=4)
 
 
-EQUAL = [How(), How(shorter=32), How(form="raw")]
-OTHER = [How(shorter=20), How(quality=90), How(quality=80), How(shorter=20, form="raw")]
+EQUAL = [PackOptions(), PackOptions(shorter=32), PackOptions(form="raw")]
+OTHER = [
+    PackOptions(shorter=20),
+    PackOptions(quality=90),
+    PackOptions(quality=80),
+    PackOptions(shorter=20, form="raw"),
+]
 
 
 @pytest.mark.parametrize("how", EQUAL)
@@ -100,8 +105,8 @@ def test_a_copy_with_other_pixels_has_a_fingerprint_of_its_own_that_names_its_so
 
 
 def test_a_copy_of_pictures_that_are_no_jpeg_has_other_pixels(pictures, tmp_path):
-    assert index(pictures, How())["changed"] == 24
-    assert index(pictures, How(form="raw"))["changed"] == 0
+    assert index(pictures, PackOptions())["changed"] == 24
+    assert index(pictures, PackOptions(form="raw"))["changed"] == 0
 
 
 def test_an_older_copy_with_other_pixels_is_told_by_its_counts(jpegs, tmp_path):
@@ -139,7 +144,7 @@ def test_a_name_that_is_no_utf8_is_packed_readably(tmp_path):
     odd = Path(os.fsdecode(os.fsencode(folder / "train" / "cat") + b"/\xff.jpg"))
     (folder / "train" / "cat" / "0.jpg").rename(odd)
     listed = index_folder(folder)
-    paths = [prepare(folder, each, How(), hashed=True).sample["path"] for each in listed]
+    paths = [prepare(folder, each, PackOptions(), hashed=True).sample["path"] for each in listed]
     assert r"train/cat/\xff.jpg" in paths
     assert all(path.encode() for path in paths)
-    assert index(folder, How())["fingerprint"] == open_folder(folder, tmp_path).fingerprint
+    assert index(folder, PackOptions())["fingerprint"] == open_folder(folder, tmp_path).fingerprint

@@ -22,7 +22,7 @@ from made_imagenet import (
 from torchvision.datasets.imagenet import ARCHIVE_META
 
 from residual.preparation import archives as module
-from residual.preparation.archives import MARKS
+from residual.preparation.archives import STATE
 from residual.preparation.imagenet import imagenet
 from residual.storage import read_json
 
@@ -98,7 +98,7 @@ def test_a_link_in_the_source_is_followed(tmp_path):
 def test_a_sorted_tree_is_only_compared(tmp_path):
     kaggle(tmp_path / "source")
     imagenet(tmp_path / "source", tmp_path / "tree", SMALL)
-    (tmp_path / "tree" / MARKS).unlink()
+    (tmp_path / "tree" / STATE).unlink()
     before = state(tmp_path / "tree")
     for target in (None, tmp_path / "tree"):
         report = imagenet(tmp_path / "tree", target, SMALL)
@@ -129,16 +129,16 @@ def test_an_interrupted_preparation_goes_on_and_does_nothing_twice(
     tmp_path, monkeypatch, make, after
 ):
     archives = make(tmp_path / "source") or ARCHIVE_META
-    put, done = module.put, []
+    copy, done = module.copy, []
 
     def counted(item, target):
         new = not (target / item.path).exists()
-        put(item, target)
+        copy(item, target)
         done.extend([item.path] * new)
         if len(done) == after + 1 and new:
             raise Killed
 
-    monkeypatch.setattr(module, "put", counted)
+    monkeypatch.setattr(module, "copy", counted)
     with pytest.raises(Killed):
         imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives)
     report = imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives)
@@ -151,14 +151,14 @@ def test_what_is_marked_as_whole_is_not_opened_again(tmp_path, monkeypatch):
     archives = official(tmp_path / "source")
     imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives)
     asked: list[str] = []
-    put = module.put
-    monkeypatch.setattr(module, "put", lambda item, to: (asked.append(item.path), put(item, to)))
+    copy = module.copy
+    monkeypatch.setattr(module, "copy", lambda item, to: (asked.append(item.path), copy(item, to)))
     monkeypatch.setattr(module.hashlib, "md5", None)  # nor is an archive that was checked
     (tmp_path / "target" / "train" / "n00000002" / "n00000002_1.JPEG").unlink()
     report = imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives)
     assert asked == [f"train/n00000002/n00000002_{i}.JPEG" for i in range(4)]
     assert report.complete
-    (tmp_path / "target" / MARKS).write_text("damaged")
+    (tmp_path / "target" / STATE).write_text("damaged")
     monkeypatch.undo()
     assert imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives).complete
 

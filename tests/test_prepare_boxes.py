@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from made_annotations import coco_folder, devkit, instances
 
-from residual.cli import boxes as cli
+from residual.cli import data as cli
 from residual.preparation import archives as preparing
 from residual.preparation.voc_coco import COCO, VOC, VOC_ARCHIVES, Archives, coco, voc
 from residual.tasks.detection.datasets import load
@@ -63,7 +63,7 @@ def files(folder: Path) -> set[str]:
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != preparing.MARKS
+        if path.is_file() and path.name != preparing.STATE
     }
 
 
@@ -160,24 +160,26 @@ def test_a_place_without_archives_is_refused_with_what_was_looked_for(tmp_path):
 
 def test_an_interrupted_preparation_goes_on_and_does_nothing_again(tmp_path, monkeypatch):
     archives, target, done = tars(tmp_path), tmp_path / "to", []
-    put = preparing.copy
+    copyfileobj = preparing.shutil.copyfileobj
 
-    def counted(item, file):
+    def counted(source, file, length):
         if len(done) == 9:
             raise KeyboardInterrupt
-        done.append(item.path)
-        put(item, file)
+        done.append(file.name)
+        copyfileobj(source, file, length)
 
-    monkeypatch.setattr(preparing, "copy", counted)
+    monkeypatch.setattr(preparing.shutil, "copyfileobj", counted)
     with pytest.raises(KeyboardInterrupt):
         voc(tmp_path, target, FEW_OF_VOC, archives)
     before = files(target)
     assert len(before) == 9 and not any("partial" in file for file in before)
-    monkeypatch.setattr(
-        preparing, "copy", lambda item, file: (done.append(item.path), put(item, file))
-    )
+    interrupted = done.copy()
+    done.clear()
+    monkeypatch.setattr(preparing.shutil, "copyfileobj", lambda source, file, length: (
+        done.append(file.name), copyfileobj(source, file, length)))  # fmt: skip
     assert voc(tmp_path, target, FEW_OF_VOC, archives).complete
     assert voc(tmp_path, target, FEW_OF_VOC, archives).complete
+    done += interrupted
     assert len(done) == len(set(done)) == len(files(target))
 
 
@@ -220,7 +222,7 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path, name):
         with pytest.raises(ValueError, match="is not the official archive: .*out of the folder"):
             coco(file.parent, tmp_path / "to", FEW_OF_COCO)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {
-        file.name, "train2017.zip", preparing.MARKS
+        file.name, "train2017.zip", preparing.STATE
     }  # fmt: skip
 
 
@@ -249,12 +251,12 @@ def test_the_commands_tell_what_is_there_and_end_with_1_where_it_is_not_whole(co
         f"{tmp_path}/to: train2017: 3 of 118,287 pictures",
         f"{tmp_path}/to: val2017: 2 of 5,000 pictures",
     ]
-    assert answer.err.splitlines()[-1] == f"residual: what {tmp_path}/to has of COCO is not whole"
+    assert answer.err.splitlines()[-1] == f"residual: {tmp_path}/to does not hold the whole COCO"
     assert not command("data", "prepare", "coco", tmp_path, "--json").json["complete"]
     assert "looked for VOC" in command("data", "prepare", "voc", tmp_path).complaint
 
 
 def test_what_is_whole_ends_with_0(tmp_path, capsys):
-    cli.finish(voc(tmp_path, None, FEW_OF_VOC, tars(tmp_path)), "PASCAL VOC", as_json=True)
+    cli.finish_prepared(voc(tmp_path, None, FEW_OF_VOC, tars(tmp_path)), "PASCAL VOC", as_json=True)
     assert json.loads(capsys.readouterr().out)["pictures"] == FEW_OF_VOC
     assert len(instances()["images"]) == FEW_OF_COCO["train2017"]

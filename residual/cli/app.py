@@ -14,7 +14,6 @@ import typer
 
 from residual.cli import (
     benchmark,
-    boxes,
     convert,
     data,
     detect,
@@ -22,7 +21,6 @@ from residual.cli import (
     evaluate,
     export,
     models,
-    pack,
     reproduce,
     train,
 )
@@ -106,9 +104,9 @@ for each in (
 
 of_data = group("Check, prepare and pack folders of pictures.")
 of_data.command()(one_sentence(data.check))
-of_data.command()(one_sentence(pack.pack))
+of_data.command()(one_sentence(data.pack))
 prepare = group("Put a public data set in its form, from its archives.")
-for data_set in (data.imagenet, boxes.voc, boxes.coco):
+for data_set in (data.imagenet, data.voc, data.coco):
     prepare.command()(one_sentence(data_set))
 of_data.add_typer(prepare, name="prepare")
 app.add_typer(of_data, name="data")

@@ -1,21 +1,44 @@
-"""The commands about folders of pictures: `data check` and `data prepare imagenet`."""
+"""The commands `data check`, `data pack` and `data prepare`."""
 
+import io
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.options import BoxFrame, BoxUnit, Json
-from residual.storage import json_text
+from residual.cli.options import BoxFrame, BoxUnit, Json, Workers, wrong_usage
+from residual.storage import display_name, json_text, summarize, write_atomic
 
 if TYPE_CHECKING:
-    from residual.preparation.check import Report
-    from residual.preparation.imagenet import Report as Prepared
+    from residual.preparation.check import FolderReport
+    from residual.preparation.check_boxes import BoxReport
+    from residual.preparation.imagenet import PreparedImageNet
+    from residual.preparation.pack import PackOptions, PackSummary
+    from residual.preparation.voc_coco import PreparedBoxes
 
-FEW = 20  # so many classes, or missing pictures, are listed one by one
+MAX_LINES = 20  # of classes or missing files that are listed one by one
+
+
+def finish(
+    report: Any, extra: Mapping[str, Any], lines: Iterable[str], errors: list[str], as_json: bool
+) -> None:
+    """Print a report as JSON or as lines, then the errors; with errors, the exit status is 1."""
+    if as_json:
+        print(json_text(asdict(report) | dict(extra)))
+    else:
+        for line in lines:  # a file's name may be anything
+            print(line.encode(errors="backslashreplace").decode())
+    for error in errors:
+        typer.echo(f"residual: {error}", err=True)
+    if errors:
+        raise typer.Exit(1)
+
+
+# ---- check --------------------------------------------------------------------------------------
 
 
 def check(
@@ -35,24 +58,21 @@ def check(
 ) -> None:
     """Find damaged pictures in a folder, and count classes.
 
-    Also told is what is changed in pictures when they are read, and what looks like a mistake:
-    classes that are empty or very unequal, equal pictures. A folder of PASCAL VOC's form or of
-    COCO's is looked through for boxes that cannot be, too. The exit status is 1 where any picture
-    is damaged, or any box, and where training would refuse the folder.
+    Also lists how decoding changes pictures, and likely mistakes: classes that are empty or very
+    unequal, equal pictures. In a folder of PASCAL VOC's or COCO's form, impossible boxes are found,
+    too. The exit status is 1 if any picture or box is bad, or if training would refuse the folder.
 
     Example: residual data check photos
     """
-    from residual.cli import boxes
     from residual.data.packed import is_packed
     from residual.tasks.detection.datasets import detect_format
 
     if is_packed(str(folder)):
         raise ValueError(f"{folder} holds packed data, which was checked when it was packed")
-
     workers = workers or os.cpu_count() or 1
     if detect_format(folder):
-        reading = boxes.reading_of(box_frame, box_unit)
-        boxes.check(folder, workers, as_json, (draw, out), reading)
+        options = {"box_frame": box_frame, "box_unit": box_unit}
+        check_boxes(folder, workers, as_json, draw, out, options)
     elif draw or box_frame or box_unit:
         option = "--draw" if draw else "--box-frame" if box_frame else "--box-unit"
         raise typer.BadParameter(f"{option} is for boxes, and {folder} is of no form that has them")
@@ -61,86 +81,238 @@ def check(
 
 
 def check_classes(folder: Path, workers: int, as_json: bool) -> None:
-    """`data check` for a folder of classes."""
+    """Run `data check` for a folder of classes."""
     from residual.cli.progress import counting
-    from residual.preparation.check import check as checked
+    from residual.preparation import check
 
     with counting("checking pictures") as progress:
-        report = checked(folder, workers, progress)
-    if as_json:
-        print(json_text(asdict(report) | {"seen": report.seen}))
-    else:
-        for line in told(report):
-            print(line.encode(errors="backslashreplace").decode())  # a file's name may be anything
+        report = check.check(folder, workers, progress)
+    errors = []
     if report.damaged:
         n = f"{len(report.damaged):,} of {report.seen:,}"
-        typer.echo(f"residual: {n} pictures in {folder} are damaged", err=True)
+        errors.append(f"{n} pictures in {folder} are damaged")
     if report.refusal:
-        typer.echo(f"residual: training refuses {folder}: {report.refusal}", err=True)
-    if report.damaged or report.refusal:
-        raise typer.Exit(1)
+        errors.append(f"training refuses {folder}: {report.refusal}")
+    finish(report, {"seen": report.seen}, class_lines(report), errors, as_json)
 
 
-def told(report: "Report") -> Iterator[str]:
-    """A report as a person reads it: what is most urgent comes last, where a terminal stays."""
-    from residual.storage import display_name
+def check_boxes(
+    folder: Path,
+    workers: int,
+    as_json: bool,
+    draw: int,
+    out: Path,
+    options: Mapping[str, str | None],
+) -> None:
+    """Run `data check` for a folder with boxes."""
+    from residual.cli.progress import counting
+    from residual.preparation import check_boxes
+    from residual.tasks.detection.recipe import Reading
 
+    with wrong_usage():
+        reading = Reading(**{name: value for name, value in options.items() if value})
+    if draw and not out.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {out.parent} for --out {out}")
+    annotations = check_boxes.read_annotations(folder, reading)
+    with counting("checking pictures") as progress:
+        report = check_boxes.check(folder, workers, progress, annotations, reading)
+    if draw:
+        file = io.BytesIO()
+        check_boxes.draw_sheet(annotations, draw).save(file, "PNG")
+        write_atomic(out, file.getvalue())
+        typer.echo(f"residual: pictures with their boxes are in {out}", err=True)
+    problems = {
+        "damaged pictures": len(report.damaged),
+        "bad boxes": len(report.boxes),
+        "bad annotations": len(report.annotations),
+        "wrong sizes": len(report.sizes),
+        "refusals of training": len(report.refusals),
+    }
+    counts = ", ".join(f"{what} ({n:,})" for what, n in problems.items() if n)
+    errors = [f"{folder} has {counts}"] if report.bad else []
+    finish(report, {"bad": report.bad}, box_lines(report), errors, as_json)
+
+
+def class_lines(report: "FolderReport") -> Iterator[str]:
+    """A report in words. The most urgent comes last, where a terminal stays."""
     yield f"{report.folder}: {report.seen:,} pictures, {len(report.damaged):,} damaged"
-    yield from sizes(report)
+    totals = {"all classes": [sum(counts.values()) for counts in report.sets.values()]}
+    yield from table(report.sets, totals, "pictures")
     notes = {
-        "pictures of another format than their name says, read as what they are": report.misnamed,
         "files without a picture's ending, left out": report.others,
         "pictures in no class folder, left out": report.outside,
         "folders that are named like pictures": report.folders,
     }
-    yield from remarks(report.converted, notes, report.warnings)
-    if report.damaged:
-        yield "\nDamaged:"
-        for each in report.damaged:
-            yield f"  {each.kind:<12} {display_name(each.path)} (class {each.label}): {each.reason}"
+    yield from remarks(report, notes)
+    yield from section(
+        "Damaged",
+        [
+            f"{problem.kind:<12} {display_name(problem.path)} (class {problem.label}): "
+            f"{problem.reason}"
+            for problem in report.damaged
+        ],
+    )
 
 
-def remarks(
-    converted: Mapping[str, int], notes: Mapping[str, Collection[str]], warnings: Sequence[str]
+def box_lines(report: "BoxReport") -> Iterator[str]:
+    """A report in words. The most urgent comes last, where a terminal stays."""
+    yield (
+        f"{report.folder} ({ {'voc': 'PASCAL VOC', 'coco': 'COCO'}[report.form] }): "
+        f"{report.pictures:,} pictures, {len(report.damaged):,} damaged; bad boxes: "
+        f"{len(report.boxes):,}"
+    )
+    splits = report.splits.values()
+    totals = {
+        "all boxes": [sum(counts.boxes.values()) for counts in splits],
+        "  of these difficult": [counts.difficult for counts in splits],
+        "pictures": [counts.pictures for counts in splits],
+        "  of these without boxes": [counts.empty for counts in splits],
+    }
+    yield from table({name: own.boxes for name, own in report.splits.items()}, totals, "boxes")
+    notes = {
+        "pictures without an annotation": report.bare,
+        "annotations without a picture": report.lonely,
+    }
+    yield from remarks(report, notes)
+    yield from section("Annotations of another size than their picture's", report.sizes)
+    yield from section("Missing or damaged annotations and pictures", report.annotations)
+    yield from section("Bad boxes", report.boxes)
+    yield from section("Training refuses this folder", report.refusals)
+    damaged = [f"{image.kind:<12} {image.path}: {image.reason}" for image in report.damaged]
+    yield from section("Damaged", damaged)
+
+
+def table(
+    counts: Mapping[str, Mapping[str, int]], totals: dict[str, list[int]], unit: str
 ) -> Iterator[str]:
-    """What is no damage: what reading changes, what is odd, and what looks like a mistake."""
-    from residual.storage import summarize
-
-    if converted:
-        yield "\nChanged when they are read:"
-        yield from (f"  {n:>9,}  {change}" for change, n in converted.items())
-    if any(notes.values()):
-        yield "\nNotes:"
-        yield from (f"  {what} {summarize(list(files))}" for what, files in notes.items() if files)
-    if warnings:
-        yield "\nWarnings:"
-        yield from (f"  {warning}" for warning in warnings)
-
-
-def sizes(report: "Report") -> Iterator[str]:
-    """How many whole pictures each class has in each set; of many classes, the extremes."""
-    classes = list(next(iter(report.sets.values()), {}))
-    if len(classes) > FEW:
-        for name, own in report.sets.items():
-            least, most = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
+    """The counts of each set by class, with totals; of many classes, the extremes."""
+    classes = list(next(iter(counts.values()), {}))
+    rows = {label: [own[label] for own in counts.values()] for label in classes}
+    if len(classes) > MAX_LINES:
+        for name, own in counts.items():
+            least, most = (choose(own, key=own.__getitem__) for choose in (min, max))
             yield (
-                f"  {name}: {sum(own.values()):,} whole pictures in {len(own):,} classes, from "
-                f"{own[least]:,} ({least}) to {own[most]:,} ({most})"
+                f"  {name}: {len(own):,} classes, from {own[least]:,} {unit} ({least}) to "
+                f"{own[most]:,} ({most})"
             )
-        return
-    wide = max(map(len, ["all classes", *classes]))
-    yield f"\n{'':{wide}}" + "".join(f"{name:>10}" for name in report.sets)
-    for label in classes:
-        yield f"{label:{wide}}" + "".join(f"{own[label]:>10,}" for own in report.sets.values())
-    totals = "".join(f"{sum(own.values()):>10,}" for own in report.sets.values())
-    yield f"{'all classes':{wide}}{totals}"
+        rows = {}
+    rows |= totals
+    width, columns = max(map(len, rows)), [max(len(name), 8) + 2 for name in counts]
+    heads = zip(counts, columns, strict=True)
+    yield f"\n{'':{width}}" + "".join(f"{name:>{column}}" for name, column in heads)
+    for label, numbers in rows.items():
+        cells = zip(numbers, columns, strict=True)
+        yield f"{label:{width}}" + "".join(f"{n:>{column},}" for n, column in cells)
+
+
+def remarks(report: "FolderReport | BoxReport", notes: dict[str, list[str]]) -> Iterator[str]:
+    """Conversions, notes and warnings."""
+    misnamed = "pictures of another format than their name says, read as what they are"
+    notes = {misnamed: list(report.misnamed)} | notes
+    yield from section(
+        "Changed when they are read", [f"{n:>9,}  {what}" for what, n in report.converted.items()]
+    )
+    yield from section(
+        "Notes", [f"{what} {summarize(names)}" for what, names in notes.items() if names]
+    )
+    yield from section("Warnings", report.warnings)
+
+
+def section(title: str, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield f"\n{title}:"
+        yield from (f"  {line}" for line in lines)
+
+
+# ---- pack ---------------------------------------------------------------------------------------
+
+
+def pack(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, as for training.")],
+    to: Annotated[str, typer.Argument(help="A new folder, or a place like s3://bucket/name.")],
+    shorter_side: Annotated[
+        int, typer.Option(min=1, help="Pixels that a shorter side has at most.")
+    ] = 480,
+    form: Annotated[
+        str, typer.Option("--as", help="jpeg; or raw: decoded, larger and faster to read.")
+    ] = "jpeg",
+    quality: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Encode all anew as JPEG, for smaller files that decode faster: 90.",
+        ),
+    ] = 0,
+    bad_images: Annotated[
+        str, typer.Option(help="error, or skip: damaged ones are packed as they are, and named.")
+    ] = "error",
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """Pack a folder of pictures into shards, for speed or for an object store.
+
+    A JPEG that needs no change keeps its pixels, without loss. Where jpegtran is installed, a part
+    of libjpeg-turbo, it gets restart markers, by which training decodes only the part that it
+    needs; what is no pixel, such as EXIF data, is left out then.
+
+    An S3 store other than Amazon's is named by the variable S3_ENDPOINT_URL.
+
+    Example: residual data pack photos packed --shorter-side 480
+    """
+    from residual.cli.progress import counting
+    from residual.preparation.pack import PackOptions
+    from residual.preparation.pack import pack as pack_folder
+
+    for word, words in ((form, ("jpeg", "raw")), (bad_images, ("error", "skip"))):
+        if word not in words:
+            raise typer.BadParameter(f"no {word!r} here; there are {' and '.join(words)}")
+    if quality and form == "raw":
+        raise typer.BadParameter("--quality is of JPEG; raw pictures are decoded")
+    options = PackOptions(shorter_side, form, quality, bad_images == "skip", max(workers, 1))
+    with counting("packing pictures") as progress:
+        summary = pack_folder(source, to, options, progress)
+    for damage in summary.damaged:
+        typer.echo(f"residual: {damage}", err=True)
+    finish(summary, {"to": to}, [pack_line(summary, to, options)], [], as_json)
+
+
+def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
+    """The result of a packing in words."""
+    done = "all decoded"
+    if options.form == "jpeg":
+        jpeg = options.encoding
+        done = (
+            f"{summary.kept:,} with the same pixels, the others encoded as JPEG of quality "
+            f"{jpeg['quality']}, colours {jpeg['subsampling']}; {summary.in_part:,} with restart "
+            "markers, so that only what is needed of them is decoded"
+        )
+    damaged = f"; {len(summary.damaged):,} damaged" if summary.damaged else ""
+    hint = ""
+    if options.form == "jpeg" and summary.kept and not shutil.which("jpegtran"):
+        hint = (
+            "\nWith jpegtran installed (a part of libjpeg-turbo), those with the same pixels get "
+            "restart markers, too, and are read faster."
+        )
+    return (
+        f"{to}: {summary.pictures:,} pictures, {done}; {summary.resized:,} made smaller, to a "
+        f"shorter side of {options.shorter}; {summary.bytes_before / 1e6:,.1f} MB before, "
+        f"{summary.bytes_after / 1e6:,.1f} MB after{damaged}{hint}"
+    )
+
+
+# ---- prepare ------------------------------------------------------------------------------------
+
+Source = Annotated[Path, typer.Argument(help="Where the archives or folders lie.")]
+
+
+def target(default: str) -> Any:
+    return typer.Argument(metavar="DST", help=f"A folder; if left out, SOURCE/{default}.")
 
 
 def imagenet(
-    source: Annotated[Path, typer.Argument(help="Where the archives or folders lie.")],
-    to: Annotated[
-        Path | None, typer.Argument(metavar="DST", help="A folder; if left out, SOURCE/imagenet.")
-    ] = None,
+    source: Source,
+    to: Annotated[Path | None, target("imagenet")] = None,
     as_json: Json = False,
 ) -> None:
     """Sort ImageNet (ILSVRC 2012) into train/ and val/.
@@ -152,32 +324,73 @@ def imagenet(
     Example: residual data prepare imagenet downloads imagenet
     """
     from residual.cli.progress import counting
-    from residual.preparation.imagenet import imagenet as prepared
+    from residual.preparation.imagenet import imagenet as prepare
 
-    report = prepared(source, to, counting=counting)
-    if as_json:
-        print(json_text(asdict(report) | {"complete": report.complete}))
+    finish_prepared(prepare(source, to, show=counting), "ImageNet", as_json)
+
+
+def voc(
+    source: Source, to: Annotated[Path | None, target("voc")] = None, as_json: Json = False
+) -> None:
+    """Unpack PASCAL VOC 2007 and 2012 into VOCdevkit/VOC2007 and VOC2012.
+
+    Takes the official archives (VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar,
+    VOCtrainval_11-May-2012.tar), or some of them; says what is missing then. Goes on where it was
+    interrupted. Changes nothing in SOURCE.
+
+    Example: residual data prepare voc downloads voc
+    """
+    from residual.cli.progress import counting
+    from residual.preparation.voc_coco import voc as prepare
+
+    finish_prepared(prepare(source, to, show=counting), "PASCAL VOC", as_json)
+
+
+def coco(
+    source: Source, to: Annotated[Path | None, target("coco")] = None, as_json: Json = False
+) -> None:
+    """Unpack COCO into annotations/, train2017/ and val2017/, or those of 2014.
+
+    Takes the official archives (train2017.zip, val2017.zip, annotations_trainval2017.zip), or some
+    of them; says what is missing then. Goes on where it was interrupted. Changes nothing in SOURCE.
+
+    Example: residual data prepare coco downloads coco
+    """
+    from residual.cli.progress import counting
+    from residual.preparation.voc_coco import coco as prepare
+
+    finish_prepared(prepare(source, to, show=counting), "COCO", as_json)
+
+
+def finish_prepared(report: "PreparedImageNet | PreparedBoxes", name: str, as_json: bool) -> None:
+    """Print the report of a preparation; the exit status is 1 if it is incomplete."""
+    errors = [] if report.complete else [f"{report.folder} does not hold the whole {name}"]
+    finish(report, {"complete": report.complete}, prepared_lines(report), errors, as_json)
+
+
+def prepared_lines(report: "PreparedImageNet | PreparedBoxes") -> Iterator[str]:
+    """A prepared folder in words: the number of images by set, and missing files."""
+    from residual.preparation.voc_coco import PreparedBoxes
+
+    lists = {"missing": report.missing}
+    if isinstance(report, PreparedBoxes):
+        for name, n in report.expected.items():
+            if name in report.absent:
+                yield f"{report.folder}: {name}: not there; it comes with {report.absent[name]}"
+            else:
+                yield f"{report.folder}: {name}: {report.pictures[name]:,} of {n:,} pictures"
     else:
-        for line in judgement(report):
-            print(line)
-    if not report.complete:
-        typer.echo(f"residual: {report.folder} is not the whole ImageNet", err=True)
-        raise typer.Exit(1)
-
-
-def judgement(report: "Prepared") -> Iterator[str]:
-    """What was prepared as a person reads it."""
-    wanted = asdict(report.expected)
-    for name in ("train", "val"):
-        if name not in report.pictures:
-            yield f"{report.folder}/{name}: not there, and nothing to make it of"
-            continue
-        yield (
-            f"{report.folder}/{name}: {report.pictures[name]:,} of {wanted[name]:,} pictures in "
-            f"{report.classes[name]:,} of {wanted['classes']:,} classes"
-        )
-    for what, names in (("missing", report.missing), ("superfluous", report.superfluous)):
-        for name in names[:FEW]:
-            yield f"  {what}: {name}"
-        if len(names) > FEW:
-            yield f"  {what}: {len(names) - FEW:,} more"
+        lists["superfluous"] = report.superfluous
+        expected = asdict(report.expected)
+        for name in ("train", "val"):
+            if name not in report.pictures:
+                yield f"{report.folder}/{name}: not there, and nothing to make it of"
+                continue
+            yield (
+                f"{report.folder}/{name}: {report.pictures[name]:,} of {expected[name]:,} pictures "
+                f"in {report.classes[name]:,} of {expected['classes']:,} classes"
+            )
+    for what, names in lists.items():
+        yield from (f"  {what}: {name}" for name in names[:MAX_LINES])
+        if len(names) > MAX_LINES:
+            yield f"  {what}: {len(names) - MAX_LINES:,} more"

@@ -1,4 +1,4 @@
-"""Pictures put where they belong, so that an interruption at any moment loses nothing."""
+"""Images copied from archives and folders into a target, each whole or absent, and resumable."""
 
 import hashlib
 import os
@@ -10,43 +10,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from residual.data.datasets import Progress
+from residual.data.datasets import Progress, no_progress
 from residual.data.folder_index import is_image
 from residual.locks import hold_lock
 from residual.storage import read_json, write_json
 
-MARKS = ".prepared.json"  # in the target: which parts are whole, which archives were checked
+STATE = ".prepared.json"  # in the target: its complete parts, and the verified archives
 MEGABYTE = 1 << 20
 
-Counting = Callable[[str], AbstractContextManager[Progress]]  # of what -> its progress
+ShowProgress = Callable[[str], AbstractContextManager[Progress]]  # with the name of the work
 
 
 @contextmanager
 def silent(_: str) -> Iterator[Progress]:
-    """Progress that nobody asked for."""
-    yield lambda _done, _total: None
+    """Shows no progress."""
+    yield no_progress
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture that is to be put somewhere: a file, or a file in an archive."""
+    """A file to copy into the target."""
 
     path: str  # below the target
     size: int  # in bytes
-    source: Path | Callable[[], IO[bytes]]
+    source: Path | Callable[[], IO[bytes] | None]  # a file, or a function that opens it in a tar
 
 
 @dataclass(frozen=True)
 class Part:
-    """Pictures that are prepared together, and marked once all of them are whole."""
+    """Images that are prepared together, and recorded as complete together."""
 
     name: str  # their folder below the target
     items: Callable[[], Iterable[Item]]
 
 
 @contextmanager
-def filling(target: Path) -> Iterator[None]:
-    """While this process alone puts pictures into a folder. Raises Held and OSError."""
+def locked_target(target: Path) -> Iterator[None]:
+    """Makes the target, and lets no other process write to it. Raises Held and OSError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,37 +56,48 @@ def filling(target: Path) -> Iterator[None]:
 
 
 def prepare(parts: Iterable[Part], target: Path, progress: Progress, total: int) -> None:
-    """Put every picture of every part where it belongs. What is whole is not done again.
+    """Copy the images of all parts, but for complete parts.
 
-    Raises OSError where one cannot be written; then give the same command again.
+    Raises OSError if one cannot be written; the same command then resumes.
     """
     done = 0
     for part in parts:
-        n = marks(target)["whole"].get(part.name)
-        if n is None or n != pictures_in(target / part.name):
+        n = read_state(target)["whole"].get(part.name)
+        if n is None or n != count_images(target / part.name):
             n = 0
-            with filling(target):
+            with locked_target(target):
                 for item in part.items():
-                    put(item, target)
+                    copy(item, target)
                     n += 1
                     progress(done + n, max(total, done + n))
-                mark(target, "whole", part.name, n)
+                record(target, "whole", part.name, n)
         done += n
         progress(done, max(total, done))
 
 
-def put(item: Item, target: Path) -> None:
-    """Put a picture in its place, whole or not at all: as a hard link, or else as a copy."""
+def copy(item: Item, target: Path) -> None:
+    """Copy a file to its place, whole or not at all: as a hard link if possible.
+
+    Raises OSError if it cannot be written or is cut off.
+    """
     file = target / item.path
     with suppress(FileNotFoundError):
         if file.stat().st_size == item.size:
             return
-    partial = file.with_name(f".{file.name}.partial")  # hidden, so that nobody takes it for one
+    partial = file.with_name(f".{file.name}.partial")  # hidden, so that nobody reads it
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)  # never written into: it may be a link to the original
-        if not (isinstance(item.source, Path) and linked(item.source, partial)):
-            copy(item, partial)
+        if isinstance(item.source, Path):
+            with suppress(OSError):  # e.g. on another disk
+                partial.hardlink_to(item.source.resolve())
+        if not partial.exists():
+            source = item.source.open("rb") if isinstance(item.source, Path) else item.source()
+            assert source is not None
+            with source, partial.open("wb") as copied:
+                shutil.copyfileobj(source, copied, MEGABYTE)
+            if partial.stat().st_size != item.size:
+                raise OSError("its source is cut off")
         partial.replace(file)
     except (OSError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -99,70 +110,50 @@ def put(item: Item, target: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def linked(source: Path, file: Path) -> bool:
-    """Whether a second name could be given to a file; another disk, for one, does not allow it."""
-    try:
-        file.hardlink_to(source.resolve())
-    except OSError:
-        return False
-    return True
-
-
-def copy(item: Item, file: Path) -> None:
-    """Copy a picture to a file. Raises OSError where less came than there should be."""
-    original = item.source.open("rb") if isinstance(item.source, Path) else item.source()
-    with original, file.open("wb") as opened:
-        shutil.copyfileobj(original, opened, MEGABYTE)
-    if file.stat().st_size != item.size:
-        raise OSError("it is cut off where it comes from")
-
-
-def pictures_in(folder: Path) -> int:
-    """How many pictures lie in a folder and in those below it."""
+def count_images(folder: Path) -> int:
+    """The number of images in a folder and below it."""
     return sum(is_image(file) for *_, files in os.walk(folder) for file in files)
 
 
-def marks(target: Path) -> dict[str, dict[str, Any]]:
-    """What is known to be done in a target. Where the marks are damaged, nothing is."""
+def read_state(target: Path) -> dict[str, dict[str, Any]]:
+    """The state of a target; empty if it is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = read_json(target / MARKS)
-        return {"whole": known["whole"], "checked": known["checked"]}
+        state = read_json(target / STATE)
+        return {"whole": state["whole"], "checked": state["checked"]}
     return {"whole": {}, "checked": {}}
 
 
-def mark(target: Path, of: str, name: str, value: Any) -> None:
-    """Remember what was done, once it is on the disk and not only on its way there."""
-    if hasattr(os, "sync"):  # once for many pictures; a flush for each of them takes hours
+def record(target: Path, key: str, name: str, value: Any) -> None:
+    """Add to the state of a target, once all its files have reached the disk."""
+    if hasattr(os, "sync"):  # once for many images; a flush for each of them takes hours
         os.sync()
-    known = marks(target)
-    known[of][name] = value
-    write_json(target / MARKS, known)
+    state = read_state(target)
+    state[key][name] = value
+    write_json(target / STATE, state)
 
 
-def verified(archive: Path, checksum: str, target: Path, counting: Counting) -> None:
-    """Raises ValueError where an archive has not this md5. What was checked is not read again."""
-    stat = archive.stat()
-    mine = [stat.st_size, stat.st_mtime_ns, checksum]
-    if marks(target)["checked"].get(archive.name) == mine:
+def verify(archive: Path, md5: str, target: Path, show: ShowProgress) -> None:
+    """Raises ValueError if an archive has another md5. A verified archive is not read again."""
+    status = archive.stat()
+    entry = [status.st_size, status.st_mtime_ns, md5]
+    if read_state(target)["checked"].get(archive.name) == entry:
         return
-    digest, total = hashlib.md5(usedforsecurity=False), -(-stat.st_size // MEGABYTE)
-    with counting(f"checking {archive.name}, in MB") as progress, archive.open("rb") as opened:
-        done = 0
-        while block := opened.read(MEGABYTE):
+    digest, total = hashlib.md5(usedforsecurity=False), -(-status.st_size // MEGABYTE)
+    with show(f"checking {archive.name}, in MB") as progress, archive.open("rb") as file:
+        for done, block in enumerate(iter(lambda: file.read(MEGABYTE), b""), start=1):
             digest.update(block)
-            done += 1
             progress(done, max(total, done))
-    if digest.hexdigest() != checksum:
+    if digest.hexdigest() != md5:
         raise ValueError(
             f"{archive} is damaged or not the official archive: its md5 is {digest.hexdigest()} "
-            f"and should be {checksum}; get it again"
+            f"and should be {md5}; get it again"
         )
-    mark(target, "checked", archive.name, mine)
+    record(target, "checked", archive.name, entry)
 
 
 @contextmanager
-def opened_archive(archive: Path, file: IO[bytes] | None = None) -> Iterator[tarfile.TarFile]:
-    """An archive, or one in another, to be read. Raises ValueError where it is damaged."""
+def open_tar(archive: Path, file: IO[bytes] | None = None) -> Iterator[tarfile.TarFile]:
+    """A tar archive, or `file` in another archive. Raises ValueError for a damaged one."""
     try:
         with tarfile.open(archive, fileobj=file) as opened:
             yield opened

@@ -1,10 +1,10 @@
-"""What is wrong in a folder of pictures, file by file, before anything is trained on it."""
+"""Checks an image folder before training: damaged files, counts of classes, likely mistakes."""
 
 import hashlib
 import os
 import stat
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,15 +28,16 @@ from residual.data.folder_index import (
 from residual.storage import display_name, readable_name, summarize
 
 CHUNK = 16  # files that a thread takes at a time
-PLAIN = "all"  # the one set of a folder that has no sets of its own
-# Choice: what is still called equal. Of ImageNet's classes the largest is 1.8 times the smallest.
+PLAIN = "all"  # the one set of a folder without sets
+# Choice: classes count as unequal from this ratio of sizes on. Of ImageNet's classes, the largest
+# is 1.8 times the smallest.
 UNEQUAL = 5
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that cannot be learned from."""
+    """An image that cannot be used."""
 
     path: str  # below the folder, with /
     label: str  # its class
@@ -45,79 +46,77 @@ class Problem:
 
 
 @dataclass
-class Report:
-    """What was found in a folder."""
+class FolderReport:
+    """The result of a check of an image folder."""
 
     folder: str
-    sets: dict[str, dict[str, int]] = field(default_factory=dict)  # whole pictures of each class
+    sets: dict[str, dict[str, int]] = field(default_factory=dict)  # good images by set and class
     damaged: list[Problem] = field(default_factory=list)
-    converted: dict[str, int] = field(default_factory=dict)  # what is done: how often
-    misnamed: dict[str, str] = field(default_factory=dict)  # path: what it is
-    others: list[str] = field(default_factory=list)  # in class folders, no picture by its ending
-    outside: list[str] = field(default_factory=list)  # pictures that lie in no class folder
-    folders: list[str] = field(default_factory=list)  # that are named like pictures
-    copies: list[list[str]] = field(default_factory=list)  # pictures of equal bytes
+    converted: dict[str, int] = field(default_factory=dict)  # conversion: number of images
+    misnamed: dict[str, str] = field(default_factory=dict)  # path: its format
+    others: list[str] = field(default_factory=list)  # files in class folders, by suffix no images
+    outside: list[str] = field(default_factory=list)  # images in no class folder
+    folders: list[str] = field(default_factory=list)  # folders with names of images
+    copies: list[list[str]] = field(default_factory=list)  # images of equal bytes
     warnings: list[str] = field(default_factory=list)
-    refusal: str = ""  # why training would not take the folder
+    refusal: str = ""  # why training would refuse the folder
 
     @property
     def seen(self) -> int:
-        """How many pictures there are, whole or not."""
-        return sum(sum(own.values()) for own in self.sets.values()) + len(self.damaged)
+        """The number of images, damaged ones included."""
+        return sum(sum(counts.values()) for counts in self.sets.values()) + len(self.damaged)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one file is."""
+class Inspection:
+    """The content of one file; `kind` and `reason` if it is no good image."""
 
-    kind: str = ""  # of what is wrong with it
+    kind: str = ""
     reason: str = ""
-    form: str = ""
-    changes: tuple[str, ...] = ()
+    format: str = ""
+    changes: tuple[str, ...] = ()  # by decoding
     digest: bytes = b""
 
 
-def check(path: Path, workers: int = 1, progress: Progress | None = None) -> Report:
-    """Look into every picture of a folder: of its train/, val/ and test/, or of its classes.
+def check(path: Path, workers: int = 1, progress: Progress = no_progress) -> FolderReport:
+    """Inspect every image of a folder of classes, or of its train/, val/ and test/.
 
-    Raises FileNotFoundError where there is no folder, and ValueError where it has no classes.
+    Raises FileNotFoundError for a missing folder, and ValueError for one without classes.
     """
-    report = Report(str(path))
-    pictures = [
+    report, roots = FolderReport(str(path)), set_roots(path)
+    images = [
         (name, label, file)
-        for name, place in places(path).items()
-        for label, file in in_place(path, place, report)
+        for name, root in roots.items()
+        for label, file in class_images(path, root, report)
     ]
-    tell = progress or no_progress
+    classes = sorted({readable_name(n) for root in roots.values() for n in subfolders(root)})
+    report.sets = {name: dict.fromkeys(classes, 0) for name in roots}
     changes: Counter[str] = Counter()
-    first: dict[bytes, str] = {}
-    copies: dict[str, list[str]] = {}
-    looks = in_turn(path, [file for *_, file in pictures], workers)
-    for done, ((name, label, file), look) in enumerate(zip(pictures, looks, strict=True), start=1):
-        if look.kind:
-            report.damaged.append(Problem(file, label, look.kind, look.reason))
+    by_digest: dict[bytes, list[str]] = defaultdict(list)
+    results = inspect_all(path, [file for *_, file in images], workers)
+    for done, ((name, label, file), result) in enumerate(zip(images, results, strict=True), 1):
+        if result.kind:
+            report.damaged.append(Problem(file, label, result.kind, result.reason))
         else:
-            report.sets.setdefault(name, Counter())[label] += 1
-            if (other := first.setdefault(look.digest, file)) != file:
-                copies.setdefault(other, [other]).append(file)
-            changes.update(look.changes)
-            if not suffix_matches(file, look.form):
-                report.misnamed[file] = look.form
-        tell(done, len(pictures))
+            report.sets[name][label] += 1
+            by_digest[result.digest].append(file)
+            changes.update(result.changes)
+            if not suffix_matches(file, result.format):
+                report.misnamed[file] = result.format
+        progress(done, len(images))
     report.damaged.sort(key=lambda problem: problem.path)
     report.converted = dict(changes.most_common())
-    report.copies = list(copies.values())
-    report.sets = counts(path, report)
-    report.refusal = refused(path)
-    refusals = [f"training refuses this folder: {report.refusal}"] if report.refusal else []
-    report.warnings = [*refusals, *beside(path), *uneven(report), *twice(report)]
+    report.copies = [files for files in by_digest.values() if len(files) > 1]
+    report.refusal = training_refusal(path)
+    report.warnings = [f"training refuses this folder: {report.refusal}"] if report.refusal else []
+    report.warnings += [*other_folders(path), *imbalance(report), *copy_warnings(report)]
     return report
 
 
-def places(path: Path) -> dict[str, Path]:
-    """The folder of each set; a plain folder of classes is one set."""
-    if there := split_folders(path):
-        return {name: path / folder for name, folder in there.items()}
+def set_roots(path: Path) -> dict[str, Path]:
+    """The folder of each set. A plain folder of classes is one set. Raises ValueError."""
+    if folders := split_folders(path):
+        return {name: path / folder for name, folder in folders.items()}
     if not subfolders(path):
         raise ValueError(
             f"{display_name(path)} has no class folders; it needs one folder for each class"
@@ -126,87 +125,84 @@ def places(path: Path) -> dict[str, Path]:
     return {PLAIN: path}
 
 
-def in_place(path: Path, place: Path, report: Report) -> Iterator[tuple[str, str]]:
-    """Each picture in a set's folder as (class, path below all); what is none goes to the report.
+def class_images(path: Path, root: Path, report: FolderReport) -> Iterator[tuple[str, str]]:
+    """The class and the path of each image that training reads in a set, by `iterate_images`.
 
-    What training takes is what is looked at: see `listing`.
+    Unreadable folders and all other files are added to the report.
     """
 
-    def refuse(error: OSError) -> None:
-        folder = Path(error.filename).relative_to(path)
-        label = readable_name(folder.relative_to(place.relative_to(path)).parts[0])
-        report.damaged.append(Problem(folder.as_posix(), label, "unreadable", said(error)))
+    def below(file: Path) -> str:
+        return file.relative_to(path).as_posix()
+
+    def unreadable(error: OSError) -> None:
+        folder = Path(error.filename)
+        label = readable_name(folder.relative_to(root).parts[0])
+        report.damaged.append(Problem(below(folder), label, "unreadable", reason_of(error)))
 
     report.outside += [
-        entry.relative_to(path).as_posix()
-        for entry in sorted(place.iterdir())
+        below(entry)
+        for entry in sorted(root.iterdir())
         if is_image(entry.name) and not entry.is_dir()
     ]
-    for label in subfolders(place):
-        for root, folders, files in os.walk(place / label, onerror=refuse, followlinks=True):
-            below = Path(root)
-            for folder in [f for f in folders if is_cyclic_link(below / f)]:
-                refuse(OSError(0, "it is a link to a folder above it", str(below / folder)))
-                folders.remove(folder)
-            report.folders += [
-                (below / folder).relative_to(path).as_posix()
-                for folder in sorted(folders)
-                if folder.lower().endswith(IMAGE_SUFFIXES)
-            ]
-            folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
-            for file in sorted(file for file in files if not is_hidden(file)):
-                name = (below / file).relative_to(path).as_posix()
-                if is_image(file):
-                    yield readable_name(label), name
+    for label in subfolders(root):
+        for folder, folders, files in os.walk(root / label, onerror=unreadable, followlinks=True):
+            inside = {name: Path(folder, name) for name in sorted(folders)}
+            for name, inner in list(inside.items()):
+                if is_cyclic_link(inner):
+                    unreadable(OSError(0, "it is a link to a folder above it", str(inner)))
+                    del inside[name]
+                elif name.lower().endswith(IMAGE_SUFFIXES):
+                    report.folders.append(below(inner))
+            folders[:] = [name for name in inside if not is_hidden(name)]
+            for name in sorted(name for name in files if not is_hidden(name)):
+                if is_image(name):
+                    yield readable_name(label), below(Path(folder, name))
                 else:
-                    report.others.append(name)
+                    report.others.append(below(Path(folder, name)))
 
 
-def in_turn(path: Path, files: list[str], workers: int) -> Iterator[Look]:
-    """What each file is, whoever looked at it. Most of the work is Pillow's, so threads do."""
+def inspect_all(path: Path, files: list[str], workers: int) -> Iterator[Inspection]:
+    """The inspections of files, in order. Most of the work is Pillow's, so threads share it."""
 
-    def chunk(start: int) -> list[Look]:
-        return [look_at(path / file) for file in files[start : start + CHUNK]]
+    def inspect_chunk(start: int) -> list[Inspection]:
+        return [inspect(path / file) for file in files[start : start + CHUNK]]
 
     pool = ThreadPoolExecutor(workers)
     try:
-        with warnings.catch_warnings():  # what a reader mends by itself is no damage
+        with warnings.catch_warnings():  # of faults that Pillow repairs
             warnings.simplefilter("ignore")
-            for some in pool.map(chunk, range(0, len(files), CHUNK)):
-                yield from some
+            for results in pool.map(inspect_chunk, range(0, len(files), CHUNK)):
+                yield from results
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def look_at(file: Path) -> Look:
-    """Read a file as training does. Whatever is wrong with it, nothing is raised."""
+def inspect(file: Path) -> Inspection:
+    """Read a file as training does. Raises nothing."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # reading from a pipe would wait for ever
-            return Look("unreadable", "it is no regular file")
+        if not stat.S_ISREG(file.stat().st_mode):  # reading from a pipe would never end
+            return Inspection("unreadable", "it is no regular file")
         raw = file.read_bytes()
         if not raw:
-            return Look("empty", "it has no bytes")
-        form, changes = inspect_image(raw)
+            return Inspection("empty", "it has no bytes")
+        image_format, changes = inspect_image(raw)
     except OSError as error:
         dangling = file.is_symlink() and isinstance(error, FileNotFoundError)
-        return Look("unreadable", "it is a link to nothing" if dangling else said(error))
+        return Inspection("unreadable", "it is a link to nothing" if dangling else reason_of(error))
     except MemoryError:
-        return Look("oversized", "there is not enough memory for it")
+        return Inspection("oversized", "there is not enough memory for it")
     except DamagedImage as error:
-        return Look(*wrong(error, raw))
-    return Look(form=form, changes=changes, digest=hashlib.sha256(raw).digest())
+        if isinstance(error, UnknownFormat):
+            kind, reason = unknown_content(raw)
+        else:
+            kind = "oversized" if isinstance(error, OversizedImage) else "damaged"
+            reason = str(error).removeprefix("the picture is damaged: ")
+        return Inspection(kind, reason)
+    return Inspection("", "", image_format, changes, hashlib.sha256(raw).digest())
 
 
-def wrong(error: DamagedImage, raw: bytes) -> tuple[str, str]:
-    """The kind of the damage, and what there is to be said of it."""
-    if isinstance(error, UnknownFormat):
-        return unknown(raw)
-    kind = "oversized" if isinstance(error, OversizedImage) else "damaged"
-    return kind, str(error).removeprefix("the picture is damaged: ")
-
-
-def unknown(raw: bytes) -> tuple[str, str]:
-    """The same of contents in which no reader knows a picture."""
+def unknown_content(raw: bytes) -> tuple[str, str]:
+    """The kind and the reason for bytes that no decoder recognises."""
     start = raw[:512]
     if not raw.strip(b"\0"):
         return "damaged", "all of its bytes are zero"
@@ -221,48 +217,38 @@ def unknown(raw: bytes) -> tuple[str, str]:
     return "mislabelled", "it is no picture in a known format"
 
 
-def said(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
-def counts(path: Path, report: Report) -> dict[str, dict[str, int]]:
-    """Whole pictures of each class that any set has, in each set, zeros among them."""
-    there = places(path)
-    classes = sorted(
-        {readable_name(name) for place in there.values() for name in subfolders(place)}
-    )
-    return {
-        name: {label: report.sets.get(name, {}).get(label, 0) for label in classes}
-        for name in there
-    }
-
-
-def refused(path: Path) -> str:
-    """Why training would not take the folder as it is; nothing where it would."""
+def training_refusal(path: Path) -> str:
+    """Why training would refuse the folder; empty if it would not."""
     try:
         require_training_set(path, index_folder(path))
     except ValueError as error:
         return str(error)
     except OSError as error:
-        return f"{display_name(error.filename)}: {said(error)}"
+        return f"{display_name(error.filename)}: {reason_of(error)}"
     return ""
 
 
-def beside(path: Path) -> Iterator[str]:
-    """Folders that a user may have meant to be sets."""
-    there = split_folders(path)
-    for name in subfolders(path) if there else ():
-        if name not in there.values():
+# ---- warnings -----------------------------------------------------------------------------------
+
+
+def other_folders(path: Path) -> Iterator[str]:
+    """Folders beside the sets."""
+    folders = split_folders(path)
+    for name in subfolders(path) if folders else ():
+        if name not in folders.values():
             yield f"{display_name(name)}/ is none of {', '.join(SPLITS)} and was not looked at"
 
 
-def uneven(report: Report) -> Iterator[str]:
-    """Classes without pictures, and classes of very different size."""
-    for name, own in report.sets.items():
-        empty = [label for label, n in own.items() if not n]
-        filled = {label: n for label, n in own.items() if n}
-        if empty:
+def imbalance(report: FolderReport) -> Iterator[str]:
+    """Classes without images, and classes of very different size."""
+    for name, counts in report.sets.items():
+        if empty := [label for label, n in counts.items() if not n]:
             yield f"classes without a whole picture in {name} {summarize(empty)}"
+        filled = {label: n for label, n in counts.items() if n}
         if filled and max(filled.values()) > UNEQUAL * min(filled.values()):
             most, least = max(filled, key=filled.__getitem__), min(filled, key=filled.__getitem__)
             yield (
@@ -271,23 +257,23 @@ def uneven(report: Report) -> Iterator[str]:
             )
 
 
-def twice(report: Report) -> Iterator[str]:
-    """Equal pictures where they do harm."""
-    across, contrary, rest = [], [], []
-    divided = PLAIN not in report.sets
-    for files in report.copies:  # of each set, or of each class, the first is named
-        sets = {file.split("/")[0] if divided else "": file for file in reversed(files)}
-        classes = {file.split("/")[divided]: file for file in reversed(files)}
-        if len(sets) > 1:
-            across.append(" = ".join(sorted(sets.values(), key=files.index)))
-        elif len(classes) > 1:
-            contrary.append(" = ".join(sorted(classes.values(), key=files.index)))
+def copy_warnings(report: FolderReport) -> Iterator[str]:
+    """Images of equal bytes, by the harm that they do."""
+    across, contradictory, repeated = [], [], []
+    depth = PLAIN not in report.sets  # of the class in a path
+    for files in report.copies:  # the first of each set, or else of each class, is named
+        by_set = {file.split("/")[0] if depth else "": file for file in reversed(files)}
+        by_class = {file.split("/")[depth]: file for file in reversed(files)}
+        if len(by_set) > 1:
+            across.append(" = ".join(sorted(by_set.values(), key=files.index)))
+        elif len(by_class) > 1:
+            contradictory.append(" = ".join(sorted(by_class.values(), key=files.index)))
         else:
-            rest.append(" = ".join(files[:2]))
-    for what, files in (
-        ("in more than one set, so that what is judged on was learned", across),
-        ("in more than one class", contrary),
-        ("more than once in their class", rest),
+            repeated.append(" = ".join(files[:2]))
+    for where, files in (
+        ("in more than one set, so that test images are trained on", across),
+        ("in more than one class", contradictory),
+        ("more than once in their class", repeated),
     ):
         if files:
-            yield f"equal pictures {what} {summarize(files)}"
+            yield f"equal pictures {where} {summarize(files)}"

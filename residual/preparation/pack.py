@@ -1,4 +1,4 @@
-"""A folder of pictures packed into shards, by mosaicml-streaming."""
+"""Packs an image folder into shards of mosaicml-streaming."""
 
 import hashlib
 import io
@@ -51,76 +51,179 @@ from residual.locks import hold_lock
 from residual.storage import FORMAT, display_name, readable_name, write_json
 
 COLUMNS = {"path": "str", "label": "int", "picture": "bytes"}
-JPEG_COLUMNS = {"interval": "uint32"}  # MCUs from one restart marker to the next; 0 where unknown
+JPEG_COLUMNS = {"interval": "uint32"}  # MCUs between two restart markers; 0 if unknown
 RAW_COLUMNS = {"height": "uint32", "width": "uint32"}
-# Choice: what has to be encoded anew becomes JPEG of quality 95 with colours at full resolution:
-# on photographs of ImageNet 1.2 grey levels off on average, against 1.6 with colours at half, for a
+# Choice: images that are encoded anew become JPEG of quality 95 with colours at full resolution: on
+# photographs of ImageNet 1.2 grey levels off on average, against 1.6 with colours at half, for a
 # quarter more bytes.
 QUALITY = {"quality": 95, "subsampling": "4:4:4"}
+AHEAD = 16  # images of each worker that may wait to be written
 
 
 @dataclass(frozen=True)
-class How:
-    """How pictures are packed."""
+class PackOptions:
+    """How to pack images."""
 
-    shorter: int = 480  # pixels of the shorter side, where it is longer
+    shorter: int = 480  # pixels; a longer shorter side is resized
     form: str = "jpeg"  # or raw: decoded
-    quality: int = 0  # at which each is encoded anew as JPEG; 0: those that can be are kept
-    skip: bool = False  # damaged pictures are packed as they are, and are damaged there, too
+    quality: int = 0  # of JPEG, if all images are encoded anew; 0 keeps JPEG files
+    skip: bool = False  # pack damaged images as they are, instead of stopping
     workers: int = 1
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """Pillow's options for JPEG; colours are at half resolution if a quality is given."""
+        return {"quality": self.quality, "subsampling": "4:2:0"} if self.quality else QUALITY
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns for this form, in mosaicml-streaming's encodings."""
+        return RAW_COLUMNS if self.form == "raw" else JPEG_COLUMNS
+
+
+@dataclass
+class PackSummary:
+    """The number of images by what was done to them."""
+
+    pictures: int = 0
+    kept: int = 0  # with the file's pixels, to the bit
+    in_part: int = 0  # partially decodable
+    resized: int = 0
+    changed: int = 0  # with other pixels than the file's
+    damaged: list[str] = field(default_factory=list)  # sentences
+    bytes_before: int = 0
+    bytes_after: int = 0
+    fingerprint: str = ""
+
 
 @dataclass(frozen=True)
-class Ready:
-    """A picture to be written."""
+class PackedImage:
+    """An image to be written."""
 
     sample: dict[str, Any]
     digest: str
     kept: bool = False
     resized: bool = False
-    changed: bool = False  # its pixels are not those of its file
+    changed: bool = False
     damage: str = ""
 
 
-def columns(how: How) -> dict[str, str]:
-    """What lies in the shards of each picture, and in which encoding of mosaicml-streaming."""
-    return COLUMNS | (RAW_COLUMNS if how.form == "raw" else JPEG_COLUMNS)
+def pack(
+    source: Path, to: str, options: PackOptions, progress: Progress = no_progress
+) -> PackSummary:
+    """Pack the sets of a folder into another folder or an object store, whole or not at all.
+
+    Raises DamagedImage at the first damaged image, unless it is to be skipped, FileExistsError if
+    the place is not empty, and OSError if it cannot be written.
+    """
+    require_streaming()
+    index = index_folder(source)
+    require_training_set(source, index)
+    require_empty(to)
+    remote = to.rstrip("/") if is_remote(to) else ""
+    with new_folder(to) as folder:
+        packer = Packer(source, index, options, progress)
+        sets = {
+            name: packer.write(name, folder / name, remote and f"{remote}/{name}")
+            for name in index.sets
+        }
+        write_json(folder / CONTENTS_FILE, packer.contents(sets))  # last: see CONTENTS_FILE
+        if remote:
+            from streaming.base.storage.upload import CloudUploader
+
+            with tempfile.TemporaryDirectory() as temporary, store_errors(remote):
+                uploader = CloudUploader.get((temporary, remote))
+                shutil.copy(folder / CONTENTS_FILE, temporary)
+                uploader.upload_file(CONTENTS_FILE)
+    return packer.summary
 
 
-def prepare(source: Path, picture: IndexEntry, how: How, hashed: bool) -> Ready:
-    """Read a picture, and make of it what is written."""
-    path = readable_name(picture.path)  # a column of text
-    sample: dict[str, Any] = {"path": path, "label": picture.label, "picture": b""}
+def require_empty(to: str) -> None:
+    """Raises FileExistsError for a place with content."""
+    if not is_remote(to):
+        if Path(to).exists() and (not Path(to).is_dir() or any(Path(to).iterdir())):
+            raise FileExistsError(f"{to} is there already and not empty; choose another folder")
+        return
+    with tempfile.TemporaryDirectory() as folder, suppress(FileNotFoundError):
+        download_object(f"{to.rstrip('/')}/{CONTENTS_FILE}", Path(folder) / CONTENTS_FILE)
+        raise FileExistsError(f"{to} holds packed data already; choose another place")
+
+
+@contextmanager
+def new_folder(to: str) -> Iterator[Path]:
+    """An empty folder that is renamed to `to` at the end, or a temporary one for an object store.
+
+    No other process packs to the same place meanwhile.
+    """
+    if is_remote(to):
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    place = Path(to.rstrip("/"))
+    partial = place.with_name(f"{place.name}.partial")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(place.with_name(f"{place.name}.lock"), to):
+        if partial.exists():  # of an interrupted packing
+            if {entry.name for entry in partial.iterdir()} - {*SPLITS, CONTENTS_FILE}:
+                raise FileExistsError(
+                    f"{partial} is in the way, and none of our making; pack to another folder"
+                )
+            shutil.rmtree(partial)
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            partial.replace(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def store_errors(to: str | Path) -> Iterator[None]:
+    """Raises OSError for any exception of an object store's own."""
+    try:
+        yield
+    except (DamagedImage, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{to} cannot be written: {reason}") from error
+
+
+def prepare(source: Path, entry: IndexEntry, options: PackOptions, hashed: bool) -> PackedImage:
+    """Read an image, and make the sample to be written."""
+    path = readable_name(entry.path)  # a column of text
+    sample: dict[str, Any] = {"path": path, "label": entry.label, "picture": b""}
     digest = ""
     try:
-        raw = read_bytes(source / picture.path)
+        raw = read_bytes(source / entry.path)
         sample["picture"] = raw
         digest = hashlib.sha256(raw).hexdigest() if hashed else ""
-        if how.form == "jpeg" and not how.quality and stays(raw, how.shorter):
-            made, interval = add_restart_markers(raw)
-            return Ready(sample | {"picture": made, "interval": interval}, digest, kept=True)
+        if options.form == "jpeg" and not options.quality and is_kept(raw, options.shorter):
+            marked, interval = add_restart_markers(raw)
+            return PackedImage(
+                sample | {"picture": marked, "interval": interval}, digest, kept=True
+            )
         image = open_image(raw)
     except (DamagedImage, OSError) as error:
-        why = str(error).removeprefix("the picture ")
+        reason = str(error).removeprefix("the picture ")
         if isinstance(error, OSError):
-            why = f"is damaged: {error.strerror or error}"
-        unknown = dict.fromkeys(RAW_COLUMNS if how.form == "raw" else JPEG_COLUMNS, 0)
-        return Ready(
-            sample | unknown, digest, damage=f"{display_name(source / picture.path)} {why}"
-        )
-    small = image
-    if min(image.size) > how.shorter:
-        small = resize(image, scaled_size(image.size, how.shorter)[::-1])
-    smaller = small is not image
-    if how.form == "raw":
-        sample |= {"picture": small.tobytes(), "height": small.height, "width": small.width}
+            reason = f"is damaged: {error.strerror or error}"
+        damage = f"{display_name(source / entry.path)} {reason}"
+        return PackedImage(sample | dict.fromkeys(options.columns, 0), digest, damage=damage)
+    resized = min(image.size) > options.shorter
+    if resized:
+        image = resize(image, scaled_size(image.size, options.shorter)[::-1])
+    if options.form == "raw":
+        sample |= {"picture": image.tobytes(), "height": image.height, "width": image.width}
     else:
-        sample["picture"], sample["interval"] = encoded(small, how)
-    return Ready(sample, digest, resized=smaller, changed=smaller or how.form == "jpeg")
+        sample["picture"], sample["interval"] = encode(image, options)
+    changed = resized or options.form == "jpeg"
+    return PackedImage(sample, digest, resized=resized, changed=changed)
 
 
-def stays(raw: bytes, shorter: int) -> bool:
-    """Whether a file is kept: a JPEG that is neither turned nor made smaller. Raises Damaged."""
+def is_kept(raw: bytes, shorter: int) -> bool:
+    """Whether a file is kept: a JPEG that is not rotated, converted or resized. Raises
+    DamagedImage."""
     if not raw:
         return False
     with damage_context("the picture"):
@@ -133,224 +236,109 @@ def stays(raw: bytes, shorter: int) -> bool:
     return True
 
 
-def encoding(how: How) -> dict[str, Any]:
-    """How a picture becomes JPEG; where a quality is asked for, with colours at half resolution."""
-    return {"quality": how.quality, "subsampling": "4:2:0"} if how.quality else QUALITY
-
-
-def encoded(image: Image.Image, how: How) -> tuple[bytes, int]:
-    """A picture as JPEG, and how many MCUs lie between its restart markers."""
-    asked, file = encoding(how), io.BytesIO()
-    mcu = 8 if asked["subsampling"] == "4:4:4" else 16
+def encode(image: Image.Image, options: PackOptions) -> tuple[bytes, int]:
+    """An image as JPEG, and the number of MCUs between its restart markers."""
+    file = io.BytesIO()
+    mcu = 8 if options.encoding["subsampling"] == "4:4:4" else 16
     interval = restart_interval(math.ceil(image.width / mcu))
-    image.save(file, "JPEG", **asked, restart_marker_blocks=interval)
+    image.save(file, "JPEG", **options.encoding, restart_marker_blocks=interval)
     return file.getvalue(), interval
 
 
-AHEAD = 16  # pictures of each worker that may wait to be written
+class Packer:
+    """The packing of one folder, set after set."""
 
-
-@dataclass
-class Summary:
-    """What was packed."""
-
-    pictures: int = 0
-    kept: int = 0  # whose pixels are their files', to the bit
-    in_part: int = 0  # of which a part can be decoded alone
-    resized: int = 0
-    changed: int = 0  # whose pixels are not their files'
-    damaged: list[str] = field(default_factory=list)  # sentences
-    bytes_before: int = 0
-    bytes_after: int = 0
-    fingerprint: str = ""
-
-
-def pack(source: Path, to: str, how: How, progress: Progress | None = None) -> Summary:
-    """Pack the sets of a folder into another, or into an object store; whole, or not at all.
-
-    Raises Damaged at the first damaged picture, unless it is to be skipped, FileExistsError where
-    something lies there, and OSError where nothing can be written.
-    """
-    require_streaming()
-    listed = index_folder(source)
-    require_training_set(source, listed)
-    refuse_full(to)
-    remote = to.rstrip("/") if is_remote(to) else ""
-    with emptied(to) as folder:
-        packing = Packing(source, listed, how, progress or no_progress)
-        sets = {
-            name: packing.write(name, folder / name, remote and f"{remote}/{name}")
-            for name in listed.sets
-        }
-        write_json(folder / CONTENTS_FILE, packing.contents(sets))  # last: see CONTENTS
-        if remote:
-            upload(folder, remote)
-    return packing.summary
-
-
-def refuse_full(to: str) -> None:
-    """Raises FileExistsError where something lies already."""
-    if not is_remote(to):
-        if Path(to).exists() and (not Path(to).is_dir() or any(Path(to).iterdir())):
-            raise FileExistsError(f"{to} is there already and not empty; choose another folder")
-        return
-    with tempfile.TemporaryDirectory() as folder, suppress(FileNotFoundError):
-        download_object(f"{to.rstrip('/')}/{CONTENTS_FILE}", Path(folder) / CONTENTS_FILE)
-        raise FileExistsError(f"{to} holds packed data already; choose another place")
-
-
-@contextmanager
-def emptied(to: str) -> Iterator[Path]:
-    """An empty folder that becomes `to` when all went well; for an object store a passing one."""
-    if is_remote(to):
-        with tempfile.TemporaryDirectory() as passing:
-            yield Path(passing)
-        return
-    place = Path(to.rstrip("/"))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with hold_lock(place.with_name(f"{place.name}.lock"), to):
-        yield from _emptied(place)
-
-
-def _emptied(place: Path) -> Iterator[Path]:
-    """The same, where no other process packs."""
-    partial = place.with_name(f"{place.name}.partial")
-    if partial.exists():  # a packing was killed; it is begun again
-        if {entry.name for entry in partial.iterdir()} - {*SPLITS, CONTENTS_FILE}:
-            raise FileExistsError(
-                f"{partial} is in the way, and none of our making; pack to another folder"
-            )
-        shutil.rmtree(partial)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def writing(to: str | Path) -> Iterator[None]:
-    """Around what a store does: each has errors of its own, which become OSError."""
-    try:
-        yield
-    except (DamagedImage, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(f"{to} cannot be written: {reason}") from error
-
-
-def upload(folder: Path, remote: str) -> None:
-    """Bring what is packed to an object store, where the shards lie already."""
-    from streaming.base.storage.upload import CloudUploader
-
-    with tempfile.TemporaryDirectory() as passing, writing(remote):
-        uploader = CloudUploader.get((passing, remote))
-        shutil.copy(folder / CONTENTS_FILE, passing)
-        uploader.upload_file(CONTENTS_FILE)
-
-
-class Packing:
-    """One folder being packed, set after set."""
-
-    def __init__(self, source: Path, listed: FolderIndex, how: How, progress: Progress) -> None:
-        self.source, self.listed, self.how, self.progress = source, listed, how, progress
-        total = sum(picture.bytes for picture in listed)
-        self.hashed = total <= QUICK_ABOVE_BYTES
-        self.total = sum(map(len, listed.sets.values()))
-        self.entries: list[tuple[str, str, int, str]] = []  # of which the fingerprint is made
-        self.changes: list[tuple[str, str, int, str]] = []  # the same of what was packed changed
-        self.summary = Summary(bytes_before=total)
+    def __init__(
+        self, source: Path, index: FolderIndex, options: PackOptions, progress: Progress
+    ) -> None:
+        self.source, self.index, self.options, self.progress = source, index, options, progress
+        size = sum(entry.bytes for entry in index)
+        self.hashed = size <= QUICK_ABOVE_BYTES
+        self.total = sum(map(len, index.sets.values()))
+        self.entries: list[tuple[str, str, int, str]] = []  # for the source's fingerprint
+        self.changes: list[tuple[str, str, int, str]] = []  # the changed images, likewise
+        self.summary = PackSummary(bytes_before=size)
 
     def write(self, name: Split, folder: Path, remote: str) -> dict[str, Any]:
-        """Write the shards of a set, mixed; what is to be known of them."""
+        """Write the shards of a set in random order. Returns its entry in the contents."""
         from streaming.base.format import MDSWriter
 
-        pictures = self.listed.sets[name]
-        mixed = [pictures[i] for i in packing_order(len(pictures)).tolist()]
-        with writing(remote or folder):
+        entries = self.index.sets[name]
+        shuffled = [entries[i] for i in packing_order(len(entries)).tolist()]
+        with store_errors(remote or folder):
             writer = MDSWriter(
-                columns=columns(self.how),
+                columns=COLUMNS | self.options.columns,
                 out=(str(folder), remote) if remote else str(folder),
                 hashes=["xxh3_64"],
             )
             try:
-                for picture, ready in zip(mixed, self.prepared(mixed), strict=True):
-                    self.note(picture, ready)
-                    writer.write(ready.sample)
+                for entry, image in self.prepared(shuffled):
+                    self.add(entry, image)
+                    writer.write(image.sample)
                 writer.finish()
             except BaseException:
                 writer.cancel_future_jobs()
                 raise
-        for file in folder.glob("*"):  # the disk has them before the rename
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+        for path in folder.glob("*"):  # flushed to the disk before the rename
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         self.summary.bytes_after += sum(shard["raw_data"]["bytes"] for shard in writer.shards)
-        labels = Counter(picture.label for picture in pictures)
-        counts = [labels[label] for label in range(len(self.listed.classes))]
-        return {"counts": counts, "shards": writer.shards}
+        counts = Counter(entry.label for entry in entries)
+        labels = range(len(self.index.classes))
+        return {"counts": [counts[label] for label in labels], "shards": writer.shards}
 
-    def prepared(self, pictures: list[IndexEntry]) -> Iterator[Ready]:
-        """Each picture in its turn, whoever read it; few are ahead. Most of the work is Pillow's,
-        so threads do."""
+    def prepared(self, entries: list[IndexEntry]) -> Iterator[tuple[IndexEntry, PackedImage]]:
+        """The prepared images, in order. Most of the work is Pillow's, so threads share it."""
 
-        def one(picture: IndexEntry) -> Ready:
-            return prepare(self.source, picture, self.how, self.hashed)
+        def prepare_one(entry: IndexEntry) -> PackedImage:
+            return prepare(self.source, entry, self.options, self.hashed)
 
-        ahead = AHEAD * self.how.workers
-        pool = ThreadPoolExecutor(self.how.workers)
+        ahead = AHEAD * self.options.workers
+        pool = ThreadPoolExecutor(self.options.workers)
         try:
-            for start in range(0, len(pictures), ahead):
-                yield from pool.map(one, pictures[start : start + ahead])
+            for start in range(0, len(entries), ahead):
+                chunk = entries[start : start + ahead]
+                yield from zip(chunk, pool.map(prepare_one, chunk), strict=True)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def note(self, picture: IndexEntry, ready: Ready) -> None:
-        """Count a picture. Raises Damaged, unless that is to be skipped."""
-        if ready.damage and not self.how.skip:
-            raise DamagedImage(ready.damage)
-        label = self.listed.classes[picture.label]
-        self.entries.append((picture.path, label, picture.bytes, ready.digest))
-        if ready.changed:
-            made = ready.sample["picture"]
-            digest = hashlib.sha256(made).hexdigest() if self.hashed else ""
-            self.changes.append((picture.path, label, len(made), digest))
+    def add(self, entry: IndexEntry, image: PackedImage) -> None:
+        """Count an image. Raises DamagedImage, unless damaged images are skipped."""
+        if image.damage and not self.options.skip:
+            raise DamagedImage(image.damage)
+        label = self.index.classes[entry.label]
+        self.entries.append((entry.path, label, entry.bytes, image.digest))
+        if image.changed:
+            raw = image.sample["picture"]
+            digest = hashlib.sha256(raw).hexdigest() if self.hashed else ""
+            self.changes.append((entry.path, label, len(raw), digest))
         summary = self.summary
         summary.pictures += 1
-        summary.kept += ready.kept
-        summary.in_part += ready.sample.get("interval", 0) > 0
-        summary.resized += ready.resized
-        summary.changed += ready.changed
-        summary.damaged += [ready.damage] if ready.damage else []
+        summary.kept += image.kept
+        summary.in_part += image.sample.get("interval", 0) > 0
+        summary.resized += image.resized
+        summary.changed += image.changed
+        summary.damaged += [image.damage] if image.damage else []
         self.progress(len(self.entries), self.total)
 
     def contents(self, sets: dict[Split, dict[str, Any]]) -> dict[str, Any]:
-        """What lies there. Name and fingerprint are the source's where all pixels are, and else of
-        this copy alone."""
+        """The contents file. A copy with all pixels of its source has its name and fingerprint."""
         mark, quick = fingerprint(self.entries), "" if self.hashed else "quick-"
-        name, source = (
-            KNOWN_NAMES.get(mark, readable_name(self.source.resolve().name)),
-            f"{quick}{mark}",
-        )
+        source = f"{quick}{mark}"
+        name = KNOWN_NAMES.get(mark, readable_name(self.source.resolve().name))
         self.summary.fingerprint = source
         if self.changes:
             name += COPY_SUFFIX
             self.summary.fingerprint = f"{quick}{fingerprint([(source, '', 0, ''), *self.changes])}"
+        counts = ("fingerprint", "changed", "pictures", "kept", "in_part", "resized")
         return {
             "format": FORMAT,
             "name": name,
-            "fingerprint": self.summary.fingerprint,
             "source": source,  # its fingerprint
-            "changed": self.summary.changed,
-            "classes": self.listed.classes,
-            "as": self.how.form,
-            "quality": encoding(self.how) if self.how.form == "jpeg" else None,
-            "shorter_side": self.how.shorter,
-            "pictures": self.summary.pictures,
-            "kept": self.summary.kept,
-            "in_part": self.summary.in_part,
-            "resized": self.summary.resized,
+            "classes": self.index.classes,
+            "as": self.options.form,
+            "quality": self.options.encoding if self.options.form == "jpeg" else None,
+            "shorter_side": self.options.shorter,
             "damaged": sorted(self.summary.damaged),
             "sets": sets,
-        }
+        } | {name: getattr(self.summary, name) for name in counts}

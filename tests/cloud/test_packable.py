@@ -12,7 +12,7 @@ pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-clou
 from residual.data.augment import to_array
 from residual.data.decode import open_image, resize, scaled_size
 from residual.data.packed import CONTENTS_FILE, RestartJpeg, open_packed
-from residual.preparation.pack import How, pack
+from residual.preparation.pack import PackOptions, pack
 
 pytest_plugins = "made_photographs"  # folder, packed
 
@@ -42,7 +42,7 @@ def test_only_a_part_of_a_jpeg_is_decoded_where_it_has_restart_markers(folder, p
 
 def test_without_jpegtran_files_are_kept_byte_for_byte(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert pack(folder, str(tmp_path / "to"), How()).kept == 28
+    assert pack(folder, str(tmp_path / "to"), PackOptions()).kept == 28
     train = open_packed(str(tmp_path / "to"), tmp_path).train
     kept = [
         train.source.sample(int(train.indices[i]))["picture"]
@@ -61,7 +61,7 @@ def test_a_large_picture_is_made_smaller_and_all_stand_upright(folder, packed, t
 
 
 def test_a_quality_encodes_each_picture_anew(folder, tmp_path):
-    how = How(quality=90)
+    how = PackOptions(quality=90)
     assert pack(folder, str(tmp_path / "small"), how).kept == 0
     train = open_packed(str(tmp_path / "small"), tmp_path).train
     for i in range(len(train)):
@@ -74,7 +74,7 @@ def test_a_quality_encodes_each_picture_anew(folder, tmp_path):
 
 
 def test_raw_pictures_are_exactly_what_the_decoder_and_the_resize_give(folder, tmp_path):
-    pack(folder, str(tmp_path / "raw"), How(shorter=32, form="raw"))
+    pack(folder, str(tmp_path / "raw"), PackOptions(shorter=32, form="raw"))
     train = open_packed(str(tmp_path / "raw"), tmp_path).train
     for i in range(len(train)):
         image = open_image(folder / train.name(i))

@@ -20,7 +20,7 @@ from residual.data.packed import CONTENTS_FILE, is_packed, open_packed
 from residual.data.preprocessing import Preprocessing
 from residual.data.sampler import DataConfig
 from residual.distributed import SINGLE_PROCESS, World
-from residual.preparation.pack import How, pack
+from residual.preparation.pack import PackOptions, pack
 
 HOW = DataConfig(batch=6, seed=3, norm_group=2, crop="scale", size=24, scales=(28, 40), block=5)
 MEAN = Preprocessing(torch.full((3, 1, 1), 0.5), torch.ones(3, 1, 1), (24, 24))
@@ -52,7 +52,7 @@ def store():
     server.stop()
 
 
-@pytest.mark.parametrize("how", [How(), How(shorter=60), How(form="raw")])
+@pytest.mark.parametrize("how", [PackOptions(), PackOptions(shorter=60), PackOptions(form="raw")])
 def test_a_packed_copy_has_its_sources_numbers_and_with_equal_pixels_its_name(
     folder, tmp_path, how
 ):
@@ -74,12 +74,12 @@ def test_a_damaged_picture_is_named_and_nothing_is_left(folder, tmp_path):
     cut.write_bytes(cut.read_bytes()[:300])
     lost = bad / "val" / "dog" / "1.jpg"
     with pytest.raises(DamagedImage, match=r"val/dog/2\.jpg is damaged"):
-        pack(bad, str(tmp_path / "to"), How())
+        pack(bad, str(tmp_path / "to"), PackOptions())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]
     lost.unlink()
     lost.symlink_to("nothing.jpg")
     for form in ("jpeg", "raw"):
-        summary = pack(bad, str(tmp_path / form), How(form=form, skip=True))
+        summary = pack(bad, str(tmp_path / form), PackOptions(form=form, skip=True))
         assert len(summary.damaged) == 2
         val = open_packed(str(tmp_path / form), tmp_path).val
         with pytest.raises(DamagedImage, match=r"val/dog/2\.jpg in .* is damaged"):
@@ -93,10 +93,10 @@ def test_what_lies_at_the_place_is_refused_and_a_killed_packing_begins_anew(fold
     to = tmp_path / "to"
     (tmp_path / "to.partial" / "train").mkdir(parents=True)
     (tmp_path / "to.partial" / "train" / "shard.00000.mds").write_bytes(b"half")
-    pack(folder, str(to), How())
+    pack(folder, str(to), PackOptions())
     assert not (tmp_path / "to.partial").exists() and is_packed(str(to))
     with pytest.raises(FileExistsError, match="is there already"):
-        pack(folder, str(to), How())
+        pack(folder, str(to), PackOptions())
 
 
 def test_a_shard_that_was_cut_off_is_named(packed, tmp_path):
@@ -135,9 +135,9 @@ def batches(
 
 
 def test_folder_shards_and_store_give_the_same_batches(store, folder, packed, tmp_path):
-    pack(folder, "s3://pictures/same", How(shorter=480))
+    pack(folder, "s3://pictures/same", PackOptions(shorter=480))
     far = open_packed("s3://pictures/same", tmp_path)
-    pack(folder, str(tmp_path / "near"), How(form="raw"))
+    pack(folder, str(tmp_path / "near"), PackOptions(form="raw"))
     near, files = open_packed(str(tmp_path / "near"), tmp_path), open_folder(folder, tmp_path)
     expected = batches(files, 5)
     assert torch.equal(batches(near, 5), expected)
@@ -147,7 +147,7 @@ def test_folder_shards_and_store_give_the_same_batches(store, folder, packed, tm
 
 
 def test_reading_goes_on_anywhere_on_any_number_of_processes(store, folder, tmp_path):
-    pack(folder, "s3://pictures/restart", How(form="raw"))
+    pack(folder, "s3://pictures/restart", PackOptions(form="raw"))
     whole = batches(open_packed("s3://pictures/restart", tmp_path / "a"), 6).unflatten(0, (6, 6))
     for size in (2, 3):
         data = open_packed("s3://pictures/restart", tmp_path / f"b{size}")
@@ -162,7 +162,7 @@ def all_pixels(where: str, root: Path, answers) -> None:
 
 
 def test_processes_that_share_a_cache_fetch_each_shard_once(store, folder, tmp_path, monkeypatch):
-    pack(folder, "s3://pictures/shared", How())
+    pack(folder, "s3://pictures/shared", PackOptions())
     fetched, plain = tmp_path / "fetched", packed_.fetch
 
     def noted(remote: str, file: Path) -> None:
@@ -188,10 +188,10 @@ def test_what_a_store_lacks_or_spoils_is_named(store, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"s3://pictures/none/packed\.json"):
         open_packed("s3://pictures/none", tmp_path)
     with pytest.raises(OSError, match=r"s3://nobucket/x/train cannot be written"):
-        pack(folder, "s3://nobucket/x", How())
-    pack(folder, "s3://pictures/spoilt", How())
+        pack(folder, "s3://nobucket/x", PackOptions())
+    pack(folder, "s3://pictures/spoilt", PackOptions())
     with pytest.raises(FileExistsError, match="holds packed data already"):
-        pack(folder, "s3://pictures/spoilt", How())
+        pack(folder, "s3://pictures/spoilt", PackOptions())
     key = "spoilt/train/shard.00000.mds"
     raw = store.get_object(Bucket="pictures", Key=key)["Body"].read()
     store.put_object(Bucket="pictures", Key=key, Body=raw[:-1] + bytes([raw[-1] ^ 1]))
