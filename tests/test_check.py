@@ -1,4 +1,4 @@
-"""What check.py claims: each bad file is named with its reason, and nothing stops the scan."""
+"""`data check` of class folders: every bad file is named, with its reason."""
 
 import io
 import os

@@ -8,7 +8,6 @@ import csv
 import io
 import os
 import re
-import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from scipy.io import loadmat
@@ -259,50 +258,51 @@ def parts(todo: dict[str, Path], labels: Labels) -> Iterator[Part]:
     if train and train.is_file():
         with open_tar(train) as outer:  # an archive for each class
             for member in outer:
-                wnid = Path(member.name).stem
+                name, wnid = Path(member.name).name, Path(member.name).stem
                 if member.isfile() and WNID.fullmatch(wnid):
-                    yield Part(f"train/{wnid}", partial(class_archive, train, outer, member))
+                    inner = partial(tar_images, train / name, class_path(f"train/{wnid}"))
+                    yield Part(f"train/{wnid}", partial(inner, outer.extractfile(member)))
     elif train:
         for wnid in wnids_in(train):
-            yield Part(f"train/{wnid}", partial(class_folder, train / wnid, f"train/{wnid}"))
-    if val:
-        yield Part("val", partial(val_archive if val.is_file() else val_folder, val, labels))
+            path = class_path(f"train/{wnid}")
+            yield Part(f"train/{wnid}", partial(folder_images, train / wnid, path))
+    if not val:
+        return
+
+    def val_path(name: str) -> str:
+        return f"val/{labels.val[name]}/{name}" if name in labels.val else ""
+
+    def val_images(folder: Path) -> Iterator[Item]:  # flat, sorted, or both
+        yield from folder_images(folder, val_path)
+        for wnid in wnids_in(folder) if folder.name == "val" else ():
+            yield from folder_images(folder / wnid, class_path(f"val/{wnid}"))
+
+    images = partial(tar_images, val, val_path) if val.is_file() else partial(val_images, val)
+    yield Part("val", images)
 
 
-def class_archive(archive: Path, outer: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[Item]:
-    """The images of a class in the training archive."""
-    folder = f"train/{Path(member.name).stem}"
-    with open_tar(archive / member.name, outer.extractfile(member)) as inner:
-        for image in inner:
-            name = Path(image.name).name
-            if is_image(name) and image.isfile():
-                yield Item(f"{folder}/{name}", image.size, partial(inner.extractfile, image))
+PathOf = Callable[[str], str]  # the path below the target by a file's name; empty for other files
 
 
-def class_folder(folder: Path, name: str) -> Iterator[Item]:
-    """The images of a class folder, to be copied to a folder of this name in the target."""
-    for file in sorted(folder.iterdir()):
-        if is_image(file.name):
-            yield Item(f"{name}/{file.name}", file.stat().st_size, file)
+def class_path(folder: str) -> PathOf:
+    """The paths of images in a class folder of the target."""
+    return lambda name: f"{folder}/{name}" if is_image(name) else ""
 
 
-def val_archive(archive: Path, labels: Labels) -> Iterator[Item]:
-    """The images of the validation archive."""
-    with open_tar(archive) as opened:
+def tar_images(archive: Path, path_of: PathOf, file: IO[bytes] | None = None) -> Iterator[Item]:
+    """The images in a tar archive, or in `file` in another archive."""
+    with open_tar(archive, file) as opened:
         for image in opened:
-            name = Path(image.name).name
-            if image.isfile() and name in labels.val:
-                path = f"val/{labels.val[name]}/{name}"
+            path = path_of(Path(image.name).name)
+            if path and image.isfile():
                 yield Item(path, image.size, partial(opened.extractfile, image))
 
 
-def val_folder(folder: Path, labels: Labels) -> Iterator[Item]:
-    """The images of a validation folder, flat or sorted."""
+def folder_images(folder: Path, path_of: PathOf) -> Iterator[Item]:
+    """The images in a folder."""
     for file in sorted(folder.iterdir()):
-        if file.name in labels.val:
-            yield Item(f"val/{labels.val[file.name]}/{file.name}", file.stat().st_size, file)
-    for wnid in wnids_in(folder) if folder.name == "val" else ():
-        yield from class_folder(folder / wnid, f"val/{wnid}")
+        if path := path_of(file.name):
+            yield Item(path, file.stat().st_size, file)
 
 
 # ---- result -------------------------------------------------------------------------------------

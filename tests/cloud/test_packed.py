@@ -1,4 +1,4 @@
-"""What packed.py and packing.py claim, on shards in a folder and in an S3 server of our own."""
+"""Packed data is read as its source is: shards in a folder, and in a local S3 server."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Drawn boxes, and `data check` on images with boxes."""
+"""`data check` of folders with boxes: problems, counts, warnings; boxes drawn on images."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What prepare.py, devkit.py and imagenet.py claim: ImageNet sorted from whatever one has of it."""
+"""ImageNet is sorted from any of its usual forms, resumed after a stop, and compared."""
 
 import errno
 import os
@@ -17,6 +17,7 @@ from made_imagenet import (
     kaggle,
     official,
     state,
+    tar,
     write,
 )
 from torchvision.datasets.imagenet import ARCHIVE_META
@@ -287,3 +288,23 @@ def test_without_the_devkit_val_cannot_be_sorted_and_nothing_is_read_before(tmp_
     monkeypatch.setattr(module.hashlib, "md5", None)
     with pytest.raises(ValueError, match="does not say which class .* put ILSVRC2012_devkit_t12"):
         imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives)
+
+
+def test_a_folder_without_imagenet_is_refused_with_what_was_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        imagenet(tmp_path / "nowhere")
+    write(tmp_path, {"train/cat/1.jpg": b"1", "val/cat/2.jpg": b"2"})
+    with pytest.raises(ValueError, match=r"holds no ImageNet; looked for ILSVRC2012_img_train\.ta"):
+        imagenet(tmp_path)
+
+
+def test_names_in_an_archive_cannot_leave_the_target(tmp_path):
+    archives = official(tmp_path / "source")
+    tar(tmp_path / "inner", {"../../../../escaped.JPEG": b"x", "/tmp/n.JPEG": b"y"})
+    inner = {"../n00000001.tar": (tmp_path / "inner").read_bytes(), "evil.tar": b"", "../x": b""}
+    checksum = tar(tmp_path / "source" / archives["train"][0], inner)
+    archives["train"] = (archives["train"][0], checksum)
+    imagenet(tmp_path / "source", tmp_path / "a" / "b" / "target", SMALL, archives)
+    made = {path.name for path in (tmp_path / "a" / "b" / "target" / "train").rglob("*.JPEG")}
+    assert made == {"escaped.JPEG", "n.JPEG"}
+    assert not [path for path in tmp_path.rglob("escaped.JPEG") if "n00000001" not in str(path)]

@@ -1,4 +1,4 @@
-"""What packing.py and packed.py claim that needs no mosaicml-streaming; see also tests/cloud."""
+"""Packed copies and their fingerprints, without mosaicml-streaming; see also tests/cloud."""
 
 import os
 import sys
