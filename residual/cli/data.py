@@ -102,7 +102,7 @@ def check_boxes(
     as_json: bool,
     draw: int,
     out: Path,
-    options: Mapping[str, str | None],
+    options: Mapping[str, Any],
 ) -> None:
     """Run `data check` for a folder with boxes."""
     from residual.cli.progress import counting
