@@ -150,7 +150,7 @@ def main() -> None:
     tried: dict[str, list[dict[str, Any]]] = {}
     for name in options.networks:
         size, whole = options.size or BASELINES[name].pixels, takes_photographs(name)
-        data = load(options.folder, DEFAULT_ROOT, size=size, whole=whole)
+        data = load(options.folder, DEFAULT_ROOT, size=size, as_files=whole)
         tried[name] = []
         for found in attempts(name, data, size, options, how):
             tried[name].append(found)

@@ -41,7 +41,7 @@ SIDE = "ImageFolder"
 
 def ours(folder: str, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The paper's augmentation, to normalised batches."""
-    data = load(folder, DEFAULT_ROOT, whole=True)
+    data = load(folder, DEFAULT_ROOT, as_files=True)
     recipe = recipe_for("resnet50", data.name, "imagenet")
     recipe = replace(recipe, batch=BATCH, norm_group=BATCH, mean="imagenet")
     place = LoaderOptions(torch.device("cpu"), workers)
@@ -137,7 +137,7 @@ def main() -> None:
         )
         answer(lambda: measure(batches, workers, options.steps))
         return
-    photographs = load(str(options.folder), DEFAULT_ROOT, whole=True).train
+    photographs = load(str(options.folder), DEFAULT_ROOT, as_files=True).train
     assert isinstance(photographs, ImageFiles)
     found = record(
         "imagenet_loading",

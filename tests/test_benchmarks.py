@@ -64,13 +64,13 @@ def folder_of(tmp_path: Path) -> Path:
 
 
 def test_our_crops_are_those_of_the_whole_picture_resized(tmp_path):
-    photographs = load(str(folder_of(tmp_path)), tmp_path, whole=True).train
+    photographs = load(str(folder_of(tmp_path)), tmp_path, as_files=True).train
     assert apart(photographs, ScaleCrop(224, (256, 480), 0), 24) < 2
 
 
 @pytest.mark.parametrize("other", [ScaleCrop(224, (256, 400), 0), ScaleCrop(224, (256, 480), 1)])
 def test_another_scale_or_another_place_is_seen(tmp_path, other):
-    photographs = load(str(folder_of(tmp_path)), tmp_path, whole=True).train
+    photographs = load(str(folder_of(tmp_path)), tmp_path, as_files=True).train
     assert apart(photographs, other, 24) > 10
 
 
@@ -228,7 +228,7 @@ def test_fitting_counts_what_is_wrong_of_the_first_pictures_of_each_class(tmp_pa
             own / f"{n:02}.png"
         )
     for whole in (False, True):
-        data = load(str(tmp_path / "photos"), tmp_path, size=32, whole=whole)
+        data = load(str(tmp_path / "photos"), tmp_path, size=32, as_files=whole)
         images, labels = fitting.pictures(data, 32)
         assert images.shape == (32, 3, 32, 32) and torch.bincount(labels).tolist() == [11, 11, 10]
     ever = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))

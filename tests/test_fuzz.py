@@ -19,7 +19,7 @@ from made_damage import FUZZ, LONGER, as_bytes, changed, damaged, watched
 from made_imagenet import KIT, LISTS, meta
 from PIL import Image
 from safetensors.torch import save
-from test_cifar10 import N, new_pickle, old_pickle, records
+from test_sources import N, new_pickle, old_pickle, records
 
 from residual.data import sources
 from residual.data.decode import decode, inspect_image

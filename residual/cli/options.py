@@ -119,7 +119,7 @@ def loaded(name: str, root: Path, size: int, workers: int, whole: bool = False) 
 
     with counting("reading pictures") as progress:
         data = load(
-            name, root.expanduser(), size=size, whole=whole, workers=workers, progress=progress
+            name, root.expanduser(), size=size, as_files=whole, workers=workers, progress=progress
         )
     for notice in data.notices:
         typer.echo(f"residual: {notice}", err=True)

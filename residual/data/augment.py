@@ -83,17 +83,17 @@ def source_span(length: int, resized: int, start: int, size: int) -> tuple[int, 
     margin = math.ceil(max(1, resized / length))  # as far as the filter reaches
     near = TOLERANCE * resized
     late = near if (resized - start - size) * length >= near else 0  # else the last may be lost
-    for before in range(margin, start):
-        first, rest = divmod((start - before) * length + late, resized)
+    for lead in range(margin, start):
+        first, rest = divmod((start - lead) * length + late, resized)
         if rest <= late + near:
             break
     else:
-        first, before = 0, start
+        first, lead = 0, start
     step = length / resized
     last = min(length, math.ceil((start + size) * step + max(1, step)) + 1)
     if (last - first) * resized // length == last - first and length != resized:
         return 0, length, start  # torch copies what keeps its length, whatever the factor
-    return int(first), last, before
+    return int(first), last, lead
 
 
 def interpolate(pixels: NDArray[np.uint8], **options: Any) -> Tensor:
@@ -115,7 +115,7 @@ class ScaleCrop:
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
         (width, height), left, top = self.place(image.size, image_id, epoch)
-        first, last, before = source_span(image.size[0], width, left, self.size)
+        first, last, lead = source_span(image.size[0], width, left, self.size)
         high, low, above = source_span(image.size[1], height, top, self.size)
         # A little more, or a product that should be a whole number may be rounded down.
         factors = [
@@ -123,7 +123,7 @@ class ScaleCrop:
         ]
         part = as_pixels(image).part(first, high, last, low)
         resized = interpolate(part, scale_factor=factors, recompute_scale_factor=False)
-        rows, columns = slice(above, above + self.size), slice(before, before + self.size)
+        rows, columns = slice(above, above + self.size), slice(lead, lead + self.size)
         return [resized[:, rows, columns].numpy()]
 
     def place(

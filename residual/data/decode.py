@@ -212,8 +212,8 @@ def center_crop(image: Image.Image, size: tuple[int, int], shorter: int) -> Imag
     """The centre (height, width) of an image that is resized to this shorter side."""
     width, height = scaled_size(image.size, shorter)
     left, top = (round((width - size[1]) / 2), round((height - size[0]) / 2))
-    whole = resize(image, (height, width))
-    return whole.crop((left, top, left + size[1], top + size[0]))
+    box = left, top, left + size[1], top + size[0]
+    return resize(image, (height, width)).crop(box)
 
 
 def open_header(raw: bytes) -> ImageFile.ImageFile:

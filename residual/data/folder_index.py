@@ -358,18 +358,18 @@ def split_names(names: Iterable[str], folder: PathLike[str] | str) -> dict[Split
 
     Raises ValueError if two names mean the same split, such as Train and train, or valid and dev.
     """
-    found: dict[Split, str] = {}
+    splits: dict[Split, str] = {}
     for name in sorted(names):
         split = split_name(name)
-        if split and split in found:
+        if split and split in splits:
             raise ValueError(
-                f"{display_name(folder)} has {display_name(found[split])} and "
+                f"{display_name(folder)} has {display_name(splits[split])} and "
                 f"{display_name(name)}, and both are names of the {split} set; merge them, or give "
                 "one another name"
             )
         if split:
-            found[split] = name
-    return {split: found[split] for split in SPLITS if split in found}
+            splits[split] = name
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def is_hidden(name: str) -> bool:

@@ -38,6 +38,7 @@ from residual.distributed import SINGLE_PROCESS, World
 REPLACEMENT_DRAW = 1_000  # the first draw that chooses a replacement of a damaged image
 IMAGES_PER_TASK = 16  # that a worker reads at a time
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ReadTask = tuple[Sequence[int], Sequence[int]]  # images, and the epoch of each
 MEAN_IMAGES = 10_000  # that a mean is taken over, at most
 DAMAGE_BUDGET = 1e-3  # of a training set, if damaged images are skipped
 
@@ -50,14 +51,6 @@ class LoaderOptions:
     workers: int = 0
     world: World = SINGLE_PROCESS
     on_damaged: Callable[[str, str], None] = lambda path, why: None
-
-
-@dataclass(frozen=True)
-class ReadTask:
-    """Images to read, and the epoch of each."""
-
-    ids: Sequence[int]
-    epochs: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -87,11 +80,11 @@ class CropDataset(Dataset[ReadResult]):
 
     def __getitem__(self, task: ReadTask) -> ReadResult:
         damaged: list[tuple[str, str]] = []
-        crops = [self._read(*key, damaged) for key in zip(task.ids, task.epochs, strict=True)]
+        crops = [self._read(*key, damaged) for key in zip(*task, strict=True)]
         arrays = [array for image_crops in crops for array in image_crops]
         flat = torch.from_numpy(np.concatenate(arrays, None)) if arrays else torch.empty(0).byte()
         shapes = [[array.shape for array in image_crops] for image_crops in crops]
-        return ReadResult(task.ids, flat, shapes, damaged)
+        return ReadResult(task[0], flat, shapes, damaged)
 
     def _read(
         self, image_id: int, epoch: int, damaged: list[tuple[str, str]]
@@ -136,7 +129,7 @@ def make_tasks(
     ids: Sequence[int], epochs: Sequence[int], size: int = IMAGES_PER_TASK
 ) -> Iterator[ReadTask]:
     for start in range(0, len(ids), size):
-        yield ReadTask(ids[start : start + size], epochs[start : start + size])
+        yield ids[start : start + size], epochs[start : start + size]
 
 
 def make_collate(

@@ -351,15 +351,15 @@ def add_restart_markers(raw: bytes) -> tuple[bytes, int]:
         with suppress(ValueError, OSError, Image.DecompressionBombError):
             interval = restart_interval(_read_frame(raw).across)
             command = [tool, "-copy", "none", "-optimize", "-restart", f"{interval}B"]
-            made = subprocess.run(command, input=raw, capture_output=True, check=False).stdout
-            if _has_same_pixels(raw, made, interval):
-                return made, interval
+            jpeg = subprocess.run(command, input=raw, capture_output=True, check=False).stdout
+            if _has_same_pixels(raw, jpeg, interval):
+                return jpeg, interval
     return raw, 0
 
 
-def _has_same_pixels(raw: bytes, made: bytes, interval: int) -> bool:
+def _has_same_pixels(raw: bytes, copy: bytes, interval: int) -> bool:
     """Whether a JPEG that was made of another has its pixels, whole and in part."""
-    expected, jpeg = decode_jpeg_bytes(raw), RestartJpeg(made, interval)
+    expected, jpeg = decode_jpeg_bytes(raw), RestartJpeg(copy, interval)
     width, height = jpeg.size
     box = width // 3, height // 3, max(width // 2, 1), max(height // 2, 1)
     part = expected[box[1] : box[3], box[0] : box[2]]

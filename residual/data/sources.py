@@ -38,16 +38,16 @@ def load(
     root: Path = DEFAULT_ROOT,
     *,
     size: int = 32,
-    whole: bool = False,
+    as_files: bool = False,
     workers: int = 0,
     progress: Progress = no_progress,
 ) -> Data:
     """`digits`, `cifar10`, or a folder of images, which are resized to size x size.
 
-    With `whole`, images of a folder stay files for networks that take photographs. Downloads and
+    With `as_files`, images of a folder stay files for networks that take photographs. Downloads and
     decoded images are kept under `root`. Raises ValueError for unknown or damaged data; OSError.
     """
-    if whole and name in ("digits", "cifar10"):
+    if as_files and name in ("digits", "cifar10"):
         raise ValueError(
             f"{name} has small pictures, and this network takes photographs; choose a network "
             f"such as resnet20, or a folder of photographs"
@@ -62,7 +62,7 @@ def load(
     path = Path(name).expanduser()
     if not path.is_dir():
         raise ValueError(f"no data {name!r}: say digits, cifar10 or a folder of pictures")
-    if whole:
+    if as_files:
         return open_folder(path, root, workers, progress)
     return load_folder(path, size, root, workers, progress)
 

@@ -48,7 +48,7 @@ def evaluate(
     """
     nets = [load(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     size, whole = nets[0].preprocessing.size[0], nets[0].preprocessing.shorter is not None
-    loaded = load_data(data, DEFAULT_ROOT, size=size, whole=whole, workers=workers)
+    loaded = load_data(data, DEFAULT_ROOT, size=size, as_files=whole, workers=workers)
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     options = InferenceOptions(config or compute_config(precision="float32"), workers)
     return evaluate_ensemble(nets, loaded, split, protocol, options).record

@@ -81,7 +81,9 @@ def load_data(
     """The data of a recipe, in the form that its network takes."""
     size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
     root = Path(source["root"])
-    return load(source["where"], root, size=size, whole=whole, workers=workers, progress=progress)
+    return load(
+        source["where"], root, size=size, as_files=whole, workers=workers, progress=progress
+    )
 
 
 def notices(recipe: Recipe, usual: Recipe, data: Data) -> list[str]:

@@ -1,4 +1,4 @@
-"""What distributed.py claims: processes find one another, whoever started them."""
+"""Claims of processes that join one another."""
 
 import json
 import os

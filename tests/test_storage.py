@@ -1,4 +1,4 @@
-"""What files.py claims: a file is whole or absent, and ours is told from a newer one."""
+"""Claims of files that are whole or absent."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Contrast normalisation and whitening, against their definitions."""
+"""Claims of contrast normalization and whitening."""
 
 import numpy as np
 import pytest

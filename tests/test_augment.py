@@ -1,14 +1,20 @@
-"""What mixing.py claims: mirror, colour, erasing and mixing, as functions of their keys."""
+"""Claims of augmentation on the device, of mixup and CutMix, and of TrivialAugment."""
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from residual.data import augment
 from residual.data.augment import (
+    TRIVIAL_DRAW,
+    TrivialAugment,
     beta_quantile,
     blend,
     mix_batch,
@@ -16,8 +22,9 @@ from residual.data.augment import (
     random_erase,
     random_flip,
     shift_colors,
+    trivial_augment,
 )
-from residual.data.rng import randint, uniform
+from residual.data.rng import keyed_hash, randint, uniform
 
 
 def batch(n: int, height: int = 8, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,3 +220,54 @@ def test_a_gpu_alters_images_as_a_cpu_does():
         there, here = mix_batch(far[0], far[1] % 5, 5, **key), mix_batch(inputs, ids % 5, 5, **key)
         assert torch.allclose(there[0].cpu(), here[0], atol=1e-6)
         assert torch.allclose(there[1].cpu(), here[1], atol=1e-7)
+
+
+def picture(seed: int = 0, side: int = 24) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A cut that takes the whole picture, twice."""
+
+    def __call__(self, image, image_id, epoch):
+        return [np.stack([np.asarray(image)] * 2)]
+
+
+def augmented(image_id: int, epoch: int = 0, seed: int = 0) -> np.ndarray:
+    return np.asarray(trivial_augment(picture(), image_id, epoch, seed))
+
+
+def test_it_is_torchvisions_with_a_keyed_generator():
+    for image_id in range(30):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(keyed_hash(2, 1, image_id, TRIVIAL_DRAW)))
+            theirs = TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)(picture())
+        assert np.array_equal(augmented(image_id, epoch=1, seed=2), np.asarray(theirs))
+
+
+def test_equal_keys_give_equal_pixels_and_others_give_others():
+    first = [augmented(i) for i in range(40)]
+    torch.manual_seed(123)  # what was drawn elsewhere changes nothing
+    assert all(np.array_equal(a, augmented(i)) for i, a in enumerate(first))
+    for other in ({"epoch": 1}, {"seed": 1}):
+        differs = [not np.array_equal(a, augmented(i, **other)) for i, a in enumerate(first)]
+        assert sum(differs) > 30
+    assert len({a.tobytes() for a in first}) > 25
+
+
+def test_the_generator_of_everybody_else_is_left_as_it_was():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    augmented(1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_cut_is_augmented_and_keeps_its_shape():
+    views = TrivialAugment(Whole(), seed=3)(picture(), 11, 2)
+    plain = np.asarray(trivial_augment(picture(), 11, 2, 3))
+    pixels = np.concatenate(views)
+    assert pixels.shape == (2, 24, 24, 3) and pixels.dtype == np.uint8
+    assert np.array_equal(pixels[0], plain) and np.array_equal(pixels[1], plain)

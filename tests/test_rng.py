@@ -1,4 +1,4 @@
-"""What draws.py claims: a hash of the key and of nothing else, the same everywhere."""
+"""Claims of keyed randomness."""
 
 import pytest
 import torch

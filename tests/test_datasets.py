@@ -1,4 +1,4 @@
-"""What images.py claims: sets, their parts, and the mark that tells one set from another."""
+"""Claims of data sets and their splits."""
 
 import hashlib
 import shutil
@@ -111,7 +111,7 @@ def test_a_folder_without_train_is_good_to_be_judged_on_alone(tmp_path, whole):
     path = draw_pictures(tmp_path / "signs", 3, ("3", "8"))
     shutil.rmtree(path / "train")
     for _ in range(2):  # read, and recalled
-        data = load(str(path), tmp_path, size=32, whole=whole)
+        data = load(str(path), tmp_path, size=32, as_files=whole)
     assert (len(data.train), len(data.test), data.classes) == (0, 6, ("3", "8"))
     with pytest.raises(ValueError, match="signs has no train set; it has test"):
         data.split("train")

@@ -1,4 +1,4 @@
-"""Of a JPEG with restart markers, each part is decoded as it is in the whole."""
+"""Claims of JPEGs with restart markers."""
 
 import io
 import math
