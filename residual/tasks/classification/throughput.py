@@ -109,10 +109,10 @@ def stages(bench: Bench) -> Generator[Stage]:
     """Measure each stage. Raises DamagedImage, naming the picture, and OSError."""
     one, device = "one core", bench.config.device
     workers = f"{bench.workers} workers" if bench.workers else "no worker besides this process"
+    crops = batch_of_crops(bench)  # first, so that a damaged picture is named before any output
     yield Stage("disk", speed(reading(bench), bench), one)
     yield Stage("decode", speed(decoding(bench), bench), one)
     yield Stage("crop and resize", speed(cutting(bench), bench), one)
-    crops = batch_of_crops(bench)
     if bench.device.type != "cpu":
         sending = (len(crops.to(bench.device)) for _ in itertools.repeat(None))
         yield Stage("transfer", speed(sending, bench), device)
