@@ -87,6 +87,7 @@ JOBS: dict[str, list[str]] = {
         "evaluate scale aspect --split val --json --threads 1",
         f"train resnet18 --recipe finetune --weights scale {PHOTOS} --json --out tuned",
         f"train resnet50-v1.5 --recipe modern {PHOTOS} --set mixup=0.2 --set repeats=1 "
+        "--set test_size=64 "
         "--json --out modern",
         "export scale --out scale.onnx --threads 1",
         "predict scale photos/val/a/0.jpg photos/val/b/1.jpg --json --threads 1",
@@ -99,15 +100,15 @@ JOBS: dict[str, list[str]] = {
     ],
     "prelu-net": [f"train prelu-net-A {FEW} --json --out run"],
     "small baselines": [
-        f"train {name} {SMALL} --steps 2 {EXACT} --json --out {name}"
+        f"train {name} --data photos {SMALL} --steps 2 {EXACT} --json --out {name}"
         for name in ("maxout", "nin", "dsn", "highway19", "fitnet19")
     ],
     "distillation": [
-        f"train maxout {SMALL} --steps 2 {EXACT} --json --out teacher",
-        f"train fitnet19 {SMALL} --recipe fitnet-hint --teacher teacher --steps 2 {EXACT} --json "
-        "--out hint",
-        f"train fitnet19 {SMALL} --recipe fitnet-distilled --teacher teacher --weights hint "
-        f"--steps 2 {EXACT} --json --out student",
+        f"train maxout --data photos {SMALL} --steps 2 {EXACT} --json --out teacher",
+        f"train fitnet19 --data photos {SMALL} --recipe fitnet-hint --teacher teacher --steps 2 "
+        f"{EXACT} --json --out hint",
+        f"train fitnet19 --data photos {SMALL} --recipe fitnet-distilled --teacher teacher "
+        f"--weights hint --steps 2 {EXACT} --json --out student",
     ],
     "detection": [
         f"detect train resnet18 --recipe scratch {BOXES} --steps 6 --out scratch",
