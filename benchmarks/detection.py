@@ -28,6 +28,7 @@ from residual.tasks.detection import inference, loader, loop
 from residual.tasks.detection import losses as learning
 from residual.tasks.detection.faster_rcnn import RPN_WIDTH, build, fuse_batchnorm
 from residual.tasks.detection.recipe import VOC07, Testing
+from residual.training.loop import StepOptions
 
 SIDES = ("torchvision", "ours")
 CLASSES = 20
@@ -57,7 +58,7 @@ def ours(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
     before = loader.imagenet_preprocessing(HEIGHT).to(image.device)
     if work == "training":
         own = learning.Sample(before.normalize(image[None].clone())[0], boxes, labels, (0, 0))
-        way = loop.Way(how.autocast, how.memory_format)
+        way = StepOptions(how.autocast, memory_format=how.memory_format)
         return loop.train(loop.start(net, recipe), itertools.repeat([own]), recipe, way)
     fuse_batchnorm(net).eval()
     return answers(net, image, before, how)

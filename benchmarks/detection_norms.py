@@ -26,6 +26,7 @@ from residual.tasks.detection.evaluate import EvalOptions, evaluate
 from residual.tasks.detection.faster_rcnn import FasterRCNN, FusedConvBatchNorm, build
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, with_steps
+from residual.training.loop import StepOptions
 from residual.training.recipe import parse_assignment, to_json
 
 
@@ -56,7 +57,10 @@ def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
             if isinstance(child, FusedConvBatchNorm):
                 setattr(module, name, nn.Sequential(*child))
     for step in loop.train(
-        learner, feed.batches(), recipe, loop.Way(how.autocast, how.memory_format)
+        learner,
+        feed.batches(),
+        recipe,
+        StepOptions(how.autocast, memory_format=how.memory_format),
     ):
         if step.number % 50 == 0:
             print(f"{recipe.norm}: step {step.number}, loss {float(step.loss):.3f}", flush=True)

@@ -33,6 +33,7 @@ from residual.storage import write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.recipe import Recipe
 from residual.tasks.classification.train import recipe_for, takes_photographs
+from residual.training.loop import StepOptions
 
 PICTURES = 32
 # Its own; the same with biases of 1 in the last layer, since NIN ends with a ReLU, behind which a
@@ -90,7 +91,7 @@ def attempt(
         loop.start(net, recipe),
         itertools.repeat((images, labels)),
         recipe,
-        loop.StepOptions(how.autocast),
+        StepOptions(how.autocast),
     )
     with closing(steps):  # type: ignore[type-var]
         for step in steps:

@@ -30,6 +30,7 @@ from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.train import recipe_for
+from residual.training.loop import StepOptions
 
 KINDS = {"training": "imagenet", "fine-tuning": "finetune"}  # and whose recipe it is
 AXES = {"batch": "images of a step", "depth": "layers", "size": "pixels on a side",
@@ -66,7 +67,7 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
     labels = torch.randint(0, 1000, (own,), device=how.device)
     batches = itertools.repeat((images.contiguous(memory_format=how.memory_format), labels))
     seconds, begun = [], time.perf_counter()
-    way = loop.StepOptions(how.autocast, world=world)
+    way = StepOptions(how.autocast, world=world)
     for step in loop.train(loop.start(net, recipe), batches, recipe, way):
         float(step.loss)  # waits for the device
         seconds.append(time.perf_counter() - begun)

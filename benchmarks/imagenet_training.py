@@ -25,6 +25,7 @@ from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.train import recipe_for
+from residual.training.loop import StepOptions
 
 SIDES = ("torchvision", "timm", "ours")
 WARM_UP = 3  # steps that are not counted
@@ -42,7 +43,7 @@ def ours(network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[An
     recipe = replace(recipe_for(f"{network}-v1.5", ""), batch=batch, norm_group=batch, steps=2**62)
     net = how.prepare(build(recipe.network))
     batches = itertools.repeat(made_up(how, batch, size))
-    return loop.train(loop.start(net, recipe), batches, recipe, loop.StepOptions(how.autocast))
+    return loop.train(loop.start(net, recipe), batches, recipe, StepOptions(how.autocast))
 
 
 def theirs(side: str, network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[Any]:

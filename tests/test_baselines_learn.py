@@ -13,6 +13,7 @@ from residual.tasks.classification import loop
 from residual.tasks.classification.recipe import Recipe
 from residual.tasks.classification.train import recipe_for
 from residual.training import checkpoint
+from residual.training.loop import StepOptions
 
 SMALL = [name for name, rival in BASELINES.items() if rival.pixels == 32]
 
@@ -29,7 +30,7 @@ def test_gradients_flow_to_every_parameter_and_steps_lower_the_loss(name):
     run = loop.start(net, recipe)
     steps = loop.train(run, iter([(images, labels)] * 8), recipe)
     next(steps)
-    loop.accumulate(run, (images, labels), recipe, loop.StepOptions(), 8)
+    loop.accumulate(run, (images, labels), recipe, StepOptions(), 8)
     for path, p in net.named_parameters():
         if path.startswith("heads.") and not recipe.auxiliary:  # which a hint alone teaches
             assert p.grad is None

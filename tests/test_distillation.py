@@ -21,6 +21,7 @@ from residual.tasks.classification.losses import total_loss
 from residual.tasks.classification.recipe import guidance
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
+from residual.training.loop import StepOptions
 from residual.training.task import RunOptions
 
 SIZES = {"batch": 4, "norm_group": 4, "steps": 3}
@@ -83,7 +84,7 @@ def taught(images: Tensor) -> tuple[Tensor, Tensor]:
     return small.mean(dim=(2, 3)), small.mean(dim=1, keepdim=True).expand(-1, 192, -1, -1)
 
 
-def learned(recipe, how: loop.StepOptions | None = None) -> tuple[nn.Module, list[loop.Step]]:
+def learned(recipe, how: StepOptions | None = None) -> tuple[nn.Module, list[loop.Step]]:
     run = loop.start(student(), recipe)
     run.teacher = taught
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
@@ -111,9 +112,9 @@ def test_a_distillation_changes_all_but_the_head_of_the_hint():
 def test_a_lesson_is_the_same_however_many_images_pass_at_once(recipe):
     recipe = replace(recipe, norm_group=1, steps=1)
     torch.manual_seed(1)
-    _, [whole] = learned(recipe, loop.StepOptions(images=4))
+    _, [whole] = learned(recipe, StepOptions(images=4))
     torch.manual_seed(1)
-    _, [parts] = learned(recipe, loop.StepOptions(images=1))
+    _, [parts] = learned(recipe, StepOptions(images=1))
     assert float(whole.loss) == pytest.approx(float(parts.loss), rel=1e-5)
 
 

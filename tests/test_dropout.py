@@ -10,7 +10,7 @@ from residual.training.dropout import Dropouts
 def net(seed: int = 0, group: int = 2) -> tuple[nn.Module, Dropouts]:
     both = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.25))
     coins = Dropouts(both, group, seed)
-    coins.begin(0)
+    coins.begin_step(0)
     return both, coins
 
 

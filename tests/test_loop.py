@@ -15,9 +15,10 @@ from residual.data.preprocessing import per_pixel_mean
 from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.models.registry import build
-from residual.tasks.classification.loop import StepOptions, start, train
+from residual.tasks.classification.loop import start, train
 from residual.tasks.classification.recipe import CIFAR, Recipe, learning_rate
 from residual.training.batchnorm import GhostBatchNorms
+from residual.training.loop import StepOptions
 
 TEN = replace(
     CIFAR, network="resnet8", batch=16, norm_group=16, steps=10, drops=(5, 8), warmup=(2, 0.01)
@@ -107,12 +108,12 @@ def test_running_statistics_move_once_by_a_tenth_toward_the_mean_over_the_groups
     x = torch.randn(8 * groups, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     norm = nn.Sequential(nn.BatchNorm2d(3).double())
     norms = GhostBatchNorms(norm, 8)
-    norms.begin()
+    norms.begin_step()
     out = []
     for part in x.split(at_once):
         out.append(norm(part))
-        norms.gather(1 / groups)
-    norms.move()
+        norms.accumulate(1 / groups)
+    norms.update_running()
     means = torch.stack([part.mean(dim=(0, 2, 3)) for part in x.chunk(groups)]).mean(dim=0)
     variances = torch.stack([part.var(dim=(0, 2, 3)) for part in x.chunk(groups)]).mean(dim=0)
     assert torch.allclose(norm[0].running_mean, 0.1 * means, rtol=0, atol=1e-12)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from residual.distributed import World
 from residual.models.registry import build
-from residual.training.batchnorm import GhostBatchNorms, measure
+from residual.training.batchnorm import GhostBatchNorms, precise_statistics
 
 ALONE = World()
 
@@ -39,7 +39,7 @@ def batches(world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
 
 def measured(group: int, world: World = ALONE) -> nn.Module:
     net = network()
-    measure(net, GhostBatchNorms(net, group), batches(world), STEPS, nullcontext, world)
+    precise_statistics(net, GhostBatchNorms(net, group), batches(world), STEPS, nullcontext, world)
     return net
 
 
@@ -62,7 +62,7 @@ def test_later_layers_see_the_images_as_training_does():
     torch.manual_seed(0)
     one, two = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
     net = nn.Sequential(one, nn.ReLU(), nn.AdaptiveAvgPool2d(1), two)
-    measure(net, GhostBatchNorms(net, 8), batches(), STEPS, nullcontext, World())
+    precise_statistics(net, GhostBatchNorms(net, 8), batches(), STEPS, nullcontext, World())
     seen = [F.relu(F.batch_norm(x, None, None, training=True)) for x in images().split(8)]
     few = torch.cat(seen).mean(dim=(2, 3))
     assert torch.allclose(two.running_mean, few.mean(dim=0), rtol=1e-9)
@@ -104,13 +104,13 @@ def test_two_processes_measure_what_one_does(tmp_path: Path):
 def test_each_group_is_normalised_by_itself_and_running_statistics_move_once():
     net = nn.Sequential(nn.BatchNorm2d(3).double())
     norms, x = GhostBatchNorms(net, 4), images()[:BATCH]
-    norms.begin()
+    norms.begin_step()
     y = net(x)
-    norms.gather(4 / BATCH)
+    norms.accumulate(4 / BATCH)
     expected = torch.cat([F.batch_norm(p, None, None, training=True) for p in x.split(4)])
     assert torch.allclose(y, expected)
     assert (net[0].running_mean == 0).all()  # a step that fails moves nothing
-    norms.move()
+    norms.update_running()
     means = torch.stack([p.mean(dim=(0, 2, 3)) for p in x.split(4)]).mean(dim=0)
     variances = torch.stack([p.var(dim=(0, 2, 3)) for p in x.split(4)]).mean(dim=0)
     assert torch.allclose(net[0].running_mean, 0.1 * means)
@@ -121,8 +121,8 @@ def test_frozen_statistics_normalise_and_stay():
     net = nn.Sequential(nn.BatchNorm2d(3).double()).train()
     net[0].running_mean.fill_(0.5)
     norms, x = GhostBatchNorms(net, 4, frozen=True), images()[:BATCH]
-    norms.begin()
+    norms.begin_step()
     assert torch.allclose(net(x), (x - 0.5) / (1 + 1e-5) ** 0.5)
-    norms.gather(4 / BATCH)
-    norms.move()
+    norms.accumulate(4 / BATCH)
+    norms.update_running()
     assert (net[0].running_mean == 0.5).all() and (net[0].running_var == 1).all()

@@ -21,8 +21,9 @@ from residual.data.sources import digits
 from residual.distributed import World
 from residual.models.registry import build
 from residual.tasks.classification.load import load
-from residual.tasks.classification.loop import StepOptions, start, train
+from residual.tasks.classification.loop import start, train
 from residual.tasks.classification.recipe import CIFAR
+from residual.training.loop import StepOptions
 
 RECIPE = replace(
     CIFAR, network="resnet8", batch=16, norm_group=4, steps=5, drops=(3,), padding=1, smoothing=0.1

@@ -102,12 +102,12 @@ def test_a_line_of_the_log_counts_what_was_seen_since_the_line_before(tmp_path):
 
 def test_a_full_training_is_logged_every_100_steps():
     assert [task.log_interval(n) for n in (1, 40, 600, 3_900, 64_000)] == [1, 1, 3, 19, 100]
-    assert task.test_interval(64_000) == 1_000
+    assert task.evaluation_interval(64_000) == 1_000
 
 
 @pytest.mark.parametrize("steps", [1, 12, 300, 800, 3_900, 10_000, 64_000])
 def test_the_test_curve_has_at_least_eight_points_and_each_at_a_logged_step(steps):
-    every = task.test_interval(steps)
+    every = task.evaluation_interval(steps)
     assert every % task.log_interval(steps) == 0
     assert steps // every >= min(8, steps)
 

@@ -31,8 +31,8 @@ from residual.cli.progress import (
     SideBySide,
     asked_to_stop,
     counting,
-    described,
     joined,
+    log_text,
     with_progress,
 )
 
@@ -317,11 +317,12 @@ def resumed(run: Path, stderr: int | None) -> "subprocess.Popen[str]":
     )
 
 
-def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, str]]":
-    """The name and the progress of each run, from the last line of its log."""
+def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, int, int, str]]":
+    """Name, step, number of steps and the last line of the log of each run."""
     from residual.runs import folder
 
     for run in runs:
         lines = folder.read_log(run / "log.jsonl")
         steps = folder.recipe_values(run)["steps"]
-        yield run.name, described(lines[-1], lines[-1]["step"], steps) if lines else "first steps"
+        step = lines[-1]["step"] if lines else 0
+        yield run.name, step, steps, log_text(lines[-1], step, steps) if lines else "first steps"

@@ -1,4 +1,4 @@
-"""What happened since the last line of the log, gathered without waiting for the device."""
+"""Sums of losses and errors between two lines of the log, without waiting for the device."""
 
 import math
 import time
@@ -13,17 +13,19 @@ from residual.training.loop import Step
 
 
 class Diverged(ArithmeticError):
-    """The loss is no number any more, or a weight."""
+    """The loss or a weight is not finite."""
 
-    def __init__(self, what: str, step: int, lr: float = 0.0, images: Sequence[int] = ()) -> None:
-        of = f", at rate {lr:g}, of the images {', '.join(map(str, images))}" if images else ""
-        super().__init__(what + of)
+    def __init__(
+        self, message: str, step: int, lr: float = 0.0, images: Sequence[int] = ()
+    ) -> None:
+        where = f", at rate {lr:g}, of the images {', '.join(map(str, images))}" if images else ""
+        super().__init__(message + where)
         self.step = step
 
 
 @dataclass
 class Meter:
-    """Sums since the last line of the log. Only reading them waits for the device."""
+    """Sums since the last line of the log. Only reading a value waits for the device."""
 
     loss: Tensor
     wrong: Tensor
@@ -32,8 +34,8 @@ class Meter:
     names: tuple[str, ...] = ()  # of the parts
     seen: int = 0
     steps: int = 0
-    seconds: float = 0.0  # of training in all, over every process that worked on the run
-    waited: float = 0.0
+    seconds: float = 0.0  # of training in all, also before the run was resumed
+    waited: float = 0.0  # seconds of waiting for batches, since the last line
     since: float = 0.0  # seconds at the last line
     _mark: float = field(default_factory=time.perf_counter)
 
@@ -43,14 +45,14 @@ class Meter:
         return cls(loss, wrong, finite, torch.zeros(len(names), device=device), names)
 
     def tick(self) -> float:
-        """Seconds since the last tick; they count as training."""
-        now = time.perf_counter()
-        passed, self._mark = now - self._mark, now
+        """Seconds since the last tick, which count as training."""
+        time_now = time.perf_counter()
+        passed, self._mark = time_now - self._mark, time_now
         self.seconds += passed
         return passed
 
     def pause(self) -> None:
-        """What was done since the last tick is no training: a checkpoint, a test."""
+        """The time since the last tick does not count as training: a checkpoint, an evaluation."""
         self._mark = time.perf_counter()
 
     def add(self, step: Step) -> None:
@@ -64,7 +66,7 @@ class Meter:
         self.steps += 1
 
     def line(self, step: Step) -> dict[str, Any]:
-        """A line of the log. Raises Diverged where the loss is not finite."""
+        """A line of the log. Raises Diverged if the loss is not finite."""
         self.check(step)
         self.tick()
         passed = max(self.seconds - self.since, 1e-9)

@@ -1,8 +1,7 @@
 """Training steps of a classifier: parameter groups, micro-batches of norm groups, gradients."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from residual.data.datasets import Data
 from residual.data.loader import LoaderOptions
 from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig
-from residual.distributed import World
 from residual.models.complexity import HEADS
 from residual.tasks.classification import loader
 from residual.tasks.classification.losses import TeacherOutput, total_loss
@@ -19,7 +17,7 @@ from residual.tasks.classification.recipe import Recipe, learning_rate, momentum
 from residual.training import batchnorm, loop
 from residual.training.batchnorm import GhostBatchNorms
 from residual.training.dropout import Dropouts
-from residual.training.loop import Step
+from residual.training.loop import Step, StepOptions
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W), and labels (N,), or (N, classes) if soft
 
@@ -31,15 +29,6 @@ class ClassifierLearner(loop.Learner[nn.Module]):
     plateaus: int = 0  # of the validation error, for the schedule plateau
     weights: Tensor | None = None  # (classes,), of the classes in the loss
     teacher: Callable[[Tensor], TeacherOutput] | None = None  # where the recipe has a lesson
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """The forward and backward pass of a batch."""
-
-    precision: Callable[[], AbstractContextManager[object]] = nullcontext
-    images: int = 0  # of a micro-batch; 0: one norm group
-    world: World = field(default_factory=World)
 
 
 def start(net: nn.Module, recipe: Recipe) -> ClassifierLearner:
@@ -132,7 +121,7 @@ def accumulate(
     images, labels = batch
     exact = torch.promote_types(next(learner.net.parameters()).dtype, torch.float32)
     values = torch.zeros(2, device=labels.device, dtype=exact)
-    learner.norms.begin()
+    learner.norms.begin_step()
     learner.dropouts.first = options.world.rank * (len(images) // recipe.norm_group)
     for x, y in zip(
         torch.split(images, micro_batch), torch.split(labels, micro_batch), strict=True
@@ -149,7 +138,7 @@ def accumulate(
             teacher = teacher[0].to(exact), teacher[1].to(exact)
         loss = total_loss(outputs, y, recipe, learner.step, learner.weights, teacher) / len(images)
         loss.backward()  # type: ignore[no-untyped-call]
-        learner.norms.gather(recipe.norm_group / len(images))
+        learner.norms.accumulate(recipe.norm_group / len(images))
         learner.dropouts.first += len(x) // recipe.norm_group
         hard = y if y.ndim == 1 else y.argmax(dim=1)
         wrong = (outputs[0].detach().argmax(dim=1) != hard).sum()
@@ -171,5 +160,5 @@ def precise_batchnorm(
     batches = loader.batches(recipe, data, preprocessing, place)
     steps = -(-min(images, len(data.train)) // recipe.batch)
     norms = GhostBatchNorms(net, recipe.norm_group)
-    batchnorm.measure(net, norms, batches, steps, config.autocast, place.world)
+    batchnorm.precise_statistics(net, norms, batches, steps, config.autocast, place.world)
     return steps * recipe.batch

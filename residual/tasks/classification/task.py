@@ -22,8 +22,8 @@ from residual.tasks.classification.recipe import Recipe, learning_rate
 from residual.training import optim
 from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.early_stopping import EarlyStopping
-from residual.training.loop import Step
-from residual.training.task import test_interval
+from residual.training.loop import Step, StepOptions
+from residual.training.task import evaluation_interval
 
 
 class Classification:
@@ -93,7 +93,7 @@ class Classification:
             self.learner.teacher = distillation.teacher_function(
                 recipe, self.context.environment, self.classes, self.preprocessing, config
             )
-        how = loop.StepOptions(config.autocast, self._at_once(), self.context.world)
+        how = StepOptions(config.autocast, self._at_once(), self.context.world)
         every, decay = recipe.average
         for step in loop.train(self.learner, timed(self._batches()), recipe, how):
             if step.images < how.images and step.images != self.context.config.at_once:
@@ -143,7 +143,7 @@ class Classification:
         """The errors on the test set and on the val set, where a look at them is due."""
         found: dict[str, Any] = {}
         steps = self.recipe.steps
-        if step.number == steps or step.number % test_interval(steps) == 0:
+        if step.number == steps or step.number % evaluation_interval(steps) == 0:
             if self.context.environment["test_curve"]:
                 seen, _, _ = self._judge()
                 found |= looked("test", seen)

@@ -25,6 +25,7 @@ from residual.runs.results import versions
 from residual.tasks.classification import loader, loop
 from residual.tasks.classification.loader import crop_size
 from residual.tasks.classification.recipe import Recipe
+from residual.training.loop import StepOptions
 
 STEPS = 5  # of which the median is taken
 HELD = 64  # decoded pictures that are cut again and again
@@ -48,7 +49,7 @@ def seconds_per_step(config: ComputeConfig, recipe: Recipe, classes: int) -> flo
         batches = noise(recipe, recipe.norm_group, config)
         times = [time.perf_counter()]
         for step in loop.train(
-            loop.start(net, short), batches, short, loop.StepOptions(config.autocast)
+            loop.start(net, short), batches, short, StepOptions(config.autocast)
         ):
             float(step.loss)  # waits for the device
             times.append(time.perf_counter())
@@ -227,7 +228,7 @@ def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator
     """Train a fresh network."""
     recipe = replace(bench.recipe, steps=2**62, drops=())
     net = bench.config.prepare(build(recipe.network, len(bench.data.classes)))
-    options = loop.StepOptions(bench.config.autocast)
+    options = StepOptions(bench.config.autocast)
     for step in loop.train(loop.start(net, recipe), batches, recipe, options):
         float(step.loss)  # waits for the device
         yield recipe.batch

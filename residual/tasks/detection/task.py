@@ -15,7 +15,7 @@ from residual.tasks.detection.losses import LOSSES
 from residual.tasks.detection.recipe import Recipe, Testing
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors, preprocessing_of
-from residual.training.loop import Step
+from residual.training.loop import Step, StepOptions
 
 BEGUN = "begun.safetensors"  # the weights of an alternating training, which begins with them twice
 
@@ -57,7 +57,7 @@ class Detection:
             self.data.train, self.recipe, ready, self.context.device, world,
             max(self.context.options.workers, 1), self.skipped,
         )  # fmt: skip
-        way = loop.Way(config.autocast, config.memory_format, world)
+        way = StepOptions(config.autocast, world=world, memory_format=config.memory_format)
         rates = partial(phases.phase_learning_rate, self.recipe)
         for phase in phases.remaining(self.recipe, self.learner.step):
             self._enter(phase, feed)
