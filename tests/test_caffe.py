@@ -1,4 +1,4 @@
-"""The authors' release computes here what it computes by Caffe's rules, from every form of it."""
+"""Files of Caffe and Detectron are read, and the authors' release gives Caffe's scores here."""
 
 import pickle
 from dataclasses import replace

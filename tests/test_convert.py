@@ -1,4 +1,4 @@
-"""Weights of other libraries compute under our names what they computed under theirs."""
+"""Converted weights of other libraries give the same scores here as there."""
 
 import os
 from pathlib import Path

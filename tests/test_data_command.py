@@ -1,4 +1,4 @@
-"""What `residual data check` and `residual data prepare` promise at the command line."""
+"""`residual data check` and `residual data prepare` at the command line."""
 
 import os
 import shutil

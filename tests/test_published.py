@@ -1,4 +1,4 @@
-"""What publishers say of their weights is found and taken over, and else its lack is said."""
+"""Preprocessing and classes of published weights; torchvision's files are downloaded once."""
 
 import hashlib
 import json

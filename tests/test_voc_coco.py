@@ -1,4 +1,4 @@
-"""What detection/prepare.py claims: VOC and COCO from their archives, whole, resumed, and safe."""
+"""VOC and COCO are unpacked from their archives: safely, resumed after a stop, and compared."""
 
 import io
 import json

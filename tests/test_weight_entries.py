@@ -1,4 +1,4 @@
-"""Weights are found among all that other programs save with them, and what was taken is said."""
+"""The weights of one network are selected in a checkpoint of another program."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Files of weights are read whatever wrote them, and nothing in them runs."""
+"""Weight files of any program are read, and no code in them runs."""
 
 import argparse
 import contextlib

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,7 +169,7 @@ def box_lines(report: "BoxReport") -> Iterator[str]:
         "pictures": [counts.pictures for counts in splits],
         "  of these without boxes": [counts.empty for counts in splits],
     }
-    yield from table({name: own.boxes for name, own in report.splits.items()}, totals, "boxes")
+    yield from table({name: split.boxes for name, split in report.splits.items()}, totals, "boxes")
     notes = {
         "pictures without an annotation": report.bare,
         "annotations without a picture": report.lonely,
@@ -187,14 +188,12 @@ def table(
 ) -> Iterator[str]:
     """The counts of each set by class, with totals; of many classes, the extremes."""
     classes = list(next(iter(counts.values()), {}))
-    rows = {label: [own[label] for own in counts.values()] for label in classes}
+    rows = {label: [by_class[label] for by_class in counts.values()] for label in classes}
     if len(classes) > MAX_LINES:
-        for name, own in counts.items():
-            least, most = (choose(own, key=own.__getitem__) for choose in (min, max))
-            yield (
-                f"  {name}: {len(own):,} classes, from {own[least]:,} {unit} ({least}) to "
-                f"{own[most]:,} ({most})"
-            )
+        for name, by_class in counts.items():
+            (least, n), (most, m) = (f(by_class.items(), key=itemgetter(1)) for f in (min, max))
+            extremes = f"from {n:,} {unit} ({least}) to {m:,} ({most})"
+            yield f"  {name}: {len(classes):,} classes, {extremes}"
         rows = {}
     rows |= totals
     width, columns = max(map(len, rows)), [max(len(name), 8) + 2 for name in counts]
@@ -324,9 +323,9 @@ def imagenet(
     Example: residual data prepare imagenet downloads imagenet
     """
     from residual.cli.progress import counting
-    from residual.preparation.imagenet import imagenet as prepare
+    from residual.preparation import imagenet
 
-    finish_prepared(prepare(source, to, show=counting), "ImageNet", as_json)
+    finish_prepared(imagenet.imagenet(source, to, show=counting), "ImageNet", as_json)
 
 
 def voc(
@@ -341,9 +340,9 @@ def voc(
     Example: residual data prepare voc downloads voc
     """
     from residual.cli.progress import counting
-    from residual.preparation.voc_coco import voc as prepare
+    from residual.preparation import voc_coco
 
-    finish_prepared(prepare(source, to, show=counting), "PASCAL VOC", as_json)
+    finish_prepared(voc_coco.voc(source, to, show=counting), "PASCAL VOC", as_json)
 
 
 def coco(
@@ -357,9 +356,9 @@ def coco(
     Example: residual data prepare coco downloads coco
     """
     from residual.cli.progress import counting
-    from residual.preparation.voc_coco import coco as prepare
+    from residual.preparation import voc_coco
 
-    finish_prepared(prepare(source, to, show=counting), "COCO", as_json)
+    finish_prepared(voc_coco.coco(source, to, show=counting), "COCO", as_json)
 
 
 def finish_prepared(report: "PreparedImageNet | PreparedBoxes", name: str, as_json: bool) -> None:

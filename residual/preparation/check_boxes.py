@@ -250,12 +250,8 @@ def draw_sheet(annotations: Annotations, n: int) -> Image.Image:
             continue
         small = ImageOps.contain(picture, (WIDTH // columns, 2 * WIDTH // columns))
         captions = [
-            f"{box.position} {box.problem}"
-            if box.problem
-            else f"{box.label}, difficult"
-            if box.difficult
-            else box.label
-            for box in image.boxes
+            f"{b.position} {b.problem}" if b.problem else b.label + ", difficult" * b.difficult
+            for b in image.boxes
         ]
         box_labels = [BAD if box.problem else labels.index(box.label) for box in image.boxes]
         corners = torch.tensor([box.corners for box in image.boxes]).reshape(-1, 4)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from residual.weights import published
 from residual.weights.published import CIFAR, MSRA, UNKNOWN, PretrainedConfig
 
 AUTHORS = "the authors' release"
+FROM_AUTHORS = f"{AUTHORS} as Detectron has it"
 
 # Patterns of keys have the groups stage, block, layer (of the branch; absent in a shortcut), norm
 # (absent or 0 in a convolution), head (the last layer), and what (weight, bias, ... or one of these
@@ -116,6 +118,7 @@ class Layout:
         return f"{place}.branch.{2 * index}.{norm}.{what}"
 
 
+caffe_layout = partial(Layout, caffe_norm=True)
 LAYOUTS = (
     Layout("torchvision or timm", torch_patterns("downsample", "fc"), UNKNOWN, stage=1),
     Layout(
@@ -127,31 +130,15 @@ LAYOUTS = (
         options="AB",
     ),
     Layout("Hugging Face", transformers_patterns(), UNKNOWN, variant="", stage=0, layer=0),
-    Layout(AUTHORS, caffe_patterns(), MSRA, variant="v1", caffe_norm=True, bgr=True),
+    caffe_layout(AUTHORS, caffe_patterns(), MSRA, "v1", bgr=True),
     # In the files of Detectron and detectron2, the last layer tells the source of the weights.
     # Their configurations have the stride in the 1x1 layer "only for the original MSRA ResNet", and
     # give nets trained in Caffe2 torchvision's means and divisors, in the order blue, green, red.
-    Layout(
-        f"{AUTHORS} as Detectron has it",
-        detectron_patterns("fc1000"),
-        MSRA,
-        variant="v1",
-        caffe_norm=True,
-        bgr=True,
+    caffe_layout(FROM_AUTHORS, detectron_patterns("fc1000"), MSRA, "v1", bgr=True),
+    caffe_layout(
+        "Caffe2 as Detectron has it", detectron_patterns("pred|linear"), UNKNOWN, bgr=True
     ),
-    Layout(
-        "Caffe2 as Detectron has it",
-        detectron_patterns("pred|linear"),
-        UNKNOWN,
-        caffe_norm=True,
-        bgr=True,
-    ),
-    Layout(
-        "torchvision as detectron2 has it",
-        detectron_patterns(r"stem\.fc"),
-        UNKNOWN,
-        caffe_norm=True,
-    ),
+    caffe_layout("torchvision as detectron2 has it", detectron_patterns(r"stem\.fc"), UNKNOWN),
 )
 
 
