@@ -14,8 +14,7 @@ from residual.device import ComputeConfig
 from residual.export import classifier as export
 from residual.export import detector as building
 from residual.export import detector_check as exporting
-from residual.export.engine import session_of
-from residual.export.graph import FLOAT, Graph, Value
+from residual.export.graph import FLOAT, Graph, Value, open_session
 from residual.tasks.detection.inference import file_detector
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import Testing as Asking
@@ -39,7 +38,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_an_exported_detector_finds_the_same_on_pictures_of_every_size(kind, tmp_path):
-    found = exporting.to_onnx(detector(**kind), tmp_path / "net.onnx", QUICK)
+    found = exporting.write_onnx(detector(**kind), tmp_path / "net.onnx", QUICK)
     assert [row.height < row.width for row in found] == [True, False, True, True, False]
     assert all(row.apart < 1e-4 and row.pixels < 0.01 for row in found)
     assert all(row.regions for row in found) and all(row.found for row in found)
@@ -49,8 +48,8 @@ def test_an_exported_detector_finds_the_same_on_pictures_of_every_size(kind, tmp
 
 def test_the_model_says_what_its_user_must_know(tmp_path):
     own = detector()
-    exporting.to_onnx(own, tmp_path / "net.onnx", QUICK)
-    session = session_of((tmp_path / "net.onnx").read_bytes(), {}, 1)
+    exporting.write_onnx(own, tmp_path / "net.onnx", QUICK)
+    session = open_session((tmp_path / "net.onnx").read_bytes(), {}, 1)
     known = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
     assert known["task"] == "detection" and known["network"] == "resnet18"
     assert known["labels"] == list(CLASSES) and known["source"] == "trained by residual, 7 steps"
@@ -66,8 +65,8 @@ def test_the_model_says_what_its_user_must_know(tmp_path):
 def test_an_exported_detector_leaves_out_what_is_small_in_the_picture_before_it_is_resized(
     tmp_path,
 ):
-    every = exporting.to_onnx(detector(smallest=0), tmp_path / "every.onnx", QUICK)
-    large = exporting.to_onnx(detector(smallest=20), tmp_path / "large.onnx", QUICK)
+    every = exporting.write_onnx(detector(smallest=0), tmp_path / "every.onnx", QUICK)
+    large = exporting.write_onnx(detector(smallest=20), tmp_path / "large.onnx", QUICK)
     fewer = [one.regions < other.regions for one, other in zip(large, every, strict=True)]
     assert fewer[0] and large[0].regions  # 64x48 pixels, enlarged by 4/3
     assert fewer[3] and not large[3].regions  # 9x7 pixels, of which no box has 20
@@ -75,9 +74,9 @@ def test_an_exported_detector_leaves_out_what_is_small_in_the_picture_before_it_
 
 @pytest.mark.parametrize("kind", [{}, {"context": True}, {"pooling": "align"}], ids=str)
 def test_a_picture_on_which_no_proposal_remains_is_answered_with_nothing(kind, tmp_path):
-    found = exporting.to_onnx(detector(**kind, smallest=1000), tmp_path / "net.onnx")
+    found = exporting.write_onnx(detector(**kind, smallest=1000), tmp_path / "net.onnx")
     assert {(row.regions, row.found, row.same) for row in found} == {(0, 0, 0)}
-    session = session_of((tmp_path / "net.onnx").read_bytes(), {}, 1)
+    session = open_session((tmp_path / "net.onnx").read_bytes(), {}, 1)
     boxes, scores, labels = session.run(None, {"image": np.zeros((1, 5, 8, 3), np.uint8)})
     assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
     assert (boxes.dtype, scores.dtype, labels.dtype) == (np.float32, np.float32, np.int64)
@@ -88,7 +87,7 @@ def test_a_detector_that_has_not_learned_is_compared_before_its_scores_are_looke
     for layer in (own.net.score, own.net.shift):
         nn.init.normal_(layer.weight, std=1e-3)
     testing = replace(QUICK, least=0.9)
-    found = exporting.to_onnx(own, tmp_path / "net.onnx", testing)
+    found = exporting.write_onnx(own, tmp_path / "net.onnx", testing)
     assert not any(row.found for row in found) and all(row.regions for row in found)
 
 
@@ -97,7 +96,7 @@ WRONG = {
     "suppression": ("PROPOSAL_NMS", 0.6, "regions differ"),
     "widest": ("MAX_LOG_SCALE", 0.01, "candidates differ by"),
     "stride": ("STRIDE", 15, "candidates differ by"),
-    "fitted": ("fitted", lambda graph, *_: [graph.value([48])] * 2, "objectness differ in number"),
+    "fitted": ("fit", lambda graph, *_: [graph.value([48])] * 2, "objectness differ in number"),
 }
 
 
@@ -105,8 +104,8 @@ WRONG = {
 def test_a_graph_that_computes_anything_else_is_refused(name, value, says, tmp_path, monkeypatch):
     own = detector()
     monkeypatch.setattr(building, name, value)
-    with pytest.raises(ValueError, match=f"nothing is written, for .* resnet18 differs: {says}"):
-        exporting.to_onnx(own, tmp_path / "net.onnx", QUICK)
+    with pytest.raises(ValueError, match=f"nothing is written: .* resnet18 differs: {says}"):
+        exporting.write_onnx(own, tmp_path / "net.onnx", QUICK)
     assert not list(tmp_path.iterdir())
 
 
@@ -117,20 +116,24 @@ ALTERED = {"overlap": 0.5, "least": 0.6, "most": 1}
 def test_a_model_that_is_asked_otherwise_than_the_one_checked_is_refused(
     field, tmp_path, monkeypatch
 ):
-    own, made = detector(), building.model
+    own, build = detector(), exporting.detector_graph
     other = replace(QUICK, **{field: ALTERED[field]})
-    monkeypatch.setattr(building, "model", lambda trained, _: made(trained, other))
+    monkeypatch.setattr(
+        exporting,
+        "detector_graph",
+        lambda *given: build(own, other if given[1] == QUICK else given[1]),
+    )
     with pytest.raises(ValueError, match="change with the least score"):
-        exporting.to_onnx(own, tmp_path / "net.onnx", QUICK)
+        exporting.write_onnx(own, tmp_path / "net.onnx", QUICK)
     assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_detector_are_refused(tmp_path, monkeypatch):
-    own, other, grown = detector(), detector(), building.grown
+    own, other, build = detector(), detector(), exporting.detector_graph
     nn.init.normal_(other.net.score.weight)
-    monkeypatch.setattr(building, "grown", lambda _, testing: grown(other, testing))
+    monkeypatch.setattr(exporting, "detector_graph", lambda _, testing: build(other, testing))
     with pytest.raises(ValueError, match="differs: probabilities differ by"):
-        exporting.to_onnx(own, tmp_path / "net.onnx", QUICK)
+        exporting.write_onnx(own, tmp_path / "net.onnx", QUICK)
     assert not list(tmp_path.iterdir())
 
 
@@ -139,27 +142,27 @@ def test_a_detector_whose_weights_are_no_numbers_is_refused(part, tmp_path):
     own = detector()
     nn.init.constant_(own.net.get_submodule(part).weight, float("nan"))
     with pytest.raises(ValueError, match=f"{part}.weight holds numbers that are not finite"):
-        exporting.to_onnx(own, tmp_path / "net.onnx", QUICK)
+        exporting.write_onnx(own, tmp_path / "net.onnx", QUICK)
     assert not list(tmp_path.iterdir())
 
 
 def test_looking_twice_is_not_exported(tmp_path):
     for testing in (Asking(refinement=True), Asking(scales=(32, 64))):
         with pytest.raises(ValueError, match="looks once, at one scale"):
-            exporting.to_onnx(detector(), tmp_path / "net.onnx", testing)
+            exporting.write_onnx(detector(), tmp_path / "net.onnx", testing)
 
 
 def test_without_the_extra_one_sentence_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"ONNX is not installed; pip install .*\[deploy\]"):
-        exporting.to_onnx(detector(), tmp_path / "net.onnx")
+        exporting.write_onnx(detector(), tmp_path / "net.onnx")
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> tuple[TrainedDetector, Path]:
     """A detector, and its model. No test may change them."""
     out = tmp_path_factory.mktemp("exported") / "net.onnx"
-    exporting.to_onnx(detector(), out, Asking())
+    exporting.write_onnx(detector(), out, Asking())
     return detector(), out
 
 
@@ -175,11 +178,11 @@ def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_
         picture(size, i).save(file, exif=turned)
         expected, found = asked(file), again.find(file)
         assert len(expected.scores)
-        assert exporting.shared(expected, found) == len(expected.scores) == len(found.scores)
+        assert exporting.count_same(expected, found) == len(expected.scores) == len(found.scores)
 
 
 def test_what_is_no_exported_detector_is_refused_in_a_sentence(exported, tmp_path):
-    export.to_onnx(classifier("resnet8"), tmp_path / "net.onnx", True)
+    export.write_onnx(classifier("resnet8"), tmp_path / "net.onnx", True)
     with pytest.raises(ValueError, match="is the model of a classifier, resnet8"):
         exporting.read(tmp_path / "net.onnx", 1)
     (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
@@ -189,8 +192,8 @@ def test_what_is_no_exported_detector_is_refused_in_a_sentence(exported, tmp_pat
         exporting.read(tmp_path / "none.onnx", 1)
     graph = Graph()
     graph("Identity", Value(graph, "x"))
-    other = graph.model({"x": (FLOAT, [1])}, {graph.nodes[-1].output[0]: (FLOAT, [1])})
-    (tmp_path / "other.onnx").write_bytes(other.SerializeToString())
+    other = graph.serialize({"x": (FLOAT, [1])}, {graph.nodes[-1].outputs[0]: (FLOAT, [1])})
+    (tmp_path / "other.onnx").write_bytes(other)
     with pytest.raises(ValueError, match="was not written by residual export"):
         exporting.read(tmp_path / "other.onnx", 1)
 

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from residual.export import detector as building
-from residual.export.engine import session_of
-from residual.export.graph import FLOAT, INT64, UINT8, Graph, Value
+from residual.export.graph import FLOAT, INT64, UINT8, Graph, Value, open_session
 from residual.export.layers import network
 from residual.tasks.detection import loader
 from residual.tasks.detection.faster_rcnn import FasterRCNN
@@ -19,10 +18,10 @@ pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 
 def test_the_graph_fits_pictures_of_all_sizes_as_training_does():
     graph = Graph()
-    sizes = building.fitted(graph, Value(graph, "image"), 600, 1000)
+    sizes = building.fit(graph, Value(graph, "image"), 600, 1000)
     wanted = {value.name: (INT64, [1]) for value in sizes}
-    made = graph.model({"image": (UINT8, [1, "h", "w", 3])}, wanted)
-    session = session_of(made.SerializeToString(), {}, 1)
+    made = graph.serialize({"image": (UINT8, [1, "h", "w", 3])}, wanted)
+    session = open_session(made, {}, 1)
     draw = np.random.default_rng(0)
     odd = [(1, 1), (1, 5000), (3, 5000), (600, 1000), (600, 1001), (1000, 600), (599, 999)]
     for width, height in [*odd, *draw.integers(1, 3000, (400, 2)).tolist()]:
@@ -35,10 +34,10 @@ def test_the_graph_fits_pictures_of_all_sizes_as_training_does():
 def test_regions_are_pooled_as_torchvision_does_also_where_coordinates_lie_between(pooling):
     net: FasterRCNN = detector(pooling=pooling, bins=7).net
     graph = Graph()
-    found = building.pooled(graph, net, Value(graph, "maps"), Value(graph, "regions"))
+    found = building.pool(graph, net, Value(graph, "maps"), Value(graph, "regions"))
     given = {"maps": (FLOAT, [1, 4, "h", "w"]), "regions": (FLOAT, ["n", 4])}
-    made = graph.model(given, {found.name: (FLOAT, ["n", 4, 7, 7])})
-    session = session_of(made.SerializeToString(), {}, 1)
+    made = graph.serialize(given, {found.name: (FLOAT, ["n", 4, 7, 7])})
+    session = open_session(made, {}, 1)
     torch.manual_seed(0)
     for rows, columns, step in ((1, 1, 1.0), (5, 9, 8.0), (20, 13, 0.1), (30, 30, 1.0)):
         maps = torch.randn(1, 4, rows, columns)
@@ -59,7 +58,7 @@ def test_group_normalization_in_the_graph_is_torch_s():
     graph = Graph()
     found = network(graph, nn.Sequential(layer), Value(graph, "x"))
     shape = (FLOAT, ["n", 64, "h", "w"])
-    session = session_of(graph.model({"x": shape}, {found.name: shape}).SerializeToString(), {}, 1)
+    session = open_session(graph.serialize({"x": shape}, {found.name: shape}), {}, 1)
     for size in ((1, 64, 7, 20), (3, 64, 1, 1)):
         x = 5 * torch.randn(size) + 100
         exact = F.group_norm(x.double(), 32, layer.weight.double(), layer.bias.double(), layer.eps)

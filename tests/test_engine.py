@@ -1,5 +1,6 @@
 """What export/engine.py claims: whatever computes, the probabilities are the network's."""
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -9,8 +10,8 @@ import torch
 from torch import nn
 
 from residual.data.preprocessing import Preprocessing
-from residual.export.engine import by_onnxruntime, engine
-from residual.export.layers import folded
+from residual.export.engine import engine, onnxruntime_engine
+from residual.export.layers import fold
 from residual.models.registry import build
 from residual.runs.load import Trained
 
@@ -49,19 +50,19 @@ def test_folding_changes_no_score_and_leaves_the_network_as_it_was(kind, inputs)
     before = {name: tensor.clone() for name, tensor in kind.net.state_dict().items()}
     with torch.no_grad():
         expected = kind.net(inputs)
-        assert torch.allclose(folded(kind.net)(inputs), expected, rtol=1e-4, atol=1e-5)
-    assert not [m for m in folded(kind.net).modules() if isinstance(m, nn.BatchNorm2d)]
+        assert torch.allclose(fold(kind.net)(inputs), expected, rtol=1e-4, atol=1e-5)
+    assert not [m for m in fold(kind.net).modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(torch.equal(before[name], t) for name, t in kind.net.state_dict().items())
 
 
 def test_folding_is_exact_in_float64(inputs):
     net = trained("resnet8").net.double()
     with torch.no_grad():
-        difference = folded(net)(inputs.double()) - net(inputs.double())
+        difference = fold(net)(inputs.double()) - net(inputs.double())
     assert difference.abs().max() < 1e-12
 
 
-def test_a_normalization_of_what_others_use_too_is_not_folded(inputs):
+def test_a_normalization_of_what_others_use_too_is_not_fold(inputs):
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,7 +74,7 @@ def test_a_normalization_of_what_others_use_too_is_not_folded(inputs):
             return y + self.norm(y)
 
     net = Twice().eval()
-    assert torch.allclose(folded(net)(inputs), net(inputs), atol=1e-6)
+    assert torch.allclose(fold(net)(inputs), net(inputs), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "auto"])
@@ -86,6 +87,15 @@ def test_every_engine_gives_the_probabilities_of_the_network(kind, name, inputs)
     with torch.no_grad():
         expected = kind.net(inputs).softmax(dim=1)
     assert (engine(kind, name, 1)(inputs) - expected).abs().max() < 1e-5
+
+
+def test_nothing_of_the_extra_is_imported_until_it_is_needed():
+    code = (
+        "import sys; sys.modules.update(onnx=None, onnxruntime=None)\n"
+        "import residual.cli.app, residual.export.engine, residual.export.detector_check\n"
+        "import residual.export.predict"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_the_extra_torch_answers_and_the_other_is_refused(monkeypatch, inputs):
@@ -105,7 +115,7 @@ def test_threads_may_share_an_engine_from_the_first_picture_on(inputs):
     kind = KINDS[0]
     height, width = kind.preprocessing.size
     inputs = inputs[:, :, :height, :width]
-    answering, together = by_onnxruntime(kind, 1), Barrier(4)
+    answering, together = onnxruntime_engine(kind, 1), Barrier(4)
 
     def asked(_: int) -> torch.Tensor:
         together.wait()
@@ -122,8 +132,8 @@ def test_an_engine_that_could_not_begin_says_why_each_time(inputs, monkeypatch):
     def none(*given: object) -> None:
         raise MemoryError("no room for the weights")
 
-    monkeypatch.setattr("residual.export.engine.session_of", none)
-    answering = by_onnxruntime(KINDS[0], 1)
+    monkeypatch.setattr("residual.export.engine.open_session", none)
+    answering = onnxruntime_engine(KINDS[0], 1)
     for _ in range(2):
         with pytest.raises(MemoryError, match="no room"):
             answering(inputs)

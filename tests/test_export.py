@@ -13,10 +13,8 @@ from safetensors.torch import load_file
 from residual.data.decode import center_crop, resize, to_tensor
 from residual.data.preprocessing import Preprocessing
 from residual.export import classifier
-from residual.export.engine import session_of
-from residual.export.graph import FLOAT, UINT8, Graph, Value
-from residual.export.model import model
-from residual.export.preprocess import prepared
+from residual.export.graph import FLOAT, UINT8, Graph, Value, open_session
+from residual.export.preprocess import preprocess
 from residual.models.registry import build
 from residual.tasks.classification.load import load
 from residual.training.checkpoint import weights_sha256
@@ -30,10 +28,10 @@ pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_an_onnx_model_says_what_it_needs_and_answers_for_any_size(kind, inside, tmp_path):
     out = tmp_path / "net.onnx"
-    found = classifier.to_onnx(kind, out, inside)
+    found = classifier.write_onnx(kind, out, inside)
     assert [row.batch for row in found] == [1, 3, 17]
     assert all(row.apart < 1e-5 for row in found)
-    session = session_of(out.read_bytes(), {}, 1)
+    session = open_session(out.read_bytes(), {}, 1)
     known = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
     before = kind.preprocessing
     assert known["labels"] == list("abcdefg") and known["network"] == kind.network
@@ -60,12 +58,12 @@ def test_the_resize_in_the_graph_gives_pillow_s_pixels(shorter, size):
     pictures = draw.integers(0, 256, (2, *size[::-1], 3), dtype=np.uint8)
     before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (32, 30), shorter)
     graph = Graph()
-    prepared(graph, Value(graph, "image"), before)
-    graph.nodes[-1].output[0] = "out"
-    made = graph.model(
+    preprocess(graph, Value(graph, "image"), before)
+    graph.nodes[-1].outputs[0] = "out"
+    made = graph.serialize(
         {"image": (UINT8, ["n", "h", "w", 3])}, {"out": (FLOAT, ["n", 3, "height", "width"])}
     )
-    (found,) = session_of(made.SerializeToString(), {}, 1).run(None, {"image": pictures})
+    (found,) = open_session(made, {}, 1).run(None, {"image": pictures})
     for picture, one in zip(map(Image.fromarray, pictures), found, strict=True):
         cut = (
             resize(picture, (32, 30))
@@ -78,19 +76,20 @@ def test_the_resize_in_the_graph_gives_pillow_s_pixels(shorter, size):
 def test_a_model_that_differs_is_not_written(tmp_path, monkeypatch):
     kind = trained("resnet8")
     other = replace(kind, net=build("resnet8", 7).eval())
-    monkeypatch.setattr("residual.export.model.model", lambda *_: model(other, True))
-    with pytest.raises(ValueError, match="nothing is written, for the ONNX model of resnet8"):
-        classifier.to_onnx(kind, tmp_path / "net.onnx", True)
+    model = classifier.onnx_model(other, True)
+    monkeypatch.setattr(classifier, "onnx_model", lambda *_: model)
+    with pytest.raises(ValueError, match="nothing is written: the ONNX model of resnet8"):
+        classifier.write_onnx(kind, tmp_path / "net.onnx", True)
     assert not list(tmp_path.iterdir())
 
 
 def test_probabilities_that_are_near_with_another_best_label_are_refused():
     expected = torch.tensor([[0.40005, 0.39999, 0.2]])
-    classifier.compare("it", expected, expected)
+    classifier.check_equal("it", expected, expected)
     with pytest.raises(ValueError, match="it has other labels"):
-        classifier.compare("it", expected[:, [1, 0, 2]], expected)
+        classifier.check_equal("it", expected[:, [1, 0, 2]], expected)
     with pytest.raises(ValueError, match="differs"):
-        classifier.compare("it", expected * float("nan"), expected)
+        classifier.check_equal("it", expected * float("nan"), expected)
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet50-v1.5"])
@@ -98,7 +97,7 @@ def test_weights_go_to_torchvision_and_come_back(network, tmp_path):
     from torchvision.models import get_model
 
     kind = trained(network, 64, 72)
-    classifier.to_torchvision(kind, tmp_path / "theirs.safetensors")
+    classifier.write_torchvision(kind, tmp_path / "theirs.safetensors")
     state = load_file(tmp_path / "theirs.safetensors")
     theirs = get_model(network.removesuffix("-v1.5"), num_classes=7)
     theirs.load_state_dict(state, strict=True)
@@ -112,7 +111,7 @@ def test_weights_go_to_torchvision_and_come_back(network, tmp_path):
 
 def test_weights_under_our_names_load_into_a_fresh_network(tmp_path):
     kind = trained("resnet8-B", pixel=True)
-    classifier.to_safetensors(kind, tmp_path / "net.safetensors")
+    classifier.write_safetensors(kind, tmp_path / "net.safetensors")
     net = build("resnet8-B", 7).eval()
     net.load_state_dict(load_file(tmp_path / "net.safetensors"))
     x = torch.randn(2, 3, 32, 32)
@@ -122,7 +121,7 @@ def test_weights_under_our_names_load_into_a_fresh_network(tmp_path):
 @pytest.mark.parametrize("pixel", [True, False])
 def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_path, pixel):
     kind, file = trained("resnet8-B", pixel=pixel), tmp_path / "net.safetensors"
-    classifier.to_safetensors(kind, file)
+    classifier.write_safetensors(kind, file)
     back = load(file)
     assert (back.network, back.classes) == (kind.network, kind.classes)
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -133,7 +132,7 @@ def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_pat
     lost = replace(
         kind, preprocessing=replace(kind.preprocessing, whitening=torch.eye(3 * 32 * 32))
     )
-    classifier.to_safetensors(lost, file)
+    classifier.write_safetensors(lost, file)
     with pytest.raises(ValueError, match="lacks the whitening"):
         load(file)
 
@@ -141,19 +140,19 @@ def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_pat
 @pytest.mark.parametrize("network", ["resnet18-A", "plain18", "resnet20"])
 def test_torchvision_gets_no_network_that_it_does_not_have(network, tmp_path):
     with pytest.raises(ValueError, match=f"torchvision has no {network}; it has resnet18"):
-        classifier.to_torchvision(trained(network), tmp_path / "theirs.safetensors")
+        classifier.write_torchvision(trained(network), tmp_path / "theirs.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_torchvision_gets_no_network_that_it_would_compute_otherwise(tmp_path):
     with pytest.raises(ValueError, match="torchvision's resnet50 is the variant v1.5"):
-        classifier.to_torchvision(trained("resnet50"), tmp_path / "theirs.safetensors")
+        classifier.write_torchvision(trained("resnet50"), tmp_path / "theirs.safetensors")
 
 
 def test_without_the_extra_one_sentence_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"ONNX is not installed; pip install .*\[deploy\]"):
-        classifier.to_onnx(trained("resnet8"), tmp_path / "net.onnx", True)
+        classifier.write_onnx(trained("resnet8"), tmp_path / "net.onnx", True)
 
 
 WRONG = {
@@ -185,7 +184,7 @@ def test_the_file_that_the_command_writes_answers_as_prediction_does(command, fi
     assert again.status == 1 and "exists already" in again.complaint
     nowhere = command("export", finished, "--out", tmp_path / "none" / "net.onnx")
     assert nowhere.status == 1 and "no folder" in nowhere.complaint
-    session = session_of(out.read_bytes(), {}, 1)
+    session = open_session(out.read_bytes(), {}, 1)
     labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     for mine in command("predict", finished, *pictures, "--json", "--threads", 1).json:
         (scores,) = session.run(None, {"image": np.asarray(Image.open(mine["image"]))[None]})

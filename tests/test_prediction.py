@@ -17,8 +17,8 @@ from PIL import Image
 import residual
 from residual.data.decode import decode
 from residual.data.sources import digits
-from residual.export import model
-from residual.export.engine import by_onnxruntime
+from residual.export import engine as engines
+from residual.export.engine import onnxruntime_engine
 from residual.export.predict import answers
 from residual.tasks.classification.load import load
 
@@ -159,8 +159,8 @@ def test_paths_and_pictures_in_memory_may_be_mixed(finished, photos):
 @pytest.mark.parametrize(
     ("picture", "why"),
     [
-        (np.zeros((8, 8, 3), np.float32), r"values of 8 bits \(uint8\), and not float32"),
-        (torch.zeros(3, 8, 8), r"values of 8 bits \(uint8\), and not float32"),
+        (np.zeros((8, 8, 3), np.float32), r"8-bit values \(uint8\), and not float32"),
+        (torch.zeros(3, 8, 8), r"8-bit values \(uint8\), and not float32"),
         (torch.zeros(3, 8, 8, requires_grad=True), "and not float32"),
         (torch.zeros(3, 8, 8, dtype=torch.bfloat16), r"and not bfloat16 of shape \(3, 8, 8\)"),
         (np.zeros((8, 0, 3), np.uint8), r"of shape \(8, 0, 3\)"),
@@ -241,15 +241,15 @@ def test_answers_come_before_the_list_has_ended(finished, photos):
         while True:
             yield photos[0]
 
-    found = answers(load(finished), endless(), top=1, together=2)
+    found = answers(load(finished), endless(), top=1, batch=2)
     assert [next(found)["image"] for _ in range(5)] == [str(photos[0])] * 5
 
 
 def test_the_network_is_let_go_once_an_engine_has_its_weights(finished, photos, monkeypatch):
     handed: list[weakref.ref] = []
 
-    plain = model.at_hand
-    monkeypatch.setattr(model, "at_hand", lambda trained: noted(*plain(trained)))
+    plain = engines.session_model
+    monkeypatch.setattr(engines, "session_model", lambda trained: noted(*plain(trained)))
 
     def noted(content, large):
         handed.extend(map(weakref.ref, large.values()))
@@ -257,7 +257,9 @@ def test_the_network_is_let_go_once_an_engine_has_its_weights(finished, photos, 
 
     loaded = [load(finished)]
     network = weakref.ref(loaded[0].net)
-    found = answers(loaded.pop(), photos, top=1, engine_of=partial(by_onnxruntime, threads=1))
+    found = answers(
+        loaded.pop(), photos, top=1, create_engine=partial(onnxruntime_engine, threads=1)
+    )
     gc.disable()
     try:
         next(found)

@@ -8,11 +8,10 @@ import torch
 
 from residual.data.datasets import ImageTensors
 from residual.data.preprocessing import Preprocessing, contrast_preprocessing
-from residual.export.classifier import to_onnx
+from residual.export.classifier import has_fixed_size, write_onnx
 from residual.export.graph import FLOAT, UINT8, Graph, Value
 from residual.export.layers import network
-from residual.export.model import one_size
-from residual.export.preprocess import prepared
+from residual.export.preprocess import preprocess
 from residual.models.baselines.layers import SpatialPyramid, initialize
 from residual.models.baselines.vgg import Windows
 from residual.models.registry import BASELINES, build
@@ -23,14 +22,16 @@ SMALL = [name for name, rival in BASELINES.items() if rival.pixels == 32]
 
 
 def answered(made, **given: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(made.SerializeToString())
+    session = onnxruntime.InferenceSession(made)
     return session.run(None, given)[0]
 
 
 def exported(net: torch.nn.Module, size: list[int | str]):
     graph = Graph()
     scores = network(graph, net.eval(), Value(graph, "input"))
-    return graph.model({"input": (FLOAT, ["n", *size])}, {scores.name: (FLOAT, ["n", "classes"])})
+    return graph.serialize(
+        {"input": (FLOAT, ["n", *size])}, {scores.name: (FLOAT, ["n", "classes"])}
+    )
 
 
 @pytest.mark.parametrize("name", [*SMALL, "googlenet", "bn-inception"])
@@ -83,8 +84,8 @@ def test_contrast_and_whitening_are_in_the_graph_as_in_training(whitened):
         ImageTensors(pixels, torch.zeros(40).long()), whitened
     )
     graph = Graph()
-    wanted = prepared(graph, Value(graph, "image"), how)
-    made = graph.model(
+    wanted = preprocess(graph, Value(graph, "image"), how)
+    made = graph.serialize(
         {"image": (UINT8, ["n", "h", "w", 3])}, {wanted.name: (FLOAT, ["n", 3, 8, 8])}
     )
     found = answered(made, image=pixels.permute(0, 2, 3, 1).contiguous().numpy())
@@ -113,7 +114,7 @@ def test_a_model_with_preprocessing_outside_takes_the_sizes_that_its_network_tak
     tmp_path, name, whitened, fixed
 ):
     trained, out = of_one_size(name, whitened), tmp_path / "net.onnx"
-    rows = to_onnx(trained, out, inside=False)
+    rows = write_onnx(trained, out, inside=False)
     assert [row.batch for row in rows] == [1, 3, 17]
     session = onnxruntime.InferenceSession(out.read_bytes())
     (given,) = session.get_inputs()
@@ -126,5 +127,7 @@ def test_a_model_with_preprocessing_outside_takes_the_sizes_that_its_network_tak
 
 def test_a_pyramid_in_a_window_is_of_one_size():
     trained = of_one_size("nin")
-    assert not one_size(trained)
-    assert one_size(replace(trained, net=torch.nn.Sequential(trained.net, Windows(trained.net))))
+    assert not has_fixed_size(trained)
+    assert has_fixed_size(
+        replace(trained, net=torch.nn.Sequential(trained.net, Windows(trained.net)))
+    )

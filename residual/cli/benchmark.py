@@ -99,7 +99,7 @@ def predict(
 
     Example: residual benchmark predict resnet50
     """
-    from residual.export.speeds import speeds
+    from residual.export.engine import speeds
 
     how = setting_of(device, threads, "float32", False)
     found = []

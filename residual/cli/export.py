@@ -142,11 +142,11 @@ def export(
     trained, found = opened(path), []
     with how.activate():
         if form == "onnx":
-            found = exporting.to_onnx(trained, out, preprocessing == "inside")
+            found = exporting.write_onnx(trained, out, preprocessing == "inside")
         elif form == "torchvision":
-            exporting.to_torchvision(trained, out)
+            exporting.write_torchvision(trained, out)
         else:
-            exporting.to_safetensors(trained, out)
+            exporting.write_safetensors(trained, out)
     if as_json:
         rows = [asdict(row) for row in found]
         said = {"file": str(out), "format": form, "network": trained.network, "parity": rows}
@@ -160,14 +160,14 @@ def export(
 def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_json: bool) -> None:
     """The same for a detector."""
     from residual.cli.detections import load_detectors
-    from residual.export.detector_check import to_onnx
+    from residual.export.detector_check import write_onnx
 
     if form != "onnx":
         raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
     if preprocessing == "outside":
         raise typer.BadParameter("a detector's preprocessing is inside, so that boxes fit pictures")
     (trained,) = load_detectors([path])
-    found, network = to_onnx(trained, out), trained.recipe.network
+    found, network = write_onnx(trained, out), trained.recipe.network
     if as_json:
         rows = [asdict(row) for row in found]
         print(json_text({"file": str(out), "format": form, "network": network, "parity": rows}))
@@ -205,7 +205,7 @@ def show_parity(found: "list[Parity]") -> None:
     print_table(heads, rows)
 
 
-def show_detector_parity(found: "list[detector_check.Parity]") -> None:
+def show_detector_parity(found: "list[detector_check.DetectorParity]") -> None:
     """What the check of a detector found, picture by picture."""
     heads = ["picture", "regions", "probabilities apart", "boxes apart", "found", "by both"]
     rows = [

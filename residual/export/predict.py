@@ -1,10 +1,10 @@
-"""The verb `predict`: labels and probabilities of pictures."""
+"""Labels and probabilities of pictures: the function `predict`."""
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,116 +20,108 @@ from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finit
 from residual.export.engine import Engine, engine
 from residual.runs.load import Trained
 from residual.tasks.classification.load import load
-from residual.tasks.classification.metrics import top_k as best_of
+from residual.tasks.classification.metrics import top_k
 
-BATCH = 4  # dimensions of an array of several pictures
-TOGETHER = 16  # pictures that are answered at once, so that memory stays bounded
-
-
-Given = Path | str | Image.Image | NDArray[np.uint8] | Tensor  # what a picture may be given as
+Picture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
 
 
 def predict(
-    trained: Trained | Path | str, images: Iterable[Given] | Given, top: int = 5
+    trained: Trained | Path | str, images: Iterable[Picture] | Picture, top: int = 5
 ) -> list[dict[str, Any]]:
-    """For each picture, or one, its labels, best first, or the error that kept it from an answer.
+    """The best labels of each picture, or of one, sorted by probability, or an error.
 
-    A picture is a path, an image of Pillow's, an array (H, W, 3) or (H, W), or a tensor (3, H, W)
-    or (H, W), of 8-bit values; whole batches of these may be given, too. The answer is that for the
-    same picture in a file. Each is `{"image", "labels": [{"label", "probability"}, ...]}` or
-    `{"image", "error"}`; without a path, `image` is `image 0`, `image 1` and so on. Raises
-    ValueError for what is no picture.
+    A picture is a path, a Pillow image, an array (H, W, 3) or (H, W), or a tensor (3, H, W) or
+    (H, W), of 8-bit values; batches of arrays and tensors are possible. A picture in memory gives
+    the result of the same picture in a file. Results are `{"image", "labels": [{"label",
+    "probability"}, ...]}` or `{"image", "error"}`; `image` is the path, or `image 0`, `image 1` and
+    so on. Raises ValueError for anything but a picture.
     """
-    one = isinstance(images, str | Path | Image.Image)
-    one = one or (isinstance(images, np.ndarray | Tensor) and images.ndim != BATCH)
-    given = cast(Iterable[Given], [images] if one else images)
-    pictures = [as_picture(image) for image in given]
+    single = isinstance(images, str | Path | Image.Image) or (
+        isinstance(images, np.ndarray | Tensor) and images.ndim < 4
+    )
+    pictures = cast(Iterable[Picture], [images] if single else images)
+    opened = [to_image(picture) for picture in pictures]
     threads = torch.get_num_threads()
     if isinstance(trained, Trained):
         device = str(next(trained.net.parameters()).device)
-        return list(ComputeConfig(device, threads).iterate(answers(trained, pictures, top)))
-    # Nobody else holds the network.
-    return list(ComputeConfig(threads=threads).iterate(answers(load(trained), pictures, top)))
+        return list(ComputeConfig(device, threads).iterate(answers(trained, opened, top)))
+    # The generator alone holds the network, and frees it once an engine has the weights.
+    return list(ComputeConfig(threads=threads).iterate(answers(load(trained), opened, top)))
 
 
-def as_picture(image: Given) -> Path | Image.Image:
-    """A path, or the picture itself. Raises ValueError."""
-    if isinstance(image, str | Path):
-        return Path(image)
-    if isinstance(image, Image.Image):
-        return image
-    if not isinstance(image, np.ndarray | Tensor):
+def to_image(picture: Picture) -> Path | Image.Image:
+    """A path, or the picture as a Pillow image. Raises ValueError."""
+    if isinstance(picture, str | Path):
+        return Path(picture)
+    if isinstance(picture, Image.Image):
+        return picture
+    if not isinstance(picture, np.ndarray | Tensor):
         raise ValueError(
-            f"{type(image).__name__} is no picture: give a path, an image of Pillow's, an array or "
-            "a tensor"
+            f"{type(picture).__name__} is no picture: give a path, a Pillow image, an array or a "
+            "tensor"
         )
-    kind, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
-    if kind != "uint8" or 0 in shape:
-        raise ValueError(f"a picture has values of 8 bits (uint8), and not {kind} of shape {shape}")
-    if isinstance(image, Tensor):
-        image = (image.movedim(0, -1) if image.ndim == 3 else image).cpu().numpy()
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
+    dtype, shape = str(picture.dtype).removeprefix("torch."), tuple(picture.shape)
+    if dtype != "uint8" or 0 in shape:
+        raise ValueError(f"a picture has 8-bit values (uint8), and not {dtype} of shape {shape}")
+    if isinstance(picture, Tensor):
+        picture = (picture.movedim(0, -1) if picture.ndim == 3 else picture).cpu().numpy()
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[:, :, 0]
+    if picture.ndim != 2 and not (picture.ndim == 3 and picture.shape[2] in (3, 4)):
         raise ValueError(
-            f"no picture has the shape {image.shape}: an array is (H, W, 3) or (H, W), a tensor "
+            f"no picture has the shape {picture.shape}: an array is (H, W, 3) or (H, W), a tensor "
             "(3, H, W) or (H, W)"
         )
-    return Image.fromarray(image)
+    return Image.fromarray(picture)
 
 
 def answers(
     trained: Trained,
     images: Iterable[Path | Image.Image],
     top: int,
-    engine_of: Callable[[Trained], Engine] = engine,
-    together: int = TOGETHER,
+    create_engine: Callable[[Trained], Engine] = engine,
+    batch: int = 16,
 ) -> Generator[dict[str, Any]]:
-    """One answer at a time, so that a damaged picture costs no other its answer. The next pictures
-    are decoded while the network looks at these."""
-    answering = engine_of(trained)
-    trained = replace(trained, net=nn.Identity())  # the engine has what it needs of the weights
-    look = partial(looked_at, before=trained.preprocessing)
-    left, done = iter(images), 0
+    """The results of `predict` one by one. The next batch is decoded during inference.
+
+    Raises NonFiniteValues for a probability that is not finite.
+    """
+    infer = create_engine(trained)
+    trained = replace(trained, net=nn.Identity())  # the engine has the weights
+    read, remaining, count = partial(read_input, trained.preprocessing), iter(images), 0
     with ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
-        groups = iter(lambda: list(islice(left, together)), [])
-        coming = ((group, pool.map(look, group)) for group in groups)
-        current = next(coming, None)
-        while current:
-            following = next(coming, None)
-            group, inputs = current[0], list(current[1])
-            whole = [each for each in inputs if isinstance(each, Tensor)]
-            found = iter(finite(trained, answering(torch.stack(whole))) if whole else ())
-            for image, each in zip(group, inputs, strict=True):
-                name = str(image) if isinstance(image, Path) else f"image {done}"
-                done += 1
-                if isinstance(each, Tensor):
-                    yield {"image": name, "labels": best(trained, next(found), top)}
+        batches = iter(lambda: list(islice(remaining, batch)), [])
+        decoding = ((paths, pool.map(read, paths)) for paths in batches)
+        for (paths, results), _ in pairwise(chain(decoding, [([], iter(()))])):
+            inputs = list(results)
+            tensors = [x for x in inputs if isinstance(x, Tensor)]
+            probabilities = infer(torch.stack(tensors)) if tensors else torch.zeros(0)
+            if not is_finite(probabilities):
+                raise NonFiniteValues(f"{trained.network} answers with {NON_FINITE}")
+            rows = iter(probabilities)
+            for image, x in zip(paths, inputs, strict=True):
+                name = str(image) if isinstance(image, Path) else f"image {count}"
+                count += 1
+                if isinstance(x, Tensor):
+                    yield {"image": name, "labels": best_labels(trained.classes, next(rows), top)}
                 else:
-                    yield {"image": name, "error": each}
-            current = following
+                    yield {"image": name, "error": x}
 
 
-def looked_at(image: Path | Image.Image, before: Preprocessing) -> Tensor | str:
-    """A picture as the network's input (3, H, W), or why there is none."""
+def read_input(preprocessing: Preprocessing, image: Path | Image.Image) -> Tensor | str:
+    """A picture as the network's input (3, H, W), or the error."""
     try:
-        pixels = decode(image, before.size, before.shorter)
+        pixels = decode(image, preprocessing.size, preprocessing.shorter)
     except (DamagedImage, OSError) as error:
         return str(error)
-    return before(pixels[None])[0]
+    return preprocessing(pixels[None])[0]
 
 
-def best(trained: Trained, probabilities: Tensor, top: int) -> list[dict[str, Any]]:
-    """The best classes by name, best first, of probabilities (classes,)."""
-    names = trained.classes or [str(i) for i in range(len(probabilities))]
+def best_labels(
+    classes: tuple[str, ...] | None, probabilities: Tensor, top: int
+) -> list[dict[str, Any]]:
+    """The best classes with their probabilities; without names, classes are numbers."""
     return [
-        {"label": names[place], "probability": float(probabilities[place])}
-        for place in best_of(probabilities[None], top)[0].tolist()
+        {"label": classes[i] if classes else str(i), "probability": float(probabilities[i])}
+        for i in top_k(probabilities[None], top)[0].tolist()
     ]
-
-
-def finite(trained: Trained, probabilities: Tensor) -> Tensor:
-    """The same. Raises NotFinite where a probability is not finite."""
-    if not is_finite(probabilities):
-        raise NonFiniteValues(f"{trained.network} answers with {NON_FINITE}")
-    return probabilities

@@ -1,11 +1,11 @@
-"""The one resize and the preprocessing as an ONNX graph, equal to Pillow's to the last bit."""
+"""Resize and preprocessing as nodes of an ONNX graph, with Pillow's pixels bit for bit."""
 
 # ONNX has a Resize with antialiasing, but ONNX Runtime computes its coefficients in float32: about
 # one pixel in a thousand differs by one level from Pillow's (0.001 levels on average), and those at
 # the border by up to 19 levels unless it is told to exclude what lies outside. Here a pass over one
-# side is the same whole-number arithmetic as Pillow's, as products of matrices, in blocks, because
-# each pixel is made of few neighbours. For a photograph of 500x375 pixels it costs as much as
-# Resize, 2.5 ms of one core, and for 12 megapixels 60 ms instead of 28.
+# side is Pillow's integer arithmetic, as products of matrices, in blocks, because each pixel is
+# made of few neighbours. For a photograph of 500x375 pixels it costs as much as Resize, 2.5 ms of
+# one core, and for 12 megapixels 60 ms instead of 28.
 
 import numpy as np
 
@@ -16,75 +16,70 @@ BLOCK = 8  # pixels of the result that are made of the same pixels
 BITS = 22  # of a coefficient, as in Pillow's Resample.c
 
 
-def prepared(graph: Graph, image: Value, how: Preprocessing) -> Value:
+def preprocess(graph: Graph, image: Value, preprocessing: Preprocessing) -> Value:
     """Pictures (N, H, W, 3) uint8 of any size -> input (N, 3, height, width) float32."""
-    height, width = how.size
-    if how.shorter is None:
-        pixels = resized(graph, image, *(graph.value([side]) for side in how.size))
+    height, width = preprocessing.size
+    if preprocessing.shorter is None:
+        pixels = resize(graph, image, graph.value([height]), graph.value([width]))
     else:
-        rows, columns = fitted(graph, image, how.shorter)
-        pixels = resized(graph, image, rows, columns)
+        sides = image.shape(1, 3)
+        shortest = graph("ReduceMin", sides, keepdims=1)
+        sides = sides * preprocessing.shorter / shortest
+        rows, columns = graph.split("Split", 2, sides, axis=0, num_outputs=2)
+        pixels = resize(graph, image, rows, columns)
         top, left = (
-            graph("Round", ((long - side).to(DOUBLE)) / 2.0).to(INT64)
-            for long, side in ((rows, height), (columns, width))
+            graph("Round", ((side - crop).to(DOUBLE)) / 2.0).to(INT64)
+            for side, crop in ((rows, height), (columns, width))
         )
-        first = graph("Concat", top, left, axis=0)
-        pixels = graph("Slice", pixels, first, first + how.size, [2, 3])
-    mean, std = how.mean.float().numpy(), how.std.float().numpy()
+        corner = graph("Concat", top, left, axis=0)
+        pixels = graph("Slice", pixels, corner, corner + preprocessing.size, [2, 3])
     values = pixels.to(FLOAT) / np.float32(255)
-    if how.contrast:
-        values = contrast_normalised(graph, values)
-    values = (values - mean) / std
-    if how.whitening is None:
+    if preprocessing.contrast:
+        values = normalize_contrast(graph, values)
+    values = (values - preprocessing.mean.float().numpy()) / preprocessing.std.float().numpy()
+    if preprocessing.whitening is None:
         return values
-    white = graph("MatMul", graph("Flatten", values), how.whitening.float().numpy())
+    matrix = preprocessing.whitening.float().numpy()
+    white = graph("MatMul", graph("Flatten", values), matrix)
     return graph("Reshape", white, [-1, 3, height, width])
 
 
-def contrast_normalised(graph: Graph, values: Value) -> Value:
-    """Each picture by itself, as in training."""
+def normalize_contrast(graph: Graph, values: Value) -> Value:
+    """Contrast normalization of each picture, as in training."""
     centred = values - graph("ReduceMean", values, [1, 2, 3], keepdims=1)
     norm = graph("Sqrt", graph("ReduceSum", centred * centred, [1, 2, 3], keepdims=1))
     flat = graph("Greater", norm, np.float32(MIN_NORM))
     return centred * np.float32(CONTRAST_NORM) / graph("Where", flat, norm, np.float32(1))
 
 
-def fitted(graph: Graph, image: Value, shorter: int) -> tuple[Value, Value]:
-    """The height and width, int64 (1,), of pictures whose shorter side is made so many pixels."""
-    sides = image.shape(1, 3)
-    least = graph("ReduceMin", sides, keepdims=1)
-    rows, columns = graph.several("Split", 2, sides * shorter / least, axis=0, num_outputs=2)
-    return rows, columns
+def resize(graph: Graph, image: Value, height: Value, width: Value) -> Value:
+    """Pictures (N, H, W, 3) uint8 -> (N, 3, height, width) uint8; sides are int64 (1,).
 
-
-def resized(graph: Graph, image: Value, height: Value, width: Value) -> Value:
-    """Pictures (N, H, W, 3) uint8 -> (N, 3, height, width) uint8, first across and then down.
-
-    Heights and widths are int64 (1,). The side that is resized comes first in memory, so that a
-    pass gathers whole rows and a transposition is one of two axes.
+    Width first, then height. The resized side comes first in memory, so that a pass gathers whole
+    rows and a transposition swaps two axes.
     """
 
-    def turned(value: Value, *rows: Value) -> Value:
+    def transposed(value: Value, rows: Value) -> Value:
         """(rows, rest) -> (rest, rows)."""
-        shape = graph("Concat", *rows, [-1], axis=0)
+        shape = graph("Concat", rows, [-1], axis=0)
         return graph("Transpose", graph("Reshape", value, shape), perm=[1, 0])
 
     n, old_height, old_width = image.shape(0, 1), image.shape(1, 2), image.shape(2, 3)
-    columns = graph("Reshape", turned(image, n * old_height), [0, -1])  # (W 3, N H)
+    columns = graph("Reshape", transposed(image, n * old_height), [0, -1])  # (W 3, N H)
     by_column = graph("Reshape", columns, graph("Concat", old_width, [-1], axis=0))
-    across = one_side(graph, by_column, width)  # (width, 3 N H)
-    by_row = turned(across, width * n * 3)  # (H, width 3 N)
-    down = one_side(graph, by_row, height)  # (height, width 3 N)
-    planes = turned(down, height * width)  # (3 N, height width)
+    across = resize_rows(graph, by_column, width)  # (width, 3 N H)
+    by_row = transposed(across, width * n * 3)  # (H, width 3 N)
+    down = resize_rows(graph, by_row, height)  # (height, width 3 N)
+    channels = transposed(down, height * width)  # (3 N, height width)
     shape = graph("Concat", [3], n, height, width, axis=0)
-    return graph("Transpose", graph("Reshape", planes, shape), perm=[1, 0, 2, 3])
+    return graph("Transpose", graph("Reshape", channels, shape), perm=[1, 0, 2, 3])
 
 
-def one_side(graph: Graph, pixels: Value, length: Value) -> Value:
+def resize_rows(graph: Graph, pixels: Value, length: Value) -> Value:
     """(n, M) uint8 -> (length, M) uint8: Pillow's BILINEAR over one side of a picture.
 
-    Every new pixel is the mean of the old ones, weighted by a triangle that is as wide as the
-    picture is reduced, on whole numbers of 1/2^22, and is rounded to 8 bits.
+    A new pixel is the mean of old ones, weighted by a triangle that widens as the picture shrinks,
+    in integers of 1/2^22, rounded to 8 bits.
     """
     start, coefficients = triangles(graph, pixels.shape(0, 1), length)
     rows = graph("Gather", pixels, start, axis=0)  # (blocks, L, M)
@@ -93,7 +88,7 @@ def one_side(graph: Graph, pixels: Value, length: Value) -> Value:
     third = graph("Floor", upper * 2.0**-8)
     three = graph("Concat", coefficients - upper * 2.0**8, upper - third * 2.0**8, third, axis=1)
     sums = graph("MatMulInteger", three.to(UINT8), rows)  # (blocks, 3 BLOCK, M) int32
-    low, middle, high = graph.several("Split", 3, sums, axis=1, num_outputs=3)
+    low, middle, high = graph.split("Split", 3, sums, axis=1, num_outputs=3)
     total = low + middle * np.int32(2**8) + high * np.int32(2**16)
     levels = ((total + np.int32(2 ** (BITS - 1))) / np.int32(2**BITS)).to(UINT8)
     shape = graph("Concat", [-1], pixels.shape(1), axis=0)
@@ -101,26 +96,26 @@ def one_side(graph: Graph, pixels: Value, length: Value) -> Value:
 
 
 def triangles(graph: Graph, n: Value, length: Value) -> tuple[Value, Value]:
-    """Of which old pixels (blocks, L) each block is made, and its weights (blocks, BLOCK, L).
+    """Old pixels (blocks, L) of which a block is made, and their weights (blocks, BLOCK, L).
 
-    The weights are whole numbers as float64, and sum to about 2^22 over L.
+    The weights are integers as float64, and sum to about 2^22 over L.
     """
 
-    def counted(end: Value) -> Value:
+    def count(end: Value) -> Value:
         return graph("Range", 0, graph("Squeeze", end), 1)
 
     scale = n.to(DOUBLE) / length.to(DOUBLE)
     support = graph("Max", scale, 1.0)
     blocks = (length + BLOCK - 1) / BLOCK
-    new = graph("Min", counted(blocks * BLOCK), length - 1)  # the last one repeats
+    new = graph("Min", count(blocks * BLOCK), length - 1)  # the last one repeats
     centre = graph("Reshape", (new.to(DOUBLE) + 0.5) * scale, [-1, BLOCK, 1])
     first = graph("Slice", centre, [0], [1], [1]) - support + 0.5
     first = graph("Max", graph("Floor", first), 0.0).to(INT64)  # (blocks, 1, 1)
-    wide = graph("Ceil", scale * float(BLOCK - 1) + support * 2.0).to(INT64) + 2
-    old = first + counted(wide)  # (blocks, 1, L)
+    size = graph("Ceil", scale * float(BLOCK - 1) + support * 2.0).to(INT64) + 2
+    old = first + count(size)  # (blocks, 1, L)
     distance = (old.to(DOUBLE) - centre + 0.5) * (1.0 / support)
     weights = graph("Max", 1.0 - graph("Abs", distance), 0.0)
     weights = weights * graph("Less", old, n).to(DOUBLE)
     weights = weights * (1.0 / graph("ReduceSum", weights, [2], keepdims=1))
-    there = graph("Squeeze", graph("Min", old, n - 1), [1])
-    return there, graph("Floor", weights * float(2**BITS) + 0.5)
+    inside = graph("Squeeze", graph("Min", old, n - 1), [1])
+    return inside, graph("Floor", weights * float(2**BITS) + 0.5)
