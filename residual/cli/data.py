@@ -302,7 +302,7 @@ def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
 
 # ---- prepare ------------------------------------------------------------------------------------
 
-Source = Annotated[Path, typer.Argument(help="Where the archives or folders lie.")]
+Source = Annotated[Path, typer.Argument(help="Where the archives lie.")]
 
 
 def target(default: str) -> Any:
@@ -310,7 +310,7 @@ def target(default: str) -> Any:
 
 
 def imagenet(
-    source: Source,
+    source: Annotated[Path, typer.Argument(help="Where the archives or folders lie.")],
     to: Annotated[Path | None, target("imagenet")] = None,
     as_json: Json = False,
 ) -> None:
