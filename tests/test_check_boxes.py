@@ -153,6 +153,7 @@ def test_a_caption_stays_inside_the_picture_and_covers_no_other():
 def test_a_bad_box_is_red_and_filled_and_seen_even_where_it_is_empty():
     grey = Image.new("RGB", (300, 200), "grey")
     boxes = torch.tensor([[50.0, 60, 50, 60], [200, 150, 120, 90], [float("nan"), 1, 2, 3]])
+    assert draw_boxes(grey, torch.zeros(0, 4), [], []).size == grey.size
     image = draw_boxes(grey, boxes, ["", "", "nowhere"], [BAD, BAD, BAD])
     red = set(places(image, BAD_COLOR))
     assert any(abs(x - 50) < 20 and abs(y - 60) < 20 for x, y in red)

@@ -24,6 +24,8 @@ from residual.cli.progress import joined
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
+    from residual.device import ComputeConfig
+    from residual.tasks.detection.inference import Detect
     from residual.tasks.detection.load import TrainedDetector
 
 MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
@@ -116,17 +118,15 @@ def evaluate(
         dataset = load(folder, split, detectors[0].classes, reading)
         check_division(paths[0], split, [example.name for example in dataset.examples])
         scales = multiscale_sizes(recipe.shorter) if multiscale else ()
+        testing, speaks = Testing(refinement=refine, scales=scales), world.rank == 0
         with counting("detecting objects") as progress:
-            options = evaluation.EvalOptions(
-                config, workers, progress if world.rank == 0 else None, world
-            )
-            testing = Testing(refinement=refine, scales=scales)
+            shown = progress if speaks else None
+            options = evaluation.EvalOptions(config, workers, shown, world)
             result = evaluation.evaluate(detectors, dataset, testing, options)
-        if world.rank == 0:
-            for sentence in dataset.notices:
+        if speaks:
+            damaged = (f"{sentence}; nothing is found on it" for sentence in result["damaged"])
+            for sentence in (*dataset.notices, *damaged):
                 typer.echo(f"residual: {sentence}", err=True)
-            for sentence in result["damaged"]:
-                typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
             print(json_text(result) if as_json else format_result(result))
 
 
@@ -173,19 +173,7 @@ def predict(
     config = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
     paths = image_paths(images)
     if onnx:
-        from residual.export.detector_check import read
-
-        if refine or multiscale or config.device != "cpu" or config.precision != "float32":
-            raise typer.BadParameter(
-                "an exported detector looks once, at one scale, on the processor and in float32; "
-                "for more, ask the run"
-            )
-        exported = read(path, config.threads)
-        detect, classes, threshold = exported.find, exported.classes, exported.testing.least
-        if min_score < threshold:
-            raise typer.BadParameter(
-                f"{path} finds objects of scores above {threshold:g}; for lower ones, ask the run"
-            )
+        detect, classes = exported_detector(path, min_score, refine or multiscale, config)
     else:
         (detector,) = load_detectors([path])
         scales = multiscale_sizes(detector.recipe.shorter) if multiscale else ()
@@ -200,6 +188,26 @@ def predict(
         inference.predict(detect, classes, paths, min_score, out), as_json, format_one
     ):
         raise typer.Exit(1)
+
+
+def exported_detector(
+    path: Path, min_score: float, refined: bool, config: "ComputeConfig"
+) -> "tuple[Detect, tuple[str, ...]]":
+    """An ONNX model and its classes. Options that it cannot follow are a wrong usage."""
+    from residual.export.detector_check import read
+
+    if refined or config.device != "cpu" or config.precision != "float32":
+        raise typer.BadParameter(
+            "an exported detector looks once, at one scale, on the processor and in float32; for "
+            "more, ask the run"
+        )
+    model = read(path, config.threads)
+    if min_score < model.testing.least:
+        raise typer.BadParameter(
+            f"{path} finds objects of scores above {model.testing.least:g}; for lower ones, ask "
+            f"the run"
+        )
+    return model.find, model.classes
 
 
 def format_one(answer: dict[str, Any]) -> str:

@@ -59,7 +59,10 @@ class RegionProposalNetwork(nn.Module):
 
 
 class FasterRCNN(nn.Module):
-    """Shared layers for the whole image, a proposal network, and a head for each region."""
+    """Shared layers for the whole image, a proposal network, and a head for each region.
+
+    The names of its modules are keys of checkpoints.
+    """
 
     def __init__(
         self, shared: nn.Sequential, head: nn.Sequential, widths: tuple[int, int], recipe: Recipe,
