@@ -1,7 +1,8 @@
-"""The commands about networks: which there are, and what they cost."""
+"""The commands `networks` and `describe`: networks, their layers and their cost."""
 
 import sys
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,19 +26,19 @@ def networks(as_json: Json = False) -> None:
     """
     from residual.models.registry import NETWORKS
 
-    facts = [listed(name) for name in NETWORKS]
+    entries = [summary(name) for name in NETWORKS]
     if as_json:
-        print(json_text(facts))
+        print(json_text(entries))
         return
     print_table(
         ["name", "input", "classes", "parameters", "multiply-adds", "the paper prints"],
         [
             [
-                *(fact["name"], f"{fact['input_size']}x{fact['input_size']}"),
-                *(str(fact["classes"]), f"{fact['parameters']:,}", f"{fact['multiply_adds']:,}"),
-                in_words(fact["paper"]),
+                *(entry["name"], f"{entry['input_size']}x{entry['input_size']}"),
+                *(str(entry["classes"]), f"{entry['parameters']:,}", f"{entry['multiply_adds']:,}"),
+                paper_text(entry["paper"]),
             ]
-            for fact in facts
+            for entry in entries
         ],
     )
 
@@ -66,11 +67,11 @@ def describe(
     net = build_meta(spec.name)
     parameters, multiply_adds = cost(net, spec.input_size)
     rows = layers(net, spec.input_size)
-    said = readings(spec.name)
+    comments = readings(spec.name)
     in_training = sum(parameter.numel() for parameter in net.parameters())
     if as_json:
-        more = {"parameters_in_training": in_training, "readings": said}
-        print(json_text(listed(spec.name) | more | {"layers": [asdict(row) for row in rows]}))
+        more = {"parameters_in_training": in_training, "readings": comments}
+        print(json_text(summary(spec.name) | more | {"layers": [asdict(row) for row in rows]}))
         return
     print_table(
         ["name", "kind", "output", "parameters", "multiply-adds"], [cells(row) for row in rows]
@@ -80,44 +81,41 @@ def describe(
         f"{spec.name} at {spec.input_size}x{spec.input_size}, {spec.classes} classes: "
         f"{parameters:,} parameters{heads}, {multiply_adds:,} multiply-adds"
     )
-    for reading in said:
-        print(reading)
+    for comment in comments:
+        print(comment)
 
 
 def readings(network: str) -> list[str]:
-    """How a compared network's sources were read, where they are silent or contradict each other:
-    the liberties that its file takes."""
+    """Choices and deviations in a baseline's file, where its sources are silent or disagree."""
     from residual.models.registry import BASELINES, source
 
-    if network not in BASELINES:
-        return []
-    return liberties(source(network))
+    return liberties(source(network)) if network in BASELINES else []
 
 
 def liberties(source: str) -> list[str]:
     """The comments of a file that begin with `Choice:` or `Deviation:`, their lines joined."""
-    found: list[list[str]] = []
+    comments: list[list[str]] = []
     inside = False
     for line in map(str.strip, source.splitlines()):
         begins = line.startswith(("# Choice: ", "# Deviation: "))
         inside = begins or (inside and line.startswith("#"))
         if begins:
-            found.append([])
+            comments.append([])
         if inside:
-            found[-1].append(line.removeprefix("#").strip())
-    return [" ".join(lines) for lines in found]
+            comments[-1].append(line.removeprefix("#").strip())
+    return [" ".join(lines) for lines in comments]
 
 
 def spec_named(network: str) -> "ModelSpec":
-    """A name from the command line, read; a wrong one is the command line's mistake."""
+    """The specification of a network. An unknown name is a usage error."""
     from residual.models.registry import model_spec
 
     with wrong_usage():
         return model_spec(network)
 
 
-def listed(network: str) -> dict[str, Any]:
-    """What `networks --json` says of one."""
+def summary(network: str) -> dict[str, Any]:
+    """A network's entry in `networks --json`."""
     from residual.models.complexity import cost
     from residual.models.registry import build_meta, model_spec
 
@@ -130,43 +128,37 @@ def listed(network: str) -> dict[str, Any]:
         "classes": spec.classes,
         "parameters": parameters,
         "multiply_adds": multiply_adds,
-        "paper": printed(spec.name),
+        "paper": paper_rows().get(spec.name),
     }
 
 
-def printed(name: str) -> dict[str, Any] | None:
-    """What the first table of the paper that has a network prints for it."""
-    tables: dict[str, dict[str, Any]] = {
-        "resnet34-C": {"table": "Table 3", "error": paper.TABLE_3["ResNet-34 C"][0]}
-    }
-    for depth, (plain, residual) in paper.TABLE_2.items():
-        tables[f"plain{depth}"] = {"table": "Table 2", "error": plain}
-        tables[f"resnet{depth}-A"] = {"table": "Table 2", "error": residual}
-    for depth, flops in paper.TABLE_1.items():
-        tables[f"resnet{depth}"] = {"table": "Table 1", "multiply_adds": flops}
-    for depth, (error, millions) in paper.TABLE_6.items():
-        row = {"table": "Table 6", "error": error, "parameters_millions": millions}
-        tables[f"resnet{depth}"] = row
-    return tables.get(name) or of_rival(name)
-
-
-def of_rival(name: str) -> dict[str, Any] | None:
-    """The same of a network that the paper compares with."""
+@cache
+def paper_rows() -> dict[str, dict[str, Any]]:
+    """The paper's numbers for each network by name, from the first table that has it."""
     from residual.reproduction.tables import MODELS, TABLE_6_BASELINES
 
-    for model, (_, in_millions, error) in paper.TABLE_6_BASELINES.items():
-        if TABLE_6_BASELINES[model] == name:
-            known = {} if in_millions is None else {"parameters_millions": in_millions}
-            return {"table": "Table 6", "error": error, **known}
-    for table, rows in (("Table 3", paper.TABLE_3), ("Table 4", paper.TABLE_4)):
-        for model, (top_1, top_5) in rows.items():
-            if MODELS.get(model) == name:
-                first = {} if top_1 is None else {"error": top_1}
-                return {"table": table, **first, "error_top5": top_5}
-    return None
+    rows: dict[str, dict[str, Any]] = {}
+    for depth, (plain, residual) in paper.TABLE_2.items():
+        rows[f"plain{depth}"] = {"table": "Table 2", "error": plain}
+        rows[f"resnet{depth}-A"] = {"table": "Table 2", "error": residual}
+    for depth, flops in paper.TABLE_1.items():
+        rows[f"resnet{depth}"] = {"table": "Table 1", "multiply_adds": flops}
+    for depth, (error, millions) in paper.TABLE_6.items():
+        sizes = {"error": error, "parameters_millions": millions}
+        rows[f"resnet{depth}"] = {"table": "Table 6", **sizes}
+    rows["resnet34-C"] = {"table": "Table 3", "error": paper.TABLE_3["ResNet-34 C"][0]}
+    for model, (_, size, error) in paper.TABLE_6_BASELINES.items():
+        more = {} if size is None else {"parameters_millions": size}
+        rows.setdefault(TABLE_6_BASELINES[model], {"table": "Table 6", "error": error, **more})
+    for table, results in (("Table 3", paper.TABLE_3), ("Table 4", paper.TABLE_4)):
+        for model, (top_1, top_5) in results.items():
+            first = {} if top_1 is None else {"error": top_1}
+            row = {"table": table, **first, "error_top5": top_5}
+            rows.setdefault(MODELS.get(model, ""), row)
+    return rows
 
 
-def in_words(row: dict[str, Any] | None) -> str:
+def paper_text(row: dict[str, Any] | None) -> str:
     """What the paper prints, for a cell."""
     if row is None:
         return ""
@@ -184,8 +176,8 @@ def cells(layer: "Layer") -> list[str]:
     return [layer.name, layer.kind, output, f"{layer.parameters:,}", f"{layer.multiply_adds:,}"]
 
 
-def beside(pair: "Pair") -> list[str]:
-    """Our name, and then each fact: once where it is the same, theirs | ours where it is not."""
+def pair_cells(pair: "Pair") -> list[str]:
+    """Our name and the facts: one value if both are equal, else theirs | ours."""
     theirs, ours = cells(pair.theirs), cells(pair.ours)
     facts = zip(theirs[1:], ours[1:], strict=True)
     return [ours[0], *(a if a == b else f"{a} | {b}" for a, b in facts)]
@@ -201,7 +193,7 @@ def show_difference(network: str, library: str, pairs: "list[Pair]", as_json: bo
     heads = ["kind", "output", "parameters", "multiply-adds"]
     print_table(
         ["", f"in {library}", "here", *(f"{head} (theirs | ours)" for head in heads)],
-        [["*" if pair.differs else "", pair.theirs.name, *beside(pair)] for pair in pairs],
+        [["*" if pair.differs else "", pair.theirs.name, *pair_cells(pair)] for pair in pairs],
     )
     theirs, ours = (
         sum(layer.multiply_adds for layer in side)
