@@ -48,10 +48,10 @@ def train(
     from residual.tasks.classification.train import recipe_for
 
     with wrong_usage():
-        how = training_config(device, threads)
+        config = training_config(device, threads)
         chosen = recipe_for(network, "cifar10", recipe)
     timed, rows = {}, []
-    for each in candidates(how, chosen.steps):
+    for each in candidates(config, chosen.steps):
         timed[each] = seconds_per_step(each, chosen, model_spec(network).classes)
         speed = chosen.norm_group / timed[each]
         same = {
@@ -59,24 +59,24 @@ def train(
         }
         rows.append({**same, "images_per_second": speed})
         if not as_json:
-            print(f"{in_words(each):<25} {speed:>10,.1f} images/s", flush=True)
+            print(f"{config_text(each):<25} {speed:>10,.1f} images/s", flush=True)
     taken = fastest(timed)
     days = chosen.steps * chosen.batch / chosen.norm_group * timed[taken] / 86_400
     if as_json:
         said = {"network": network, "images": chosen.norm_group, "size": crop_size(chosen)}
-        print(json_text({**said, "settings": rows, "taken": in_words(taken), "days": days}))
+        print(json_text({**said, "settings": rows, "taken": config_text(taken), "days": days}))
         return
     side = crop_size(chosen)
     print(
-        f"residual train takes {in_words(taken)} here: {chosen.steps:,} steps of {chosen.batch:,} "
-        f"images of {side}x{side} in {duration(days)}, if the data comes as fast."
+        f"residual train takes {config_text(taken)} here: {chosen.steps:,} steps of "
+        f"{chosen.batch:,} images of {side}x{side} in {duration(days)}, if the data comes as fast."
     )
 
 
-def in_words(how: "ComputeConfig") -> str:
-    parts = {"channels_last": how.channels_last, "compiled": how.compile}
-    threads = "1 thread" if how.threads == 1 else f"{how.threads} threads"
-    return ", ".join([how.precision, threads, *(name for name, so in parts.items() if so)])
+def config_text(config: "ComputeConfig") -> str:
+    parts = {"channels_last": config.channels_last, "compiled": config.compile}
+    threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
+    return ", ".join([config.precision, threads, *(name for name, so in parts.items() if so)])
 
 
 def duration(days: float) -> str:
@@ -101,9 +101,9 @@ def predict(
     """
     from residual.export.engine import speeds
 
-    how = setting_of(device, threads, "float32", False)
+    config = setting_of(device, threads, "float32", False)
     found = []
-    for each in how.iterate(speeds(network, how, batch or (1, 16), seconds)):
+    for each in config.iterate(speeds(network, config, batch or (1, 16), seconds)):
         found.append(each)
         if not as_json:
             speed = each.images_per_second
@@ -141,7 +141,7 @@ def data(
     from residual.tasks.classification.throughput import Bench, stages, verdict
     from residual.tasks.classification.train import recipe_for, takes_photographs
 
-    how = setting_of(device, threads, precision, False)
+    config = setting_of(device, threads, precision, False)
     with wrong_usage():
         # ImageNet's mean, so that none has to be measured first.
         small = replace(
@@ -149,12 +149,12 @@ def data(
         )
         if not takes_photographs(network):
             raise ValueError(f"{network} takes small pictures, which lie in memory")
-    if how.precision == "auto":
-        how = next(candidates(how, 0))
+    if config.precision == "auto":
+        config = next(candidates(config, 0))
     pictures = loaded(folder, root, 224, workers, whole=True)
     check(small, pictures)
     found = []
-    for stage in how.iterate(stages(Bench(pictures, small, how, workers, seconds))):
+    for stage in config.iterate(stages(Bench(pictures, small, config, workers, seconds))):
         found.append(stage)
         if not as_json:
             print(f"{stage.name:<25} {stage.images_per_second:>10,.1f} images/s  ({stage.by})")

@@ -1,4 +1,4 @@
-"""The commands that put a trained network to use: `predict` and `export`."""
+"""The commands `predict` and `export`."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -41,19 +41,19 @@ def predict(
     Example: residual predict runs/resnet20-1 cat.jpg pictures/ --top 3
     """
     from residual.export.engine import ENGINES
-    from residual.export.engine import engine as engine_of
+    from residual.export.engine import engine as create_engine
     from residual.export.predict import answers
 
     if engine not in ENGINES:
         raise typer.BadParameter(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
     if engine == "onnxruntime" and precision != "float32":
         raise typer.BadParameter("the engine onnxruntime computes in float32")
-    how = setting_of(device, threads, precision, False)
+    config = setting_of(device, threads, precision, False)
     pictures = image_paths(images)
     name = engine if precision == "float32" else "torch"
-    chosen = partial(engine_of, name=name, threads=how.threads)
-    with how.activate(), how.autocast():
-        found = answers(opened(path).placed(how), pictures, top, chosen)
+    chosen = partial(create_engine, name=name, threads=config.threads)
+    with config.activate(), config.autocast():
+        found = answers(opened(path).placed(config), pictures, top, chosen)
         failed = print_answers(found, as_json, in_words)
     if failed:
         raise typer.Exit(1)
@@ -62,7 +62,7 @@ def predict(
 def print_answers(
     answers: Iterable[dict[str, Any]], as_json: bool, in_words: Callable[[dict[str, Any]], str]
 ) -> bool:
-    """Print answers as they come, or all as JSON, and whether one is missing."""
+    """Print answers as they come, or all as JSON -> whether there was an error."""
     found, failed = [], False
     for answer in answers:
         if "error" in answer:
@@ -88,13 +88,13 @@ def image_paths(words: list[str]) -> Iterator[Path]:
     from residual.storage import iterate_list
 
     given: list[Iterable[Path]] = [
-        map(Path, iterate_list(sys.stdin.buffer)) if word == "-" else fitting(word)
+        map(Path, iterate_list(sys.stdin.buffer)) if word == "-" else word_paths(word)
         for word in words
     ]
     return chain.from_iterable(given)
 
 
-def fitting(word: str) -> list[Path]:
+def word_paths(word: str) -> list[Path]:
     """The pictures that one word names. A file that is not there is a picture of that name."""
     from residual.data.folder_index import IgnoredFiles, iterate_images
 
@@ -134,13 +134,13 @@ def export(
     from residual.runs.folder import is_detection
 
     check_usage(form, preprocessing, out)
-    how = setting_of("cpu", threads, "float32", False)
+    config = setting_of("cpu", threads, "float32", False)
     if is_detection(path):
-        with how.activate():
+        with config.activate():
             export_detector(path, out, form, preprocessing, as_json)
         return
     trained, found = opened(path), []
-    with how.activate():
+    with config.activate():
         if form == "onnx":
             found = exporting.write_onnx(trained, out, preprocessing == "inside")
         elif form == "torchvision":
@@ -158,7 +158,7 @@ def export(
 
 
 def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_json: bool) -> None:
-    """The same for a detector."""
+    """Export a detector."""
     from residual.cli.detections import load_detectors
     from residual.export.detector_check import write_onnx
 
@@ -177,7 +177,7 @@ def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_jso
 
 
 def check_usage(form: str, preprocessing: str, out: Path) -> None:
-    """Refuse what the command line alone shows to be wrong."""
+    """Raises for a format, an option or a file name that cannot be used."""
     if form not in ENDS:
         raise typer.BadParameter(f"no format {form!r}; there are {', '.join(ENDS)}")
     if preprocessing not in ("inside", "outside"):
@@ -193,7 +193,7 @@ def check_usage(form: str, preprocessing: str, out: Path) -> None:
 
 
 def show_parity(found: "list[Parity]") -> None:
-    """What the check found, batch by batch."""
+    """Print the comparison with the network, batch by batch."""
     heads = ["batch", "pictures", "labels", "probabilities apart", "torch", "ONNX Runtime"]
     rows = [
         [
@@ -206,7 +206,7 @@ def show_parity(found: "list[Parity]") -> None:
 
 
 def show_detector_parity(found: "list[detector_check.DetectorParity]") -> None:
-    """What the check of a detector found, picture by picture."""
+    """Print the comparison with the detector, picture by picture."""
     heads = ["picture", "regions", "probabilities apart", "boxes apart", "found", "by both"]
     rows = [
         [
