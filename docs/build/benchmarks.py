@@ -23,13 +23,13 @@ FULL_DISK = "full disk"  # the one interruption that kills no process
 def sections(results: Path) -> Iterator[tuple[str, str]]:
     """The sections of docs/results.md: title and text."""
     folder = results / "benchmarks"
-    yield "Beside the usual loop", f"{errors(results)}\n\n{speed(folder)}"
-    yield "Training beside other work", shared_machine(folder)
+    yield "Compared with the usual loop", f"{errors(results)}\n\n{speed(folder)}"
+    yield "Training on a shared machine", shared_machine(folder)
     header = ["job", "interruption", "equal ends"]
     yield "Interrupted jobs", table(header, endurance(folder))
-    yield "Compared networks fit a few pictures", fitting(folder)
-    yield "Photographs, beside other libraries", photographs(folder)
-    yield "Detectors, beside torchvision's", detectors(folder)
+    yield "Baselines fit a few pictures", fitting(folder)
+    yield "Photographs, compared with other libraries", photographs(folder)
+    yield "Detectors, compared with torchvision's", detectors(folder)
 
 
 def table(header: Sequence[str], rows: Rows) -> str:
@@ -123,9 +123,9 @@ def endurance_sentence(results: Path) -> str:
     )
     return (
         f"{made} jobs (training, detection, packing and reports, on one process and on two) were "
-        "killed by `kill -9` at random moments and continued, some after the clock was set back; "
-        f"{equal} ended exactly as uninterrupted ones. Of {all_made - made} that met a full disk, "
-        f"{all_equal - equal} did (`make endurance`).\n\n"
+        "killed by `kill -9` at random moments and resumed, some after the clock was set back; "
+        f"{equal} ended exactly like uninterrupted ones. So did {all_equal - equal} of "
+        f"{all_made - made} on a full disk (`make endurance`).\n\n"
     )
 
 
@@ -145,22 +145,29 @@ def fitting(folder: Path) -> str:
                     f"{last['steps']:,}" if last["wrong"] == 0 else f"not, {end}",
                 ]
             )
-    header = ["network", "pictures", "hardware", "trainings", "the last", "none wrong after steps"]
+    header = [
+        "network",
+        "pictures",
+        "hardware",
+        "trainings",
+        "last training",
+        "steps to zero errors",
+    ]
     return table(header, rows)
 
 
 def photographs(folder: Path) -> str:
     """Reading, training and prediction with photographs, and how the cost grows."""
     growth = sorted((folder.parent / "figures").glob("growth-*.png"))
-    pictures = [f"![cost as it grows](../results/figures/{path.name})" for path in growth]
+    pictures = [f"![cost by size](../results/figures/{path.name})" for path in growth]
     parts = [
-        "Reading photographs to the normalised batch, against `ImageFolder`:",
+        "Reading photographs into normalised batches, against `ImageFolder`:",
         table(SIDES, reading(read_results(folder, "reading"))),
         "Training on images in memory:",
         table(SIDES, training(read_results(folder, "training"))),
-        "Prediction; the ratio is ours to the side's:",
+        "Prediction; the ratio is our speed to the other's:",
         table(SIDES, prediction(read_results(folder, "rows"))),
-        "Training and fine-tuning as they grow:",
+        "Cost of training and fine-tuning by size:",
         *(pictures or ["Not run."]),
     ]
     return "\n\n".join(parts)
@@ -227,8 +234,11 @@ def detectors(folder: Path) -> str:
         for found in read_results(folder, "norms")
         for name, ap in found["norms"].items()
     ]
-    parts = ["Faster R-CNN, a picture at a time, against torchvision's:", table(SIDES, speeds)]
+    parts = [
+        "Faster R-CNN with one picture at a time, against torchvision's:",
+        table(SIDES, speeds),
+    ]
     if norms:
-        parts += ["From nothing, by what a detector is normalized:"]
+        parts += ["Training from scratch, by normalization:"]
         parts += [markdown(["normalization", "data", "AP50 %, by area"], norms)]
     return "\n\n".join(parts)

@@ -40,7 +40,9 @@ BOXES = tuple(
     for name in ("recipe", "faster_rcnn", "boxes", "losses", "loader", "metrics")
 )
 IMAGENET = "residual data prepare imagenet SOURCE"
-READ_OFF = f"The ends of the curves are read off, with an error of up to {paper.READING_ERROR:g}."
+READ_OFF = (
+    f"The curves' ends are read off the plot, with an error of up to {paper.READING_ERROR:g}."
+)
 
 (_P18, _R18), (_P34, _R34) = paper.TABLE_2[18], paper.TABLE_2[34]
 _T3, _T4, _T6 = paper.TABLE_3, paper.TABLE_4, paper.TABLE_6
@@ -53,7 +55,7 @@ _VGG_8, _RES_8 = paper.TABLE_8.values()
 CLAIMS = {
     "table1": Claim(
         "Table 1: the ImageNet networks",
-        f"Networks of {min(paper.TABLE_1)} to {max(paper.TABLE_1)} layers from one plan. The "
+        f"Networks of {min(paper.TABLE_1)} to {max(paper.TABLE_1)} layers follow one plan. The "
         f"shallowest costs {paper.TABLE_1[18] / 1e9:.1f}e9 multiply-adds for an image of 224x224, "
         f"the deepest {paper.TABLE_1[152] / 1e9:.1f}e9.",
         ("residual reproduce table1", "residual describe resnet50"),
@@ -72,14 +74,14 @@ CLAIMS = {
         f"By ten crops, top-1. All three shortcuts beat the plain network of 34 layers "
         f"({_T3['plain-34'][0]:.2f} %): A {_T3['ResNet-34 A'][0]:.2f}, B "
         f"{_T3['ResNet-34 B'][0]:.2f}, C {_T3['ResNet-34 C'][0]:.2f} %; so projections are not "
-        f"what matters. And depth goes on to pay: {_T3['ResNet-50'][0]:.2f} % with 50 layers, "
+        f"what matters. Depth helps further: {_T3['ResNet-50'][0]:.2f} % with 50 layers, "
         f"{_T3['ResNet-101'][0]:.2f} % with 101, {_T3['ResNet-152'][0]:.2f} % with 152.",
         (IMAGENET, "residual reproduce table3 --data IMAGENET"),
         sources=JUDGED,
     ),
     "table4": Claim(
         "Table 4: single networks on ImageNet",
-        f"Looked at fully convolutionally in five sizes, a single network of 152 layers has a "
+        f"Tested fully convolutionally at five scales, a single network of 152 layers has a "
         f"top-5 error of {_T4['ResNet-152'][1]:.2f} %, less than every earlier ensemble "
         f"({_BEST_BEFORE:.2f} % or more, Table 5).",
         (IMAGENET, "residual reproduce table4 --data IMAGENET"),
@@ -87,8 +89,8 @@ CLAIMS = {
     ),
     "table5": Claim(
         "Table 5: ensembles on ImageNet",
-        f"Six networks together have a top-5 error of {_ENSEMBLE:.2f} % "
-        f"on the test set; the best before had {_BEST_BEFORE:.2f} %. The server that holds the "
+        f"An ensemble of six networks has a top-5 error of {_ENSEMBLE:.2f} % "
+        f"on the test set; the best earlier one had {_BEST_BEFORE:.2f} %. The server with the "
         f"test labels is closed, so ours is on the validation set.",
         (IMAGENET, "residual reproduce table5 --data IMAGENET"),
         sources=(*JUDGED, "reproduction/tables.py#DEEPEST"),
@@ -103,13 +105,13 @@ CLAIMS = {
     "table7": Claim(
         "Table 7: detection on PASCAL VOC",
         f"Faster R-CNN gains {_RES_7[0] - _VGG_7[0]:.1f} points of mAP on VOC 2007 and "
-        f"{_RES_7[1] - _VGG_7[1]:.1f} on VOC 2012 when ResNet-101 takes the place of VGG-16.",
+        f"{_RES_7[1] - _VGG_7[1]:.1f} on VOC 2012 when ResNet-101 replaces VGG-16.",
         ("residual reproduce table7 --data VOCDEVKIT --weights VGG16 --weights RESNET101",),
         sources=(*BOXES, "reproduction/detection_tables.py#AREA"),
     ),
     "table8": Claim(
         "Table 8: detection on COCO",
-        f"The same exchange gains {_RES_8[0] - _VGG_8[0]:.1f} points at an IoU of .5 and "
+        f"The same replacement gains {_RES_8[0] - _VGG_8[0]:.1f} points at an IoU of .5 and "
         f"{_RES_8[1] - _VGG_8[1]:.1f} over [.5, .95], which is {_RES_8[1] / _VGG_8[1] - 1:.0%} "
         f"more.",
         ("residual reproduce table8 --data COCO --weights VGG16 --weights RESNET101",),
@@ -117,7 +119,7 @@ CLAIMS = {
     ),
     "table9": Claim(
         "Table 9: detection on COCO, improved",
-        "Box refinement, context, testing in several sizes and an ensemble each add to the "
+        "Box refinement, context, multi-scale testing and an ensemble each improve on the "
         "baseline.",
         ("residual reproduce table9 --data COCO --weights RESNET101",),
         sources=(
@@ -128,13 +130,13 @@ CLAIMS = {
     ),
     "table10": Claim(
         "Table 10: detection on VOC 2007, by class",
-        "With the improvements of Table 9 and training on COCO, ResNet-101 gains once more.",
+        "The improvements of Table 9 and pretraining on COCO improve ResNet-101 further.",
         ("residual reproduce table10 --data VOCDEVKIT --weights RESNET101",),
         sources=(*BOXES, "tasks/detection/inference.py", "reproduction/detection_tables.py#AREA"),
     ),
     "table11": Claim(
         "Table 11: detection on VOC 2012, by class",
-        "As Table 10, on the later test set.",
+        "Table 10 on the later test set.",
         ("residual reproduce table11 --data VOCDEVKIT --weights RESNET101",),
         sources=(*BOXES, "tasks/detection/inference.py"),
     ),
@@ -149,7 +151,7 @@ CLAIMS = {
     ),
     "figure2": Claim(
         "Figure 2: the residual unit",
-        "A block of layers learns F(x), and its input is added to what it finds: y = F(x) + x "
+        "A block of layers learns F(x), and its input is added to the output: y = F(x) + x "
         "(Eq. 1). The unit is one class, `Residual` in `residual/models/blocks.py`; a plain "
         "network is the same class without its shortcut.",
         ("residual describe resnet18-A",),
@@ -158,38 +160,40 @@ CLAIMS = {
     ),
     "figure3": Claim(
         "Figure 3: a plain network and its residual counterpart",
-        "The same 34 layers, without and with shortcuts; those that widen are drawn dotted. "
-        "`residual/models/resnet.py` builds both from one row of Table 1.",
+        "The same 34 layers without and with shortcuts. Dotted shortcuts increase the dimensions. "
+        "`residual/models/resnet.py` builds both networks from one row of Table 1.",
         ("residual describe plain34", "residual describe resnet34-A"),
         networks=("plain34", "resnet34-A", "resnet34"),
         sources=NETS,
     ),
     "figure4": Claim(
         "Figure 4: training on ImageNet",
-        f"The plain network of 34 layers stays above the one of 18 throughout, in training error, "
-        f"too; among residual networks it is the other way round: the centre-crop error ends at "
+        f"The plain network of 34 layers has a higher error than the one of 18 throughout, in "
+        f"training too. For residual networks it is the reverse: the centre-crop error ends at "
         f"about {_F4['resnet34-A'][0]:g} against {_F4['resnet18-A'][0]:g} %. " + READ_OFF,
         (IMAGENET, "residual reproduce figure4 --data IMAGENET"),
         sources=LARGE,
     ),
     "figure5": Claim(
         "Figure 5: the two blocks",
-        "Two 3x3 layers, or a bottleneck: 1x1 narrows, 3x3 works, 1x1 widens again, at a similar "
-        "cost. They are `basic` and `bottleneck` in `residual/models/blocks.py`.",
+        "A block has two 3x3 layers; a bottleneck block has a 1x1 layer that reduces the "
+        "dimensions, a 3x3 layer, and a 1x1 layer that restores them, at a similar cost. They are "
+        "`basic` and `bottleneck` in `residual/models/blocks.py`.",
         ("residual describe resnet34", "residual describe resnet50"),
         networks=("resnet34", "resnet50"),
         sources=NETS,
     ),
     "figure6": Claim(
         "Figure 6: plain and residual networks on CIFAR-10",
-        "Plain networks get worse with depth, residual ones better, up to 110 layers. " + READ_OFF,
+        "Plain networks get worse with depth; residual networks get better, up to 110 layers. "
+        + READ_OFF,
         ("residual reproduce figure6 --data cifar10",),
         sources=CIFAR,
     ),
     "figure7": Claim(
         "Figure 7: layer responses",
-        "The 3x3 layers of residual networks respond less strongly than those of plain ones, and "
-        "the less the deeper the network: what a block adds is small.",
+        "The 3x3 layers of residual networks have smaller responses than those of plain networks, "
+        "and deeper residual networks have smaller ones still: a block changes its input little.",
         ("residual reproduce figure7 --data cifar10", "residual responses RUN"),
         sources=(*CIFAR, "analysis/responses.py"),
     ),

@@ -12,8 +12,8 @@ def liberties_page(package: Path) -> str:
     lines = [
         "# Liberties",
         "",
-        "Where the paper is silent we choose; where we differ from it we deviate. Each such place "
-        "is a comment in the code, and `make results` draws this list from those comments.",
+        "A `Choice` fills a gap in the paper; a `Deviation` differs from the paper. Each of them "
+        "is a comment in the code, and `make results` collects this list from the comments.",
     ]
     for file in sorted(package.rglob("*.py")):
         if items := list(bullets(file.read_text())):

@@ -26,8 +26,8 @@ RESULTS_ORDER = (
     *("table7", "table8", "table9", "table10", "table11"),
 )
 EARLY = (
-    " how training begins, not how it ends. The paper's numbers are on CIFAR-10 after 64,000 steps,"
-    " and a deep network has hardly begun to learn in so few."
+    " only the beginning of training. The paper's numbers are on CIFAR-10 after 64,000 steps; in so"
+    " few steps a deep network hardly begins to learn."
 )
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -55,7 +55,7 @@ def exhibit_page(name: str, drawn: Sequence[Page], speeds: Speeds, package: Path
     parts += ["## The cost", *costs(name, claim, speeds)]
     parts += ["## Our result", *our_result(name, claim, drawn)]
     parts += ["## Liberties", liberties_of(package, claim.sources)]
-    parts += ["Those of the whole package: [liberties.md](liberties.md)."]
+    parts += ["All liberties of the package: [liberties.md](liberties.md)."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -63,14 +63,14 @@ def costs(name: str, claim: Claim, speeds: Speeds) -> list[str]:
     """The computed cost of the paper's budget; hours only from measured speeds."""
     experiments = [] if claim.networks else EXHIBITS[name].experiments(Request())
     if not experiments:
-        return ["Seconds on one processor: nothing is trained."]
+        return ["Nothing is trained; it takes seconds on one processor."]
     if EXHIBITS[name].data == BOXES:
         return detection_cost(experiments)
     rows = [training_cost(r, speeds) for e in experiments for r in e.recipes]
-    header = ["network", "for an image", "images", "training, estimate", "hours, estimate"]
+    header = ["network", "one image", "images", "training, estimate", "hours, estimate"]
     text = (
-        "Multiply-adds of the paper's budget. Those of an image are computed; a backward pass is "
-        f"taken for {BACKWARD} forward passes. Hours are estimated from a measured speed."
+        "Multiply-adds of the paper's budget. Those of one image are computed; a backward pass is "
+        f"counted as {BACKWARD} forward passes. Hours are estimated from a measured speed."
     )
     return [text, markdown(header, rows), *evaluation_cost(experiments)]
 
@@ -96,7 +96,7 @@ def detection_cost(experiments: Sequence[Experiment]) -> list[str]:
         pictures = recipe.steps * recipe.batch * len(e.recipes)
         counts = [f"{recipe.steps:,}", f"{pictures:,}"]
         rows[trained] = [trained.system, recipe.train_split, *counts]
-    text = "Pictures of each recipe's budget. No speed was measured, so no hours are estimated."
+    text = "Training pictures of each recipe. No speed was measured, so no hours are estimated."
     return [text, markdown(["detector", "trained on", "steps", "pictures"], list(rows.values()))]
 
 
@@ -117,16 +117,16 @@ def evaluation_cost(experiments: Sequence[Experiment]) -> list[str]:
         sizes = protocol.sides if protocol.whole else (model_spec(network).input_size,)
         views = protocol.views // len(sizes)  # of each size
         total += views * sum(network_cost(network, size)[1] for size in sizes)
-    square = " as if all were square" if PROTOCOLS[name].whole else ""
+    square = " for square photographs" if PROTOCOLS[name].whole else ""
     others = (
-        " (the compared networks with those of their own)"
+        " (baselines by their own protocols)"
         if name == MULTISCALE and ENSEMBLE not in measures
         else ""
     )
     pictures = IMAGENET_SIZE["val"]
     return [
-        f"Judging them on {pictures:,} photographs, with {PROTOCOLS[name].views} views of "
-        f"each{others}, takes {power(total * pictures)} multiply-adds, computed{square}."
+        f"Evaluation on {pictures:,} photographs with {PROTOCOLS[name].views} views "
+        f"each{others} takes {power(total * pictures)} multiply-adds, computed{square}."
     ]
 
 
@@ -140,7 +140,7 @@ def our_result(name: str, claim: Claim, drawn: Sequence[Page]) -> list[str]:
         return [markdown(["network", "parameters", "multiply-adds"], rows)]
     if not drawn:
         empty = EXHIBITS[name].table([])
-        return [empty] if name == "table1" else ["Not run by us: nothing is claimed.", empty]
+        return [empty] if name == "table1" else ["Not run by us, so we claim nothing.", empty]
     return [part for page in drawn for part in page_parts(claim, page)]
 
 
@@ -174,8 +174,8 @@ def index(drawn: Pages, docs: Path) -> str:
     lines = [
         "# The paper, page by page",
         "",
-        "Each page has the claim, the command, the cost, our result or an honest gap, and the "
-        "liberties that we took. `make results` draws them; no number here was typed.",
+        "Each page has the paper's claim, the command, the cost, our result if we have one, and "
+        "our liberties. `make results` generates the pages; no number is typed by hand.",
         "",
     ]
     for name, claim in CLAIMS.items():
@@ -183,7 +183,7 @@ def index(drawn: Pages, docs: Path) -> str:
         if claim.networks or name == "table1":
             state = "computed"
         lines.append(f"- [{claim.title}]({name}.md): {state}")
-    lines += ["", f"Not covered: {NOT_COVERED}.", "", "Besides:", ""]
+    lines += ["", f"Not covered: {NOT_COVERED}.", "", "Other pages:", ""]
     others = {*docs.glob("*.md"), docs / "liberties.md", docs / "results.md"}
     names = [path.stem for path in sorted(others)]
     lines += [f"- [{n}]({n}.md)" for n in names if n not in (*CLAIMS, "README")]
@@ -194,10 +194,10 @@ def results_page(drawn: Pages, folder: Path) -> str:
     """docs/results.md: the tables and figures of each data set and budget."""
     parts = [
         "# Results",
-        "Drawn from `results/` by `make results`; no number here was typed. A result on the JPEG "
-        "copy of CIFAR-10 is none on CIFAR-10: the compression costs accuracy. The paper's own "
-        "numbers are on CIFAR-10 after 64,000 steps, and only results after as many are their "
-        "equals.",
+        "`make results` generates this page from `results/`; no number is typed by hand. Results "
+        "on the JPEG copy of CIFAR-10 are not results on CIFAR-10, because the compression costs "
+        "accuracy. The paper's numbers are on CIFAR-10 after 64,000 steps; only results after as "
+        "many steps are comparable.",
         f"## {CLAIMS['table1'].title}",
         EXHIBITS["table1"].table([]),
     ]
@@ -215,7 +215,7 @@ def readme_excerpt(drawn: Sequence[Page]) -> str:
     """The README's table and figure: Fig. 6 on CIFAR-10 with the most steps."""
     cifar = [page for page in drawn if page.title.startswith("CIFAR-10")]
     if not cifar:
-        return "\nNothing has been trained yet.\n\n"
+        return "\nNothing is trained yet.\n\n"
     page = max(cifar, key=lambda p: int(p.title.split(", ")[1].split()[0].replace(",", "")))
     figure = f"results/figures/{page.figures[0].name}"
     early = "" if "64,000 steps" in page.title else EARLY

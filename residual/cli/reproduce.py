@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from residual.data.datasets import Data, Progress
     from residual.reproduction.experiments import Experiment, Request
-    from residual.reproduction.results import Result
     from residual.reproduction.runner import Advance, Place
 
     Experiments = dict[str, list[Experiment]]  # by table or figure
@@ -100,38 +99,37 @@ def reproduce(
     from residual.reproduction.experiments import Request
     from residual.reproduction.runner import Place
 
-    scope = scope_of(what, depths or [], networks or [])
-    name = data or ("digits" if "demo" in what else "cifar10")
-    request = Request(name, steps, seeds, scope.depths)
+    exhibits, numbers, names = scope_of(what, depths or [], networks or [])
+    everything = "all" in what
+    request = Request(data or ("digits" if "demo" in what else "cifar10"), steps, seeds, numbers)
     with wrong_usage():
-        experiments = wanted(scope, request, set_ or [])
+        # Of `all`, detectors are printed and not trained.
+        trained = [name for name in exhibits if not (everything and name in BOXES)]
+        experiments = wanted(trained, request, names, set_ or [])
+        if not any(experiments.values()) and (names or numbers):
+            raise ValueError(f"{' and '.join(exhibits)} has no such network")
         if data is None and not only_print:
             check_data_named(what)
     with joined() as world:
         config = setting_of(device, threads, precision, deterministic)
-        place = Place(name, root, config, results, runs, side_by_side, workers)
+        place = Place(request.data, root, config, results, runs, side_by_side, workers)
         fingerprints: dict[str, set[str]] = {}
         if not only_print:
-            fingerprints = train_missing(experiments, place, weights or [], scope.everything)
+            fingerprints = train_missing(experiments, place, weights or [], everything)
         if world.rank == 0:
-            for exhibit in scope.exhibits:
-                show(exhibit, results, fingerprints.get(exhibit, set()), steps)
-    if scope.everything:
+            for name in exhibits:
+                show(name, results, fingerprints.get(name, set()), steps)
+    if everything:
         print(f"Not covered: {NOT_COVERED}.")
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Tables and figures; all depths and networks if none are named."""
+def scope_of(
+    what: list[str], depths: list[str], networks: list[str]
+) -> tuple[list[str], list[int], list[str]]:
+    """Tables and figures, depths and networks; none of these two means all.
 
-    exhibits: list[str]
-    everything: bool
-    depths: list[int]
-    networks: list[str]
-
-
-def scope_of(what: list[str], depths: list[str], networks: list[str]) -> Scope:
-    """Accepts `--depths 20 56`, `--depths 20,56` and repeated options; `--networks` likewise."""
+    Accepts `--depths 20 56`, `--depths 20,56` and repeated options; `--networks` likewise.
+    """
     from residual.models.registry import BASELINES, model_spec
     from residual.models.resnet import NAME
 
@@ -150,28 +148,24 @@ def scope_of(what: list[str], depths: list[str], networks: list[str]) -> Scope:
         raise typer.BadParameter(f"depths are numbers such as 20 56, not {' '.join(numbers)}")
     with wrong_usage():
         chosen = [model_spec(name).name for name in nets]
-    everything = "all" in names
-    exhibits = list(ALL) if everything else list(dict.fromkeys(names))
-    return Scope(exhibits, everything, sorted(map(int, numbers)), chosen)
+    exhibits = list(ALL) if "all" in names else list(dict.fromkeys(names))
+    return exhibits, sorted(map(int, numbers)), chosen
 
 
-def wanted(scope: Scope, request: "Request", assignments: list[str]) -> "Experiments":
-    """The experiments of each table and figure. Raises ValueError for networks or depths that none
-    of them has, and for an unknown field."""
+def wanted(
+    exhibits: list[str], request: "Request", networks: list[str], assignments: list[str]
+) -> "Experiments":
+    """The experiments of each table and figure. Raises ValueError for an unknown field."""
     from residual.reproduction.exhibits import EXHIBITS
 
-    experiments = {
+    return {
         name: [
             narrowed.changed(assignments)
             for experiment in EXHIBITS[name].experiments(request)
-            if (narrowed := experiment.narrowed(scope.networks))
+            if (narrowed := experiment.narrowed(networks))
         ]
-        for name in scope.exhibits
-        if not (scope.everything and name in BOXES)  # which are only printed
+        for name in exhibits
     }
-    if not any(experiments.values()) and (scope.networks or scope.depths):
-        raise ValueError(f"{' and '.join(scope.exhibits)} has no such network")
-    return experiments
 
 
 def check_data_named(what: list[str]) -> None:
@@ -197,7 +191,7 @@ def train_missing(
     from residual.reproduction.runner import ClassifierTrainer, DetectorTrainer, run
     from residual.tasks.classification.train import takes_photographs
 
-    display = ProgressDisplay(place.workers)
+    display, fingerprints = ProgressDisplay(place.workers), dict[str, set[str]]()
     if everything:
         large = has_photographs(place)
         experiments = {
@@ -205,18 +199,18 @@ def train_missing(
             for name, some in experiments.items()
             if (name in IMAGENET) == large
         }
-    groups: dict[str, Experiments] = {"small": {}, "large": {}, "boxes": {}}
-    for name, some in experiments.items():
-        kind = "boxes" if name in BOXES else "large" if name in IMAGENET else "small"
-        groups[kind] |= {name: some} if some else {}
-    fingerprints: dict[str, set[str]] = {}
-    for kind, group in groups.items():
-        if group and kind == "boxes":
-            initial = {network.network: network for network in map(opened, weights)}
-            fingerprints |= run(group, DetectorTrainer(place, display, initial), display)
-        elif group:
-            trainer = ClassifierTrainer(place, display, data_of(place, kind == "large"))
+    for large in (False, True):
+        group = {
+            name: some
+            for name, some in experiments.items()
+            if some and name not in BOXES and (name in IMAGENET) == large
+        }
+        if group:
+            trainer = ClassifierTrainer(place, display, data_of(place, large))
             fingerprints |= run(group, trainer, display)
+    if boxes := {name: some for name, some in experiments.items() if some and name in BOXES}:
+        initial = {network.network: network for network in map(opened, weights)}
+        fingerprints |= run(boxes, DetectorTrainer(place, display, initial), display)
     return fingerprints
 
 
@@ -242,11 +236,7 @@ def show(exhibit: str, results: Path, fingerprints: set[str], steps: int | None)
     """Print a table, and the files of a figure, for each data set and budget that is asked for."""
     from residual.reproduction.exhibits import EXHIBITS, pages
 
-    def chosen(result: "Result") -> bool:
-        data = not fingerprints or result["data"]["fingerprint"] in fingerprints
-        return data and steps in (None, EXHIBITS[exhibit].steps(result))
-
-    drawn = list(pages(exhibit, results, results / "figures", chosen))
+    drawn = list(pages(exhibit, results, results / "figures", steps, fingerprints))
     for page in drawn:
         print(f"\n{exhibit}: {page.title}\n\n{page.table}\n")
         for figure in page.figures:

@@ -62,13 +62,13 @@ VOC_NAMES = {  # the classes that the tables abbreviate
 COCO_METRICS = {"AP50": "mAP % at .5", TENTHS: "mAP % over [.5, .95]"}
 TEST_DEV = ("test-dev at .5, paper", "test-dev over [.5, .95], paper")
 TEST_DEV_REMARK = (
-    "\n\nThe boxes of test-dev are with a server, where the paper's last networks, trained on the "
-    "validation set too, were judged: those columns are the paper's alone. Our ensemble is on "
-    "the validation set, and trained on the training set, as the rows above it."
+    "\n\nThe boxes of test-dev are not public. On it a server evaluated the paper's last networks, "
+    "which were trained on the validation set too; we have no such numbers. Our ensemble is "
+    "trained on the training set and evaluated on the validation set, as in the rows above it."
 )
 VOC12_REMARK = (
-    "\n\nThe boxes of the test set are with a server. What can be tested here is the validation "
-    "set, after training without it: `--set train_split=07+07test+12train --set test_split=12val`."
+    "\n\nThe boxes of the test set are not public. The validation set can be used instead, after "
+    "training without it: `--set train_split=07+07test+12train --set test_split=12val`."
 )
 
 
@@ -230,10 +230,10 @@ def data_remark(results: Sequence[Result]) -> str:
         f"objects of {len(ap[AREA]['classes']):,} classes"
     )
     if is_tested_on_training_data(first):
-        return f"{data}, on which they were trained, too: they say nothing of other pictures."
+        return f"{data}. They were trained on the same pictures, so they say nothing about others."
     if benchmark(first) in (None, VOC12_VAL):
-        return f"{data}: they show that the path works, and are no equals of the paper's."
-    return f"{data}, as the paper's; but they were trained on other data, and are no equals."
+        return f"{data}. They show that the pipeline works and are not comparable to the paper's."
+    return f"{data}, like the paper's, but were trained on other data: they are not comparable."
 
 
 def is_tested_on_training_data(result: Result) -> bool:

@@ -1,6 +1,6 @@
 """The tables and figures of the paper by name: their experiments, their results, their pages."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,12 +61,22 @@ class Page:
 
 
 def pages(
-    exhibit: str, results: Path, folder: Path, chosen: Callable[[Result], bool] | None = None
+    exhibit: str,
+    results: Path,
+    folder: Path,
+    steps: int | None = None,
+    fingerprints: Collection[str] = (),
 ) -> Iterator[Page]:
-    """Draw a table or figure from result files; its pictures are written to `folder`."""
+    """Draw a table or figure from result files, perhaps only from those of some steps and data. Its
+    pictures are written to `folder`."""
     shown = EXHIBITS[exhibit]
+
+    def chosen(result: Result) -> bool:
+        data = not fingerprints or result["data"]["fingerprint"] in fingerprints
+        return data and steps in (None, shown.steps(result)) and shown.shows(result)
+
     stored = [r for measure in shown.measures for r in read_results(results, measure)]
-    wanted = [r for r in stored if shown.shows(r) and (chosen is None or chosen(r))]
+    wanted = filter(chosen, stored)
     for title, some in grouped(wanted, shown.title).items():
         drawn: list[Path] = []
         if shown.figure:

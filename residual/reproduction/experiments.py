@@ -103,14 +103,6 @@ class Experiment:
         names = (self.file, replace(self, curve=True).file)
         return next((results / name for name in names if (results / name).exists()), None)
 
-    def finished_runs(self, runs: Path) -> list[Path | None]:
-        """For each recipe the folder of a finished run, if there is one."""
-        pairs = zip(self.runs, replace(self, curve=True).runs, strict=True)
-        return [
-            next((runs / name for name in pair if (runs / name / "result.json").exists()), None)
-            for pair in pairs
-        ]
-
     def narrowed(self, networks: Sequence[str]) -> "Experiment | None":
         """The experiment with some of its networks, if it has any of them; with all if none are
         given."""
@@ -134,6 +126,13 @@ class Experiment:
         kind = ["detector"] * isinstance(recipe, detection.Recipe)
         parts = [slug(self.data), *kind, recipe.network, f"{recipe.steps}steps"]
         return "-".join([*parts, f"seed{recipe.seed}", short_hash(key)])
+
+
+def finished_run(runs: Path, name: str) -> Path | None:
+    """The folder of a finished run, if there is one, with a curve or without unless the name has
+    it."""
+    paths = (runs / name, runs / f"{name}-curve")
+    return next((path for path in paths if (path / "result.json").exists()), None)
 
 
 def short_hash(text: str) -> str:

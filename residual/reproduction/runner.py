@@ -17,6 +17,7 @@ from residual.reproduction.experiments import (
     MULTISCALE,
     RESPONSES,
     Experiment,
+    finished_run,
     with_splits,
 )
 from residual.reproduction.results import Result
@@ -64,104 +65,6 @@ class Display(Protocol):
     def notice(self, text: str) -> None: ...
 
 
-class Trainer(Protocol):
-    """What the runner has to know of a task."""
-
-    @property
-    def place(self) -> Place: ...
-
-    def bind(self, experiments: Sequence[Experiment]) -> list[Experiment]:
-        """The experiments that the data allows, with the name and fingerprint of the data."""
-
-    def begin(self, run: Path, recipe: Any, curve: bool, config: ComputeConfig) -> None:
-        """Make the folder of a run."""
-
-    def advance(self, run: Path, recipe: Any) -> Advance:
-        """The remaining steps of a run."""
-
-    def side_by_side(self, recipes: Sequence[Any]) -> int:
-        """How many trainings run at once."""
-
-    def training_result(self, result: Result) -> Result:
-        """The result of a training as it is stored."""
-
-    def evaluate(self, experiment: Experiment, runs: Sequence[Path]) -> Result:
-        """The result of an experiment that needs an evaluation, as it is stored."""
-
-
-def run(
-    exhibits: dict[str, list[Experiment]], trainer: Trainer, display: Display
-) -> dict[str, set[str]]:
-    """Train what is missing, continue interrupted runs, and store the results -> for each exhibit
-    the fingerprints of the data that it was evaluated on.
-
-    One training serves every exhibit. Of several processes the first decides what is missing.
-    """
-    place, first = trainer.place, current_world().on_first
-    curve = any(e.curve for experiments in exhibits.values() for e in experiments)
-    bound = {
-        name: trainer.bind([replace(e, curve=curve) for e in experiments])
-        for name, experiments in exhibits.items()
-    }
-    every = dict.fromkeys(e for experiments in bound.values() for e in experiments)
-    missing = first(lambda: [e for e in every if not e.stored(place.results)])
-    train(missing, trainer, display)
-    for experiment in missing:
-        runs = first(partial(finished_runs, experiment, place.runs))
-        for path in runs:
-            first(partial(store_training, trainer, path))
-        if experiment.needs_evaluation:
-            result = trainer.evaluate(experiment, runs)
-            first(partial(write_json, place.results / experiment.file, result))
-
-    def fingerprints(experiments: Sequence[Experiment]) -> set[str]:
-        paths = [path for e in experiments if (path := e.stored(place.results))]
-        return {read_json(path)["data"]["fingerprint"] for path in paths}
-
-    return {name: first(partial(fingerprints, some)) for name, some in bound.items()}
-
-
-def finished_runs(experiment: Experiment, runs: Path) -> list[Path]:
-    return [path for path in experiment.finished_runs(runs) if path]
-
-
-def store_training(trainer: Trainer, run: Path) -> None:
-    """Copy the result of a finished run to the folder from which tables are drawn."""
-    path = trainer.place.results / f"{run.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        write_json(path, trainer.training_result(read_json(run / "result.json")))
-
-
-def train(experiments: Sequence[Experiment], trainer: Trainer, display: Display) -> None:
-    """Train every recipe that has no finished run."""
-    place, first = trainer.place, current_world().on_first
-
-    def unfinished() -> dict[Path, tuple[Any, bool]]:
-        return {
-            place.runs / name: (recipe, e.curve)
-            for e in experiments
-            for name, recipe, path in zip(
-                e.runs, e.recipes, e.finished_runs(place.runs), strict=True
-            )
-            if path is None
-        }
-
-    missing = first(unfinished)
-    at_once = first(lambda: trainer.side_by_side([recipe for recipe, _ in missing.values()]))
-    config = place.config
-    if at_once > 1:
-        config = replace(config, threads=max(1, config.threads // at_once))
-    for n, (path, (recipe, curve)) in enumerate(missing.items(), start=1):
-        if not first((path / "recipe.json").exists):
-            first(partial(trainer.begin, path, recipe, curve, config))
-        if at_once <= 1:
-            title = f"{recipe.network}, seed {recipe.seed} ({n} of {len(missing)})"
-            display.train(title, recipe.steps, trainer.advance(path, recipe))
-    if at_once > 1:
-        display.resume(list(missing), at_once)
-
-
 @dataclass(frozen=True)
 class ClassifierTrainer:
     """Classification on one data set."""
@@ -171,8 +74,7 @@ class ClassifierTrainer:
     data: Data
 
     def bind(self, experiments: Sequence[Experiment]) -> list[Experiment]:
-        name, fingerprint = self.data.name, self.data.fingerprint
-        return [replace(e, data=name, fingerprint=fingerprint) for e in experiments]
+        return [on_data(e, self.data) for e in experiments]
 
     def begin(self, run: Path, recipe: Any, curve: bool, config: ComputeConfig) -> None:
         classifier.begin(run, recipe, self.data, self.place.source, config, test_curve=curve)
@@ -183,7 +85,7 @@ class ClassifierTrainer:
     def side_by_side(self, recipes: Sequence[Any]) -> int:
         place, processes = self.place, current_world().size
         if processes > 1 and place.side_by_side > 1:
-            raise ValueError("trainings side by side are those of one process; leave out torchrun")
+            raise ValueError("--side-by-side needs a single process; leave out torchrun")
         if place.side_by_side or processes > 1 or len(recipes) < 2:
             return place.side_by_side
         cache = (place.root / "trials.json").expanduser()
@@ -192,15 +94,12 @@ class ClassifierTrainer:
         key, steps = partial(throughput.trial_key, recipe=first), [r.steps for r in recipes]
         return trainings_at_once(place.config, steps, measure, key, cache)
 
-    def training_result(self, result: Result) -> Result:
-        return result | {"pictures": self.sizes}
-
     @property
-    def sizes(self) -> dict[str, int]:
-        """The number of pictures of each split, and of classes."""
+    def size(self) -> Result:
+        """The field of a result with the number of pictures of each split, and of classes."""
         splits = {name: getattr(self.data, name) for name in ("train", "val", "test")}
         sizes = {name: len(images) for name, images in splits.items() if images}
-        return sizes | {"classes": len(self.data.classes)}
+        return {"pictures": sizes | {"classes": len(self.data.classes)}}
 
     def evaluate(self, experiment: Experiment, runs: Sequence[Path]) -> Result:
         config, measure = self.place.config.in_float32(), experiment.measure
@@ -221,7 +120,7 @@ class ClassifierTrainer:
             )
             record = evaluate.evaluate_ensemble(networks, self.data, None, protocol, work).record
         machine = {"versions": versions(), "hardware": hardware_name(config)}
-        return result | {measure: record, "pictures": self.sizes} | machine
+        return result | {measure: record} | self.size | machine
 
 
 @dataclass(frozen=True)
@@ -237,35 +136,34 @@ class DetectorTrainer:
     def folder(self) -> Path:
         return Path(self.place.data).expanduser()
 
+    @property
+    def size(self) -> Result:
+        return {}  # average precision has it
+
     def bind(self, experiments: Sequence[Experiment]) -> list[Experiment]:
         """Raises ValueError if the data allows none of the experiments."""
         for system in sorted({e.system for e in experiments if e.pretraining}):
             self.display.notice(
-                f"{system}: train that first, and then with --weights: residual detect train --help"
+                f"{system}: train it with residual detect train --weights, after the pretraining"
             )
         names = datasets.splits(self.folder)
         fitted = with_splits(experiments, names)
-        wanted = {split for e in fitted for split in self.splits(e.recipe)}
+        wanted = {split for e in fitted for split in splits_of(e.recipe)}
         absent = {split for split in wanted if not datasets.has_split(self.folder, split)}
-        possible = [e for e in fitted if not absent & set(self.splits(e.recipe))]
+        possible = [e for e in fitted if not absent & set(splits_of(e.recipe))]
         if not possible:
             raise ValueError(
                 f"{self.folder} has no split {' and no '.join(sorted(absent))}; it has "
-                f"{', '.join(names)}; say --set train_split=... --set test_split=..."
+                f"{', '.join(names)}; use --set train_split=... --set test_split=..."
             )
         for split in sorted(absent):
-            self.display.notice(f"{self.folder} has no split {split}; what needs it is left out")
+            self.display.notice(
+                f"{self.folder} has no split {split}; detectors that need it are left out"
+            )
         possible = [replace(e, recipes=tuple(map(self.with_weights, e.recipes))) for e in possible]
         for e in possible:
             detector.check(e.recipe, self.place.config)
-        data = [self.data(e.recipe) for e in possible]
-        return [
-            replace(e, data=own.name, fingerprint=own.fingerprint)
-            for e, own in zip(possible, data, strict=True)
-        ]
-
-    def splits(self, recipe: Any) -> tuple[str, str]:
-        return recipe.train_split, recipe.test_split
+        return [on_data(e, self.data(e.recipe)) for e in possible]
 
     def with_weights(self, recipe: Any) -> Any:
         """The recipe with the initial weights for its network, if there are any."""
@@ -276,7 +174,7 @@ class DetectorTrainer:
 
     def data(self, recipe: Any) -> datasets.DetectionData:
         """The splits of a recipe, read once."""
-        key = (*self.splits(recipe), recipe.reading)
+        key = (*splits_of(recipe), recipe.reading)
         if key not in self.loaded:
             self.loaded[key] = detector.load_data(recipe, self.place.source)
         return self.loaded[key]
@@ -291,9 +189,6 @@ class DetectorTrainer:
     def side_by_side(self, recipes: Sequence[Any]) -> int:
         return 1
 
-    def training_result(self, result: Result) -> Result:
-        return result
-
     def evaluate(self, experiment: Experiment, runs: Sequence[Path]) -> Result:
         networks, scenes = [detectors.load(run) for run in runs], self.data(experiment.recipe).test
         with self.display.progress(f"evaluating {experiment.system}") as progress:
@@ -306,3 +201,84 @@ class DetectorTrainer:
         shared = ("format", "recipe", "versions", "hardware", "setting", "finished")
         training = read_json(runs[0] / "result.json")
         return {key: training[key] for key in shared} | result
+
+
+Trainer = ClassifierTrainer | DetectorTrainer
+
+
+def run(
+    exhibits: dict[str, list[Experiment]], trainer: Trainer, display: Display
+) -> dict[str, set[str]]:
+    """Train what is missing, continue interrupted runs, and store the results -> for each exhibit
+    the fingerprints of the data that it was evaluated on.
+
+    One training serves every exhibit. Of several processes the first decides what is missing.
+    """
+    results, first = trainer.place.results, current_world().on_first
+    curve = any(e.curve for experiments in exhibits.values() for e in experiments)
+    bound = {
+        name: trainer.bind([replace(e, curve=curve) for e in experiments])
+        for name, experiments in exhibits.items()
+    }
+    every = dict.fromkeys(e for experiments in bound.values() for e in experiments)
+    missing = first(lambda: [e for e in every if not e.stored(results)])
+    train(missing, trainer, display)
+    for experiment in missing:
+        runs = first(partial(store_trainings, experiment, trainer))
+        if experiment.needs_evaluation:
+            result = trainer.evaluate(experiment, runs)
+            first(partial(write_json, results / experiment.file, result))
+
+    def fingerprints(experiments: Sequence[Experiment]) -> set[str]:
+        paths = [path for e in experiments if (path := e.stored(results))]
+        return {read_json(path)["data"]["fingerprint"] for path in paths}
+
+    return {name: first(partial(fingerprints, some)) for name, some in bound.items()}
+
+
+def train(experiments: Sequence[Experiment], trainer: Trainer, display: Display) -> None:
+    """Train every recipe that has no finished run."""
+    place, first = trainer.place, current_world().on_first
+
+    def unfinished() -> dict[Path, tuple[Any, bool]]:
+        return {
+            place.runs / name: (recipe, e.curve)
+            for e in experiments
+            for name, recipe in zip(e.runs, e.recipes, strict=True)
+            if not finished_run(place.runs, name)
+        }
+
+    missing = first(unfinished)
+    at_once = first(lambda: trainer.side_by_side([recipe for recipe, _ in missing.values()]))
+    config = place.config
+    if at_once > 1:
+        config = replace(config, threads=max(1, config.threads // at_once))
+    for n, (path, (recipe, curve)) in enumerate(missing.items(), start=1):
+        if not first((path / "recipe.json").exists):
+            first(partial(trainer.begin, path, recipe, curve, config))
+        if at_once <= 1:
+            title = f"{recipe.network}, seed {recipe.seed} ({n} of {len(missing)})"
+            display.train(title, recipe.steps, trainer.advance(path, recipe))
+    if at_once > 1:
+        display.resume(list(missing), at_once)
+
+
+def store_trainings(experiment: Experiment, trainer: Trainer) -> list[Path]:
+    """Copy the results of the finished runs to the folder from which tables are drawn -> the
+    folders of the runs."""
+    place = trainer.place
+    place.results.mkdir(parents=True, exist_ok=True)
+    runs = [path for name in experiment.runs if (path := finished_run(place.runs, name))]
+    for path in runs:
+        file = place.results / f"{path.name}.json"
+        if not file.exists():
+            write_json(file, read_json(path / "result.json") | trainer.size)
+    return runs
+
+
+def on_data(experiment: Experiment, data: Data | datasets.DetectionData) -> Experiment:
+    return replace(experiment, data=data.name, fingerprint=data.fingerprint)
+
+
+def splits_of(recipe: Any) -> tuple[str, str]:
+    return recipe.train_split, recipe.test_split

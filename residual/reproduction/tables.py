@@ -56,13 +56,13 @@ TABLE_6_BASELINES = {  # the baselines of Table 6 by the names printed there
     "Highway-32": "highway32",
 }
 BASELINE_REMARK = (
-    "\n\nThe networks that ResNets are compared with were trained by their own published recipes, "
-    "and steps of another batch are counted as images. FitNet-19's printed error was reached with "
-    "a teacher's hints, which its row here does without."
+    "\n\nThe baselines were trained with their own published recipes; steps of another batch are "
+    "converted by the number of images. The printed error of FitNet-19 was reached with hints from "
+    "a teacher; ours was trained without hints."
 )
 ON_TEST = (
-    "\n\nThe paper's errors are on the test set, whose server is closed; ours is on the validation "
-    "set, as is the error of a single network in Table 4, and is no equal of theirs."
+    "\n\nThe paper's errors are on the test set, whose server is closed. Ours is on the validation "
+    "set, as are the errors of Table 4, and is not comparable to the paper's."
 )
 IMAGENET_SIZE = {"train": 1_281_167, "val": 50_000, "classes": 1_000}  # Sec. 4.1
 
@@ -98,8 +98,8 @@ def data_remark(results: Sequence[Result]) -> str:
     data, pictures = results[0]["data"], results[0]["pictures"]
     return (
         f"\n\nOurs are on the {data['split']} set of {data['name']}, {pictures[data['split']]:,} "
-        f"photographs of {pictures['classes']:,} classes, and the paper's on ImageNet: they show "
-        f"that the path works, and are no equals."
+        f"photographs of {pictures['classes']:,} classes; the paper's are on ImageNet. Ours show "
+        f"that the pipeline works and are not comparable to the paper's."
     )
 
 
