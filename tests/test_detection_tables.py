@@ -34,9 +34,9 @@ def test_the_measures_are_those_that_are_kept():
 
 @pytest.mark.parametrize("table", [paper.TABLE_10, paper.TABLE_11])
 def test_the_classes_of_each_printed_system_have_its_mean(table):
-    for printed, each in table.values():
-        assert len(each) == len(paper.VOC) == 20
-        assert mean(each) == pytest.approx(printed, abs=0.1)
+    for printed, *classes in table.values():
+        assert len(classes) == len(paper.VOC) == 20
+        assert mean(classes) == pytest.approx(printed, abs=0.1)
 
 
 def test_the_printed_tables_repeat_one_another():

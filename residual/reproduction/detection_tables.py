@@ -362,7 +362,7 @@ def table11(results: Sequence[Result]) -> str:
 def by_class(
     results: Sequence[Result],
     tested: Benchmark,
-    printed: Mapping[str, tuple[float, tuple[float, ...]]],
+    printed: Mapping[str, tuple[float, ...]],
 ) -> str:
     """A row for each class, and three columns for each system of the paper. Other systems are
     columns of ours alone, as are all systems on other data than the paper's."""
@@ -381,10 +381,10 @@ def by_class(
             "mAP by area, difficult counted": voc(AREA, difficult=True),
         }
     header, columns = ["class"], [tuple(metrics)]
-    for name, (mean, by_name) in printed.items():
+    for name, numbers in printed.items():
         own = systems.pop(SYSTEMS_10[name], [])
         header += [f"{name}: paper", "ours", "ours - paper"]
-        pairs = zip_longest(metrics.values(), (mean, *by_name))
+        pairs = zip_longest(metrics.values(), numbers)
         columns += zip(*(compared(own, *pair) for pair in pairs), strict=True)
     for name, own in systems.items():
         header.append(f"{name}: ours")

@@ -33,9 +33,9 @@ SMALL, PHOTOGRAPHS, BOXES = "small images", "photographs", "boxes"
 class Exhibit:
     """A table or figure: what is trained for it, and how its results are shown."""
 
-    experiments: Callable[[Request], list[Experiment]]
-    shows: Callable[[Result], bool]  # whether a result with one of the measures is part of it
     table: Callable[[Sequence[Result]], str]
+    experiments: Callable[[Request], list[Experiment]]
+    shows: Callable[[Result], bool] = lambda _: True  # of the results with one of the measures
     figure: Callable[[Sequence[Result], Path], list[Path]] | None = None
     measures: tuple[str, ...] = (ERROR,)
     data: str = SMALL
@@ -86,8 +86,8 @@ def pages(
 
 
 def on_imagenet(
-    networks: Sequence[str],
     table: Callable[[Sequence[Result]], str],
+    networks: Sequence[str],
     measure: str,
     figure: Callable[[Sequence[Result], Path], list[Path]] | None = None,
 ) -> Exhibit:
@@ -106,53 +106,42 @@ def on_imagenet(
         )
 
     measures = (measure, *PUBLISHED_PROTOCOLS.values()) if measure == MULTISCALE else (measure,)
-    return Exhibit(experiments, shows, table, figure, measures, PHOTOGRAPHS)
+    return Exhibit(table, experiments, shows, figure, measures, PHOTOGRAPHS)
 
 
 on_boxes = partial(Exhibit, measures=(AP,), data=BOXES)
 
 
-def nothing(_: Request) -> list[Experiment]:
-    return []
-
-
-def any_result(_: Result) -> bool:
-    return True
-
-
 EXHIBITS = {
-    "table1": Exhibit(nothing, any_result, tables.table1, measures=()),
-    "table2": on_imagenet(tables.TABLE_2, tables.table2, "10crop"),
-    "table3": on_imagenet(tables.TABLE_3, tables.table3, "10crop"),
-    "table4": on_imagenet(tables.TABLE_4, tables.table4, MULTISCALE),
-    "table5": Exhibit(
-        tables.ensemble, any_result, tables.table5, measures=(ENSEMBLE,), data=PHOTOGRAPHS
-    ),
-    "table6": Exhibit(tables.table6_experiments, tables.in_table6, tables.table6),
-    "table7": on_boxes(boxes.table7_experiments, boxes.in_table7, boxes.table7),
-    "table8": on_boxes(boxes.table8_experiments, boxes.in_table8, boxes.table8),
-    "table9": on_boxes(boxes.table9_experiments, boxes.in_table9, boxes.table9),
+    "table1": Exhibit(tables.table1, lambda _: [], measures=()),
+    "table2": on_imagenet(tables.table2, tables.TABLE_2, "10crop"),
+    "table3": on_imagenet(tables.table3, tables.TABLE_3, "10crop"),
+    "table4": on_imagenet(tables.table4, tables.TABLE_4, MULTISCALE),
+    "table5": Exhibit(tables.table5, tables.ensemble, measures=(ENSEMBLE,), data=PHOTOGRAPHS),
+    "table6": Exhibit(tables.table6, tables.table6_experiments, tables.in_table6),
+    "table7": on_boxes(boxes.table7, boxes.table7_experiments, boxes.in_table7),
+    "table8": on_boxes(boxes.table8, boxes.table8_experiments, boxes.in_table8),
+    "table9": on_boxes(boxes.table9, boxes.table9_experiments, boxes.in_table9),
     "table10": on_boxes(
-        partial(boxes.by_class_experiments, "voc07+12"), boxes.in_table10, boxes.table10
+        boxes.table10, partial(boxes.by_class_experiments, "voc07+12"), boxes.in_table10
     ),
     "table11": on_boxes(
-        partial(boxes.by_class_experiments, "voc07++12"), boxes.in_table11, boxes.table11
+        boxes.table11, partial(boxes.by_class_experiments, "voc07++12"), boxes.in_table11
     ),
     "figure1": Exhibit(
-        figures.figure1_experiments, figures.in_figure1, figures.figure1_table, figures.figure1
+        figures.figure1_table, figures.figure1_experiments, figures.in_figure1, figures.figure1
     ),
     "figure4": on_imagenet(
-        tuple(paper.FIGURE_4), figures.figure4_table, ERROR, figures.plain_and_residual
+        figures.figure4_table, tuple(paper.FIGURE_4), ERROR, figures.plain_and_residual
     ),
     "figure6": Exhibit(
-        figures.figure6_experiments, figures.in_figure6, figures.figure6_table, figures.figure6
+        figures.figure6_table, figures.figure6_experiments, figures.in_figure6, figures.figure6
     ),
     "figure7": Exhibit(
-        figures.figure7_experiments,
-        any_result,
         figures.figure7_table,
-        figures.figure7,
-        (RESPONSES,),
+        figures.figure7_experiments,
+        figure=figures.figure7,
+        measures=(RESPONSES,),
     ),
-    "demo": Exhibit(figures.demo_experiments, figures.in_demo, figures.demo_table, figures.figure6),
+    "demo": Exhibit(figures.demo_table, figures.demo_experiments, figures.in_demo, figures.figure6),
 }
