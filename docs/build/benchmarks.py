@@ -36,12 +36,10 @@ def table(header: Sequence[str], rows: Rows) -> str:
     return markdown(header, rows) if rows else "Not run."
 
 
-def images_per_second(side: dict[str, Any]) -> str:
-    return f"{side['images_per_second']:,.0f} images/s, {gib(side)}"
-
-
-def gib(side: dict[str, Any]) -> str:
-    return f"{side['peak_memory_bytes'] / 2**30:.2f} GiB"
+def speed_and_memory(
+    side: dict[str, Any], unit: str = "images/s", digits: int = 0, key: str = "images_per_second"
+) -> str:
+    return f"{side[key]:,.{digits}f} {unit}, {side['peak_memory_bytes'] / 2**30:.2f} GiB"
 
 
 def errors(results: Path) -> str:
@@ -73,10 +71,10 @@ def speed(folder: Path) -> str:
     """Training speed of small networks, both sides measured in turn in one run."""
     rows = [
         [found["hardware"], found["precision"], network]
-        + [images_per_second(sides[name]) for name in ("ours", "usual")]
-        + [f"{sides['ratio']:.2f}"]
+        + [speed_and_memory(pair[side]) for side in ("ours", "usual")]
+        + [f"{pair['ratio']:.2f}"]
         for found in read_results(folder, "networks")
-        for network, sides in found["networks"].items()
+        for network, pair in found["networks"].items()
     ]
     return table(["hardware", "precision", "network", "ours", "usual loop", "median ratio"], rows)
 
@@ -160,84 +158,57 @@ def photographs(folder: Path) -> str:
     """Reading, training and prediction with photographs, and how the cost grows."""
     growth = sorted((folder.parent / "figures").glob("growth-*.png"))
     pictures = [f"![cost by size](../results/figures/{path.name})" for path in growth]
+    reading, training, prediction = Rows(), Rows(), Rows()
+    for found in read_results(folder, "reading"):
+        what = f"{found['pictures']:,} photographs, {found['workers']} workers"
+        unit = "images/s per core", 0, "images_per_cpu_second"
+        reading += sides(found, what, found["reading"], *unit, core="_per_cpu_second")
+    for found in read_results(folder, "training"):
+        if "batch" in found:  # else it is of detectors
+            what = f"{found['batch']} of {found['size']} px, {found['precision']}"
+            training += sides(found, f"{found['network']}, {what}", found["training"])
+    for found in read_results(folder, "rows"):
+        for row in found["rows"]:
+            ratios = row["ours_against"]
+            measured = {name: side | {"ratio": ratios[name]} for name, side in row["sides"].items()}
+            prediction += sides(found, f"{row['network']}, batch {row['batch']}", measured)
     parts = [
         "Reading photographs into normalised batches, against `ImageFolder`:",
-        table(SIDES, reading(read_results(folder, "reading"))),
-        "Training on images in memory:",
-        table(SIDES, training(read_results(folder, "training"))),
+        table(SIDES, reading),
+        "Training on images in memory; the ratio is to the faster of the other sides:",
+        table(SIDES, training),
         "Prediction; the ratio is our speed to the other's:",
-        table(SIDES, prediction(read_results(folder, "rows"))),
+        table(SIDES, prediction),
         "Cost of training and fine-tuning by size:",
         *(pictures or ["Not run."]),
     ]
     return "\n\n".join(parts)
 
 
-def reading(results: Sequence[Result]) -> Rows:
-    """Images per second of processor time, which is the speed of one core, and disk space."""
+def sides(found: Result, what: str, measured: dict[str, Any], *unit: Any, core: str = "") -> Rows:
+    """A row for each side of a comparison: its speed, memory and disk space, and the ratio."""
     rows = []
-    for found in results:
-        what = f"{found['pictures']:,} photographs, {found['workers']} workers"
-        for name, side in found["reading"].items():
-            size = found["bytes_on_disk"].get(name)
-            cell = f"{side['images_per_cpu_second']:,.0f} images/s per core, {gib(side)}"
-            cell += f", {size / 1e6:,.1f} MB on disk" if size else ""
-            ratio = f"{side['ratio_per_cpu_second']:.2f}"
-            rows.append([found["hardware"], what, name, cell, ratio])
+    for name, side in measured.items():
+        size = found.get("bytes_on_disk", {}).get(name)
+        cell = speed_and_memory(side, *unit) + (f", {size / 1e6:,.1f} MB on disk" if size else "")
+        rows.append([found["hardware"], what, name, cell, f"{side['ratio' + core]:.2f}"])
     return rows
-
-
-def training(results: Sequence[Result]) -> Rows:
-    """The ratio is to the faster of the other sides."""
-    return [
-        [
-            found["hardware"],
-            f"{found['network']}, {found['batch']} of {found['size']} px, {found['precision']}",
-            *(name, images_per_second(side), f"{side['ratio']:.2f}"),
-        ]
-        for found in results
-        if "batch" in found
-        for name, side in found["training"].items()
-    ]
-
-
-def prediction(results: Sequence[Result]) -> Rows:
-    return [
-        [
-            *(found["hardware"], f"{row['network']}, batch {row['batch']}", name),
-            *(images_per_second(side), f"{row['ours_against'][name]:.2f}"),
-        ]
-        for found in results
-        for row in found["rows"]
-        for name, side in row["sides"].items()
-    ]
 
 
 def detectors(folder: Path) -> str:
     """Training and prediction of detectors beside torchvision's, and normalizations."""
-    speeds = [
-        [
-            found["hardware"],
-            f"{found['network']}, {work}, {found['size'][0]}x{found['size'][1]}, "
-            f"{found['precision']}",
-            name,
-            f"{side['images_per_second']:.2f} pictures/s, {gib(side)}",
-            f"{side['ratio']:.2f}",
-        ]
-        for found in read_results(folder, "training")
-        if found["benchmark"] == "detection"
-        for work in ("training", "prediction")
-        for name, side in found.get(work, {}).items()
-    ]
+    speeds = Rows()
+    for found in read_results(folder, "training"):
+        for work in ("training", "prediction") if found["benchmark"] == "detection" else ():
+            height, width = found["size"]
+            what = f"{found['network']}, {work}, {height}x{width}, {found['precision']}"
+            speeds += sides(found, what, found.get(work, {}), "pictures/s", 2)
     norms = [
         [name, found["data"]["name"], f"{ap['AP50-area']['mean']:.2f}"]
         for found in read_results(folder, "norms")
         for name, ap in found["norms"].items()
     ]
-    parts = [
-        "Faster R-CNN with one picture at a time, against torchvision's:",
-        table(SIDES, speeds),
-    ]
+    parts = ["Faster R-CNN with one picture at a time, and torchvision's:", table(SIDES, speeds)]
     if norms:
         parts += ["Training from scratch, by normalization:"]
         parts += [markdown(["normalization", "data", "AP50 %, by area"], norms)]
