@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -351,10 +352,6 @@ def in_table11(result: Result) -> bool:
     return benchmark(result) in (VOC12, VOC12_VAL)
 
 
-def table10(results: Sequence[Result]) -> str:
-    return by_class(results, VOC07, paper.TABLE_10)
-
-
 def table11(results: Sequence[Result]) -> str:
     return by_class(results, VOC12, paper.TABLE_11) + VOC12_REMARK
 
@@ -390,3 +387,6 @@ def by_class(
         header.append(f"{name}: ours")
         columns.append(tuple(ours(own, metric) for metric in metrics.values()))
     return markdown(header, list(zip(*columns, strict=True))) + data_remark(results)
+
+
+table10 = partial(by_class, tested=VOC07, printed=paper.TABLE_10)

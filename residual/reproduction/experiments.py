@@ -14,10 +14,9 @@ from residual.tasks.detection import recipe as detection
 from residual.tasks.detection.recipe import Testing, multiscale_sizes
 from residual.training.recipe import parse_assignment, to_json
 
-# What a result file is about: the key that it must hold. A protocol's name is a measure, too.
-ERROR, RESPONSES, AP, ENSEMBLE, MULTISCALE = (
-    *("error_top1", "responses", "ap", "ensemble", "multiscale"),
-)
+# Measures: the key in a result file. The name of a protocol is a measure, too.
+ERROR, RESPONSES, AP = "error_top1", "responses", "ap"
+ENSEMBLE, MULTISCALE = "ensemble", "multiscale"
 PUBLISHED_PROTOCOLS = {  # in place of the paper's multi-scale test, for networks of other papers
     "vgg19": "dense",
     "googlenet": "144crop",
@@ -129,8 +128,7 @@ class Experiment:
 
 
 def finished_run(runs: Path, name: str) -> Path | None:
-    """The folder of a finished run, if there is one, with a curve or without unless the name has
-    it."""
+    """The folder of a finished run, if there is one. A run with a curve serves as one without."""
     paths = (runs / name, runs / f"{name}-curve")
     return next((path for path in paths if (path / "result.json").exists()), None)
 
@@ -151,7 +149,7 @@ def recipes(networks: Sequence[str], request: Request) -> list[Recipe]:
     for network in networks:
         recipe = recipe_for(network, request.data)
         if request.steps:
-            steps = round(request.steps * paper_batch(network) / recipe.batch)
+            steps = round(request.steps * paper_recipe(network).batch / recipe.batch)
             recipe = with_steps(recipe, max(1, steps))
         chosen += [replace(recipe, seed=seed) for seed in range(request.seeds)]
     return chosen
@@ -182,17 +180,13 @@ def paper_recipe(network: str) -> Recipe:
     return IMAGENET if takes_photographs(network) else CIFAR
 
 
-def paper_batch(network: str) -> int:
-    return paper_recipe(network).batch
-
-
 def paper_steps(recipe: Recipe, data: str) -> int:
     """The training length in steps of the paper's batch. A baseline that was trained by the full
     schedule of its own publication counts as trained by the paper's full schedule."""
-    own = recipe_for(recipe.network, data)
+    own, paper = recipe_for(recipe.network, data), paper_recipe(recipe.network)
     if model_spec(recipe.network).family == "rival" and recipe.steps == own.steps:
-        return paper_recipe(recipe.network).steps
-    return round(recipe.steps * own.batch / paper_batch(recipe.network))
+        return paper.steps
+    return round(recipe.steps * own.batch / paper.batch)
 
 
 def detectors(
@@ -209,15 +203,12 @@ def detectors(
     recipe = detection.RECIPES[name]
     if request.steps:
         recipe = detection.with_steps(recipe, request.steps)
-    found = []
-    for network in networks:
-        for seed in range(request.seeds):
-            own = [
-                replace(recipe, network=network, seed=seed + n, context=context)
-                for n in range(members)
-            ]
-            found.append(Experiment(tuple(own), AP, testing or Testing(), pretraining))
-    return found
+    ensembles = [
+        [replace(recipe, network=name, seed=seed + n, context=context) for n in range(members)]
+        for name in networks
+        for seed in range(request.seeds)
+    ]
+    return [Experiment(tuple(e), AP, testing or Testing(), pretraining) for e in ensembles]
 
 
 def detector_networks(depths: Sequence[int]) -> list[str]:

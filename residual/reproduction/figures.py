@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
+from types import MappingProxyType
 
 from matplotlib.figure import Figure
 
@@ -78,7 +80,7 @@ def in_demo(result: Result) -> bool:
 def curve_ends(
     results: Sequence[Result],
     printed: Mapping[str, tuple[float, float]],
-    not_drawn: Mapping[str, float],
+    not_drawn: Mapping[str, float] = MappingProxyType({}),
     split: str = "test",
 ) -> str:
     """The final test and training errors, ours beside those read off the paper's figure."""
@@ -98,17 +100,14 @@ def curve_ends(
     return markdown(header, rows)
 
 
-def figure1_table(results: Sequence[Result]) -> str:
-    return curve_ends(results, paper.FIGURE_1, {})
+figure1_table = partial(curve_ends, printed=paper.FIGURE_1)
+figure6_table = partial(curve_ends, printed=paper.FIGURE_6, not_drawn=paper.FIGURE_6_NOT_DRAWN)
 
 
 def figure4_table(results: Sequence[Result]) -> str:
     """Centre-crop errors on ImageNet."""
-    return curve_ends(results, paper.FIGURE_4, {}, "validation") + data_remark(results)
-
-
-def figure6_table(results: Sequence[Result]) -> str:
-    return curve_ends(results, paper.FIGURE_6, paper.FIGURE_6_NOT_DRAWN)
+    ends = curve_ends(results, paper.FIGURE_4, split="validation")
+    return ends + data_remark(results)
 
 
 def figure7_table(results: Sequence[Result]) -> str:
@@ -132,7 +131,7 @@ def demo_table(results: Sequence[Result]) -> str:
     """Means and ranges of the errors, and whether the deeper networks are worse."""
     rows = []
     for kind in ("plain", "resnet"):
-        for name, error in (("training", last_training_error), ("test", headline_error)):
+        for name, error in (("training", last_training_error), ("test", itemgetter(ERROR))):
             shallow, deep = (
                 [error(result) for result in of_network(results, f"{kind}{depth}")]
                 for depth in DEMO_DEPTHS
@@ -141,10 +140,6 @@ def demo_table(results: Sequence[Result]) -> str:
             rows.append([kind, name, *cells])
     header = ["networks", "error %", *(f"{depth} layers" for depth in DEMO_DEPTHS), "degradation"]
     return markdown(header, rows)
-
-
-def headline_error(result: Result) -> float:
-    return float(result[ERROR])
 
 
 def last_training_error(result: Result) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 from residual.models.complexity import cost
 from residual.models.registry import BASELINES, build_meta, model_spec
@@ -166,6 +166,10 @@ def single_models(
     return markdown(header, rows) + data_remark(results)
 
 
+table3 = partial(single_models, measure="10crop", printed=paper.TABLE_3)
+table4 = partial(single_models, measure=MULTISCALE, printed=paper.TABLE_4)
+
+
 def ensemble(request: Request) -> list[Experiment]:
     """The ensemble of Table 5: one experiment of all members."""
     networks = [name for name in TABLE_4 if name not in BASELINES]
@@ -225,11 +229,3 @@ def table6(results: Sequence[Result]) -> str:
     trained = {network_of(result) for result in results}
     remark = BASELINE_REMARK if trained & set(TABLE_6_BASELINES.values()) else ""
     return markdown(header, rows) + remark
-
-
-def table3(results: Sequence[Result]) -> str:
-    return single_models(results, "10crop", paper.TABLE_3)
-
-
-def table4(results: Sequence[Result]) -> str:
-    return single_models(results, MULTISCALE, paper.TABLE_4)
