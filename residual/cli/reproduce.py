@@ -207,10 +207,10 @@ def train_missing(
         }
         if group:
             trainer = ClassifierTrainer(place, display, data_of(place, large))
-            fingerprints |= run(group, trainer, display)
+            fingerprints |= run(group, trainer)
     if boxes := {name: some for name, some in experiments.items() if some and name in BOXES}:
         initial = {network.network: network for network in map(opened, weights)}
-        fingerprints |= run(boxes, DetectorTrainer(place, display, initial), display)
+        fingerprints |= run(boxes, DetectorTrainer(place, display, initial))
     return fingerprints
 
 

@@ -29,33 +29,32 @@ VERY_DEEP = 1202
 DEMO_DEPTHS, DEMO_SEEDS, DEMO_STEPS = (20, 32), 3, 200
 
 
+def both_kinds(depths: Sequence[int]) -> list[str]:
+    """Plain and residual networks of some depths."""
+    return [f"{kind}{depth}" for kind in ("plain", "resnet") for depth in depths]
+
+
 def figure1_experiments(request: Request) -> list[Experiment]:
     networks = [f"plain{depth}" for depth in request.depths] or list(paper.FIGURE_1)
     return classifiers(networks, request, curve=True)
 
 
 def figure6_experiments(request: Request) -> list[Experiment]:
-    """A plain and a residual network of each depth; 1202 layers only on request."""
-    networks = [
-        f"{kind}{depth}"
-        for kind in ("plain", "resnet")
-        for depth in request.depths or DEPTHS
-        if (kind, depth) != ("plain", VERY_DEEP)
-    ]
+    """A plain and a residual network of each depth; ResNet-1202 only on request."""
+    networks = [name for name in both_kinds(request.depths or DEPTHS) if name != "plain1202"]
     return classifiers(networks, request, curve=True)
 
 
 def figure7_experiments(request: Request) -> list[Experiment]:
     """The networks of the figure, or plain and residual networks of the given depths."""
-    networks = [f"{kind}{depth}" for depth in request.depths for kind in ("plain", "resnet")]
-    return classifiers(networks or list(paper.FIGURE_7), request, RESPONSES, curve=True)
+    networks = both_kinds(request.depths) or list(paper.FIGURE_7)
+    return classifiers(networks, request, RESPONSES, curve=True)
 
 
 def demo_experiments(request: Request) -> list[Experiment]:
     """Plain and residual networks of two depths, with three seeds."""
-    networks = [f"{kind}{depth}" for kind in ("plain", "resnet") for depth in DEMO_DEPTHS]
     request = replace(request, steps=request.steps or DEMO_STEPS, seeds=DEMO_SEEDS)
-    return classifiers(networks, request, curve=True)
+    return classifiers(both_kinds(DEMO_DEPTHS), request, curve=True)
 
 
 def has_curve(result: Result) -> bool:

@@ -206,9 +206,7 @@ class DetectorTrainer:
 Trainer = ClassifierTrainer | DetectorTrainer
 
 
-def run(
-    exhibits: dict[str, list[Experiment]], trainer: Trainer, display: Display
-) -> dict[str, set[str]]:
+def run(exhibits: dict[str, list[Experiment]], trainer: Trainer) -> dict[str, set[str]]:
     """Train what is missing, continue interrupted runs, and store the results -> for each exhibit
     the fingerprints of the data that it was evaluated on.
 
@@ -222,7 +220,7 @@ def run(
     }
     every = dict.fromkeys(e for experiments in bound.values() for e in experiments)
     missing = first(lambda: [e for e in every if not e.stored(results)])
-    train(missing, trainer, display)
+    train(missing, trainer)
     for experiment in missing:
         runs = first(partial(store_trainings, experiment, trainer))
         if experiment.needs_evaluation:
@@ -236,7 +234,7 @@ def run(
     return {name: first(partial(fingerprints, some)) for name, some in bound.items()}
 
 
-def train(experiments: Sequence[Experiment], trainer: Trainer, display: Display) -> None:
+def train(experiments: Sequence[Experiment], trainer: Trainer) -> None:
     """Train every recipe that has no finished run."""
     place, first = trainer.place, current_world().on_first
 
@@ -258,9 +256,9 @@ def train(experiments: Sequence[Experiment], trainer: Trainer, display: Display)
             first(partial(trainer.begin, path, recipe, curve, config))
         if at_once <= 1:
             title = f"{recipe.network}, seed {recipe.seed} ({n} of {len(missing)})"
-            display.train(title, recipe.steps, trainer.advance(path, recipe))
+            trainer.display.train(title, recipe.steps, trainer.advance(path, recipe))
     if at_once > 1:
-        display.resume(list(missing), at_once)
+        trainer.display.resume(list(missing), at_once)
 
 
 def store_trainings(experiment: Experiment, trainer: Trainer) -> list[Path]:
@@ -277,6 +275,7 @@ def store_trainings(experiment: Experiment, trainer: Trainer) -> list[Path]:
 
 
 def on_data(experiment: Experiment, data: Data | datasets.DetectionData) -> Experiment:
+    """The experiment with the name and the fingerprint of its data."""
     return replace(experiment, data=data.name, fingerprint=data.fingerprint)
 
 
