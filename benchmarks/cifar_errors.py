@@ -24,12 +24,12 @@ from residual.models.registry import build
 from residual.reproduction.experiments import slug
 from residual.runs.results import versions
 from residual.storage import FORMAT, write_json
-from residual.tasks.classification.recipe import Recipe, with_steps
+from residual.tasks.classification.recipe import ClassificationRecipe, with_steps
 from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import to_json
 
 
-def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
+def errors(recipe: ClassificationRecipe, data: Data, device: torch.device) -> dict[str, Any]:
     """Train by the usual loop, then open the test set once. The content of a result file."""
     torch.manual_seed(recipe.seed)
     net, mean = (
@@ -54,7 +54,9 @@ def errors(recipe: Recipe, data: Data, device: torch.device) -> dict[str, Any]:
     )
 
 
-def record(recipe: Recipe, data: Data, wrong: int, seconds: float, machine: str) -> dict[str, Any]:
+def record(
+    recipe: ClassificationRecipe, data: Data, wrong: int, seconds: float, machine: str
+) -> dict[str, Any]:
     seen = len(data.split("test"))
     return {
         "format": FORMAT,

@@ -25,7 +25,7 @@ from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.evaluate import EvalOptions, evaluate
 from residual.tasks.detection.faster_rcnn import FasterRCNN, FusedConvBatchNorm, build
 from residual.tasks.detection.load import TrainedDetector
-from residual.tasks.detection.recipe import SCRATCH, Recipe, Testing, with_steps
+from residual.tasks.detection.recipe import SCRATCH, DetectionRecipe, Testing, with_steps
 from residual.training.loop import StepOptions
 from residual.training.recipe import parse_assignment, to_json
 
@@ -41,7 +41,7 @@ def moving() -> Iterator[None]:
         FasterRCNN.train = usual  # type: ignore[method-assign]
 
 
-def trained(recipe: Recipe, data: DetectionData, how: Any) -> dict[str, Any]:
+def trained(recipe: DetectionRecipe, data: DetectionData, how: Any) -> dict[str, Any]:
     """Average precision on the test split after a whole training."""
     torch.manual_seed(recipe.seed)
     net = build(recipe, len(data.train.classes))
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     how = compute_config("auto", options.threads, options.precision)
     how.apply()
-    changes: dict[str, Any] = dict(parse_assignment(Recipe, word) for word in options.set)
+    changes: dict[str, Any] = dict(parse_assignment(DetectionRecipe, word) for word in options.set)
     recipe = replace(with_steps(SCRATCH, options.steps), network=options.network, **changes)
     data = train.load_data(recipe, {"where": str(options.folder)})
     found = {"group": trained(recipe, data, how)}

@@ -31,7 +31,7 @@ from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
 from residual.storage import write_json
 from residual.tasks.classification import loop
-from residual.tasks.classification.recipe import Recipe
+from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.tasks.classification.train import recipe_for, takes_photographs
 from residual.training.loop import StepOptions
 
@@ -73,7 +73,12 @@ def wrong(net: nn.Module, images: Tensor, labels: Tensor, how: ComputeConfig) ->
 
 
 def attempt(
-    name: str, start: str, recipe: Recipe, images: Tensor, labels: Tensor, how: ComputeConfig
+    name: str,
+    start: str,
+    recipe: ClassificationRecipe,
+    images: Tensor,
+    labels: Tensor,
+    how: ComputeConfig,
 ) -> dict[str, Any]:
     """One training, until all pictures are recognised or the steps are over."""
     torch.manual_seed(recipe.seed)
@@ -120,7 +125,7 @@ def attempts(
     images = images.contiguous(memory_format=how.memory_format)
     own, steps = recipe_for(name, ""), options.steps
     for seed, lr, start in itertools.product(range(3), options.rates, STARTS):
-        recipe = Recipe(
+        recipe = ClassificationRecipe(
             name, batch=PICTURES, norm_group=PICTURES, seed=seed,
             steps=steps, lr=lr, drops=(steps // 3, 2 * steps // 3), factor=0.3,
             optimizer="rmsprop", weight_decay=0.0, loss=own.loss,

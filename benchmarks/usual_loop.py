@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from residual.tasks.classification.recipe import Recipe, learning_rate
+from residual.tasks.classification.recipe import ClassificationRecipe, learning_rate
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -29,7 +29,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def loader(
-    pixels: Tensor, labels: Tensor, mean: Tensor, recipe: Recipe, workers: int = 4
+    pixels: Tensor, labels: Tensor, mean: Tensor, recipe: ClassificationRecipe, workers: int = 4
 ) -> DataLoader[tuple[Tensor, int]]:
     """The paper's preprocessing and augmentation (Sec. 4.2), put together from torchvision."""
     steps: list[nn.Module] = [
@@ -55,7 +55,7 @@ def loader(
 def train(
     net: nn.Module,
     batches: DataLoader[tuple[Tensor, int]],
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     device: torch.device,
     bf16: bool = False,
 ) -> Iterator[float]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
 from residual.tasks.classification import loop
-from residual.tasks.classification.recipe import Recipe
+from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.tasks.classification.train import recipe_for
 from residual.training import checkpoint
 from residual.training.loop import StepOptions
@@ -49,7 +49,7 @@ def patterns() -> tuple[torch.Tensor, torch.Tensor]:
     return 2 * colours[labels][:, :, None, None] + noise, labels
 
 
-def tame(recipe: Recipe) -> Recipe:
+def tame(recipe: ClassificationRecipe) -> ClassificationRecipe:
     """For eight images."""
     return replace(recipe, batch=8, norm_group=8)
 

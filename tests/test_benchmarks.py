@@ -20,7 +20,7 @@ from residual.data.preprocessing import per_pixel_mean
 from residual.data.sources import digits, load
 from residual.device import ComputeConfig
 from residual.models.registry import build
-from residual.tasks.classification.recipe import Recipe, with_steps
+from residual.tasks.classification.recipe import ClassificationRecipe, with_steps
 from residual.tasks.classification.throughput import Bench, Stage, decoding, verdict
 from residual.tasks.classification.train import recipe_for
 
@@ -206,7 +206,7 @@ def test_of_any_two_sides_each_is_started_first_in_every_other_round(monkeypatch
 def test_fitting_ends_where_none_is_wrong_or_the_steps_are_over_or_the_loss_is_no_number():
     labels = torch.arange(32) % 3
     images = torch.eye(3)[labels][:, :, None, None].expand(-1, -1, 8, 8).contiguous()
-    recipe = Recipe("nin", batch=32, norm_group=32, drops=(), optimizer="rmsprop")
+    recipe = ClassificationRecipe("nin", batch=32, norm_group=32, drops=(), optimizer="rmsprop")
 
     def tried(lr: float, steps: int) -> dict[str, object]:
         how = replace(recipe, lr=lr, steps=steps)

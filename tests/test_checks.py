@@ -15,7 +15,7 @@ from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.tasks.classification import baseline_recipes as rivals
 from residual.tasks.classification import checks
-from residual.tasks.classification.recipe import RECIPES, Recipe
+from residual.tasks.classification.recipe import RECIPES, ClassificationRecipe
 from residual.tasks.classification.train import begin, nearest, recipe_for
 from residual.tasks.detection.recipe import RECIPES as DETECTION
 from residual.tasks.detection.train import check, check_effects
@@ -104,7 +104,7 @@ def test_fields_for_photographs_are_accepted_with_photographs(data, changes):
 
 def test_every_field_always_counts_or_is_told_when_it_does(data):
     told = checks.conditions(recipe_for("resnet20", SMALL), data[SMALL])
-    assert told.keys() | ALWAYS == {field.name for field in fields(Recipe)}
+    assert told.keys() | ALWAYS == {field.name for field in fields(ClassificationRecipe)}
     assert not told.keys() & ALWAYS
 
 

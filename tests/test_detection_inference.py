@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 from residual.tasks.detection.faster_rcnn import FasterRCNN, postprocess
 from residual.tasks.detection.inference import ImageFeatures, detect
 from residual.tasks.detection.losses import BOX_STD
-from residual.tasks.detection.recipe import Recipe
+from residual.tasks.detection.recipe import DetectionRecipe
 from residual.tasks.detection.recipe import Testing as Asking
 
 
@@ -20,7 +20,7 @@ def asked(net: FasterRCNN, how: Asking, *images: Tensor):
         return detect([ImageFeatures(net.eval(), images)], how)
 
 
-def wild(recipe: Recipe = SMALL) -> FasterRCNN:
+def wild(recipe: DetectionRecipe = SMALL) -> FasterRCNN:
     """Says something of every region."""
     net = made(recipe)
     nn.init.normal_(net.score.weight, std=0.5)

@@ -7,7 +7,7 @@ import pytest
 from residual.tasks.detection.recipe import (
     RECIPES,
     VOC07,
-    Recipe,
+    DetectionRecipe,
     from_json,
     learning_rate,
     with_steps,
@@ -30,11 +30,11 @@ def test_a_budget_keeps_the_proportions_of_drops():
 
 
 def test_a_field_is_set_as_on_the_command_line():
-    assert parse_assignment(Recipe, "scales=32,64") == ("scales", (32, 64))
-    assert parse_assignment(Recipe, "context=true") == ("context", True)
+    assert parse_assignment(DetectionRecipe, "scales=32,64") == ("scales", (32, 64))
+    assert parse_assignment(DetectionRecipe, "context=true") == ("context", True)
     for wrong in ("network=vgg16", "scales=a", "nothing"):
         with pytest.raises(ValueError, match=r"scales|sets no field"):
-            parse_assignment(Recipe, wrong)
+            parse_assignment(DetectionRecipe, wrong)
 
 
 @pytest.mark.parametrize("field", ["norm", "pooling", "schedule", "bad_boxes"])

@@ -14,7 +14,7 @@ from residual.tasks.detection import loop
 from residual.tasks.detection.boxes import encode, grid_anchors
 from residual.tasks.detection.faster_rcnn import FasterRCNN, backbone_weights, build, fuse_batchnorm
 from residual.tasks.detection.losses import BOX_STD, Sample, sample_matches
-from residual.tasks.detection.recipe import SCRATCH, VOC07, Recipe
+from residual.tasks.detection.recipe import SCRATCH, VOC07, DetectionRecipe
 from residual.tasks.detection.train import check
 
 SMALL = replace(
@@ -38,7 +38,7 @@ SMALL = replace(
 CPU = torch.device("cpu")
 
 
-def made(recipe: Recipe = SMALL, classes: int = 2) -> FasterRCNN:
+def made(recipe: DetectionRecipe = SMALL, classes: int = 2) -> FasterRCNN:
     torch.manual_seed(0)
     return build(recipe, classes)
 

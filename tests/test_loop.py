@@ -16,7 +16,7 @@ from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.models.registry import build
 from residual.tasks.classification.loop import start, train
-from residual.tasks.classification.recipe import CIFAR, Recipe, learning_rate
+from residual.tasks.classification.recipe import CIFAR, ClassificationRecipe, learning_rate
 from residual.training.batchnorm import GhostBatchNorms
 from residual.training.loop import StepOptions
 
@@ -30,7 +30,7 @@ def network(name: str = "resnet8") -> nn.Module:
     return build(name).double()
 
 
-def batches(recipe: Recipe, step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(recipe: ClassificationRecipe, step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     images = digits().train
     for x, y in training_batches(
         images,
@@ -41,7 +41,7 @@ def batches(recipe: Recipe, step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         yield x.double(), y
 
 
-def plain_loop(net: nn.Module, recipe: Recipe) -> list[float]:
+def plain_loop(net: nn.Module, recipe: ClassificationRecipe) -> list[float]:
     """SGD as every textbook has it, on whole batches."""
     weights = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim == 1]

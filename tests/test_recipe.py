@@ -10,7 +10,7 @@ from residual.tasks.classification.recipe import (
     CIFAR,
     CIFAR_DEEP,
     RECIPES,
-    Recipe,
+    ClassificationRecipe,
     check_average,
     from_json,
     initial_share,
@@ -61,7 +61,7 @@ def test_another_budget_keeps_the_proportions(recipe, steps):
     assert replace(scaled, **rest) == recipe
 
 
-def weight_by_hand(recipe: Recipe) -> float:
+def weight_by_hand(recipe: ClassificationRecipe) -> float:
     """What is left in the average of the weights it began with: 1, and each update's share of it;
     it begins anew in the warm-up."""
     (every, decay), left = recipe.average, 1.0
@@ -180,7 +180,7 @@ ASSIGNMENTS = {
 
 @pytest.mark.parametrize(("text", "value"), ASSIGNMENTS.items())
 def test_each_field_is_set_from_the_command_line(text, value):
-    name, found = parse_assignment(Recipe, text)
+    name, found = parse_assignment(ClassificationRecipe, text)
     assert (name, found) == (text.partition("=")[0], value)
     assert type(found) is type(getattr(CIFAR, name))
     assert getattr(replace(CIFAR, batch=256, norm_group=256, **{}), name) is not None
@@ -188,7 +188,11 @@ def test_each_field_is_set_from_the_command_line(text, value):
 
 def test_no_field_but_the_network_is_left_out_above():
     named = {text.partition("=")[0] for text in ASSIGNMENTS}
-    assert named == {field.name for field in fields(Recipe)} - {"network", "start", "teacher"}
+    assert named == {field.name for field in fields(ClassificationRecipe)} - {
+        "network",
+        "start",
+        "teacher",
+    }
 
 
 @pytest.mark.parametrize(
@@ -196,15 +200,15 @@ def test_no_field_but_the_network_is_left_out_above():
     [("drops=", ()), ("drops=30", (30,)), ("mirror=true", True), ("mirror=FALSE", False)],
 )
 def test_other_ways_to_write_a_value(text, value):
-    assert parse_assignment(Recipe, text) == (text.partition("=")[0], value)
+    assert parse_assignment(ClassificationRecipe, text) == (text.partition("=")[0], value)
 
 
 @pytest.mark.parametrize("text", ["speed=3", "lr", "=3", "", "network=plain20", "LR=1"])
 def test_what_is_no_field_is_refused_with_the_fields_that_there_are(text):
     with pytest.raises(ValueError, match="sets no field of a recipe") as refusal:
-        parse_assignment(Recipe, text)
+        parse_assignment(ClassificationRecipe, text)
     assert repr(text) in str(refusal.value)
-    for field in fields(Recipe):
+    for field in fields(ClassificationRecipe):
         assert (field.name in str(refusal.value).partition("write field=value")[2]) == (
             field.name not in ("network", "start", "teacher")
         )
@@ -221,7 +225,7 @@ def test_what_is_no_field_is_refused_with_the_fields_that_there_are(text):
 def test_a_value_of_another_kind_is_named_beside_one_that_would_do(text):
     name, _, value = text.partition("=")
     with pytest.raises(ValueError, match=f"{name} is like .*, not {value!r}"):
-        parse_assignment(Recipe, text)
+        parse_assignment(ClassificationRecipe, text)
 
 
 @pytest.mark.parametrize(

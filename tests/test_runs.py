@@ -17,7 +17,7 @@ from residual.device import ComputeConfig
 from residual.runs import folder, resume
 from residual.tasks.classification import loader
 from residual.tasks.classification.load import load, read_recipe
-from residual.tasks.classification.recipe import DIGITS, Recipe
+from residual.tasks.classification.recipe import DIGITS, ClassificationRecipe
 from residual.tasks.classification.train import advance, begin, check, recipe_for, train
 from residual.training import checkpoint, task
 from residual.training.meter import Diverged
@@ -37,17 +37,21 @@ def few(n: int = 40) -> Data:
     return replace(whole, train=whole.train.subset(torch.arange(n)), test=test)
 
 
-def begun(run: Path, recipe: Recipe = SHORT, data: Data | None = None, curve: bool = False) -> Data:
+def begun(
+    run: Path, recipe: ClassificationRecipe = SHORT, data: Data | None = None, curve: bool = False
+) -> Data:
     data = data or few()
     begin(run, recipe, data, WHERE, HOW, test_curve=curve)
     return data
 
 
-def moments(run: Path, recipe: Recipe = SHORT, data: Data | None = None) -> Iterator[Event]:
+def moments(
+    run: Path, recipe: ClassificationRecipe = SHORT, data: Data | None = None
+) -> Iterator[Event]:
     yield from advance(run, begun(run, recipe, data), ALWAYS)
 
 
-def end(run: Path, recipe: Recipe = SHORT, data: Data | None = None) -> dict:
+def end(run: Path, recipe: ClassificationRecipe = SHORT, data: Data | None = None) -> dict:
     return list(moments(run, recipe, data))[-1].result
 
 

@@ -14,7 +14,7 @@ from residual.reproduction.experiments import ENSEMBLE, MULTISCALE, Experiment, 
 from residual.reproduction.results import RESULTS, markdown, network_of, read_results
 from residual.reproduction.tables import IMAGENET_SIZE, network_cost
 from residual.tasks.classification.protocols import PROTOCOLS
-from residual.tasks.classification.recipe import Recipe
+from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.tasks.detection.recipe import Testing
 
 Pages = Mapping[str, Sequence[Page]]  # by table or figure
@@ -75,7 +75,7 @@ def costs(name: str, claim: Claim, speeds: Speeds) -> list[str]:
     return [text, markdown(header, rows), *evaluation_cost(experiments)]
 
 
-def training_cost(recipe: Recipe, speeds: Speeds) -> list[str]:
+def training_cost(recipe: ClassificationRecipe, speeds: Speeds) -> list[str]:
     network = recipe.network
     _, products = network_cost(network, model_spec(network).input_size)
     images, hours = recipe.steps * recipe.batch, "no speed measured"

@@ -79,7 +79,7 @@ def train(
     Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
     """
     from residual.tasks.detection.datasets import annotation_format
-    from residual.tasks.detection.recipe import Recipe, changed, with_steps
+    from residual.tasks.detection.recipe import DetectionRecipe, changed, with_steps
     from residual.tasks.detection.train import recipe_for, with_splits
     from residual.training.recipe import parse_assignment
 
@@ -93,7 +93,7 @@ def train(
         usual = recipe_for(network, str(data), recipe)
         usual = usual if steps is None else with_steps(usual, steps)
         texts = [*assignments, *(set_ or [])]
-        changes = dict(parse_assignment(Recipe, text) for text in texts)
+        changes = dict(parse_assignment(DetectionRecipe, text) for text in texts)
         chosen = changed(usual, {"seed": seed} | changes)
     chosen = with_splits(chosen, str(data), changes)
     progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from residual.device import ComputeConfig
     from residual.runs.load import Trained
-    from residual.tasks.classification.recipe import Recipe
+    from residual.tasks.classification.recipe import ClassificationRecipe
 
 DETECTOR = "fasterrcnn-"  # prefix of the network's name: train a detector on it
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
@@ -148,16 +148,21 @@ def train(
 
 def recipes(
     network: str, data: str, name: str, steps: int | None, seed: int, assignments: list[str]
-) -> "tuple[Recipe, Recipe]":
+) -> "tuple[ClassificationRecipe, ClassificationRecipe]":
     """The usual recipe, and the one that the command line asks for."""
-    from residual.tasks.classification.recipe import Recipe, changed, check_average, with_steps
+    from residual.tasks.classification.recipe import (
+        ClassificationRecipe,
+        changed,
+        check_average,
+        with_steps,
+    )
     from residual.tasks.classification.train import recipe_for
     from residual.training.recipe import parse_assignment
 
     with wrong_usage():
         usual = recipe_for(network, data, name)
         usual = usual if steps is None else with_steps(usual, steps)
-        changes = dict(parse_assignment(Recipe, text) for text in assignments)
+        changes = dict(parse_assignment(ClassificationRecipe, text) for text in assignments)
         chosen = changed(usual, {"seed": seed} | changes)
         check_average(chosen)
         return usual, chosen

@@ -19,7 +19,7 @@ from residual.reproduction.results import Result, Spread, by_seed, grouped, mark
 from residual.tasks.detection.recipe import (
     MULTISCALE,
     RECIPES,
-    Recipe,
+    DetectionRecipe,
     Testing,
     from_json,
     multiscale_sizes,
@@ -147,7 +147,7 @@ def data_name(result: Result) -> str:
     return str(name) if name.endswith(split) else f"{name} {split}"
 
 
-def recipe_words(recipe: Recipe) -> list[str]:
+def recipe_words(recipe: DetectionRecipe) -> list[str]:
     """The nearest named recipe, the steps, and each field that differs."""
     values = to_json(recipe)
     changed = {

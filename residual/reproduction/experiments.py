@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from residual.models.registry import model_spec
-from residual.tasks.classification.recipe import CIFAR, CROP, IMAGENET, Recipe, with_steps
+from residual.tasks.classification.recipe import (
+    CIFAR,
+    CROP,
+    IMAGENET,
+    ClassificationRecipe,
+    with_steps,
+)
 from residual.tasks.classification.train import recipe_for, takes_photographs
 from residual.tasks.detection import recipe as detection
 from residual.tasks.detection.recipe import Testing, multiscale_sizes
@@ -122,7 +128,7 @@ class Experiment:
         if values.get("test_size") == CROP:  # what it was before it became a field
             del values["test_size"]
         key = json.dumps([recipe.network, values, self.fingerprint], sort_keys=True)
-        kind = ["detector"] * isinstance(recipe, detection.Recipe)
+        kind = ["detector"] * isinstance(recipe, detection.DetectionRecipe)
         parts = [slug(self.data), *kind, recipe.network, f"{recipe.steps}steps"]
         return "-".join([*parts, f"seed{recipe.seed}", short_hash(key)])
 
@@ -142,7 +148,7 @@ def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def recipes(networks: Sequence[str], request: Request) -> list[Recipe]:
+def recipes(networks: Sequence[str], request: Request) -> list[ClassificationRecipe]:
     """The recipe of each network for each seed. With a batch other than the paper's, the steps are
     scaled so that as many images are seen."""
     chosen = []
@@ -175,12 +181,12 @@ def with_depths(networks: Sequence[str], depths: Sequence[int]) -> list[str]:
     return [name for name in networks if not depths or model_spec(name).depth in depths]
 
 
-def paper_recipe(network: str) -> Recipe:
+def paper_recipe(network: str) -> ClassificationRecipe:
     """The paper's recipe for networks of such images (Sec. 3.4 and 4.2)."""
     return IMAGENET if takes_photographs(network) else CIFAR
 
 
-def paper_steps(recipe: Recipe, data: str) -> int:
+def paper_steps(recipe: ClassificationRecipe, data: str) -> int:
     """The training length in steps of the paper's batch. A baseline that was trained by the full
     schedule of its own publication counts as trained by the paper's full schedule."""
     own, paper = recipe_for(recipe.network, data), paper_recipe(recipe.network)

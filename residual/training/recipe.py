@@ -11,7 +11,7 @@ NonNegativeFloat = Annotated[float, 0]
 
 
 @dataclass(frozen=True)
-class BaseRecipe:
+class Recipe:
     """Everything that can change the result of a training, and nothing else. Each task extends it.
 
     The annotation of a field says which values it takes. Raises ValueError for others. The
@@ -39,7 +39,7 @@ class BaseRecipe:
             raise ValueError(f"seed is below 2**63, not {self.seed}")
 
 
-R = TypeVar("R", bound=BaseRecipe)
+R = TypeVar("R", bound=Recipe)
 
 
 @cache
@@ -61,12 +61,12 @@ def check_fields(values: Any) -> None:
             raise ValueError(f"{name} is {' or '.join(get_args(annotation))}, not {value!r}")
 
 
-def milestone_rate(recipe: BaseRecipe, step: int) -> float:
+def milestone_rate(recipe: Recipe, step: int) -> float:
     """The learning rate after `step` steps, by its drops."""
     return recipe.lr * recipe.factor ** sum(step >= drop for drop in recipe.drops)
 
 
-def scaled_steps(recipe: BaseRecipe, count: int, steps: int) -> int:
+def scaled_steps(recipe: Recipe, count: int, steps: int) -> int:
     """A number of steps in proportion to another budget, rounded up: no drop before a step."""
     return -(-count * steps // recipe.steps)
 
@@ -92,7 +92,7 @@ def check_effect(recipe: Any, usual: Any, effects: dict[str, tuple[bool, str]]) 
             raise ValueError(f"{name}={in_text(value)} would change nothing here: {reason}")
 
 
-def parse_assignment(kind: type[BaseRecipe], assignment: str) -> tuple[str, Any]:
+def parse_assignment(kind: type[Recipe], assignment: str) -> tuple[str, Any]:
     """`field=value` as a field's name and its value. Raises ValueError."""
     name, equals, text = assignment.partition("=")
     settable = {f.name: f.default for f in fields(kind) if f.name not in kind.not_settable}

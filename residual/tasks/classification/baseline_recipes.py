@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from residual.tasks.classification.recipe import Recipe
+from residual.tasks.classification.recipe import ClassificationRecipe
 
 # Simonyan and Zisserman 2015, Sec. 3.1: batch 256, weight decay 5e-4, a rate of 0.01 that was
 # lowered three times, 370,000 iterations; the shorter side is drawn from 256 to 512.
 # Choice: the three drops come at even distances; they came when the accuracy stalled.
-VGG = Recipe(
+VGG = ClassificationRecipe(
     "vgg16",
     batch=256,
     norm_group=32,
@@ -26,7 +26,7 @@ VGG = Recipe(
 # shifted as in AlexNet.
 # Choice: the weights are averaged over about the last 100,000 steps; Polyak's average is all that
 # is published.
-GOOGLENET = Recipe(
+GOOGLENET = ClassificationRecipe(
     "googlenet",
     batch=32,
     norm_group=32,
@@ -51,7 +51,7 @@ BN_INCEPTION = replace(
     drops=tuple(range(12_800, 6_000_000, 12_800)),
     lr=0.045,
     auxiliary=0.0,
-    average=Recipe.average,
+    average=ClassificationRecipe.average,
 )
 # He et al. 2015, "Delving deep": batch 128, weight decay 5e-4, rates of 0.01, 0.001 and 0.0001,
 # about 80 epochs, the shorter side from 256 to 512.
@@ -68,7 +68,7 @@ PRELU_NET = replace(
 # Goodfellow et al. 2013, pylearn2's cifar10.yaml: 474 epochs, a rate of 0.17 that falls to a
 # hundredth of it at epoch 500, a twentieth of that for convolutions, momentum from 0.5 to 0.65 at
 # epoch 250, no weight decay. An epoch of 50,000 images is 391 batches.
-MAXOUT = Recipe(
+MAXOUT = ClassificationRecipe(
     "maxout",
     steps=474 * 391,
     drops=(500 * 391,),
@@ -143,7 +143,7 @@ FITNET_HINT = replace(FITNET, lesson="hint")
 FITNET_DISTILLED = replace(FITNET, lesson="distillation", guidance=(4.0, 1.0), temperature=3.0)
 # Srivastava et al. 2015, the released solver: batch 100, 200,000 iterations, weight decay 0.001 and
 # ten times as much on the classifier, biases at twice the rate; 8 pixels of padding.
-HIGHWAY = Recipe(
+HIGHWAY = ClassificationRecipe(
     "highway19",
     batch=100,
     norm_group=100,

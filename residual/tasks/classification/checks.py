@@ -19,14 +19,14 @@ from residual.runs.load import Trained
 from residual.storage import display_name
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.protocols import PROTOCOLS, Protocol
-from residual.tasks.classification.recipe import CROP, Recipe
+from residual.tasks.classification.recipe import CROP, ClassificationRecipe
 from residual.training.recipe import check_effect, in_text
 
 IN_MEMORY = ("digits", "CIFAR-10")  # data that are no folder of pictures
 Conditions = dict[str, tuple[bool, str]]  # field -> whether it has an effect, and why it has none
 
 
-def check(recipe: Recipe, data: Data) -> None:
+def check(recipe: ClassificationRecipe, data: Data) -> None:
     """Raises ValueError where this recipe cannot be trained on this data."""
     if not len(data.train) and not data.train.damaged:
         raise ValueError(f"{data.name} has no train/ to learn from; it is good to be judged on")
@@ -58,7 +58,7 @@ def check(recipe: Recipe, data: Data) -> None:
         raise ValueError(f"{data.name} has no val set for the patience of the recipe")
 
 
-def check_sizes(recipe: Recipe) -> None:
+def check_sizes(recipe: ClassificationRecipe) -> None:
     """Raises ValueError where crops are larger than photographs, or too small for the network."""
     size, test, scales = crop_size(recipe), test_size(recipe), in_text(recipe.scales)
     if recipe.crop == "scale":
@@ -78,7 +78,7 @@ def check_sizes(recipe: Recipe) -> None:
     check_input(recipe.network, test)
 
 
-def check_effects(recipe: Recipe, usual: Recipe, data: Data) -> None:
+def check_effects(recipe: ClassificationRecipe, usual: ClassificationRecipe, data: Data) -> None:
     """Raises ValueError for a field that differs from the usual recipe's and has no effect on this
     data, with this network."""
     check_effect(recipe, usual, conditions(recipe, data))
@@ -89,12 +89,12 @@ def check_effects(recipe: Recipe, usual: Recipe, data: Data) -> None:
         )
 
 
-def conditions(recipe: Recipe, data: Data) -> Conditions:
+def conditions(recipe: ClassificationRecipe, data: Data) -> Conditions:
     """The conditions of all fields that do not always have an effect."""
     return learning_conditions(recipe) | image_conditions(recipe, data)
 
 
-def learning_conditions(recipe: Recipe) -> Conditions:
+def learning_conditions(recipe: ClassificationRecipe) -> Conditions:
     """Conditions that depend on the network and on other fields."""
     network, average = recipe.network, recipe.average[0] > 0
     linear = recipe.schedule == "linear"
@@ -132,7 +132,7 @@ def learning_conditions(recipe: Recipe) -> Conditions:
     }
 
 
-def image_conditions(recipe: Recipe, data: Data) -> Conditions:
+def image_conditions(recipe: ClassificationRecipe, data: Data) -> Conditions:
     """Conditions that depend on the images."""
     large, fresh = isinstance(data.train, ImageFiles), not recipe.start
     photographs = large, "it is for photographs, and these are small pictures"

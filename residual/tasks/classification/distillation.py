@@ -14,7 +14,7 @@ from residual.distributed import current_world
 from residual.runs.load import Trained
 from residual.tasks.classification.load import load
 from residual.tasks.classification.losses import TeacherOutput
-from residual.tasks.classification.recipe import Recipe
+from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.training.checkpoint import weights_sha256
 
 TEACHER, STUDENT = "maxout", "fitnet19"
@@ -28,7 +28,7 @@ def load_teacher(run: Path) -> Trained:
     return load(run)
 
 
-def with_teacher(recipe: Recipe, teacher: Trained | None) -> Recipe:
+def with_teacher(recipe: ClassificationRecipe, teacher: Trained | None) -> ClassificationRecipe:
     """The recipe for a training with this teacher. Raises ValueError for a lesson without a
     teacher, and for a teacher without a lesson."""
     if teacher is not None and recipe.lesson == "none":
@@ -46,7 +46,7 @@ def with_teacher(recipe: Recipe, teacher: Trained | None) -> Recipe:
     return recipe
 
 
-def check_teacher(teacher: Trained, recipe: Recipe, classes: tuple[str, ...]) -> None:
+def check_teacher(teacher: Trained, recipe: ClassificationRecipe, classes: tuple[str, ...]) -> None:
     """Raises ValueError where this is not the recipe's teacher, or cannot be one here."""
     if teacher.network != TEACHER:
         raise ValueError(f"a teacher is a run of {TEACHER}, and this one is of {teacher.network}")
@@ -73,7 +73,7 @@ def same_preprocessing(one: Preprocessing, other: Preprocessing) -> bool:
 
 
 def teacher_function(
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     environment: dict[str, Any],
     classes: tuple[str, ...],
     preprocessing: Preprocessing,

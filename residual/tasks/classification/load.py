@@ -9,13 +9,13 @@ from residual.models.registry import build, build_meta, classifier_parameters, m
 from residual.runs import folder
 from residual.runs.load import Trained, read
 from residual.storage import damage_errors
-from residual.tasks.classification.recipe import Recipe, from_json
+from residual.tasks.classification.recipe import ClassificationRecipe, from_json
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors
 from residual.training.recipe import to_json
 
 
-def read_recipe(run: Path) -> Recipe:
+def read_recipe(run: Path) -> ClassificationRecipe:
     """The recipe of a run. Raises NoRun for a folder without one, and for a detector's run."""
     values = folder.recipe_values(run)
     if values.get("task") == "detection":

@@ -16,27 +16,27 @@ from residual.data.loader import (
 from residual.data.preprocessing import Preprocessing, contrast_preprocessing, per_pixel_mean
 from residual.data.sampler import DataConfig
 from residual.models.registry import model_spec
-from residual.tasks.classification.recipe import Recipe
+from residual.tasks.classification.recipe import ClassificationRecipe
 
 
-def crop_size(recipe: Recipe) -> int:
+def crop_size(recipe: ClassificationRecipe) -> int:
     """Pixels on a side of a training image."""
     return recipe.size or model_spec(recipe.network).input_size
 
 
-def test_size(recipe: Recipe) -> int:
+def test_size(recipe: ClassificationRecipe) -> int:
     """Pixels on a side of the centre crop of a test."""
     return recipe.test_size or crop_size(recipe)
 
 
-def drawing(recipe: Recipe) -> DataConfig:
+def drawing(recipe: ClassificationRecipe) -> DataConfig:
     """The fields of a recipe that decide the order and the augmentation of images."""
     values = {field.name: getattr(recipe, field.name) for field in fields(DataConfig)}
     return DataConfig(**values | {"size": crop_size(recipe)})
 
 
 def preprocessing(
-    recipe: Recipe, data: Data, workers: int = 0, progress: Progress = no_progress
+    recipe: ClassificationRecipe, data: Data, workers: int = 0, progress: Progress = no_progress
 ) -> Preprocessing:
     """The recipe's preprocessing, measured on the training set. Where the crops of training and
     test differ in size, the channel means replace the mean image."""
@@ -53,7 +53,11 @@ def preprocessing(
 
 
 def batches(
-    recipe: Recipe, data: Data, preprocessing: Preprocessing, place: LoaderOptions, step: int = 0
+    recipe: ClassificationRecipe,
+    data: Data,
+    preprocessing: Preprocessing,
+    place: LoaderOptions,
+    step: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless training batches on the device, this process's part of each."""
     preprocessing = preprocessing.to(place.device)
@@ -64,6 +68,6 @@ def batches(
     return training_batches(images, preprocessing, drawing(recipe), step, place.world)
 
 
-def bytes_per_task(recipe: Recipe) -> int:
+def bytes_per_task(recipe: ClassificationRecipe) -> int:
     """Bytes that a worker hands over at a time, where it reads photographs."""
     return IMAGES_PER_TASK * 3 * crop_size(recipe) ** 2

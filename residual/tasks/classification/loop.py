@@ -13,7 +13,7 @@ from residual.device import ComputeConfig
 from residual.models.complexity import HEADS
 from residual.tasks.classification import loader
 from residual.tasks.classification.losses import TeacherOutput, total_loss
-from residual.tasks.classification.recipe import Recipe, learning_rate, momentum
+from residual.tasks.classification.recipe import ClassificationRecipe, learning_rate, momentum
 from residual.training import batchnorm, loop
 from residual.training.batchnorm import GhostBatchNorms
 from residual.training.dropout import Dropouts
@@ -31,7 +31,7 @@ class ClassifierLearner(loop.Learner[nn.Module]):
     teacher: Callable[[Tensor], TeacherOutput] | None = None  # where the recipe has a lesson
 
 
-def start(net: nn.Module, recipe: Recipe) -> ClassifierLearner:
+def start(net: nn.Module, recipe: ClassificationRecipe) -> ClassifierLearner:
     """Weight decay is on weights, not on biases or batch-norm scales (the authors' release)."""
     # Deviation: momentum gathers gradients and the rate multiplies them afterwards, as in torch;
     # the authors' Caffe multiplies first. The two differ only right after the rate drops.
@@ -53,7 +53,7 @@ def start(net: nn.Module, recipe: Recipe) -> ClassifierLearner:
 
 
 def parameter_groups(
-    net: nn.Module, recipe: Recipe
+    net: nn.Module, recipe: ClassificationRecipe
 ) -> dict[tuple[float, float], list[nn.Parameter]]:
     """Parameter groups keyed by (learning-rate multiplier, weight decay)."""
     *_, last = (module for module in net.modules() if [*module.parameters(recurse=False)])
@@ -73,7 +73,7 @@ def parameter_groups(
 def train(
     learner: ClassifierLearner,
     batches: Iterator[Batch],
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     options: StepOptions | None = None,
 ) -> Iterator[Step]:
     """Take the remaining steps, one at a time. Batches are this process's part."""
@@ -95,7 +95,11 @@ def train(
 
 
 def batch_gradients(
-    learner: ClassifierLearner, batch: Batch, recipe: Recipe, options: StepOptions, micro_batch: int
+    learner: ClassifierLearner,
+    batch: Batch,
+    recipe: ClassificationRecipe,
+    options: StepOptions,
+    micro_batch: int,
 ) -> tuple[Tensor, int]:
     """Compute the gradients of a batch -> (loss, wrong), and the size of a micro-batch: halved as
     often as memory is short. Raises OutOfMemoryError where it does not hold one norm group."""
@@ -115,7 +119,11 @@ def batch_gradients(
 
 
 def accumulate(
-    learner: ClassifierLearner, batch: Batch, recipe: Recipe, options: StepOptions, micro_batch: int
+    learner: ClassifierLearner,
+    batch: Batch,
+    recipe: ClassificationRecipe,
+    options: StepOptions,
+    micro_batch: int,
 ) -> Tensor:
     """Accumulate the gradients of the mean loss over micro-batches -> (loss, wrong)."""
     images, labels = batch
@@ -148,7 +156,7 @@ def accumulate(
 
 def precise_batchnorm(
     net: nn.Module,
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     data: Data,
     preprocessing: Preprocessing,
     place: LoaderOptions,

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual.tasks.classification.recipe import Recipe, guidance
+from residual.tasks.classification.recipe import ClassificationRecipe, guidance
 
 TeacherOutput = tuple[Tensor, Tensor]  # scores (N, classes), and the hint (N, C, H, W)
 
@@ -12,7 +12,7 @@ TeacherOutput = tuple[Tensor, Tensor]  # scores (N, classes), and the hint (N, C
 def total_loss(
     outputs: tuple[Tensor, ...],
     labels: Tensor,
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     step: int,
     weights: Tensor | None = None,
     teacher: TeacherOutput | None = None,
@@ -37,7 +37,9 @@ def total_loss(
     return total
 
 
-def label_loss(scores: Tensor, labels: Tensor, recipe: Recipe, weights: Tensor | None) -> Tensor:
+def label_loss(
+    scores: Tensor, labels: Tensor, recipe: ClassificationRecipe, weights: Tensor | None
+) -> Tensor:
     """The loss of scores (N, classes), with a weight for each class."""
     if recipe.loss == "cross-entropy":
         return F.cross_entropy(

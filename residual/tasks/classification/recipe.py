@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 from residual.training import recipe as base
 from residual.training.optim import cosine, ema_decay
 from residual.training.recipe import (
-    BaseRecipe,
     NonNegative,
     NonNegativeFloat,
     Positive,
+    Recipe,
     in_text,
     milestone_rate,
     scaled_steps,
@@ -19,7 +19,7 @@ CROP = 224  # pixels on a side of the paper's crops of photographs (Sec. 3.4)
 
 
 @dataclass(frozen=True)
-class Recipe(BaseRecipe):
+class ClassificationRecipe(Recipe):
     """How a classifier is trained. Raises ValueError for values that do not go together."""
 
     teacher: str = ""  # sha256 of the teacher's weights, for a lesson
@@ -64,7 +64,7 @@ class Recipe(BaseRecipe):
     repeats: Positive = 1  # repeated augmentation: copies of an image in a batch
     block: NonNegative = 0  # images shuffled as one block, for an object store; 0: no blocks
 
-    not_settable: ClassVar[frozenset[str]] = BaseRecipe.not_settable | {"teacher"}
+    not_settable: ClassVar[frozenset[str]] = Recipe.not_settable | {"teacher"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,7 +98,7 @@ class Recipe(BaseRecipe):
 # Choice: the paper leaves open whether batch normalization saw the 128 images of a step or the 64
 # on each of its two GPUs. We take all 128: over three seeds of 800 steps, groups of 64
 # gained nothing beyond the deviation (docs/results.md).
-CIFAR = Recipe("resnet20")
+CIFAR = ClassificationRecipe("resnet20")
 # Choice: "about 400 iterations" (Sec. 4.2), not the error of 80 % that they led to; the 1202-layer
 # net, "trained as described above", is warmed up alike. The 400 are among the 64,000.
 CIFAR_DEEP = replace(CIFAR, network="resnet110", warmup=(400, 0.01))
@@ -111,7 +111,7 @@ DIGITS = replace(CIFAR, steps=600, drops=(300, 450), padding=1, mirror=False)
 # more after 450,000; the text says only "when the error plateaus" (`--set schedule=plateau`).
 # Choice: the final statistics are measured over 50,000 training images: the authors' release says
 # "a sufficiently large training batch".
-IMAGENET = Recipe(
+IMAGENET = ClassificationRecipe(
     "resnet50",
     batch=256,
     norm_group=32,
@@ -126,7 +126,7 @@ IMAGENET = Recipe(
 # 152 layers (V. Vryniotis, "How to Train State-Of-The-Art Models Using TorchVision's Latest
 # Primitives", pytorch.org/blog, 2021, as revised; the command is in pytorch/vision#6433).
 # Deviation: biases are not decayed here; there, batch-norm scales and shifts alone are not.
-MODERN = Recipe(
+MODERN = ClassificationRecipe(
     "resnet50-v1.5",
     batch=1024,
     norm_group=128,
@@ -151,7 +151,7 @@ MODERN = Recipe(
 )
 # Choice: a recipe for a folder of one's own is none of the paper's. The new last layer learns ten
 # times as fast as the rest, and the training ends when six looks at a val set gained nothing.
-FINETUNE = Recipe(
+FINETUNE = ClassificationRecipe(
     "resnet50-v1.5",
     batch=32,
     norm_group=32,
@@ -178,7 +178,7 @@ RECIPES = {
 }
 
 
-def learning_rate(recipe: Recipe, step: int, plateaus: int = 0) -> float:
+def learning_rate(recipe: ClassificationRecipe, step: int, plateaus: int = 0) -> float:
     """The learning rate after `step` steps and so many plateaus of the validation error."""
     warmup_steps, warmup_rate = recipe.warmup
     match recipe.schedule:
@@ -192,7 +192,7 @@ def learning_rate(recipe: Recipe, step: int, plateaus: int = 0) -> float:
     return warmup_rate if step < warmup_steps else milestone_rate(recipe, step)
 
 
-def momentum(recipe: Recipe, step: int) -> float:
+def momentum(recipe: ClassificationRecipe, step: int) -> float:
     """The momentum after `step` steps."""
     steps, end = recipe.momentum_rise
     if not steps:
@@ -200,13 +200,13 @@ def momentum(recipe: Recipe, step: int) -> float:
     return recipe.momentum + (end - recipe.momentum) * min(1.0, step / steps)
 
 
-def guidance(recipe: Recipe, step: int) -> float:
+def guidance(recipe: ClassificationRecipe, step: int) -> float:
     """The weight of the distillation loss after `step` steps."""
     first, last = recipe.guidance
     return first + (last - first) * step / recipe.steps
 
 
-def with_steps(recipe: Recipe, steps: int) -> Recipe:
+def with_steps(recipe: ClassificationRecipe, steps: int) -> ClassificationRecipe:
     """The recipe for another budget: milestones, warm-up and averaging keep their proportions."""
     # Choice: the average covers the same part of a training of any length: its interval is
     # scaled like the drops, and its decay so that as little of the first weights remains.
@@ -224,7 +224,7 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
     )
 
 
-def initial_share(recipe: Recipe) -> float:
+def initial_share(recipe: ClassificationRecipe) -> float:
     """The share of the initial weights (those after the warm-up, if there is one) in the average at
     the end, between 0 and 1. It is 0 without an average, and if the warm-up lasts to the end, in
     which the average is the network itself."""
@@ -234,7 +234,7 @@ def initial_share(recipe: Recipe) -> float:
     return float(decay ** (steps // every - min(steps, recipe.warmup[0]) // every))
 
 
-def check_average(recipe: Recipe) -> None:
+def check_average(recipe: ClassificationRecipe) -> None:
     """Raises ValueError if the averaged weights would mostly be the initial ones."""
     every, decay = recipe.average
     if every and not 0 <= decay <= 1:
@@ -247,7 +247,7 @@ def check_average(recipe: Recipe) -> None:
         )
 
 
-def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def changed(recipe: ClassificationRecipe, changes: dict[str, Any]) -> ClassificationRecipe:
     """The recipe with other values. If the size of the crops changes, `scales` and `shorter` change
     in proportion unless they are given: the paper takes crops of 224 from sides of 256 to 480 in
     training, and of 256 in a test (Sec. 3.4)."""
@@ -262,8 +262,8 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return replace(recipe, **scaled | changes)
 
 
-def from_json(values: dict[str, Any]) -> Recipe:
+def from_json(values: dict[str, Any]) -> ClassificationRecipe:
     """A recipe from JSON. Raises ValueError for anything else."""
     if "test_size" not in values:  # older recipes: a test was of 224 pixels
         values = values | {"test_size": CROP if values.get("size") else 0}
-    return base.from_json(Recipe, values)
+    return base.from_json(ClassificationRecipe, values)

@@ -18,7 +18,7 @@ from residual.tasks.classification import distillation, loader, loop
 from residual.tasks.classification.evaluate import CURVE, error_record, evaluate_member
 from residual.tasks.classification.inference import InferenceOptions, Member
 from residual.tasks.classification.metrics import Count
-from residual.tasks.classification.recipe import Recipe, learning_rate
+from residual.tasks.classification.recipe import ClassificationRecipe, learning_rate
 from residual.training import optim
 from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.early_stopping import EarlyStopping
@@ -33,7 +33,7 @@ class Classification:
     curve: tuple[str, ...] = CURVE
     replacement = "another of its class"
 
-    def __init__(self, recipe: Recipe, data: Data, context: RunContext) -> None:
+    def __init__(self, recipe: ClassificationRecipe, data: Data, context: RunContext) -> None:
         self.recipe, self.context = recipe, context
         self.data = apply_split(data, recipe.split)
         self.classes = data.classes

@@ -24,7 +24,7 @@ from residual.models.registry import build
 from residual.runs.results import versions
 from residual.tasks.classification import loader, loop
 from residual.tasks.classification.loader import crop_size
-from residual.tasks.classification.recipe import Recipe
+from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.training.loop import StepOptions
 
 STEPS = 5  # of which the median is taken
@@ -32,14 +32,14 @@ HELD = 64  # decoded pictures that are cut again and again
 AHEAD = 4 * IMAGES_PER_TASK  # pictures of each worker that may be ready before a measurement begins
 
 
-def trial_key(config: ComputeConfig, recipe: Recipe) -> str:
+def trial_key(config: ComputeConfig, recipe: ClassificationRecipe) -> str:
     """Everything that the speed of a step depends on, in words."""
     groups = f"{recipe.batch}/{recipe.norm_group}"
     size = f"{crop_size(recipe)}px"
     return " ".join([hardware_name(config), versions()["torch"], recipe.network, groups, size])
 
 
-def seconds_per_step(config: ComputeConfig, recipe: Recipe, classes: int) -> float:
+def seconds_per_step(config: ComputeConfig, recipe: ClassificationRecipe, classes: int) -> float:
     """The median over a few steps of a fresh network on one norm group of noise, after a first
     step that is not counted."""
     with config.activate():
@@ -56,7 +56,9 @@ def seconds_per_step(config: ComputeConfig, recipe: Recipe, classes: int) -> flo
     return median(end - start for start, end in itertools.pairwise(times[1:]))
 
 
-def noise(recipe: Recipe, images: int, config: ComputeConfig) -> Iterator[tuple[Tensor, Tensor]]:
+def noise(
+    recipe: ClassificationRecipe, images: int, config: ComputeConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One batch of noise again and again. Zeros would become denormal numbers, which are slow."""
     device, size = torch.device(config.device), crop_size(recipe)
     with torch.random.fork_rng(devices=[]):
@@ -79,7 +81,7 @@ class Bench:
     """The data, the recipe and the machine of a measurement."""
 
     data: Data
-    recipe: Recipe
+    recipe: ClassificationRecipe
     config: ComputeConfig
     workers: int
     seconds: float  # for each stage

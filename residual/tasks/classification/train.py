@@ -24,7 +24,13 @@ from residual.tasks.classification.distillation import check_teacher, load_teach
 from residual.tasks.classification.load import load as load_trained
 from residual.tasks.classification.load import read_recipe
 from residual.tasks.classification.loader import crop_size, test_size
-from residual.tasks.classification.recipe import RECIPES, Recipe, changed, check_average, with_steps
+from residual.tasks.classification.recipe import (
+    RECIPES,
+    ClassificationRecipe,
+    changed,
+    check_average,
+    with_steps,
+)
 from residual.tasks.classification.task import Classification
 from residual.tasks.classification.throughput import seconds_per_step, trial_key
 from residual.training.checkpoint import weights_sha256
@@ -37,7 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
+def recipe_for(network: str, data: str, name: str = "auto") -> ClassificationRecipe:
     """A recipe by name, or the one that the network and the data go by.
 
     Raises ValueError for a network or a recipe that there is not.
@@ -56,7 +62,7 @@ def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
     return replace(known[name], network=spec.name)
 
 
-def nearest(recipe: Recipe) -> Recipe:
+def nearest(recipe: ClassificationRecipe) -> ClassificationRecipe:
     """The named recipe, for the same network, from which a recipe differs in the fewest fields."""
     named = [
         replace(each, network=recipe.network)
@@ -72,7 +78,7 @@ def takes_photographs(network: str) -> bool:
 
 
 def load_data(
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     source: dict[str, str],
     workers: int = 0,
     progress: Progress = no_progress,
@@ -86,14 +92,14 @@ def load_data(
     )
 
 
-def notices(recipe: Recipe, usual: Recipe, data: Data) -> list[str]:
+def notices(recipe: ClassificationRecipe, usual: ClassificationRecipe, data: Data) -> list[str]:
     """Sentences that the user should know about the data, before a training."""
     return list(data.notices)
 
 
 def begin(
     run: Path | None,
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     data: Data,
     source: dict[str, str],
     config: ComputeConfig,
@@ -130,7 +136,7 @@ def begin(
     return folder.create(run, to_json(recipe), data.classes, values, split, save_initial)
 
 
-def save_weights(run: Path, recipe: Recipe, data: Data, weights: Trained) -> None:
+def save_weights(run: Path, recipe: ClassificationRecipe, data: Data, weights: Trained) -> None:
     """Save initial weights as the checkpoint of step 0; the last layer is new if the classes are
     others."""
     net = session.fresh(recipe.seed, lambda: build(recipe.network, len(data.classes)))
@@ -147,13 +153,13 @@ def save_weights(run: Path, recipe: Recipe, data: Data, weights: Trained) -> Non
 
 
 def complete_recipe(
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     config: ComputeConfig,
     weights: Trained | None,
     *,
     teacher: Path | None = None,
     test_curve: bool = False,
-) -> Recipe:
+) -> ClassificationRecipe:
     """The recipe with the digests of its initial weights and of its teacher's. Raises ValueError
     for weights of another network, and NonFiniteValues."""
     if weights is not None:
@@ -161,7 +167,7 @@ def complete_recipe(
     return with_teacher(recipe, None if teacher is None else load_teacher(teacher))
 
 
-def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
+def from_weights(recipe: ClassificationRecipe, weights: Trained) -> ClassificationRecipe:
     """The recipe of a training from initial weights. Raises ValueError for weights of another
     network, and NonFiniteValues."""
     if weights.network != recipe.network:
@@ -175,7 +181,7 @@ def train(
     network: str = "resnet20",
     data: str = "digits",
     *,
-    recipe: Recipe | None = None,
+    recipe: ClassificationRecipe | None = None,
     out: Path | str | None = None,
     how: ComputeConfig | None = None,
     weights: Path | str | None = None,

@@ -32,7 +32,7 @@ from residual.tasks.detection.losses import (
     region_losses,
     sample_regions,
 )
-from residual.tasks.detection.recipe import Recipe, Testing
+from residual.tasks.detection.recipe import DetectionRecipe, Testing
 from residual.training.dropout import Dropouts
 
 VGGS = ("vgg16", "vgg19")
@@ -65,9 +65,13 @@ class FasterRCNN(nn.Module):
     """
 
     def __init__(
-        self, shared: nn.Sequential, head: nn.Sequential, widths: tuple[int, int], recipe: Recipe,
+        self,
+        shared: nn.Sequential,
+        head: nn.Sequential,
+        widths: tuple[int, int],
+        recipe: DetectionRecipe,
         classes: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.recipe, self.classes = recipe, classes
         self.bins = recipe.bins or BINS[model_spec(recipe.network).family]
@@ -142,7 +146,7 @@ class FasterRCNN(nn.Module):
 
     def proposals(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int],
-        scale: Tensor, limits: Recipe | Testing,
+        scale: Tensor, limits: DetectionRecipe | Testing,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Scores (A, 2) and deltas (A, 4) of anchors (A, 4), in an image of this (height, width)
         that was resized by `scale` -> region proposals (P, 4) and logits (P,), the best first."""
@@ -243,7 +247,7 @@ def check_network(network: str) -> None:
         )
 
 
-def build(recipe: Recipe, classes: int) -> FasterRCNN:
+def build(recipe: DetectionRecipe, classes: int) -> FasterRCNN:
     """A fresh detector of so many classes, without background. Its weights are drawn from torch's
     generator. Raises ValueError for a network that no detector can be built on."""
     check_network(recipe.network)

@@ -16,7 +16,7 @@ from residual.tasks.detection.drawing import draw_boxes
 from residual.tasks.detection.faster_rcnn import FasterRCNN, decode_regions, postprocess
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.loader import ResizedImage, load_image, normalize
-from residual.tasks.detection.recipe import VOC07, Recipe, Testing
+from residual.tasks.detection.recipe import VOC07, DetectionRecipe, Testing
 
 # Pixels: of several scales, a region takes those at which its area is closest to this square's
 # (SPP-net).
@@ -42,7 +42,7 @@ class ImageFeatures:
         }
         self.by_size = dict(sorted((by_size | {self.size: self.first}).items()))
 
-    def proposals(self, limits: Recipe | Testing) -> tuple[Tensor, Tensor]:
+    def proposals(self, limits: DetectionRecipe | Testing) -> tuple[Tensor, Tensor]:
         """Region proposals (P, 4) and probabilities (P,), from the first scale alone (App. B)."""
         scores, deltas = self.net.proposing(self.first)
         self.finite += [scores.isfinite().all(), deltas.isfinite().all()]
@@ -143,7 +143,7 @@ def check_ensemble(detectors: Sequence[TrainedDetector]) -> None:
                 raise ValueError(f"the detectors look at other sizes: {name} {a}, and {b}")
 
 
-def image_sides(recipe: Recipe, testing: Testing) -> list[tuple[int, int]]:
+def image_sides(recipe: DetectionRecipe, testing: Testing) -> list[tuple[int, int]]:
     """(shorter, longest) sides of an image at each scale; the first is the training's."""
     sides = [recipe.shorter, *(side for side in testing.scales if side != recipe.shorter)]
     return [(side, recipe.longest * side // recipe.shorter) for side in sides]

@@ -9,7 +9,7 @@ from residual.runs import folder
 from residual.runs.load import Trained, read
 from residual.storage import damage_errors
 from residual.tasks.detection.faster_rcnn import FasterRCNN, build, fuse_batchnorm
-from residual.tasks.detection.recipe import Recipe, from_json
+from residual.tasks.detection.recipe import DetectionRecipe, from_json
 from residual.training import checkpoint
 
 
@@ -19,7 +19,7 @@ class TrainedDetector(Trained):
 
     net: FasterRCNN
     classes: tuple[str, ...]
-    recipe: Recipe
+    recipe: DetectionRecipe
     annotations: str = ""  # of the training data: voc or coco
 
     def placed(self, config: ComputeConfig) -> Self:
@@ -28,7 +28,7 @@ class TrainedDetector(Trained):
         return self
 
 
-def read_recipe(run: Path) -> Recipe:
+def read_recipe(run: Path) -> DetectionRecipe:
     """The recipe of a run. Raises NoRun for a folder without one, ValueError for a classifier's."""
     values = folder.recipe_values(run)
     if values.get("task") != "detection":

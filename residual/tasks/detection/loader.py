@@ -20,7 +20,7 @@ from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.boxes import STRIDE, flip
 from residual.tasks.detection.datasets import DetectionDataset
 from residual.tasks.detection.losses import Sample
-from residual.tasks.detection.recipe import Recipe
+from residual.tasks.detection.recipe import DetectionRecipe
 
 AHEAD = 2  # steps whose images are read while one is taken
 MIRROR_DRAW = 2  # of the keyed randomness, beside those of losses.py
@@ -77,7 +77,7 @@ def imagenet_preprocessing(shorter: int, pixel_range: int = 1) -> Preprocessing:
     return Preprocessing(mean, std, (shorter, shorter), shorter)
 
 
-def median_side(dataset: DetectionDataset, recipe: Recipe) -> float:
+def median_side(dataset: DetectionDataset, recipe: DetectionRecipe) -> float:
     """The median square root of the areas of objects, in pixels of images of the recipe's shorter
     side (`longest` is ignored); 0 without objects."""
     sides = []
@@ -117,7 +117,7 @@ def read_images(
     return zip(share, read_ahead(read, share, workers, 2 * max(workers, 1)), strict=True)
 
 
-def batch_places(n: int, recipe: Recipe, step: int, world: World) -> Iterator[BatchPlace]:
+def batch_places(n: int, recipe: DetectionRecipe, step: int, world: World) -> Iterator[BatchPlace]:
     """This process's part of the batch of a step, over a data set of n images."""
     for position in range(recipe.batch):
         if position * world.size // recipe.batch == world.rank:
@@ -130,7 +130,7 @@ class TrainingLoader:
     """The batches of a training; only this process's part of each."""
 
     dataset: DetectionDataset
-    recipe: Recipe
+    recipe: DetectionRecipe
     preprocessing: Preprocessing  # on the device
     device: torch.device
     world: World = field(default_factory=World)

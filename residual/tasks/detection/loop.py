@@ -8,13 +8,13 @@ from torch import Tensor
 
 from residual.tasks.detection.faster_rcnn import FasterRCNN, fuse_batchnorm
 from residual.tasks.detection.losses import LOSSES, Sample
-from residual.tasks.detection.recipe import Recipe, learning_rate
+from residual.tasks.detection.recipe import DetectionRecipe, learning_rate
 from residual.training import loop
 from residual.training.dropout import Dropouts
 from residual.training.loop import Learner, Step, StepOptions
 
 
-def start(net: FasterRCNN, recipe: Recipe) -> Learner[FasterRCNN]:
+def start(net: FasterRCNN, recipe: DetectionRecipe) -> Learner[FasterRCNN]:
     """The detector with an optimizer. Weight decay is on weights, not on biases."""
     fuse_batchnorm(net)
     trained = [p for p in net.parameters() if p.requires_grad]
@@ -30,7 +30,7 @@ def start(net: FasterRCNN, recipe: Recipe) -> Learner[FasterRCNN]:
 def train(
     learner: Learner[FasterRCNN],
     batches: Iterator[list[Sample]],
-    recipe: Recipe,
+    recipe: DetectionRecipe,
     config: StepOptions = StepOptions(),  # noqa: B008
     loss_names: tuple[str, ...] = LOSSES,
     rate: Callable[[int], float] | None = None,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from residual.data.rng import keyed_hash
 from residual.tasks.detection.boxes import UNSCALED, encode
-from residual.tasks.detection.recipe import Recipe
+from residual.tasks.detection.recipe import DetectionRecipe
 
 LOSSES = ("objectness_loss", "anchor_loss", "class_loss", "box_loss")
 BACKGROUND, IGNORED = -1, -2
@@ -72,7 +72,7 @@ def sample_matches(matches: Tensor, n: int, max_objects: int, *key: int) -> Tens
 
 
 def anchor_losses(
-    recipe: Recipe, sample: Sample, anchors: Tensor, scores: Tensor, deltas: Tensor
+    recipe: DetectionRecipe, sample: Sample, anchors: Tensor, scores: Tensor, deltas: Tensor
 ) -> Tensor:
     """The objectness and the box loss (2,) of 256 anchors inside the image: scores (A, 2) and
     deltas (A, 4) of all anchors (A, 4)."""
@@ -91,7 +91,9 @@ def anchor_losses(
     return torch.stack([objectness, box]) / max(len(which), 1)
 
 
-def sample_regions(recipe: Recipe, sample: Sample, regions: Tensor) -> tuple[Tensor, Tensor]:
+def sample_regions(
+    recipe: DetectionRecipe, sample: Sample, regions: Tensor
+) -> tuple[Tensor, Tensor]:
     """128 of the regions (R, 4) and their matches; none if no region is an object's or
     background."""
     thresholds = MatchThresholds(object=0.5, background=(recipe.background, 0.5))

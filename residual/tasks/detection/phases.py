@@ -15,7 +15,7 @@ from residual.tasks.detection.faster_rcnn import FasterRCNN, build
 from residual.tasks.detection.inference import ImageFeatures
 from residual.tasks.detection.loader import TrainingLoader, normalize, read_images
 from residual.tasks.detection.losses import LOSSES
-from residual.tasks.detection.recipe import Recipe, learning_rate
+from residual.tasks.detection.recipe import DetectionRecipe, learning_rate
 from residual.training import checkpoint
 from residual.training.loop import Learner
 
@@ -36,7 +36,7 @@ class Phase:
     frozen_backbone: bool = False
 
 
-def phases(recipe: Recipe) -> list[Phase]:
+def phases(recipe: DetectionRecipe) -> list[Phase]:
     if recipe.schedule == "joint":
         return [Phase(1, 0, recipe.steps)]
     ends = [recipe.steps * sum(LENGTHS[: i + 1]) // sum(LENGTHS) for i in range(4)]
@@ -46,12 +46,12 @@ def phases(recipe: Recipe) -> list[Phase]:
     ]
 
 
-def remaining(recipe: Recipe, step: int) -> Iterator[Phase]:
+def remaining(recipe: DetectionRecipe, step: int) -> Iterator[Phase]:
     """The phases that are not over after `step` steps."""
     return (phase for phase in phases(recipe) if step < phase.end)
 
 
-def phase_learning_rate(recipe: Recipe, step: int) -> float:
+def phase_learning_rate(recipe: DetectionRecipe, step: int) -> float:
     """The learning rate after `step` steps."""
     if recipe.schedule == "joint":
         return learning_rate(recipe, step)

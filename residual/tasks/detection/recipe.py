@@ -5,16 +5,16 @@ from typing import Any, ClassVar, Literal
 
 from residual.training import recipe as base
 from residual.training.recipe import (
-    BaseRecipe,
     NonNegative,
     NonNegativeFloat,
     Positive,
+    Recipe,
     check_fields,
     milestone_rate,
     with_steps,
 )
 
-__all__ = ["Recipe", "with_steps"]
+__all__ = ["DetectionRecipe", "with_steps"]
 
 ERROR, SKIP = "error", "skip"  # what to do about an invalid box
 UPRIGHT, STORED = "upright", "stored"  # orientation of the pixels that boxes refer to
@@ -37,7 +37,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Recipe(BaseRecipe):
+class DetectionRecipe(Recipe):
     """How a detector is trained. Raises ValueError for values that do not go together."""
 
     network: str = "resnet101"  # backbone: resnet18 to resnet152, or vgg16
@@ -70,7 +70,7 @@ class Recipe(BaseRecipe):
     box_frame: BoxFrame = "upright"  # boxes refer to the image after, or before, EXIF rotation
     box_unit: BoxUnit = "pixels"  # or fractions of the image's width and height
 
-    not_settable: ClassVar[frozenset[str]] = BaseRecipe.not_settable | {"task"}
+    not_settable: ClassVar[frozenset[str]] = Recipe.not_settable | {"task"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +83,7 @@ class Recipe(BaseRecipe):
 
 
 # The published code's end-to-end training on VOC 2007 (py-faster-rcnn): one picture a step.
-VOC07 = Recipe()
+VOC07 = DetectionRecipe()
 # Choice: the paper does not print the schedules of joint training on the larger sets; as many
 # passes over the pictures as VOC 2007 gets, the drop at the same part of them.
 VOC0712 = replace(VOC07, train_split="07+12", test_split="07test", steps=231_000, drops=(165_000,))
@@ -156,7 +156,7 @@ def multiscale_sizes(shorter: int) -> tuple[int, ...]:
     return tuple(side * shorter // VOC07.shorter for side in MULTISCALE)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(recipe: DetectionRecipe, step: int) -> float:
     """The learning rate after `step` steps of a phase of the training."""
     warmup_steps, warmup_rate = recipe.warmup
     if step < warmup_steps:
@@ -164,7 +164,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return milestone_rate(recipe, step)
 
 
-def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def changed(recipe: DetectionRecipe, changes: dict[str, Any]) -> DetectionRecipe:
     """The recipe with other values. If `shorter` changes, the longer side and the anchors change in
     proportion unless they are given."""
     scaled: dict[str, Any] = {}
@@ -178,6 +178,6 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return replace(recipe, **scaled | changes)
 
 
-def from_json(values: dict[str, Any]) -> Recipe:
+def from_json(values: dict[str, Any]) -> DetectionRecipe:
     """A recipe from JSON. Raises ValueError for anything else."""
-    return base.from_json(Recipe, values)
+    return base.from_json(DetectionRecipe, values)

@@ -12,7 +12,7 @@ from residual.tasks.detection.datasets import DetectionData
 from residual.tasks.detection.evaluate import EvalOptions, evaluate
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.losses import LOSSES
-from residual.tasks.detection.recipe import Recipe, Testing
+from residual.tasks.detection.recipe import DetectionRecipe, Testing
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.loop import Step, StepOptions
@@ -28,7 +28,7 @@ class Detection:
     replacement = "another"
     ended = False
 
-    def __init__(self, recipe: Recipe, data: DetectionData, context: RunContext) -> None:
+    def __init__(self, recipe: DetectionRecipe, data: DetectionData, context: RunContext) -> None:
         self.recipe, self.data, self.context = recipe, data, context
         self.classes = data.train.classes
         net = fresh(recipe.seed, partial(faster_rcnn.build, recipe, len(self.classes)))

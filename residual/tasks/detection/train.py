@@ -27,7 +27,7 @@ from residual.tasks.detection.faster_rcnn import (
 from residual.tasks.detection.load import TrainedDetector, read_recipe
 from residual.tasks.detection.loader import median_side
 from residual.tasks.detection.metrics import check_pycocotools
-from residual.tasks.detection.recipe import RECIPES, Recipe
+from residual.tasks.detection.recipe import RECIPES, DetectionRecipe
 from residual.tasks.detection.task import BEGUN, Detection
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
@@ -39,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
+def recipe_for(network: str, data: str, name: str = "auto") -> DetectionRecipe:
     """A recipe by name, or the usual one of the data's annotation format. Raises ValueError."""
     coco = annotation_format(Path(data)) == "coco"
     if name == "auto":
@@ -52,7 +52,7 @@ def recipe_for(network: str, data: str, name: str = "auto") -> Recipe:
     return recipe
 
 
-def with_splits(recipe: Recipe, data: str, chosen: Collection[str]) -> Recipe:
+def with_splits(recipe: DetectionRecipe, data: str, chosen: Collection[str]) -> DetectionRecipe:
     """The recipe with the data's own names of splits, except in the fields that the user chose.
     Raises ValueError if the names do not tell which split is which."""
     if {"train_split", "test_split"} <= set(chosen):
@@ -63,7 +63,7 @@ def with_splits(recipe: Recipe, data: str, chosen: Collection[str]) -> Recipe:
 
 
 def load_data(
-    recipe: Recipe,
+    recipe: DetectionRecipe,
     source: dict[str, str],
     workers: int = 0,
     progress: Progress = no_progress,
@@ -83,7 +83,7 @@ def load_data(
     return DetectionData(train, test)
 
 
-def notices(recipe: Recipe, usual: Recipe, data: DetectionData) -> list[str]:
+def notices(recipe: DetectionRecipe, usual: DetectionRecipe, data: DetectionData) -> list[str]:
     """Sentences that the user should know about the data, before a training."""
     sentences = []
     splits = {recipe.train_split: data.train, recipe.test_split: data.test}
@@ -102,7 +102,9 @@ def notices(recipe: Recipe, usual: Recipe, data: DetectionData) -> list[str]:
     return sentences
 
 
-def complete_recipe(recipe: Recipe, config: ComputeConfig, weights: Trained | None) -> Recipe:
+def complete_recipe(
+    recipe: DetectionRecipe, config: ComputeConfig, weights: Trained | None
+) -> DetectionRecipe:
     """The recipe with the digest of its initial weights. Raises ValueError for a recipe that cannot
     be trained here and for weights of another network, and NonFiniteValues."""
     if weights is not None:
@@ -111,7 +113,7 @@ def complete_recipe(recipe: Recipe, config: ComputeConfig, weights: Trained | No
     return recipe
 
 
-def check(recipe: Recipe, config: ComputeConfig) -> None:
+def check(recipe: DetectionRecipe, config: ComputeConfig) -> None:
     """Raises ValueError for a recipe that cannot be trained here."""
     check_network(recipe.network)
     if (
@@ -157,7 +159,9 @@ def check(recipe: Recipe, config: ComputeConfig) -> None:
         )
 
 
-def check_effects(recipe: Recipe, usual: Recipe, data: DetectionData | None = None) -> None:
+def check_effects(
+    recipe: DetectionRecipe, usual: DetectionRecipe, data: DetectionData | None = None
+) -> None:
     """Raises ValueError for a field that was set and has no effect."""
     drops = recipe.schedule == "alternating" or any(d < recipe.steps for d in recipe.drops)
     has_norm = model_spec(recipe.network).family != "rival"
@@ -171,7 +175,7 @@ def check_effects(recipe: Recipe, usual: Recipe, data: DetectionData | None = No
 
 def begin(
     run: Path | None,
-    recipe: Recipe,
+    recipe: DetectionRecipe,
     data: DetectionData,
     source: dict[str, str],
     config: ComputeConfig,
@@ -199,7 +203,7 @@ def begin(
     return folder.create(run, to_json(recipe), data.train.classes, values, divided, save_initial)
 
 
-def save_weights(run: Path, recipe: Recipe, data: DetectionData, weights: Trained) -> None:
+def save_weights(run: Path, recipe: DetectionRecipe, data: DetectionData, weights: Trained) -> None:
     """Save initial weights as the checkpoint of step 0."""
     net = session.fresh(recipe.seed, lambda: build(recipe, len(data.train.classes)))
     net.load_state_dict(transferable(weights, net), strict=False)
@@ -226,7 +230,7 @@ def transferable(weights: Trained, net: FasterRCNN) -> dict[str, Tensor]:
     return {k: t for k, t in state.items() if not k.startswith(last) and t.shape == shapes[k]}
 
 
-def from_weights(recipe: Recipe, weights: Trained) -> Recipe:
+def from_weights(recipe: DetectionRecipe, weights: Trained) -> DetectionRecipe:
     """The recipe of a training from initial weights. Raises ValueError for weights of another
     network, and NonFiniteValues."""
     if weights.network != recipe.network:
