@@ -150,5 +150,5 @@ def test_a_rival_that_stops_and_resumes_takes_the_same_steps(name):
     first, second = begun(), begun()
     torch.manual_seed(9)  # which decides nothing
     found = steps(first, 2)
-    checkpoint.restore(second, checkpoint.of_run(first), first.step)
+    checkpoint.restore(second, checkpoint.training_state(first), first.step)
     assert found + steps(second, 4) == expected

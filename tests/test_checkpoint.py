@@ -151,16 +151,18 @@ def test_a_run_goes_on_from_a_checkpoint_bit_by_bit(tmp_path, at):
     whole, first, second = learner(0), learner(0), learner(1)
     list(train(whole, batches(), FIVE))
     list(train(first, batches(), replace(FIVE, steps=at))) if at else None
-    save(tmp_path / "step", checkpoint.of_run(first), {"step": at})
+    save(tmp_path / "step", checkpoint.training_state(first), {"step": at})
     tensors, header = read(tmp_path / "step")
     checkpoint.restore(second, tensors, header["step"])
     assert weights_sha256(second.net.state_dict()) == weights_sha256(first.net.state_dict())
     list(train(second, batches(at), FIVE))
-    ours, expected = checkpoint.of_run(second), checkpoint.of_run(whole)
+    ours, expected = checkpoint.training_state(second), checkpoint.training_state(whole)
     assert any(name.startswith("optimizer.") for name in expected)
     assert weights_sha256(ours) == weights_sha256(expected)
 
 
 def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="the weights do not fit the network"):
-        checkpoint.load_weights(build("resnet8"), checkpoint.of_run(start(build("plain14"), FIVE)))
+        checkpoint.load_weights(
+            build("resnet8"), checkpoint.training_state(start(build("plain14"), FIVE))
+        )

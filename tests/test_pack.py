@@ -15,7 +15,7 @@ from residual.data.folder import open_folder
 from residual.data.folder_index import index_folder
 from residual.data.packed import identity, is_packed, open_packed
 from residual.preparation.pack import Packer, PackOptions, PackSummary, pack, prepare
-from residual.runs.resume import same_data
+from residual.runs.resume import check_data
 
 
 def test_without_the_extra_it_is_named(tmp_path, pictures, monkeypatch):
@@ -133,10 +133,10 @@ def test_a_run_on_an_older_copy_goes_on_with_it_and_one_on_its_source_does_not(j
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "packed.json").write_text("{}")
     known = {"data": {"name": "pets", "fingerprint": source, "where": str(tmp_path / "to")}}
-    same_data(run, known, copy)
+    check_data(run, known, copy)
     known["data"]["where"] = str(jpegs)
     with pytest.raises(ValueError, match=r"was trained on pets .* and this is pets \(packed copy"):
-        same_data(run, known, copy)
+        check_data(run, known, copy)
 
 
 def test_a_name_that_is_no_utf8_is_packed_readably(tmp_path):

@@ -267,7 +267,14 @@ def resume(
     """
     from residual.data.sources import data_source
     from residual.runs import folder
-    from residual.runs.resume import copy_run, data_there, exact, move, read_environment, same_data
+    from residual.runs.resume import (
+        check_data,
+        check_exact,
+        copy_run,
+        existing_data,
+        read_environment,
+        update_environment,
+    )
     from residual.tasks import task_module
 
     with joined() as world:
@@ -283,18 +290,18 @@ def resume(
                 pass  # refuse a run that another process works on, before reading the data
         config = resumed_config(environment, device, threads, precision)
         if not inexact:
-            exact(run, environment, config)
+            check_exact(run, environment, config)
         source = data_source(
-            data or data_there(run, environment["data"]["where"]),
+            data or existing_data(run, environment["data"]["where"]),
             root or Path(environment["data"]["root"]),
         )
         module = task_module(task)
         recipe, classes = module.read_recipe(run), tuple(read_json(run / "classes.json"))
         pictures = load_data(task, recipe, source, workers, classes)
-        same_data(run, environment, pictures)
+        check_data(run, environment, pictures)
         target = world.on_first(lambda: copy_run(run, out)) if out else run
         with folder.writing(target):
-            world.on_first(lambda: move(target, environment, source, config))
+            world.on_first(lambda: update_environment(target, environment, source, config))
         progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
         run_training(target, recipe.steps, module, pictures, progress)
 

@@ -1,4 +1,4 @@
-"""A run is a folder: its recipe, its log, its newest checkpoints, and in the end its result."""
+"""The folder of a run: recipe, log, newest checkpoints, result."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +21,17 @@ from residual.storage import (
 )
 from residual.training import checkpoint
 
-KEPT = 3  # checkpoints
-RUNS = Path("runs")  # where a run lies that nobody gave a folder
-LOCK = "lock"  # lies in a run while processes write to it
+MAX_CHECKPOINTS = 3
+RUNS = Path("runs")  # default parent of runs
+LOCK = "lock"  # exists while processes write to the run
 
 
 class NoRun(ValueError):
-    """A folder that holds no run."""
+    """A folder without a run."""
 
 
-def claimed(network: str, parent: Path) -> Path:
-    """A new folder of the first free name for a run, `<network>-<n>`."""
+def make_numbered(network: str, parent: Path) -> Path:
+    """Make the first folder <network>-<n> that does not exist."""
     n = 1
     while True:
         run = parent / f"{network}-{n}"
@@ -44,11 +44,10 @@ def claimed(network: str, parent: Path) -> Path:
 
 
 def latest(recipe: dict[str, Any], parent: Path) -> Path | None:
-    """The run of this recipe that was begun last and that no process works on; one that is not
-    finished comes first."""
-    made = sorted(parent.glob("*/recipe.json"), key=lambda file: file.stat().st_mtime_ns)
-    own = json.loads(json.dumps({"format": FORMAT, **recipe}))  # where tuples are lists
-    runs = [file.parent for file in reversed(made) if read_json(file) == own]
+    """The latest run of a recipe that no process works on; an unfinished one comes first."""
+    files = sorted(parent.glob("*/recipe.json"), key=lambda file: file.stat().st_mtime_ns)
+    values = json.loads(json.dumps({"format": FORMAT, **recipe}))  # tuples become lists
+    runs = [file.parent for file in reversed(files) if read_json(file) == values]
     for run in sorted(runs, key=lambda run: (run / "result.json").exists()):
         with suppress(LockHeld):
             refuse_held(run)
@@ -64,17 +63,15 @@ def create(
     split: Mapping[Any, list[str]],
     fill: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Make the folder and write down, before the first step, what can change the answer; `fill`
-    writes what else belongs to it.
+    """Make the folder of a run, by default runs/<network>-<n>. `fill` writes further files.
 
-    Without a folder it is the first free one of runs/<network>-<n>. Raises ValueError where the
-    folder holds a run already, OSError where it cannot be made.
+    Raises ValueError if the folder holds a run already, OSError if it cannot be made.
     """
     if run is not None:
         refuse_held(run)
         refuse_taken(run)
     try:
-        run = run or claimed(recipe["network"], RUNS)
+        run = run or make_numbered(recipe["network"], RUNS)
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {run or RUNS}: {error.strerror}") from error
@@ -92,7 +89,7 @@ def create(
 
 
 def refuse_taken(run: Path) -> None:
-    """Raises ValueError where a folder holds a run."""
+    """Raises ValueError if a folder holds a run."""
     if (run / "recipe.json").exists():
         raise ValueError(f"{run} holds a run already; go on with: residual resume {run}")
 
@@ -106,9 +103,9 @@ def refuse_held(run: Path) -> None:
 
 @contextmanager
 def writing(run: Path) -> Iterator[None]:
-    """While the processes of one job write to a run; to a finished one nothing is left to write.
+    """Hold the lock of a run for the processes of one job; a finished run needs none.
 
-    Raises NoRun, and LockHeld where processes of another job do.
+    Raises NoRun, and LockHeld if processes of another job hold it.
     """
     with ExitStack() as stack:
 
@@ -122,7 +119,7 @@ def writing(run: Path) -> Iterator[None]:
 
 
 def check_run(run: Path) -> None:
-    """Raises NoRun where a folder holds none."""
+    """Raises NoRun for a folder without a run."""
     if not run.is_dir():
         raise NoRun(f"no folder {run}")
     if not (run / "recipe.json").exists():
@@ -157,15 +154,15 @@ def is_detection(path: Path) -> bool:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Oldest first. What was being written when the process died is not among them."""
+    """Checkpoint files, oldest first, without partial ones."""
     return sorted((run / "checkpoints").glob("step-*.safetensors"))
 
 
 def save(run: Path, tensors: checkpoint.Tensors, header: dict[str, Any]) -> Path:
-    """Write a checkpoint and remove all but the newest few, and what a dead process left."""
+    """Write a checkpoint. Removes older ones and partial files of dead processes."""
     path = run / "checkpoints" / f"step-{header['step']:08d}.safetensors"
     checkpoint.save(path, tensors, header)
-    for old in checkpoints(run)[:-KEPT]:
+    for old in checkpoints(run)[:-MAX_CHECKPOINTS]:
         old.unlink(missing_ok=True)
     for remnant in (run / "checkpoints").glob("*.partial"):
         remnant.unlink(missing_ok=True)
@@ -173,30 +170,28 @@ def save(run: Path, tensors: checkpoint.Tensors, header: dict[str, Any]) -> Path
 
 
 def newest(run: Path) -> tuple[checkpoint.Tensors, dict[str, Any], list[str]] | None:
-    """The newest checkpoint that is whole, and a sentence for each newer one that is not.
-
-    None where there is no checkpoint yet; raises ValueError where all are damaged, or where the
-    newest whole one was written by a newer version.
+    """The newest whole checkpoint, and a sentence for each newer, damaged one; None if there is no
+    checkpoint. Raises ValueError if all are damaged, or for a newer format.
     """
-    found = checkpoints(run)
-    complaints: list[str] = []
-    for path in reversed(found):
+    paths = checkpoints(run)
+    damaged: list[str] = []
+    for path in reversed(paths):
         try:
             tensors, header = checkpoint.read(path)
         except NewerFormat:
             raise
         except ValueError as error:
-            complaints.append(str(error))
+            damaged.append(str(error))
             continue
-        return tensors, header, complaints
-    if found:
-        raise ValueError("no checkpoint is whole: " + "; ".join(complaints))
+        return tensors, header, damaged
+    if paths:
+        raise ValueError("no checkpoint is whole: " + "; ".join(damaged))
     return None
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl, none where there is no file. A last line that was torn by a sudden
-    end is left out. Raises ValueError where another line is damaged."""
+    """The lines of a log.jsonl; none if there is no file. An incomplete last line is left out.
+    Raises ValueError if another line is damaged."""
     texts = path.read_bytes().splitlines() if path.exists() else []
     lines = []
     for number, text in enumerate(texts, start=1):
@@ -213,17 +208,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def rewind_log(run: Path, step: int) -> None:
-    """Forget what was logged after a step: it will be done, and logged, again."""
+    """Remove the lines after a step: these steps will be taken again."""
     path = run / "log.jsonl"
     lines = read_log(path)
     texts = path.read_bytes().splitlines() if lines else []
-    # As they were written: an older version's may hold NaN.
+    # The bytes as they are: an older version may have written NaN.
     kept = [text for text, line in zip(texts, lines, strict=False) if line["step"] <= step]
     write_atomic(path, b"".join(text + b"\n" for text in kept))
 
 
 def append_log(run: Path, line: dict[str, Any]) -> None:
-    """Raises OSError, naming the file, where the disk is full; the line is then torn."""
+    """Raises OSError, naming the file, if the disk is full; the line is then incomplete."""
     path = run / "log.jsonl"
     try:
         with path.open("a") as file:

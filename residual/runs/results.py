@@ -1,4 +1,4 @@
-"""What a run remembers of its surroundings: data, versions, hardware; and its peak memory."""
+"""The environment of a run: data, versions, hardware; and its peak memory."""
 
 import platform
 import resource
@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow",
 
 
 class Named(Protocol):
-    """Data that a run was trained on."""
+    """Data with a name and a fingerprint."""
 
     @property
     def name(self) -> str: ...
@@ -25,28 +25,28 @@ class Named(Protocol):
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can change a bit of the answer."""
-    found = {"python": platform.python_version()}
+    """Versions of the libraries that can change a bit of a result."""
+    installed = {"python": platform.python_version()}
     for name in ("residual-learning", *LIBRARIES):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
-def environment(data: Named, where: dict[str, str], how: ComputeConfig) -> dict[str, Any]:
-    """What a run remembers of its surroundings."""
+def environment(data: Named, source: dict[str, str], config: ComputeConfig) -> dict[str, Any]:
+    """The content of a run's environment.json."""
     return {
-        "data": {**where, "name": data.name, "fingerprint": data.fingerprint},
-        "setting": asdict(how),
+        "data": {**source, "name": data.name, "fingerprint": data.fingerprint},
+        "setting": asdict(config),
         "versions": versions(),
-        "hardware": hardware_name(how),
+        "hardware": hardware_name(config),
     }
 
 
 def peak_memory(device: str) -> int:
-    """Bytes at most: of this process, or of the allocator on a GPU."""
+    """Peak memory of this process, or of the allocator on a GPU, in bytes."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""A run taken up again: the same machine and versions, or a sentence that names the difference."""
+"""Resuming a run: on the same machine and versions, or a sentence that names the difference."""
 
 import shutil
 from dataclasses import asdict
@@ -11,52 +11,51 @@ from residual.runs import folder
 from residual.runs.results import Named, versions
 from residual.storage import display_name, read_json_object, write_json
 
-# The libraries that make the bits: scikit-learn divides what is held out, scipy draws the shares of
+# Libraries that can change bits of a result: scikit-learn splits data, scipy draws the weights of
 # mixup, and torchvision augments, pools regions and suppresses boxes. Of numpy, only arithmetic is
-# used that has the same bits everywhere.
+# used that has the same bits in every version.
 DECISIVE = ("torch", "torchvision", "scikit-learn", "scipy", "pillow", "simplejpeg")
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """What a run remembers of its surroundings. Raises NoRun and ValueError."""
-    if not (run / "recipe.json").exists():
-        folder.check_run(run)
+    """The environment in which a run was trained. Raises NoRun and ValueError."""
+    folder.check_run(run)
     return read_json_object(run / "environment.json")
 
 
-def differences(known: dict[str, Any], how: ComputeConfig) -> list[str]:
-    """Each thing that makes going on here inexact, in words."""
-    before, now = known["setting"], asdict(how)
-    found = [
-        f"{name} was {before[name]} and is {now[name]}"
-        for name in now
-        if name in before and before[name] != now[name]
+def differences(environment: dict[str, Any], config: ComputeConfig) -> list[str]:
+    """Differences that make the result inexact, each as a sentence."""
+    stored, current = environment["setting"], asdict(config)
+    sentences = [
+        f"{name} was {stored[name]} and is {value}"
+        for name, value in current.items()
+        if name in stored and stored[name] != value
     ]
-    # A run without a version of simplejpeg was made before that was used; other libraries that it
+    # A run without a version of simplejpeg was made before that was used. Other libraries that it
     # does not list were not recorded, and count as equal.
-    libraries = versions()
-    had = libraries | {"simplejpeg": "not installed"} | known["versions"]
-    found += [
-        f"{name} was {had[name]} and is {libraries[name]}"
+    installed = versions()
+    recorded = installed | {"simplejpeg": "not installed"} | environment["versions"]
+    sentences += [
+        f"{name} was {recorded[name]} and is {installed[name]}"
         for name in DECISIVE
-        if had[name] != libraries[name]
+        if recorded[name] != installed[name]
     ]
-    if (here := hardware_name(how)) != known["hardware"] and not found:
-        found.append(f"the machine was {known['hardware']} and is {here}")
-    return found
+    if (machine := hardware_name(config)) != environment["hardware"] and not sentences:
+        sentences.append(f"the machine was {environment['hardware']} and is {machine}")
+    return sentences
 
 
-def exact(run: Path, known: dict[str, Any], how: ComputeConfig) -> None:
-    """Raises ValueError where the run cannot go on here exactly as it would have gone on."""
-    if found := differences(known, how):
+def check_exact(run: Path, environment: dict[str, Any], config: ComputeConfig) -> None:
+    """Raises ValueError if the result could differ from that of an uninterrupted run."""
+    if sentences := differences(environment, config):
         raise ValueError(
-            f"{run} cannot go on exactly: {'; '.join(found)}; "
+            f"{run} cannot go on exactly: {'; '.join(sentences)}; "
             f"residual resume {run} --inexact goes on all the same"
         )
 
 
-def data_there(run: Path, where: str) -> str:
-    """Where a run's data lies. Raises FileNotFoundError where it is not there any more."""
+def existing_data(run: Path, where: str) -> str:
+    """The location of a run's data. Raises FileNotFoundError if nothing is there any more."""
     if Path(where).is_absolute() and not Path(where).exists():
         raise FileNotFoundError(
             f"{run} was trained on data in {display_name(where)}, which is not there any "
@@ -65,34 +64,36 @@ def data_there(run: Path, where: str) -> str:
     return where
 
 
-def same_data(run: Path, known: dict[str, Any], data: Named) -> None:
-    """Raises ValueError where this is not what the run was trained on."""
-    before = known["data"]
-    # Older versions gave packed pictures with other pixels the fingerprint of their source. A run
-    # that was trained on such a packed copy is continued with it.
-    former = getattr(data, "former", "") == before["fingerprint"] and is_packed(before["where"])
-    if data.fingerprint != before["fingerprint"] and not former:
+def check_data(run: Path, environment: dict[str, Any], data: Named) -> None:
+    """Raises ValueError if the run was trained on other data."""
+    stored = environment["data"]
+    # Older versions gave packed images with other pixels the fingerprint of their source. A run
+    # that was trained on such a packed copy is resumed with it.
+    former = getattr(data, "former", "") == stored["fingerprint"] and is_packed(stored["where"])
+    if data.fingerprint != stored["fingerprint"] and not former:
         raise ValueError(
-            f"{run} was trained on {before['name']} ({before['fingerprint'][:12]}), "
+            f"{run} was trained on {stored['name']} ({stored['fingerprint'][:12]}), "
             f"and this is {data.name} ({data.fingerprint[:12]}): other data"
         )
 
 
-def move(run: Path, known: dict[str, Any], where: dict[str, str], how: ComputeConfig) -> None:
-    """Write down where the data lies now, and how the rest is computed."""
-    now = known | {
-        "data": known["data"] | where,
-        "setting": asdict(how),
+def update_environment(
+    run: Path, environment: dict[str, Any], source: dict[str, str], config: ComputeConfig
+) -> None:
+    """Store the current location of the data, machine and versions in a run."""
+    updated = environment | {
+        "data": environment["data"] | source,
+        "setting": asdict(config),
         "versions": versions(),
-        "hardware": hardware_name(how),
+        "hardware": hardware_name(config),
     }
-    if now != known:
-        write_json(run / "environment.json", now)
+    if updated != environment:
+        write_json(run / "environment.json", updated)
 
 
 def copy_run(run: Path, out: Path) -> Path:
-    """A copy of a run, to go on in. Raises ValueError where the folder holds something, or where a
-    process writes to the run."""
+    """Copy a run, to resume the copy. Raises ValueError if the folder exists, or if a process
+    writes to the run."""
     folder.refuse_held(run)
     try:
         out.mkdir(parents=True)
@@ -100,7 +101,7 @@ def copy_run(run: Path, out: Path) -> Path:
         raise ValueError(
             f"{out} exists already; choose a new folder for the copy of {run}"
         ) from None
-    # Its report is of what it was when that was asked for.
-    left_out = shutil.ignore_patterns("*.partial", "report", folder.LOCK)
-    shutil.copytree(run, out, ignore=left_out, dirs_exist_ok=True)
+    # The report belongs to the run at the time of the report.
+    ignored = shutil.ignore_patterns("*.partial", "report", folder.LOCK)
+    shutil.copytree(run, out, ignore=ignored, dirs_exist_ok=True)
     return out

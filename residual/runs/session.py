@@ -1,4 +1,4 @@
-"""A run while processes work on it: logging, checkpoints, stopping and results of any task."""
+"""Trains a run of any task: logging, checkpoints, stopping and the result."""
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,7 +15,7 @@ from residual.device import ComputeConfig, NonFiniteValues
 from residual.distributed import World, current_world
 from residual.runs import folder
 from residual.runs.results import Named, peak_memory
-from residual.runs.resume import exact, same_data
+from residual.runs.resume import check_data, check_exact
 from residual.storage import FORMAT, read_json, write_json
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors, with_preprocessing
@@ -29,14 +29,14 @@ Net = TypeVar("Net", bound=nn.Module)
 
 @dataclass
 class RunContext:
-    """Where a task is trained: its run, the processes, and how the arithmetic is done."""
+    """Where and how a task is trained."""
 
     run: Path
-    environment: dict[str, Any]  # what the run remembers of its surroundings
+    environment: dict[str, Any]  # content of environment.json
     options: RunOptions
     config: ComputeConfig
     world: World = field(default_factory=World)
-    notices: list[str] = field(default_factory=list)  # what a person should know
+    notices: list[str] = field(default_factory=list)  # sentences for the user
 
     @property
     def device(self) -> torch.device:
@@ -44,18 +44,16 @@ class RunContext:
 
 
 class Task(Protocol):
-    """What a run needs to know of what is learnt: images with labels, or with boxes.
+    """What a run needs to know of its task. Two classes satisfy it; there is no base class. Each
+    process has an object of its own."""
 
-    Two classes satisfy it; there is no base class. Every process has one of its own.
-    """
-
-    recipe: Any  # a frozen dataclass with at least network, start, seed, batch and steps
+    recipe: Any  # extends training.recipe.Recipe
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    losses: tuple[str, ...]  # that the log names one by one
-    curve: tuple[str, ...]  # fields of the log that a result keeps
-    skipped: dict[str, str]  # damaged pictures that were replaced, and why
-    replacement: str  # by which, in words
+    losses: tuple[str, ...]  # names of the parts of the loss, in the log
+    curve: tuple[str, ...]  # fields of the log in the result
+    skipped: dict[str, str]  # damaged images that were replaced, and the reason
+    replacement: str  # which image replaces them, in words
 
     @property
     def net(self) -> nn.Module: ...
@@ -64,59 +62,59 @@ class Task(Protocol):
     def learner(self) -> checkpoint.Learning: ...
 
     def begin(self) -> None:
-        """What a training begins with that no checkpoint holds."""
+        """Called before the first step, if there is no checkpoint."""
 
     def restore(self, tensors: Tensors, header: dict[str, Any]) -> None:
-        """Put back what `state` wrote beside the learner."""
+        """Restore the state from a checkpoint; the learner is restored already."""
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """What a checkpoint holds beside the learner: tensors, JSON. All processes call it."""
+        """The state beside the learner, for a checkpoint: tensors, JSON. All processes call it."""
 
     def steps(self, timed: Callable[[Iterator[Any]], Iterator[Any]]) -> Iterator[Step]:
-        """Take the steps that remain. `timed` counts the time that is waited for batches."""
+        """Take the steps that remain. `timed` measures the time of waiting for batches."""
 
     def line(self, step: Step) -> dict[str, Any]:
-        """What a line of the log holds beside the meter's values, at the steps that are logged."""
+        """Values for a line of the log, beside those of the meter."""
 
     @property
     def ended(self) -> bool:
-        """Whether no further step is to be taken, though some are left."""
+        """Whether the training has ended early."""
 
     def images_of(self, step: int) -> tuple[float, list[int]]:
-        """Of a step, for a message: its learning rate, and its images by number."""
+        """The learning rate and the images of a step, for a message."""
 
     def complete(self) -> bool:
-        """What a training ends with: other weights or statistics -> whether there are any."""
+        """Set the final weights and statistics -> whether they changed."""
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Open the test set -> a result's values, and files of the run by name, as JSON."""
+        """Evaluate on the test set -> the result, and further JSON files of the run by name."""
 
 
 class Session:
-    """A run while processes work on it. The first of them writes; all of them take each step."""
+    """The training of a run. All processes take each step; the first one writes."""
 
     def __init__(self, task: Task, context: RunContext) -> None:
         self.task, self.context = task, context
         self.meter = Meter.new(context.device, task.losses)
-        self.told = 0  # of the skipped pictures
+        self.reported = 0  # skipped images
         self._restore()
 
     def _restore(self) -> None:
-        """Put everything back where the newest whole checkpoint has it, if there is one."""
+        """Restore the newest whole checkpoint, if there is one."""
         run, world = self.context.run, self.context.world
-        found = world.on_first(lambda: folder.newest(run))
+        newest = world.on_first(lambda: folder.newest(run))
         if world.rank == 0:
-            folder.rewind_log(run, found[1]["step"] if found else 0)
-        if found is None:
+            folder.rewind_log(run, newest[1]["step"] if newest else 0)
+        if newest is None:
             if self.task.recipe.start:
                 raise ValueError(f"{run} lacks the weights that it begins with; begin it anew")
             self.task.begin()
             return
-        tensors, header, complaints = found
-        self.context.notices += [f"{each}; the one before it is used" for each in complaints]
+        tensors, header, damaged = newest
+        self.context.notices += [f"{sentence}; the one before it is used" for sentence in damaged]
         checkpoint.restore(self.task.learner, tensors, header["step"])
         self.task.restore(tensors, header)
-        self.told = len(self.task.skipped)
+        self.reported = len(self.task.skipped)
         if "tally" in header:
             parts = header.get("parts", [])
             self.meter = Meter.from_json(
@@ -124,20 +122,20 @@ class Session:
             )
 
     def steps(self) -> Iterator[Event]:
-        """The steps that remain. Raises Stopped, and Diverged with the images of the bad step: its
-        loss is not finite, or what it has made of the weights."""
+        """Take the steps that remain. Raises Stopped, and Diverged, with the images of the step, if
+        the loss or a weight is not finite."""
         try:
             if not self.task.ended:
                 yield from self._steps()
         except (Diverged, NonFiniteValues) as error:
             step = self.task.learner.step
-            what = f"after step {step}: {error}"
+            message = f"after step {step}: {error}"
             if isinstance(error, Diverged):
-                step, what = error.step, str(error)
-            raise Diverged(what, step, *self.task.images_of(step - 1)) from None
+                step, message = error.step, str(error)
+            raise Diverged(message, step, *self.task.images_of(step - 1)) from None
 
     def _steps(self) -> Iterator[Event]:
-        """Each step is logged and saved where it is due."""
+        """Take steps; log and save when it is due."""
         steps, saved = self.task.recipe.steps, time.monotonic()
         options, world = self.context.options, self.context.world
         for step in self.task.steps(self._timed):
@@ -161,26 +159,26 @@ class Session:
                 return
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches; the time that is waited for them is counted."""
+        """The batches; measures the time of waiting for them."""
         while True:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             batch = next(batches)
-            self.meter.waited += time.perf_counter() - begun
+            self.meter.waited += time.perf_counter() - start
             yield batch
 
     def notices(self) -> Iterator[Event]:
-        """What a person should know, and was not told yet."""
-        fresh = list(self.task.skipped.values())[self.told :]
-        self.told += len(fresh)
+        """Events for the notices since the last call."""
+        reasons = list(self.task.skipped.values())[self.reported :]
+        self.reported += len(reasons)
         texts = [
             *self.context.notices,
-            *(f"{why}; {self.task.replacement} is taken in its place" for why in fresh),
+            *(f"{reason}; {self.task.replacement} is taken in its place" for reason in reasons),
         ]
         self.context.notices.clear()
         yield from (Event(self.task.learner.step, notice=text) for text in texts)
 
     def _log(self, step: Step) -> dict[str, Any]:
-        """Write a line of the log. Raises Diverged where the loss is not finite."""
+        """Write a line of the log. Raises Diverged if the loss is not finite."""
         line = self.meter.line(step) | self.task.line(step)
         if self.task.skipped:
             line["skipped"] = len(self.task.skipped)
@@ -190,9 +188,9 @@ class Session:
         return line
 
     def _save(self) -> None:
-        """Write a checkpoint; the file's header says all that is not a tensor."""
+        """Write a checkpoint."""
         tensors, header = self.task.state()
-        tensors |= checkpoint.of_run(self.task.learner)
+        tensors |= checkpoint.training_state(self.task.learner)
         header |= {
             "step": self.task.learner.step,
             "network": self.task.recipe.network,
@@ -208,7 +206,7 @@ class Session:
         self.meter.pause()
 
     def _stop(self, step: Step) -> None:
-        """Save, and leave. Raises Stopped."""
+        """Save and raise Stopped."""
         self.meter.check(step)
         self.meter.tick()
         self._save()
@@ -217,15 +215,15 @@ class Session:
         )
 
     def finish(self) -> dict[str, Any]:
-        """Open the test set, once, and write the result."""
+        """Evaluate on the test set, once, and write the result."""
         if self.task.complete():
             self._save()
-        found, files = self.task.evaluate()
+        values, files = self.task.evaluate()
         skipped = sorted(set(self.context.world.all_gather(list(self.task.skipped))))
 
         def write() -> dict[str, Any]:
             log = folder.read_log(self.context.run / "log.jsonl")
-            result = found | self._common(log) | {"skipped": skipped}
+            result = values | self._common(log) | {"skipped": skipped}
             for name, content in files.items():
                 write_json(self.context.run / name, content)
             write_json(self.context.run / "result.json", result)
@@ -234,9 +232,9 @@ class Session:
         return self.context.world.on_first(write)
 
     def _common(self, log: list[dict[str, Any]]) -> dict[str, Any]:
-        """What every result holds: what was trained, how, where and when."""
+        """The values that every result holds."""
         recipe, seconds = self.task.recipe, log[-1]["seconds"]
-        known = self.context.environment
+        environment = self.context.environment
         images = log[-1]["step"] * recipe.batch
         return {
             "format": FORMAT,
@@ -245,7 +243,11 @@ class Session:
             "images_per_second": round(images / max(seconds, 1e-9), 2),
             "seconds": seconds,
             "peak_memory_bytes": peak_memory(self.context.config.device),
-            **{key: known[key] for key in ("setting", "versions", "hardware") if key in known},
+            **{
+                key: environment[key]
+                for key in ("setting", "versions", "hardware")
+                if key in environment
+            },
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": checkpoint.weights_sha256(self.task.net.state_dict()),
         }
@@ -260,35 +262,34 @@ def advance(
 ) -> Iterator[Event]:
     """Take the steps that remain of a run: all of a new one, none of a finished one.
 
-    `recipe_of` reads the run's recipe, and `task_of` makes a task of it, of the data and of
-    where it is trained. Torch's switches are the run's only while a step is taken. Raises Stopped
-    and Diverged, after saving or before; ValueError for data of another kind, and where another
-    process works on the run.
+    `recipe_of` reads the recipe of the run, and `task_of` builds the task from it, the data and the
+    context. Torch's settings are the run's only while a step is taken. Raises Stopped after saving,
+    Diverged, ValueError for other data, and LockHeld if another process works on the run.
     """
 
     def contents() -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
         result = run / "result.json"
-        known = read_json(result) if result.exists() else None
-        return recipe_of(run), read_json(run / "environment.json"), known
+        finished = read_json(result) if result.exists() else None
+        return recipe_of(run), read_json(run / "environment.json"), finished
 
     with folder.writing(run):
         recipe, environment, result = current_world().on_first(contents)
         if result is not None:
             yield Event(recipe.steps, result=result)
             return
-        same_data(run, environment, data)
+        check_data(run, environment, data)
         config = ComputeConfig(**environment["setting"])
-        exact(run, environment, config)
+        check_exact(run, environment, config)
 
         def steps() -> Generator[Event]:
-            placed = replace(config, processes=current_world().size)
-            context = RunContext(run, environment, options, placed, current_world())
+            shared = replace(config, processes=current_world().size)
+            context = RunContext(run, environment, options, shared, current_world())
             session = Session(task_of(recipe, data, context), context)
             yield from session.notices()
             yield from session.steps()
-            found = session.finish()
+            result = session.finish()
             yield from session.notices()
-            yield Event(session.task.learner.step, result=found)
+            yield Event(session.task.learner.step, result=result)
 
         yield from config.iterate(steps())
 
@@ -296,7 +297,7 @@ def advance(
 def start_with(
     recipe: Any, classes: Sequence[str], net: nn.Module, preprocessing: Preprocessing
 ) -> tuple[Tensors, dict[str, Any]]:
-    """The checkpoint before the first step of a run that begins with trained weights."""
+    """The checkpoint of step 0 of a run with initial weights."""
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     header = {
         "step": 0,
@@ -308,14 +309,14 @@ def start_with(
 
 
 def fresh(seed: int, build: Callable[[], Net]) -> Net:
-    """A network as a seed draws it; torch's own generator stays as it is."""
+    """Build a network, initialized from a seed. Torch's global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
 
 
 def prefixed(prefix: str, tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
-    """The tensors of a checkpoint whose names begin like this, without it, on a device."""
+    """The tensors of a checkpoint with a prefix, without the prefix, on a device."""
     return {
         name.removeprefix(prefix): tensor.to(device)
         for name, tensor in tensors.items()

@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 
 
 class Learning(Protocol):
-    """A network while it learns."""
+    """A network in training, with its optimizer."""
 
     step: int
 
@@ -38,7 +38,7 @@ def _digest(tensors: Tensors, digest: Any) -> str:
 
 
 def weights_sha256(state: Tensors) -> str:
-    """One number for a network: over names, shapes and bytes of all its weights and statistics."""
+    """SHA-256 over names, shapes and bytes of all weights and statistics of a network."""
     return _digest(state, hashlib.sha256())
 
 
@@ -48,8 +48,8 @@ def _checksum(tensors: Tensors, header: dict[str, str]) -> str:
 
 
 def save(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all. Raises OSError where the disk is full, and NotFinite
-    where a tensor holds a number that is not finite; what was there before is then whole."""
+    """Write a checkpoint, whole or not at all. Raises OSError if the disk is full, NonFiniteValues
+    if a value is not finite; an existing file is then unchanged."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(tensors, f"{path} is not written")
     strings = {key: json_text(value) for key, value in {**header, "format": FORMAT}.items()}
@@ -58,8 +58,8 @@ def save(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors, on the CPU, and the header; also of a network that `residual export` wrote as
-    safetensors. Raises ValueError for a file that is not whole."""
+    """The tensors, on the CPU, and the header of a checkpoint, or of a file that `residual export`
+    wrote as safetensors. Raises FileNotFoundError, and ValueError for a damaged or other file."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".onnx":
@@ -83,10 +83,10 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
 def _content(
     path: Path, tensors: Tensors, strings: dict[str, str]
 ) -> tuple[Tensors, dict[str, Any]]:
-    """The same, of a file that was read."""
+    """The tensors and the header, checked and parsed."""
     if "checksum" not in strings:
         if json.loads(strings.get("weights_sha256", "null")) == weights_sha256(tensors):
-            return _taken_back(path, tensors, strings)
+            return _from_export(path, tensors, strings)
         raise ValueError(f"{path} was not written by residual; bring it in by `residual convert`")
     if strings["checksum"] != _checksum(tensors, strings):
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
@@ -94,53 +94,53 @@ def _content(
     return tensors, {k: json.loads(v) for k, v in strings.items() if k != "checksum"}
 
 
-def _taken_back(
+def _from_export(
     path: Path, tensors: Tensors, strings: dict[str, str]
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Exported weights and their preprocessing, as a checkpoint has them."""
-    said = {key: json.loads(value) for key, value in strings.items()}
-    check_format(path, said["format"])
-    before = said["preprocessing"]
-    if before["whitening"]:
+    """Exported weights and their preprocessing in the form of a checkpoint."""
+    metadata = {key: json.loads(value) for key, value in strings.items()}
+    check_format(path, metadata["format"])
+    preprocessing = metadata["preprocessing"]
+    if preprocessing["whitening"]:
         raise ValueError(f"{path} lacks the whitening of its pictures; take the run that it is of")
-    ours = {f"net.{name}": tensor for name, tensor in tensors.items()}
-    mean = torch.tensor(before["mean_image"] or before["mean"])
-    ours["preprocessing.mean"] = mean.view(3, *(mean.shape[1:] or (1, 1)))
-    ours["preprocessing.std"] = torch.tensor(before["std"]).view(3, 1, 1)
-    header = {key: before[key] for key in ("size", "shorter", "contrast")}
-    same = {key: said[key] for key in ("network", "source")}
-    return ours, {**header, **same, "classes": said["labels"]}
+    content = {f"net.{name}": tensor for name, tensor in tensors.items()}
+    mean = torch.tensor(preprocessing["mean_image"] or preprocessing["mean"])
+    content["preprocessing.mean"] = mean.view(3, *(mean.shape[1:] or (1, 1)))
+    content["preprocessing.std"] = torch.tensor(preprocessing["std"]).view(3, 1, 1)
+    header = {key: preprocessing[key] for key in ("size", "shorter", "contrast")}
+    header |= {key: metadata[key] for key in ("network", "source")}
+    return content, {**header, "classes": metadata["labels"]}
 
 
-# Of each parameter, by the name's beginning in a checkpoint: what an optimizer calls it.
-GATHERED = {"optimizer": "momentum_buffer", "square": "square_avg", "steps": "step"}
+# Prefix in a checkpoint -> key in the state of an optimizer.
+OPTIMIZER_STATE = {"optimizer": "momentum_buffer", "square": "square_avg", "steps": "step"}
 
 
-def of_run(run: Learning) -> Tensors:
-    """All that changes while a run learns: weights, statistics and what the optimizer gathers."""
-    tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
-    for name, parameter in run.net.named_parameters():
-        for prefix, key in GATHERED.items():
-            gathered = run.optimizer.state.get(parameter, {}).get(key)
-            if gathered is not None:
-                tensors[f"{prefix}.{name}"] = gathered
+def training_state(learner: Learning) -> Tensors:
+    """The state of a training: weights, statistics and optimizer state."""
+    tensors = {f"net.{name}": tensor for name, tensor in learner.net.state_dict().items()}
+    for name, parameter in learner.net.named_parameters():
+        for prefix, key in OPTIMIZER_STATE.items():
+            state = learner.optimizer.state.get(parameter, {}).get(key)
+            if state is not None:
+                tensors[f"{prefix}.{name}"] = state
     return tensors
 
 
-def restore(run: Learning, tensors: Tensors, step: int) -> None:
-    """Put a run back where `of_run` found it."""
-    load_weights(run.net, tensors)
-    for name, parameter in run.net.named_parameters():
-        for prefix, key in GATHERED.items():
-            gathered = tensors.get(f"{prefix}.{name}")
-            if gathered is not None:
-                like = gathered if key == "step" else torch.empty_like(parameter)
-                run.optimizer.state[parameter][key] = like.detach().copy_(gathered)
-    run.step = step
+def restore(learner: Learning, tensors: Tensors, step: int) -> None:
+    """Restore a training from the tensors of `training_state`."""
+    load_weights(learner.net, tensors)
+    for name, parameter in learner.net.named_parameters():
+        for prefix, key in OPTIMIZER_STATE.items():
+            state = tensors.get(f"{prefix}.{name}")
+            if state is not None:
+                like = state if key == "step" else torch.empty_like(parameter)
+                learner.optimizer.state[parameter][key] = like.detach().copy_(state)
+    learner.step = step
 
 
 def load_weights(net: torch.nn.Module, tensors: Tensors) -> None:
-    """The network's part of a checkpoint. Raises ValueError where it does not fit."""
+    """Load the weights of a checkpoint into a network. Raises ValueError if they do not fit."""
     state = {k.removeprefix("net."): t for k, t in tensors.items() if k.startswith("net.")}
     try:
         net.load_state_dict(state)
@@ -149,7 +149,7 @@ def load_weights(net: torch.nn.Module, tensors: Tensors) -> None:
 
 
 def preprocessing_of(tensors: Tensors, header: dict[str, Any]) -> Preprocessing:
-    """The part of a checkpoint that says how an image becomes an input."""
+    """The preprocessing in a checkpoint. Raises ValueError for impossible sizes."""
     height, width = header["size"]
     sides = [height, width, header.get("shorter") or 1]
     if not all(type(side) is int and 0 < side < 2**15 for side in sides):
@@ -161,10 +161,10 @@ def preprocessing_of(tensors: Tensors, header: dict[str, Any]) -> Preprocessing:
 
 
 def with_preprocessing(
-    tensors: Tensors, header: dict[str, Any], own: Preprocessing
+    tensors: Tensors, header: dict[str, Any], preprocessing: Preprocessing
 ) -> tuple[Tensors, dict[str, Any]]:
-    """The content of a checkpoint, with that part."""
-    parts = {"mean": own.mean, "std": own.std, "whitening": own.whitening}
-    there = {f"preprocessing.{k}": tensor for k, tensor in parts.items() if tensor is not None}
-    said = {"size": list(own.size), "shorter": own.shorter, "contrast": own.contrast}
-    return tensors | there, header | said
+    """The content of a checkpoint with its preprocessing."""
+    parts = {name: getattr(preprocessing, name) for name in ("mean", "std", "whitening")}
+    stored = {f"preprocessing.{k}": tensor for k, tensor in parts.items() if tensor is not None}
+    sizes = {"size": list(preprocessing.size), "shorter": preprocessing.shorter}
+    return tensors | stored, header | sizes | {"contrast": preprocessing.contrast}

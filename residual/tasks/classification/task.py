@@ -1,4 +1,4 @@
-"""Classification while it is trained: what a run asks of it."""
+"""Classification as a task of a run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -27,7 +27,7 @@ from residual.training.task import evaluation_interval
 
 
 class Classification:
-    """A network that learns classes; see `runs.session.Task`."""
+    """The training of a classifier; see `runs.session.Task`."""
 
     losses: tuple[str, ...] = ()
     curve: tuple[str, ...] = CURVE
@@ -47,12 +47,12 @@ class Classification:
         self.stopping = EarlyStopping(recipe.patience if recipe.schedule != "plateau" else 0)
         self.average: dict[str, Tensor] = {}
         self.skipped: dict[str, str] = {}
-        self.over = False  # trained, and what a training ends with is done
-        self.judged: tuple[int, tuple[Count, Tensor, list[str]]] | None = None
+        self.over = False  # the final weights and statistics are set
+        self.test: tuple[int, tuple[Count, Tensor, list[str]]] | None = None  # by step
         self.preprocessing: Preprocessing  # measured by `begin`, or read by `restore`
 
     def begin(self) -> None:
-        """Measure the preprocessing on the training images."""
+        """Measure the preprocessing on the training set."""
         options = self.context.options
         if self.recipe.average[0]:
             self.average = optim.start_average(self.net)
@@ -61,11 +61,11 @@ class Classification:
         )
 
     def restore(self, tensors: Tensors, header: dict[str, Any]) -> None:
-        """Put back the average, the looks at the val set, and what was skipped."""
+        """Restore average, validation errors, skipped images and preprocessing."""
         device = self.context.device
         self.learner.plateaus = header.get("plateaus", 0)
         self.average = prefixed("average.", tensors, device)
-        if self.recipe.average[0] and not self.average:  # weights from elsewhere
+        if self.recipe.average[0] and not self.average:  # initial weights
             self.average = optim.start_average(self.net)
         self.stopping.restore(header.get("looks", []), prefixed("best.", tensors, device))
         self.skipped = header.get("skipped", {})
@@ -73,12 +73,14 @@ class Classification:
         self.preprocessing = preprocessing_of(tensors, header)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Raises Damaged where all processes together skipped too many pictures."""
-        lost = sorted(set(self.context.world.all_gather(list(self.skipped))))
-        check_damage_budget(len(lost), len(self.data.train), lost[-1] if lost else "")
+        """Raises DamagedImage if all processes together skipped too many images."""
+        skipped = sorted(set(self.context.world.all_gather(list(self.skipped))))
+        check_damage_budget(len(skipped), len(self.data.train), skipped[-1] if skipped else "")
         states = {"average.": self.average, "best.": self.stopping.best}
         tensors = {
-            f"{k}{name}": each for k, state in states.items() for name, each in state.items()
+            f"{prefix}{name}": tensor
+            for prefix, state in states.items()
+            for name, tensor in state.items()
         }
         return tensors, {
             "plateaus": self.learner.plateaus,
@@ -93,25 +95,25 @@ class Classification:
             self.learner.teacher = distillation.teacher_function(
                 recipe, self.context.environment, self.classes, self.preprocessing, config
             )
-        how = StepOptions(config.autocast, self._at_once(), self.context.world)
+        options = StepOptions(config.autocast, self._micro_batch(), self.context.world)
         every, decay = recipe.average
-        for step in loop.train(self.learner, timed(self._batches()), recipe, how):
-            if step.images < how.images and step.images != self.context.config.at_once:
-                self._fewer(step.images)
+        for step in loop.train(self.learner, timed(self._batches()), recipe, options):
+            if step.images < options.images and step.images != self.context.config.at_once:
+                self._remember_micro_batch(step.images)
             if every and step.number % every == 0:
-                warming = step.number <= recipe.warmup[0]
-                optim.update_average(self.average, self.net, decay * (not warming))
+                in_warmup = step.number <= recipe.warmup[0]
+                optim.update_average(self.average, self.net, decay * (not in_warmup))
             yield step
 
-    def _at_once(self) -> int:
-        """Images that pass at once: on a GPU all of this process's, until its memory says no; on a
-        processor one norm group, which fits its caches better."""
+    def _micro_batch(self) -> int:
+        """Images of a micro-batch: on a GPU all of this process's; on a CPU one norm group, which fits
+        its caches better."""
         if self.context.config.at_once or self.context.device.type == "cpu":
             return self.context.config.at_once
         return self.context.world.local_batch(self.recipe.batch, self.recipe.norm_group)
 
-    def _fewer(self, images: int) -> None:
-        """The memory did not hold as many images as it was asked to: the run remembers it."""
+    def _remember_micro_batch(self, images: int) -> None:
+        """Store in the run how many images the memory holds."""
         context = self.context
         context.config = replace(context.config, at_once=images)
         context.environment["setting"] = asdict(context.config)
@@ -119,7 +121,7 @@ class Classification:
         if context.world.rank == 0:
             write_json(context.run / "environment.json", context.environment)
 
-    def _place(self) -> LoaderOptions:
+    def _loader_options(self) -> LoaderOptions:
         workers = self.context.options.workers
         fits = max_workers(workers, loader.bytes_per_task(self.recipe))
         if fits < workers:
@@ -128,71 +130,70 @@ class Classification:
             )
         return LoaderOptions(self.context.device, fits, self.context.world, self._skip)
 
-    def _skip(self, path: str, why: str) -> None:
-        self.skipped.setdefault(path, why)
+    def _skip(self, path: str, reason: str) -> None:
+        self.skipped.setdefault(path, reason)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches on the device."""
+        """Training batches, on the device."""
         layout = self.context.config.memory_format
         for images, labels in loader.batches(
-            self.recipe, self.data, self.preprocessing, self._place(), self.learner.step
+            self.recipe, self.data, self.preprocessing, self._loader_options(), self.learner.step
         ):
             yield images.contiguous(memory_format=layout), labels
 
     def line(self, step: Step) -> dict[str, Any]:
-        """The errors on the test set and on the val set, where a look at them is due."""
-        found: dict[str, Any] = {}
+        """The errors on the test and validation sets, at the steps that are evaluated."""
+        values: dict[str, Any] = {}
         steps = self.recipe.steps
         if step.number == steps or step.number % evaluation_interval(steps) == 0:
             if self.context.environment["test_curve"]:
-                seen, _, _ = self._judge()
-                found |= looked("test", seen)
+                values |= error_values("test", self._evaluate_test()[0])
             if self.recipe.patience:
-                found |= self._look(step.number)
-        return found
+                values |= self._validate(step.number)
+        return values
 
-    def _look(self, step: int) -> dict[str, Any]:
-        """At the set that choices are made on: for a drop of the rate, or an early end."""
+    def _validate(self, step: int) -> dict[str, Any]:
+        """Evaluate on the validation set, for a drop of the learning rate or early stopping."""
         assert self.data.selection_set is not None  # checks.check has seen to it
-        seen, _, _ = self._on(self.data.selection_set)
+        seen, _, _ = self._evaluate(self.data.selection_set)
         self.stopping.add(step, seen.wrong_top1, self.net)
         if self.recipe.schedule == "plateau":
             self.learner.plateaus = self.stopping.plateaus(self.recipe.patience)
-        return looked("val", seen)
+        return error_values("val", seen)
 
     @property
     def ended(self) -> bool:
-        """Whether no further step is to be taken, though some are left."""
+        """Whether the training has ended early."""
         return self.over or self.stopping.ended
 
     def images_of(self, step: int) -> tuple[float, list[int]]:
-        """The learning rate of a step, and its images."""
+        """The learning rate of a step, and the indices of its images."""
         ids, _ = batch_indices(self.data.train.labels, loader.drawing(self.recipe), step)
         return learning_rate(self.recipe, step, self.learner.plateaus), ids.tolist()
 
-    def _on(self, images: ImageSet) -> tuple[Count, Tensor, list[str]]:
+    def _evaluate(self, images: ImageSet) -> tuple[Count, Tensor, list[str]]:
         member = Member(self.net, self.preprocessing, name=self.recipe.network)
         options = InferenceOptions(self.context.config.in_float32(), self.context.options.workers)
         return evaluate_member(member, images, len(self.classes), options)
 
-    def _judge(self) -> tuple[Count, Tensor, list[str]]:
-        """On the headline's set, once for a step."""
-        if not (self.judged and self.judged[0] == self.learner.step):
-            found = self._on(self.data.split(self.data.headline))
-            self.judged = self.learner.step, found
-        return self.judged[1]
+    def _evaluate_test(self) -> tuple[Count, Tensor, list[str]]:
+        """Evaluate on the headline's set, once per step."""
+        if not (self.test and self.test[0] == self.learner.step):
+            result = self._evaluate(self.data.split(self.data.headline))
+            self.test = self.learner.step, result
+        return self.test[1]
 
     def complete(self) -> bool:
-        """The best or the averaged weights, and precise batch-norm statistics."""
+        """Take the best or averaged weights, and precise batch-norm statistics."""
         net, recipe, context = self.net, self.recipe, self.context
         state = self.stopping.best or self.average
         if self.over or not (state or recipe.true_statistics):
             return False
-        self.judged = None
+        self.test = None
         if state:
             net.load_state_dict(state)
         if recipe.true_statistics:
-            place, images = self._place(), recipe.true_statistics
+            place, images = self._loader_options(), recipe.true_statistics
             loop.precise_batchnorm(
                 net, recipe, self.data, self.preprocessing, place, context.config, images
             )
@@ -200,20 +201,20 @@ class Classification:
         return True
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The error on the headline's set, and the confusion matrix."""
-        seen, matrix, damaged = self._judge()
+        """The error on the headline's set; confusion.json is the confusion matrix."""
+        seen, matrix, damaged = self._evaluate_test()
         curve = self.context.environment["test_curve"]
-        found = error_record(self.data, seen, self.preprocessing, curve)
-        found |= {"damaged": damaged, "steps_taken": self.learner.step}
+        record = error_record(self.data, seen, self.preprocessing, curve)
+        record |= {"damaged": damaged, "steps_taken": self.learner.step}
         if self.stopping.best_step is not None:
-            found["chosen_step"] = self.stopping.best_step
-        return found, {"confusion.json": matrix.tolist()}
+            record["chosen_step"] = self.stopping.best_step
+        return record, {"confusion.json": matrix.tolist()}
 
 
-def looked(name: str, seen: Count) -> dict[str, Any]:
-    """A look at a set, for the log."""
+def error_values(name: str, count: Count) -> dict[str, Any]:
+    """The error on a set, for the log."""
     return {
-        f"{name}_wrong": seen.wrong_top1,
-        f"{name}_seen": seen.seen,
-        f"{name}_error": seen.error_top1,
+        f"{name}_wrong": count.wrong_top1,
+        f"{name}_seen": count.seen,
+        f"{name}_error": count.error_top1,
     }

@@ -1,4 +1,4 @@
-"""Detection while it is trained: what a run asks of it."""
+"""Detection as a task of a run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,11 +17,11 @@ from residual.training import checkpoint
 from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.loop import Step, StepOptions
 
-BEGUN = "begun.safetensors"  # the weights of an alternating training, which begins with them twice
+INITIAL = "begun.safetensors"  # weights with which two phases of alternating training begin
 
 
 class Detection:
-    """A detector that learns; see `runs.session.Task`."""
+    """The training of a detector; see `runs.session.Task`."""
 
     losses: tuple[str, ...] = LOSSES
     curve: tuple[str, ...] = ("step", "loss", *LOSSES, "lr", "skipped")
@@ -39,10 +39,10 @@ class Detection:
         self.preprocessing = loader.imagenet_preprocessing(recipe.shorter, pixel_range)
 
     def begin(self) -> None:
-        """There is nothing to measure."""
+        """Nothing is measured."""
 
     def restore(self, tensors: Tensors, header: dict[str, Any]) -> None:
-        """Put back the preprocessing, and what was skipped."""
+        """Restore preprocessing and skipped images."""
         self.preprocessing = preprocessing_of(tensors, header)
         self.skipped = header.get("skipped", {})
 
@@ -57,28 +57,28 @@ class Detection:
             self.data.train, self.recipe, ready, self.context.device, world,
             max(self.context.options.workers, 1), self.skipped,
         )  # fmt: skip
-        way = StepOptions(config.autocast, world=world, memory_format=config.memory_format)
+        options = StepOptions(config.autocast, world=world, memory_format=config.memory_format)
         rates = partial(phases.phase_learning_rate, self.recipe)
         for phase in phases.remaining(self.recipe, self.learner.step):
             self._enter(phase, feed)
             until = replace(self.recipe, steps=phase.end)
             batches = timed(feed.batches(self.learner.step))
-            for step in loop.train(self.learner, batches, until, way, phase.losses, rates):
+            for step in loop.train(self.learner, batches, until, options, phase.losses, rates):
                 yield replace(step, ends_phase=step.number == phase.end)
 
     def _enter(self, phase: phases.Phase, feed: loader.TrainingLoader) -> None:
-        """Begin a phase, or go on in the middle of it."""
+        """Begin or resume a phase."""
         run, world = self.context.run, self.context.world
-        kept = phases.proposals_file(run, phase)
-        begins = self.learner.step == phase.first
+        file = phases.proposals_file(run, phase)
+        is_start = self.learner.step == phase.first
         feed.proposals = None
         if phase.fixed_proposals:
-            if begins:
-                found = phases.propose_all(self.net, self.data.train, feed, world)
-                world.on_first(lambda: phases.save_proposals(kept, found))
-            feed.proposals = phases.load_proposals(kept)
-        if begins and phase.number > 1:
-            start = run / BEGUN
+            if is_start:
+                proposals = phases.propose_all(self.net, self.data.train, feed, world)
+                world.on_first(lambda: phases.save_proposals(file, proposals))
+            feed.proposals = phases.load_proposals(file)
+        if is_start and phase.number > 1:
+            start = run / INITIAL
             if self.recipe.start and not start.exists():
                 raise ValueError(
                     f"{start} is missing: the weights that the second stage begins with"
@@ -91,7 +91,7 @@ class Detection:
         return {}
 
     def images_of(self, step: int) -> tuple[float, list[int]]:
-        """The learning rate of a step, and its pictures, of this process's part."""
+        """The learning rate of a step, and the indices of its images in this process."""
         places = loader.batch_places(
             len(self.data.train.examples), self.recipe, step, self.context.world
         )
@@ -102,7 +102,7 @@ class Detection:
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The average precision on the test split."""
-        train, known, net = self.data.train, self.context.environment, self.net.eval()
+        train, environment, net = self.data.train, self.context.environment, self.net.eval()
         trained = TrainedDetector(
             net,
             self.recipe.network,
@@ -111,11 +111,11 @@ class Detection:
             self.recipe,
             self.learner.step,
         )
-        work = EvalOptions(
+        options = EvalOptions(
             self.context.config.in_float32(), self.context.options.workers, None, self.context.world
         )
-        found = evaluate([trained], self.data.test, Testing(), work) | {
+        record = evaluate([trained], self.data.test, Testing(), options) | {
             "trained_on": {"name": train.name, "fingerprint": train.fingerprint},
             "skipped_boxes": list(train.skipped),
         }
-        return found | {k: known[k] for k in ("before",) if k in known}, {}
+        return record | {k: environment[k] for k in ("before",) if k in environment}, {}

@@ -28,7 +28,7 @@ from residual.tasks.detection.load import TrainedDetector, read_recipe
 from residual.tasks.detection.loader import median_side
 from residual.tasks.detection.metrics import check_pycocotools
 from residual.tasks.detection.recipe import RECIPES, DetectionRecipe
-from residual.tasks.detection.task import BEGUN, Detection
+from residual.tasks.detection.task import INITIAL, Detection
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
 from residual.training.recipe import check_effect, to_json
@@ -215,7 +215,7 @@ def save_weights(run: Path, recipe: DetectionRecipe, data: DetectionData, weight
     preprocessing = Preprocessing(mean, std, size, recipe.shorter)
     content = session.start_with(recipe, data.train.classes, net, preprocessing)
     if recipe.schedule == "alternating":
-        checkpoint.save(run / BEGUN, *content)
+        checkpoint.save(run / INITIAL, *content)
     folder.save(run, *content)
 
 
