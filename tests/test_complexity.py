@@ -6,9 +6,8 @@ from torch import nn
 
 from residual.models.blocks import Residual, basic
 from residual.models.complexity import cost, layers
-from residual.models.registry import build, build_meta, model_spec
+from residual.models.registry import build, build_meta, compare_layers, model_spec
 from residual.reproduction import paper
-from residual.weights.convert import difference
 
 IMAGENET = {  # network: parameters, multiply-adds in units of 1e9
     "plain18": (11_515_688, 1.795),
@@ -141,12 +140,12 @@ def test_hooks_and_mode_are_put_back_when_the_pass_fails():
 
 
 def test_torchvisions_resnet50_has_its_strides_elsewhere_than_the_papers():
-    pairs = difference("resnet50")
-    convolutions = [p for p in pairs if p.differs and "conv" in p.ours.kind]
-    assert [p.theirs.name for p in convolutions] == [
+    pairs = compare_layers("resnet50")
+    convolutions = [p for p in pairs if p.differs and "conv" in p.layer.kind]
+    assert [p.other.name for p in convolutions] == [
         f"layer{stage}.0.conv{i}" for stage in (2, 3, 4) for i in (1, 2)
     ]
-    assert [(p.theirs.kind, p.ours.kind) for p in convolutions[:2]] == [
+    assert [(p.other.kind, p.layer.kind) for p in convolutions[:2]] == [
         ("1x1 conv", "1x1 conv, stride 2"),
         ("3x3 conv, stride 2", "3x3 conv"),
     ]
@@ -154,12 +153,12 @@ def test_torchvisions_resnet50_has_its_strides_elsewhere_than_the_papers():
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet34", "resnet50-v1.5"])
 def test_torchvisions_other_networks_are_ours_layer_by_layer(network):
-    assert not any(pair.differs for pair in difference(network))
+    assert not any(pair.differs for pair in compare_layers(network))
 
 
 @pytest.mark.parametrize("network", ["plain18", "resnet34-C", "resnet20"])
 def test_a_network_that_torchvision_does_not_have_is_compared_with_none(network):
     with pytest.raises(ValueError, match=f"torchvision has no network '{network}'"):
-        difference(network)
+        compare_layers(network)
     with pytest.raises(ValueError, match="no comparison with 'timm'"):
-        difference("resnet18", "timm")
+        compare_layers("resnet18", "timm")

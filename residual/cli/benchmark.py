@@ -14,9 +14,9 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
-    loaded,
-    setting_of,
-    wrong_usage,
+    compute_config,
+    load_pictures,
+    usage_errors,
 )
 from residual.storage import json_text
 
@@ -47,7 +47,7 @@ def train(
     from residual.tasks.classification.throughput import seconds_per_step
     from residual.tasks.classification.train import recipe_for
 
-    with wrong_usage():
+    with usage_errors():
         config = training_config(device, threads)
         chosen = recipe_for(network, "cifar10", recipe)
     timed, rows = {}, []
@@ -101,7 +101,7 @@ def predict(
     """
     from residual.export.engine import speeds
 
-    config = setting_of(device, threads, "float32", False)
+    config = compute_config(device, threads, "float32", False)
     found = []
     for each in config.iterate(speeds(network, config, batch or (1, 16), seconds)):
         found.append(each)
@@ -141,8 +141,8 @@ def data(
     from residual.tasks.classification.throughput import Bench, stages, verdict
     from residual.tasks.classification.train import recipe_for, takes_photographs
 
-    config = setting_of(device, threads, precision, False)
-    with wrong_usage():
+    config = compute_config(device, threads, precision, False)
+    with usage_errors():
         # ImageNet's mean, so that none has to be measured first.
         small = replace(
             recipe_for(network, folder, recipe), batch=batch, norm_group=batch, mean="imagenet"
@@ -151,7 +151,7 @@ def data(
             raise ValueError(f"{network} takes small pictures, which lie in memory")
     if config.precision == "auto":
         config = next(candidates(config, 0))
-    pictures = loaded(folder, root, 224, workers, whole=True)
+    pictures = load_pictures(folder, root, 224, workers, whole=True)
     check(small, pictures)
     found = []
     for stage in config.iterate(stages(Bench(pictures, small, config, workers, seconds))):

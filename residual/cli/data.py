@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.options import BoxFrame, BoxUnit, Json, Workers, wrong_usage
+from residual.cli.options import BoxFrame, BoxUnit, Json, Workers, usage_errors
 from residual.storage import display_name, json_text, summarize, write_atomic
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def check_boxes(
     from residual.preparation import check_boxes
     from residual.tasks.detection.recipe import Reading
 
-    with wrong_usage():
+    with usage_errors():
         reading = Reading(**{name: value for name, value in options.items() if value})
     if draw and not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent} for --out {out}")

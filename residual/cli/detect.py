@@ -16,8 +16,8 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
-    setting_of,
-    wrong_usage,
+    compute_config,
+    usage_errors,
 )
 from residual.cli.progress import ProgressOptions
 from residual.cli.train import Minutes, Start, Tensorboard, begin_run
@@ -89,7 +89,7 @@ def train(
     assignments += [f"{field}={word}" for field, word in options.items() if word]
     assignments += ["context=true"] if context else []
     annotation_format(data)  # refuses other folders, which is not a wrong command line
-    with wrong_usage():
+    with usage_errors():
         usual = recipe_for(network, str(data), recipe)
         usual = usual if steps is None else with_steps(usual, steps)
         texts = [*assignments, *(set_ or [])]
@@ -99,5 +99,5 @@ def train(
     progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
     begin_run(
         "detection", chosen, usual, Start(str(data), weights, out, root, progress),
-        lambda: setting_of(device, threads, precision, deterministic),
+        lambda: compute_config(device, threads, precision, deterministic),
     )  # fmt: skip

@@ -16,9 +16,9 @@ from residual.cli.options import (
     Json,
     Threads,
     Workers,
+    compute_config,
     data_of,
-    setting_of,
-    wrong_usage,
+    usage_errors,
 )
 from residual.cli.progress import joined
 from residual.storage import json_text, read_json
@@ -106,14 +106,14 @@ def evaluate(
     from residual.tasks.detection.recipe import Testing, multiscale_sizes
 
     with joined() as world:
-        config = setting_of(device, threads, precision, deterministic)
+        config = compute_config(device, threads, precision, deterministic)
         detectors = load_detectors(paths)
         recipe = detectors[0].recipe
         folder = Path(data_of(paths[0], str(data) if data else None, CACHE)[0])
         split = split or recipe.test_split
         words = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
         changes: dict[str, Any] = {field: word for field, word in words.items() if word}
-        with wrong_usage():
+        with usage_errors():
             reading = replace(recipe.reading, **changes)
         dataset = load(folder, split, detectors[0].classes, reading)
         check_division(paths[0], split, [example.name for example in dataset.examples])
@@ -170,7 +170,9 @@ def predict(
     from residual.tasks.detection.recipe import Testing, multiscale_sizes
 
     onnx = path.suffix == ".onnx"
-    config = setting_of("cpu" if onnx and device == "auto" else device, threads, precision, False)
+    config = compute_config(
+        "cpu" if onnx and device == "auto" else device, threads, precision, False
+    )
     paths = image_paths(images)
     if onnx:
         detect, classes = exported_detector(path, min_score, refine or multiscale, config)

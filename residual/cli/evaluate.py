@@ -15,11 +15,11 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
+    compute_config,
     data_of,
-    loaded,
-    opened,
-    setting_of,
-    wrong_usage,
+    load_pictures,
+    load_trained,
+    usage_errors,
 )
 from residual.cli.progress import joined
 from residual.storage import display_name, json_text
@@ -36,7 +36,7 @@ Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
 def pictures_of(path: Path, name: str | None, root: Path, net: "Trained", workers: int) -> "Data":
     """The data named on the command line, or else the run's own, as the network looks at it."""
     before, (where, place) = net.preprocessing, data_of(path, name, root)
-    return loaded(where, place, before.size[0], workers, before.shorter is not None)
+    return load_pictures(where, place, before.size[0], workers, before.shorter is not None)
 
 
 def numbers(text: str | None) -> list[int] | None:
@@ -96,12 +96,12 @@ def evaluate(
 
     if split not in ("auto", "train", "val", "test"):
         raise typer.BadParameter(f"no split {split!r}; there are auto, test, val and train")
-    with wrong_usage():
+    with usage_errors():
         views = get_protocol(protocol, average, mirror, numbers(sides))
     chosen = None if split == "auto" else cast("Split", split)
     with joined() as world:
-        how = setting_of(device, threads, precision, deterministic)
-        nets = [opened(path) for path in paths]
+        how = compute_config(device, threads, precision, deterministic)
+        nets = [load_trained(path) for path in paths]
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating") as progress:
             told = progress if world.rank == 0 else no_progress
@@ -183,8 +183,8 @@ def responses(
     from residual.analysis.curves import save_figure
     from residual.analysis.responses import draw_responses, measure_responses
 
-    how = setting_of(device, threads, "float32", False)
-    net = opened(run).placed(how)
+    how = compute_config(device, threads, "float32", False)
+    net = load_trained(run).placed(how)
     pictures = pictures_of(run, data, root, net, workers)
     values = measure_responses(net, pictures, how)
     if as_json:

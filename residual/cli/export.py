@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.models import print_table
-from residual.cli.options import Device, Exact, Json, Threads, opened, setting_of
+from residual.cli.options import Device, Exact, Json, Threads, compute_config, load_trained
 from residual.storage import display_name, json_text
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def predict(
         raise typer.BadParameter(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
     if engine == "onnxruntime" and precision != "float32":
         raise typer.BadParameter("the engine onnxruntime computes in float32")
-    config = setting_of(device, threads, precision, False)
+    config = compute_config(device, threads, precision, False)
     pictures = image_paths(images)
     name = engine if precision == "float32" else "torch"
     chosen = partial(create_engine, name=name, threads=config.threads)
     with config.activate(), config.autocast():
-        found = answers(opened(path).placed(config), pictures, top, chosen)
+        found = answers(load_trained(path).placed(config), pictures, top, chosen)
         failed = print_answers(found, as_json, in_words)
     if failed:
         raise typer.Exit(1)
@@ -134,12 +134,12 @@ def export(
     from residual.runs.folder import is_detection
 
     check_usage(form, preprocessing, out)
-    config = setting_of("cpu", threads, "float32", False)
+    config = compute_config("cpu", threads, "float32", False)
     if is_detection(path):
         with config.activate():
             export_detector(path, out, form, preprocessing, as_json)
         return
-    trained, found = opened(path), []
+    trained, found = load_trained(path), []
     with config.activate():
         if form == "onnx":
             found = exporting.write_onnx(trained, out, preprocessing == "inside")

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.options import Json, wrong_usage
+from residual.cli.options import Json, usage_errors
 from residual.reproduction import paper
 from residual.storage import json_text
 
 if TYPE_CHECKING:
-    from residual.models.complexity import Layer
+    from residual.models.complexity import Layer, LayerPair
     from residual.models.resnet import ModelSpec
-    from residual.weights.convert import Pair
 
 NETWORK = typer.Argument(help="The network's name, e.g. resnet20, plain56, resnet50-v1.5.")
 
@@ -55,13 +54,12 @@ def describe(
     Example: residual describe resnet50 --compare torchvision
     """
     from residual.models.complexity import cost, layers
-    from residual.models.registry import build_meta
-    from residual.weights.convert import difference
+    from residual.models.registry import build_meta, compare_layers
 
     spec = spec_named(network)
     if compare is not None:
-        with wrong_usage():
-            pairs = difference(network, compare)
+        with usage_errors():
+            pairs = compare_layers(network, compare)
         show_difference(spec.name, compare, pairs, as_json)
         return
     net = build_meta(spec.name)
@@ -110,7 +108,7 @@ def spec_named(network: str) -> "ModelSpec":
     """The specification of a network. An unknown name is a usage error."""
     from residual.models.registry import model_spec
 
-    with wrong_usage():
+    with usage_errors():
         return model_spec(network)
 
 
@@ -176,32 +174,32 @@ def cells(layer: "Layer") -> list[str]:
     return [layer.name, layer.kind, output, f"{layer.parameters:,}", f"{layer.multiply_adds:,}"]
 
 
-def pair_cells(pair: "Pair") -> list[str]:
-    """Our name and the facts: one value if both are equal, else theirs | ours."""
-    theirs, ours = cells(pair.theirs), cells(pair.ours)
-    facts = zip(theirs[1:], ours[1:], strict=True)
-    return [ours[0], *(a if a == b else f"{a} | {b}" for a, b in facts)]
+def pair_cells(pair: "LayerPair") -> list[str]:
+    """Both names and the facts: one value if both are equal, else the other library's | ours."""
+    other, layer = cells(pair.other), cells(pair.layer)
+    facts = zip(other[1:], layer[1:], strict=True)
+    mark = "*" if pair.differs else ""
+    return [mark, other[0], layer[0], *(a if a == b else f"{a} | {b}" for a, b in facts)]
 
 
-def show_difference(network: str, library: str, pairs: "list[Pair]", as_json: bool) -> None:
-    """Their layers beside ours, and a mark where they differ."""
-    differing = sum(pair.differs for pair in pairs)
+def show_difference(network: str, library: str, pairs: "list[LayerPair]", as_json: bool) -> None:
+    """Print another library's layers beside ours, and a mark where they differ."""
     if as_json:
-        rows = [asdict(pair) | {"differs": pair.differs} for pair in pairs]
+        rows = [
+            {"theirs": asdict(pair.other), "ours": asdict(pair.layer), "differs": pair.differs}
+            for pair in pairs
+        ]
         print(json_text({"network": network, "library": library, "layers": rows}))
         return
     heads = ["kind", "output", "parameters", "multiply-adds"]
     print_table(
         ["", f"in {library}", "here", *(f"{head} (theirs | ours)" for head in heads)],
-        [["*" if pair.differs else "", pair.theirs.name, *pair_cells(pair)] for pair in pairs],
-    )
-    theirs, ours = (
-        sum(layer.multiply_adds for layer in side)
-        for side in ([pair.theirs for pair in pairs], [pair.ours for pair in pairs])
+        [pair_cells(pair) for pair in pairs],
     )
     print(
-        f"{differing} of {len(pairs)} layers differ (*): "
-        f"{theirs:,} multiply-adds in {library}, {ours:,} in {network}"
+        f"{sum(pair.differs for pair in pairs)} of {len(pairs)} layers differ (*): "
+        f"{sum(pair.other.multiply_adds for pair in pairs):,} multiply-adds in {library}, "
+        f"{sum(pair.layer.multiply_adds for pair in pairs):,} in {network}"
     )
 
 

@@ -48,16 +48,18 @@ Data_ = Annotated[
 ]
 
 
-def setting_of(device: str, threads: int, precision: str, deterministic: bool) -> "ComputeConfig":
-    """How to compute, from the command line. What is not here is a wrong command line."""
-    from residual.device import compute_config
+def compute_config(
+    device: str, threads: int, precision: str, deterministic: bool
+) -> "ComputeConfig":
+    """The computing options of a command line. Impossible ones are usage errors."""
+    import residual.device
 
-    with wrong_usage():
-        return compute_config(device, threads, precision, deterministic)
+    with usage_errors():
+        return residual.device.compute_config(device, threads, precision, deterministic)
 
 
 @contextmanager
-def wrong_usage() -> Iterator[None]:
+def usage_errors() -> Iterator[None]:
     """Around what the command line alone decides: a value there that is none is a wrong usage."""
     try:
         yield
@@ -65,7 +67,7 @@ def wrong_usage() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from None
 
 
-def opened(path: Path, body: bool = False) -> "Trained":
+def load_trained(path: Path, body: bool = False) -> "Trained":
     """A run or a file of weights; what is to be known about it is said."""
     from residual.tasks.classification.load import load
 
@@ -112,7 +114,7 @@ def load_data(
         return task_module(task).load_data(recipe, source, workers, progress, classes)
 
 
-def loaded(name: str, root: Path, size: int, workers: int, whole: bool = False) -> "Data":
+def load_pictures(name: str, root: Path, size: int, workers: int, whole: bool = False) -> "Data":
     """The data, with progress where pictures have to be decoded first."""
     from residual.cli.progress import counting
     from residual.data.sources import load

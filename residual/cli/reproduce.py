@@ -21,10 +21,10 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
-    loaded,
-    opened,
-    setting_of,
-    wrong_usage,
+    compute_config,
+    load_pictures,
+    load_trained,
+    usage_errors,
 )
 from residual.cli.progress import (
     ProgressOptions,
@@ -102,7 +102,7 @@ def reproduce(
     exhibits, numbers, names = scope_of(what, depths or [], networks or [])
     everything = "all" in what
     request = Request(data or ("digits" if "demo" in what else "cifar10"), steps, seeds, numbers)
-    with wrong_usage():
+    with usage_errors():
         # Of `all`, detectors are printed and not trained.
         trained = [name for name in exhibits if not (everything and name in BOXES)]
         experiments = wanted(trained, request, names, set_ or [])
@@ -111,7 +111,7 @@ def reproduce(
         if data is None and not only_print:
             check_data_named(what)
     with joined() as world:
-        config = setting_of(device, threads, precision, deterministic)
+        config = compute_config(device, threads, precision, deterministic)
         place = Place(request.data, root, config, results, runs, side_by_side, workers)
         fingerprints: dict[str, set[str]] = {}
         if not only_print:
@@ -146,7 +146,7 @@ def scope_of(
             )
     if not all(number.isdecimal() for number in numbers):
         raise typer.BadParameter(f"depths are numbers such as 20 56, not {' '.join(numbers)}")
-    with wrong_usage():
+    with usage_errors():
         chosen = [model_spec(name).name for name in nets]
     exhibits = list(ALL) if "all" in names else list(dict.fromkeys(names))
     return exhibits, sorted(map(int, numbers)), chosen
@@ -209,14 +209,14 @@ def train_missing(
             trainer = ClassifierTrainer(place, display, data_of(place, large))
             fingerprints |= run(group, trainer)
     if boxes := {name: some for name, some in experiments.items() if some and name in BOXES}:
-        initial = {network.network: network for network in map(opened, weights)}
+        initial = {network.network: network for network in map(load_trained, weights)}
         fingerprints |= run(boxes, DetectorTrainer(place, display, initial))
     return fingerprints
 
 
 def data_of(place: "Place", large: bool) -> "Data":
     """The data for networks that take photographs, or for those that take small images."""
-    return loaded(place.data, place.root, 224 if large else 32, place.workers, large)
+    return load_pictures(place.data, place.root, 224 if large else 32, place.workers, large)
 
 
 def has_photographs(place: "Place") -> bool:

@@ -18,11 +18,11 @@ from residual.cli.options import (
     Root,
     Threads,
     Workers,
+    compute_config,
     data_of,
     load_data,
-    opened,
-    setting_of,
-    wrong_usage,
+    load_trained,
+    usage_errors,
 )
 from residual.cli.progress import ProgressOptions, joined, run_training
 from residual.storage import json_text, read_json
@@ -119,7 +119,7 @@ def train(
     if network.startswith(DETECTOR):
         from residual.cli import detect
 
-        with wrong_usage():
+        with usage_errors():
             only_classifiers = {
                 "--teacher": teacher, "--balance": balance, "--test-curve": test_curve,
             }  # fmt: skip
@@ -159,7 +159,7 @@ def recipes(
     from residual.tasks.classification.train import recipe_for
     from residual.training.recipe import parse_assignment
 
-    with wrong_usage():
+    with usage_errors():
         usual = recipe_for(network, data, name)
         usual = usual if steps is None else with_steps(usual, steps)
         changes = dict(parse_assignment(ClassificationRecipe, text) for text in assignments)
@@ -189,7 +189,7 @@ def begin_run(
 
     module = task_module(task)
     with joined() as world:
-        with wrong_usage():
+        with usage_errors():
             config = config_of()
         weights = world.on_first(lambda: initial_weights(start.weights, start.root, task))
         recipe = world.on_first(lambda: module.complete_recipe(recipe, config, weights, **options))
@@ -240,7 +240,7 @@ def initial_weights(weights: str | None, root: Path, task: str) -> "Trained | No
         return load(Path(weights))
     from residual.weights.convert import find_or_download
 
-    return opened(find_or_download(weights, root.expanduser()), body=True)
+    return load_trained(find_or_download(weights, root.expanduser()), body=True)
 
 
 def resume(
@@ -313,7 +313,7 @@ def resumed_config(
     from residual.device import ComputeConfig
 
     stored = ComputeConfig(**environment["setting"])
-    config = setting_of(
+    config = compute_config(
         device or stored.device.partition(":")[0],
         stored.threads if threads is None else threads,
         precision or stored.precision,
@@ -378,8 +378,8 @@ def statistics(
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
     with joined() as world:
-        config = setting_of(device, threads, precision, False)
-        trained = opened(path)
+        config = compute_config(device, threads, precision, False)
+        trained = load_trained(path)
         name, place = data_of(path, data, root)
         recipe = trained.recipe or recipe_for(trained.network, name)
         pictures = load_data("classification", recipe, data_source(name, place), workers)

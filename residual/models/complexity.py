@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of a network, layer by layer (Tables 1 and 6)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,3 +106,24 @@ def cost(net: nn.Module, size: int) -> tuple[int, int]:
     """
     parameters = sum(p.numel() for name, p in net.named_parameters() if not name.startswith(HEADS))
     return parameters, sum(layer.multiply_adds for layer in layers(net, size))
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """A layer of a network, and its counterpart in another library's network."""
+
+    other: Layer
+    layer: Layer
+
+    @property
+    def differs(self) -> bool:
+        return replace(self.other, name=self.layer.name) != self.layer
+
+
+def layer_pairs(net: nn.Module, other: nn.Module, size: int) -> list[LayerPair]:
+    """The layers with weights and the poolings of two networks, in the order of execution."""
+    rows = (
+        [row for row in layers(part, size) if row.parameters or "pool" in row.kind]
+        for part in (other, net)
+    )
+    return [LayerPair(*pair) for pair in zip(*rows, strict=True)]

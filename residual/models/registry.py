@@ -15,7 +15,7 @@ from residual.models.baselines.inception import bn_inception, googlenet
 from residual.models.baselines.maxout_fitnet import fitnet, maxout
 from residual.models.baselines.nin_dsn import dsn, nin
 from residual.models.baselines.vgg import prelu_net, vgg
-from residual.models.complexity import ShapesOnly
+from residual.models.complexity import LayerPair, ShapesOnly, layer_pairs
 from residual.models.resnet import ModelSpec
 
 
@@ -108,3 +108,21 @@ def source(name: str) -> str:
     functions = inspect.getmembers(sys.modules[make.__module__], inspect.isfunction)
     used = [f for name, f in functions if f is make or name in make.__code__.co_names]
     return "\n".join(inspect.getsource(f) for f in used if f.__module__ == make.__module__)
+
+
+def compare_layers(network: str, library: str = "torchvision") -> list[LayerPair]:
+    """The layers of a network beside those of another library's network of that name.
+
+    Raises ValueError for another library, or a network that it does not have.
+    """
+    if library != "torchvision":
+        raise ValueError(f"no comparison with {library!r}; there is one with torchvision")
+    spec = model_spec(network)
+    if spec.family != "imagenet" or spec.option != "B":
+        names = ", ".join(f"resnet{depth}" for depth in resnet.ROWS)
+        raise ValueError(f"torchvision has no network {spec.name!r}; it has {names}")
+    from torchvision.models import get_model
+
+    with torch.device("meta"):
+        other = get_model(f"resnet{spec.depth}")
+    return layer_pairs(build_meta(spec.name), other, spec.input_size)

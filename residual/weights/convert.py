@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from residual.data.datasets import Progress, no_progress
-from residual.models.complexity import Layer, layers
 from residual.models.registry import build_meta, check_input, model_spec
 from residual.models.resnet import ROWS, ModelSpec
 from residual.storage import summarize
@@ -255,40 +254,3 @@ def check_ours(path: Path) -> None:
             f"{path} was not written by residual; first: "
             f"residual convert {path} --network NETWORK --out FILE"
         )
-
-
-# ---- comparison of networks ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A layer of another library's network, and ours."""
-
-    theirs: Layer
-    ours: Layer
-
-    @property
-    def differs(self) -> bool:
-        return replace(self.theirs, name=self.ours.name) != self.ours
-
-
-def difference(network: str, library: str = "torchvision") -> list[Pair]:
-    """The layers with weights and the poolings of two networks, in the order of execution.
-
-    Raises ValueError for another library, or a network that it does not have.
-    """
-    if library != "torchvision":
-        raise ValueError(f"no comparison with {library!r}; there is one with torchvision")
-    spec = model_spec(network)
-    if spec.family != "imagenet" or spec.option != "B":
-        names = ", ".join(f"resnet{depth}" for depth in ROWS)
-        raise ValueError(f"torchvision has no network {spec.name!r}; it has {names}")
-    from torchvision.models import get_model
-
-    with torch.device("meta"):
-        theirs = get_model(f"resnet{spec.depth}")
-    rows = (
-        [row for row in layers(net, spec.input_size) if row.parameters or "pool" in row.kind]
-        for net in (theirs, build_meta(spec.name))
-    )
-    return [Pair(*pair) for pair in zip(*rows, strict=True)]
