@@ -165,7 +165,8 @@ def content(file: Path) -> Any:
         return [lasting(json.loads(line)) for line in file.read_text().splitlines()]
     if file.suffix == ".safetensors":
         with safe_open(file, "pt") as tensors:
-            header = {k: v for k, v in (tensors.metadata() or {}).items() if k not in VOLATILE}
+            strings = (tensors.metadata() or {}).items()
+            header = {k: spoken(v) for k, v in strings if k not in VOLATILE}
             names = sorted(tensors.keys())
             raw = {name: tensors.get_tensor(name).contiguous().numpy() for name in names}
         bits = {name: hashlib.sha256(each.tobytes()).hexdigest() for name, each in raw.items()}

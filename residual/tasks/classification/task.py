@@ -106,8 +106,8 @@ class Classification:
             yield step
 
     def _micro_batch(self) -> int:
-        """Images of a micro-batch: on a GPU all of this process's; on a CPU one norm group, which fits
-        its caches better."""
+        """Images of a micro-batch: on a GPU all of this process's, on a CPU one norm group, which
+        fits its caches better."""
         if self.context.config.at_once or self.context.device.type == "cpu":
             return self.context.config.at_once
         return self.context.world.local_batch(self.recipe.batch, self.recipe.norm_group)

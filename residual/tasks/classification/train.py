@@ -183,7 +183,7 @@ def train(
     *,
     recipe: ClassificationRecipe | None = None,
     out: Path | str | None = None,
-    how: ComputeConfig | None = None,
+    config: ComputeConfig | None = None,
     weights: Path | str | None = None,
     **changes: Any,
 ) -> Iterator[Event]:
@@ -210,7 +210,7 @@ def train(
     source = data_source(data, DEFAULT_ROOT)
     loaded = load_data(recipe, source)
     check_effects(recipe, usual, loaded)
-    config = how or training_config()
+    config = config or training_config()
     run = begin(Path(out) if out else None, recipe, loaded, source, config, initial)
     yield from advance(run, loaded, RunOptions())
 
