@@ -55,7 +55,7 @@ def lax() -> Iterator[None]:
 def test_after_training_in_bf16_the_network_is_judged_in_float32(passes, tmp_path):
     mine = torch_settings()
     recipe = replace(SHORT, split="45k5k", schedule="plateau", patience=1)
-    for _ in residual.train(recipe=recipe, out=tmp_path / "run", how=BF16):
+    for _ in residual.train(recipe=recipe, out=tmp_path / "run", config=BF16):
         assert torch_settings() == mine
     assert torch_settings() == mine
     kinds = set(passes)
@@ -66,7 +66,7 @@ def test_after_training_in_bf16_the_network_is_judged_in_float32(passes, tmp_pat
 def test_a_training_that_is_left_leaves_the_switches_as_they_were(tmp_path):
     mine = torch_settings()
     steps = residual.train(
-        recipe=SHORT, out=tmp_path / "run", how=ComputeConfig(deterministic=True)
+        recipe=SHORT, out=tmp_path / "run", config=ComputeConfig(deterministic=True)
     )
     next(steps)
     assert torch_settings() == mine

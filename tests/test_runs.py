@@ -276,7 +276,7 @@ def test_deep_networks_warm_up_and_digits_have_their_own_recipe():
 
 
 def test_the_verb_train_yields_each_step_and_then_the_result(tmp_path):
-    steps = list(train("resnet8", steps=3, batch=8, norm_group=8, out=tmp_path / "run", how=HOW))
+    steps = list(train("resnet8", steps=3, batch=8, norm_group=8, out=tmp_path / "run", config=HOW))
     assert [moment.step for moment in steps] == [1, 2, 3, 3]
     assert steps[-1].result["seen"] == 360
     assert residual.load(tmp_path / "run").classes == digits().classes

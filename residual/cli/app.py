@@ -17,7 +17,6 @@ from residual.cli import (
     convert,
     data,
     detect,
-    detections,
     evaluate,
     export,
     models,
@@ -111,7 +110,7 @@ for data_set in (data.imagenet, data.voc, data.coco):
 of_data.add_typer(prepare, name="prepare")
 app.add_typer(of_data, name="data")
 of_boxes = group("Object detection: Faster R-CNN on these networks (Section 4.3).")
-for command in (detect.train, detections.evaluate, detections.predict):
+for command in (detect.train, detect.evaluate, detect.predict):
     of_boxes.command()(one_sentence(command))
 app.add_typer(of_boxes, name="detect")
 measure = group("What this machine does, stage by stage, and what holds it back.")

@@ -1,7 +1,8 @@
-"""The commands of `residual detect`: boxes around objects (Section 4.3)."""
+"""The commands of `residual detect`: objects with boxes (Sec. 4.3)."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +18,27 @@ from residual.cli.options import (
     Threads,
     Workers,
     compute_config,
+    data_of,
     usage_errors,
 )
-from residual.cli.progress import ProgressOptions
+from residual.cli.progress import ProgressOptions, joined
 from residual.cli.train import Minutes, Start, Tensorboard, begin_run
+from residual.storage import json_text, read_json
+
+if TYPE_CHECKING:
+    from residual.device import ComputeConfig
+    from residual.tasks.detection.inference import Detect
+    from residual.tasks.detection.load import TrainedDetector
+
+MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
+Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
+Refine = Annotated[
+    bool, typer.Option("--refine", help="Refine boxes in a second pass, then vote (Table 9).")
+]
+Multiscale = Annotated[
+    bool, typer.Option("--multiscale", help="Test at five scales, two for each region (Table 9).")
+]
+
 
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[
@@ -101,3 +119,189 @@ def train(
         "detection", chosen, usual, Start(str(data), weights, out, root, progress),
         lambda: compute_config(device, threads, precision, deterministic),
     )  # fmt: skip
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """A table of average precision in percent."""
+    ap, testing = result["ap"], result["testing"]
+    title = [" + ".join(result["networks"]), *["with box refinement"] * testing["refinement"]]
+    title += [f"at sides {', '.join(map(str, testing['scales']))}"] if testing["scales"] else []
+    widths = {name: max(8, len(name) + 2) for name in ap["AP50-area"]["classes"]}
+    lines = [
+        f"{', '.join(title)} on {result['data']['name']}: {ap['pictures']:,} pictures, "
+        f"{ap['objects']:,} objects, {ap['detections']:,} boxes found, "
+        f"{result['pictures_per_second']:.1f} pictures/s",
+        f"average precision, %{'mean':>12}"
+        + "".join(f"{name:>{width}}" for name, width in widths.items()),
+    ]
+    rows = {name: ap[name] for name in MEASURES}
+    if ap["difficult"]:
+        rows |= {f"{name}, difficult too": ap["difficult counted"][name] for name in MEASURES}
+
+    def cell(percent: float | None) -> str:
+        return "-" if percent is None else f"{percent:.2f}"  # a class without objects has no AP
+
+    for name, row in rows.items():
+        cells = (f"{cell(row['classes'][label]):>{width}}" for label, width in widths.items())
+        lines.append(f"{name:<20}{cell(row['mean']):>10}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def load_detectors(paths: list[Path]) -> "list[TrainedDetector]":
+    """Detectors; prints notices about damaged checkpoints."""
+    from residual.tasks.detection.load import load
+
+    detectors = [load(path) for path in paths]
+    for notice in (notice for detector in detectors for notice in detector.notices):
+        typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
+    return detectors
+
+
+def evaluate(
+    paths: Detectors,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder as in training; by default the run's.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="A split of the data; by default the recipe's test split.")
+    ] = None,
+    refine: Refine = False,
+    multiscale: Multiscale = False,
+    bad_boxes: Annotated[
+        str | None, typer.Option("--bad-boxes", help="error or skip; by default as in training.")
+    ] = None,
+    box_frame: BoxFrame = None,
+    box_unit: BoxUnit = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 2,
+    precision: Exact = "float32",
+    deterministic: Deterministic = False,
+    as_json: Json = False,
+) -> None:
+    """Print the average precision of a detector, or of several as an ensemble.
+
+    Example: residual detect evaluate runs/resnet101-1 --split 07test --refine
+    """
+    from residual.cli.progress import counting
+    from residual.tasks.detection import evaluate as evaluation
+    from residual.tasks.detection.datasets import load
+    from residual.tasks.detection.recipe import Testing, multiscale_sizes
+
+    with joined() as world:
+        config = compute_config(device, threads, precision, deterministic)
+        detectors = load_detectors(paths)
+        recipe = detectors[0].recipe
+        folder = Path(data_of(paths[0], str(data) if data else None, CACHE)[0])
+        split = split or recipe.test_split
+        words = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
+        changes: dict[str, Any] = {field: word for field, word in words.items() if word}
+        with usage_errors():
+            reading = replace(recipe.reading, **changes)
+        dataset = load(folder, split, detectors[0].classes, reading)
+        check_division(paths[0], split, [example.name for example in dataset.examples])
+        scales = multiscale_sizes(recipe.shorter) if multiscale else ()
+        testing, speaks = Testing(refinement=refine, scales=scales), world.rank == 0
+        with counting("detecting objects") as progress:
+            shown = progress if speaks else None
+            options = evaluation.EvalOptions(config, workers, shown, world)
+            result = evaluation.evaluate(detectors, dataset, testing, options)
+        if speaks:
+            damaged = (f"{sentence}; nothing is found on it" for sentence in result["damaged"])
+            for sentence in (*dataset.notices, *damaged):
+                typer.echo(f"residual: {sentence}", err=True)
+            print(json_text(result) if as_json else format_result(result))
+
+
+def check_division(run: Path, split: str, images: list[str]) -> None:
+    """Raises ValueError if a split that was divided for a run would be divided differently now."""
+    file = run / "split.json"
+    divided = read_json(file).get(split) if file.is_file() else None
+    if divided is not None and sorted(divided) != sorted(images):
+        raise ValueError(
+            f"the pictures of {split} are not those of {file}: others lie in the folder now, and "
+            f"some of {split} may have been learned from"
+        )
+
+
+def predict(
+    path: Annotated[
+        Path, typer.Argument(help="A detector's run, a checkpoint, or an exported .onnx file.")
+    ],
+    images: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
+    ],
+    min_score: Annotated[
+        float, typer.Option("--score", min=0, max=1, help="Objects of at least this score.")
+    ] = 0.5,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for pictures with boxes; none without it.")
+    ] = None,
+    refine: Refine = False,
+    multiscale: Multiscale = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    precision: Exact = "float32",
+    as_json: Json = False,
+) -> None:
+    """Find objects on pictures: print them, and draw them with --out.
+
+    Example: residual detect predict runs/resnet101-1 street.jpg --out found
+    """
+    from residual.cli.export import image_paths, print_answers
+    from residual.tasks.detection import inference
+    from residual.tasks.detection.recipe import Testing, multiscale_sizes
+
+    onnx = path.suffix == ".onnx"
+    config = compute_config(
+        "cpu" if onnx and device == "auto" else device, threads, precision, False
+    )
+    paths = image_paths(images)
+    if onnx:
+        detect, classes = exported_detector(path, min_score, refine or multiscale, config)
+    else:
+        (detector,) = load_detectors([path])
+        scales = multiscale_sizes(detector.recipe.shorter) if multiscale else ()
+        least = min(min_score, Testing().least)
+        testing = Testing(refinement=refine, scales=scales, least=least)
+        detect, classes = inference.file_detector([detector], testing, config), detector.classes
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"{out} is no folder; name one for the pictures with --out")
+        out.mkdir(parents=True, exist_ok=True)
+    if print_answers(
+        inference.predict(detect, classes, paths, min_score, out), as_json, format_one
+    ):
+        raise typer.Exit(1)
+
+
+def exported_detector(
+    path: Path, min_score: float, refined: bool, config: "ComputeConfig"
+) -> "tuple[Detect, tuple[str, ...]]":
+    """An ONNX model and its classes. Options that it cannot follow are a wrong usage."""
+    from residual.export.detector_check import read
+
+    if refined or config.device != "cpu" or config.precision != "float32":
+        raise typer.BadParameter(
+            "an exported detector looks once, at one scale, on the processor and in float32; for "
+            "more, ask the run"
+        )
+    model = read(path, config.threads)
+    if min_score < model.testing.least:
+        raise typer.BadParameter(
+            f"{path} finds objects of scores above {model.testing.least:g}; for lower ones, ask "
+            f"the run"
+        )
+    return model.find, model.classes
+
+
+def format_one(answer: dict[str, Any]) -> str:
+    """The objects on one image."""
+    lines = [f"{answer['image']}: {len(answer['objects'])} objects"]
+    for found in answer["objects"]:
+        left, top, right, bottom = (f"{side:.0f}" for side in found["box"])
+        where = f"from {left}, {top} to {right}, {bottom}"
+        lines.append(f"  {found['label']} {100 * found['score']:.1f} % {where}")
+    if "drawing" in answer:
+        lines.append(f"  drawn in {answer['drawing']}")
+    return "\n".join(lines)

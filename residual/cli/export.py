@@ -159,7 +159,7 @@ def export(
 
 def export_detector(path: Path, out: Path, form: str, preprocessing: str, as_json: bool) -> None:
     """Export a detector."""
-    from residual.cli.detections import load_detectors
+    from residual.cli.detect import load_detectors
     from residual.export.detector_check import write_onnx
 
     if form != "onnx":

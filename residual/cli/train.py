@@ -333,7 +333,7 @@ def print_result(run: Path, result: dict[str, Any], as_json: bool) -> None:
         print(json_text({"run": str(run), "step": steps} | values))
         return
     if recipe.get("task") == "detection":
-        from residual.cli.detections import format_result
+        from residual.cli.detect import format_result
 
         print(f"{recipe['network']} after {steps:,} steps, on {recipe['test_split']}:")
         print(format_result(result))

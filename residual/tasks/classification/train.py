@@ -44,10 +44,8 @@ __all__ = [
 
 
 def recipe_for(network: str, data: str, name: str = "auto") -> ClassificationRecipe:
-    """A recipe by name, or the one that the network and the data go by.
-
-    Raises ValueError for a network or a recipe that there is not.
-    """
+    """A recipe by name, or the usual one of the network and the data. Raises ValueError for an
+    unknown network or recipe."""
     spec = model_spec(network)
     deep = spec.family == "cifar" and spec.depth >= 110
     if name == "auto" and spec.family == "rival":
@@ -56,24 +54,22 @@ def recipe_for(network: str, data: str, name: str = "auto") -> ClassificationRec
         name = "imagenet"
     elif name == "auto":
         name = "digits" if data == "digits" else "cifar-deep" if deep else "cifar"
-    known = RECIPES | baseline_recipes.RECIPES
-    if name not in known:
-        raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(known)}")
-    return replace(known[name], network=spec.name)
+    recipes = RECIPES | baseline_recipes.RECIPES
+    if name not in recipes:
+        raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(recipes)}")
+    return replace(recipes[name], network=spec.name)
 
 
 def nearest(recipe: ClassificationRecipe) -> ClassificationRecipe:
-    """The named recipe, for the same network, from which a recipe differs in the fewest fields."""
-    named = [
-        replace(each, network=recipe.network)
-        for each in (RECIPES | baseline_recipes.RECIPES).values()
-    ]
-    own = to_json(recipe).items()
-    return min(named, key=lambda each: sum(to_json(each)[key] != value for key, value in own))
+    """The named recipe that differs from a recipe in the fewest fields."""
+    recipes = RECIPES | baseline_recipes.RECIPES
+    named = [replace(other, network=recipe.network) for other in recipes.values()]
+    values = to_json(recipe).items()
+    return min(named, key=lambda other: sum(to_json(other)[key] != v for key, v in values))
 
 
 def takes_photographs(network: str) -> bool:
-    """Whether a network looks at photographs, and not at small pictures in memory."""
+    """Whether a network takes photographs, and not small images in memory."""
     return model_spec(network).input_size == 224
 
 
@@ -85,10 +81,10 @@ def load_data(
     classes: tuple[str, ...] | None = None,
 ) -> Data:
     """The data of a recipe, in the form that its network takes."""
-    size, whole = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
+    size, as_files = model_spec(recipe.network).input_size, takes_photographs(recipe.network)
     root = Path(source["root"])
     return load(
-        source["where"], root, size=size, as_files=whole, workers=workers, progress=progress
+        source["where"], root, size=size, as_files=as_files, workers=workers, progress=progress
     )
 
 
