@@ -21,6 +21,7 @@ from residual.cli import (
     export,
     models,
     reproduce,
+    runs,
     train,
 )
 
@@ -89,7 +90,7 @@ for each in (
     models.networks,
     models.describe,
     train.train,
-    train.resume,
+    runs.resume,
     train.statistics,
     evaluate.evaluate,
     export.predict,

@@ -21,8 +21,9 @@ from residual.cli.options import (
     data_of,
     usage_errors,
 )
+from residual.cli.output import format_precision
 from residual.cli.progress import ProgressOptions, joined
-from residual.cli.train import Minutes, Start, Tensorboard, begin_run
+from residual.cli.runs import Minutes, Start, Tensorboard, begin_run
 from residual.storage import json_text, read_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from residual.tasks.detection.inference import Detect
     from residual.tasks.detection.load import TrainedDetector
 
-MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
 Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
 Refine = Annotated[
     bool, typer.Option("--refine", help="Refine boxes in a second pass, then vote (Table 9).")
@@ -121,32 +121,6 @@ def train(
     )  # fmt: skip
 
 
-def format_result(result: dict[str, Any]) -> str:
-    """A table of average precision in percent."""
-    ap, testing = result["ap"], result["testing"]
-    title = [" + ".join(result["networks"]), *["with box refinement"] * testing["refinement"]]
-    title += [f"at sides {', '.join(map(str, testing['scales']))}"] if testing["scales"] else []
-    widths = {name: max(8, len(name) + 2) for name in ap["AP50-area"]["classes"]}
-    lines = [
-        f"{', '.join(title)} on {result['data']['name']}: {ap['pictures']:,} pictures, "
-        f"{ap['objects']:,} objects, {ap['detections']:,} boxes found, "
-        f"{result['pictures_per_second']:.1f} pictures/s",
-        f"average precision, %{'mean':>12}"
-        + "".join(f"{name:>{width}}" for name, width in widths.items()),
-    ]
-    rows = {name: ap[name] for name in MEASURES}
-    if ap["difficult"]:
-        rows |= {f"{name}, difficult too": ap["difficult counted"][name] for name in MEASURES}
-
-    def cell(percent: float | None) -> str:
-        return "-" if percent is None else f"{percent:.2f}"  # a class without objects has no AP
-
-    for name, row in rows.items():
-        cells = (f"{cell(row['classes'][label]):>{width}}" for label, width in widths.items())
-        lines.append(f"{name:<20}{cell(row['mean']):>10}{''.join(cells)}")
-    return "\n".join(lines)
-
-
 def load_detectors(paths: list[Path]) -> "list[TrainedDetector]":
     """Detectors; prints notices about damaged checkpoints."""
     from residual.tasks.detection.load import load
@@ -210,7 +184,7 @@ def evaluate(
             damaged = (f"{sentence}; nothing is found on it" for sentence in result["damaged"])
             for sentence in (*dataset.notices, *damaged):
                 typer.echo(f"residual: {sentence}", err=True)
-            print(json_text(result) if as_json else format_result(result))
+            print(json_text(result) if as_json else format_precision(result))
 
 
 def check_division(run: Path, split: str, images: list[str]) -> None:

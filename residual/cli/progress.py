@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from rich.table import Column
 if TYPE_CHECKING:
     from residual.data.datasets import Progress
     from residual.distributed import World
-    from residual.tasks import TaskModule
     from residual.training.task import Event, RunOptions
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -240,18 +238,6 @@ def joined() -> Iterator["World"]:
         world.any(False)  # nobody leaves before all are done
     finally:
         leave()
-
-
-def run_training(
-    run: Path, steps: int, task: "TaskModule", data: Any, options: ProgressOptions
-) -> None:
-    """Take the steps that remain of a run, show them, and print how it ended."""
-    from residual.cli.train import print_result
-    from residual.distributed import current_world
-
-    record = tensorboard_writer(run) if options.tensorboard and current_world().rank == 0 else None
-    result = with_progress(run.name, steps, partial(task.advance, run, data), options, record)
-    print_result(run, result, options.as_json)
 
 
 def with_progress(

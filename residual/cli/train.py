@@ -1,9 +1,8 @@
 """The commands `train`, `resume` and `statistics`."""
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,21 +23,13 @@ from residual.cli.options import (
     load_trained,
     usage_errors,
 )
-from residual.cli.progress import ProgressOptions, joined, run_training
-from residual.storage import json_text, read_json
+from residual.cli.progress import ProgressOptions, joined
+from residual.cli.runs import Minutes, Start, Tensorboard, begin_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from residual.device import ComputeConfig
-    from residual.runs.load import Trained
     from residual.tasks.classification.recipe import ClassificationRecipe
 
 DETECTOR = "fasterrcnn-"  # prefix of the network's name: train a detector on it
-Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
-Tensorboard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard into the run, too.")
-]
 
 
 def train(
@@ -166,186 +157,6 @@ def recipes(
         chosen = changed(usual, {"seed": seed} | changes)
         check_average(chosen)
         return usual, chosen
-
-
-@dataclass(frozen=True)
-class Start:
-    """Options that the training commands of all tasks share."""
-
-    data: str
-    weights: str | None
-    out: Path | None
-    root: Path
-    progress: ProgressOptions
-
-
-def begin_run(
-    task: str, recipe: Any, usual: Any, start: Start, config_of: "Callable[[], ComputeConfig]",
-    **options: Any,
-) -> None:  # fmt: skip
-    """Make a run of a task and take its steps. The options are the task's own."""
-    from residual.data.sources import data_source
-    from residual.tasks import task_module
-
-    module = task_module(task)
-    with joined() as world:
-        with usage_errors():
-            config = config_of()
-        weights = world.on_first(lambda: initial_weights(start.weights, start.root, task))
-        recipe = world.on_first(lambda: module.complete_recipe(recipe, config, weights, **options))
-        run = world.on_first(lambda: new_run(start.out, recipe))
-        source = data_source(start.data, start.root)
-        data = load_data(task, recipe, source, start.progress.workers)
-        for notice in module.notices(recipe, usual, data) if world.rank == 0 else ():
-            typer.echo(f"residual: {notice}", err=True)
-        module.check_effects(recipe, usual, data)
-
-        def begin() -> Path:
-            if restarted() and run and (run / "recipe.json").exists():
-                return run
-            return module.begin(run, recipe, data, source, config, weights, **options)
-
-        run = world.on_first(begin)
-        run_training(run, recipe.steps, module, data, start.progress)
-
-
-def new_run(out: Path | None, recipe: Any) -> Path | None:
-    """The folder for a run; None for the first free name. An existing run is continued only if
-    torchrun restarts the same command after a failure."""
-    from residual.runs import folder
-    from residual.training.recipe import to_json
-
-    if restarted():
-        return out or folder.latest(to_json(recipe), folder.RUNS)
-    if out:
-        folder.refuse_held(out)
-        folder.refuse_taken(out)
-    return out
-
-
-def restarted() -> bool:
-    """Whether torchrun restarts the same command after a failure."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-
-def initial_weights(weights: str | None, root: Path, task: str) -> "Trained | None":
-    """Initial weights of a training: a run, a file, or published weights, which are fetched."""
-    if weights is None:
-        return None
-    from residual.runs.folder import is_detection
-
-    if task == "detection" and is_detection(Path(weights)):
-        from residual.tasks.detection.load import load
-
-        return load(Path(weights))
-    from residual.weights.convert import find_or_download
-
-    return load_trained(find_or_download(weights, root.expanduser()), body=True)
-
-
-def resume(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
-    data: Data_ = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Go on in a copy of the run, and leave this one as it is.")
-    ] = None,
-    inexact: Annotated[
-        bool, typer.Option("--inexact", help="Go on although versions or the machine differ.")
-    ] = False,
-    checkpoint_minutes: Minutes = 5.0,
-    tensorboard: Tensorboard = False,
-    root: Annotated[Path | None, typer.Option(help="Where data sets lie now.")] = None,
-    device: Annotated[str | None, typer.Option(help="Another device than before.")] = None,
-    threads: Annotated[int | None, typer.Option(min=0, help="Other threads than before.")] = None,
-    workers: Workers = 2,
-    precision: Annotated[str | None, typer.Option(help="Another precision than before.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Go on with a run where it stopped; it ends exactly as if it had not.
-
-    Example: residual resume runs/resnet20-1
-    """
-    from residual.data.sources import data_source
-    from residual.runs import folder
-    from residual.runs.resume import (
-        check_data,
-        check_exact,
-        copy_run,
-        existing_data,
-        read_environment,
-        update_environment,
-    )
-    from residual.tasks import task_module
-
-    with joined() as world:
-        environment = world.on_first(lambda: read_environment(run))
-        task = world.on_first(lambda: folder.task_of(run))
-        result = run / "result.json"
-        if finished := world.on_first(lambda: read_json(result) if result.exists() else None):
-            typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
-            print_result(run, finished, as_json)
-            return
-        if not out:
-            with folder.writing(run):
-                pass  # refuse a run that another process works on, before reading the data
-        config = resumed_config(environment, device, threads, precision)
-        if not inexact:
-            check_exact(run, environment, config)
-        source = data_source(
-            data or existing_data(run, environment["data"]["where"]),
-            root or Path(environment["data"]["root"]),
-        )
-        module = task_module(task)
-        recipe, classes = module.read_recipe(run), tuple(read_json(run / "classes.json"))
-        pictures = load_data(task, recipe, source, workers, classes)
-        check_data(run, environment, pictures)
-        target = world.on_first(lambda: copy_run(run, out)) if out else run
-        with folder.writing(target):
-            world.on_first(lambda: update_environment(target, environment, source, config))
-        progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
-        run_training(target, recipe.steps, module, pictures, progress)
-
-
-def resumed_config(
-    environment: dict[str, Any], device: str | None, threads: int | None, precision: str | None
-) -> "ComputeConfig":
-    """The compute configuration of a run, with what the command line changes."""
-    from residual.device import ComputeConfig
-
-    stored = ComputeConfig(**environment["setting"])
-    config = compute_config(
-        device or stored.device.partition(":")[0],
-        stored.threads if threads is None else threads,
-        precision or stored.precision,
-        stored.deterministic,
-    )
-    kept = {key: getattr(stored, key) for key in ("channels_last", "compile", "at_once")}
-    return replace(config, **kept)
-
-
-def print_result(run: Path, result: dict[str, Any], as_json: bool) -> None:
-    """Print how a run ended."""
-    recipe = result["recipe"]
-    steps = result.get("steps_taken", recipe["steps"])
-    if as_json:
-        keys = ("seen", "ap", "wrong_top1", "error_top1", "weights_sha256")
-        values = {key: result[key] for key in keys if key in result}
-        print(json_text({"run": str(run), "step": steps} | values))
-        return
-    if recipe.get("task") == "detection":
-        from residual.cli.detect import format_result
-
-        print(f"{recipe['network']} after {steps:,} steps, on {recipe['test_split']}:")
-        print(format_result(result))
-        for sentence in result["damaged"]:
-            typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
-    else:
-        print(
-            f"{recipe['network']} after {steps:,} steps on {result['data']['name']}: "
-            f"{result['error_top1']:.2f} % error, {result['wrong_top1']:,} of {result['seen']:,} "
-            f"{result['data']['split']} images wrong, one view each"
-        )
-    print(f"{run} has it; see: residual report {run}")
 
 
 def statistics(
