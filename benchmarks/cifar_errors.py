@@ -22,7 +22,7 @@ from residual.data.sources import DEFAULT_ROOT, load
 from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build
 from residual.reproduction.experiments import slug
-from residual.runs.results import versions
+from residual.runs.environment import versions
 from residual.storage import FORMAT, write_json
 from residual.tasks.classification.recipe import ClassificationRecipe, with_steps
 from residual.tasks.classification.train import recipe_for

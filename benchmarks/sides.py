@@ -168,7 +168,7 @@ def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
     import torch
 
     from residual.device import ComputeConfig, hardware_name
-    from residual.runs.results import versions
+    from residual.runs.environment import versions
     from residual.storage import FORMAT
 
     return {

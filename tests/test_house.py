@@ -1,6 +1,7 @@
 """The house's own rules: which way imports point, how long a file is, where liberties are told."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,29 @@ def test_an_import_that_points_up_is_caught(tmp_path, line):
 def test_a_file_of_401_lines_is_caught(tmp_path):
     (tmp_path / "long.py").write_text("\n" * 401)
     assert list(breaches(tmp_path)) == ["long.py has more than 400 lines"]
+
+
+def test_the_evening_path_is_twenty_files_and_3200_lines():
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Reading the code") : text.index("[docs/architecture.md]")]
+    names = re.findall(r"`([a-z0-9_/]+\.py)`", section)
+    assert len(names) == len(set(names)) == 20
+    assert sum((PACKAGE / name).read_text().count("\n") for name in names) <= 3200
+
+
+def test_a_class_name_occurs_once():
+    names = [
+        node.name
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name in names if names.count(name) > 1] == []
+
+
+def test_the_package_grows_no_further():
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert len(files) <= 135 and sum(file.read_text().count("\n") for file in files) <= 22_000
 
 
 def test_tests_and_benchmarks_are_no_longer_than_the_package_may_be():

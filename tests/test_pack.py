@@ -15,7 +15,7 @@ from residual.data.folder import open_folder
 from residual.data.folder_index import index_folder
 from residual.data.packed import identity, is_packed, open_packed
 from residual.preparation.pack import Packer, PackOptions, PackSummary, pack, prepare
-from residual.runs.resume import check_data
+from residual.runs.environment import check_data
 
 
 def test_without_the_extra_it_is_named(tmp_path, pictures, monkeypatch):

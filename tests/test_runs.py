@@ -14,7 +14,7 @@ from residual.data.datasets import Data
 from residual.data.sampler import batch_indices
 from residual.data.sources import digits
 from residual.device import ComputeConfig
-from residual.runs import folder, resume
+from residual.runs import environment, folder
 from residual.tasks.classification import loader
 from residual.tasks.classification.load import load, read_recipe
 from residual.tasks.classification.recipe import DIGITS, ClassificationRecipe
@@ -284,33 +284,33 @@ def test_the_verb_train_yields_each_step_and_then_the_result(tmp_path):
 
 def test_what_makes_going_on_inexact_is_named(tmp_path):
     begun(tmp_path / "run")
-    known = resume.read_environment(tmp_path / "run")
-    assert resume.differences(known, HOW) == []
-    assert resume.differences(known, replace(HOW, precision="bf16")) == [
+    known = environment.read_environment(tmp_path / "run")
+    assert environment.differences(known, HOW) == []
+    assert environment.differences(known, replace(HOW, precision="bf16")) == [
         "precision was float32 and is bf16"
     ]
     older = known | {"versions": known["versions"] | {"torch": "2.0"}}
-    assert resume.differences(older, HOW) == [f"torch was 2.0 and is {version('torch')}"]
+    assert environment.differences(older, HOW) == [f"torch was 2.0 and is {version('torch')}"]
     for name in ("torchvision", "scikit-learn", "scipy"):
         other = known | {"versions": known["versions"] | {name: "0.1"}}
-        assert resume.differences(other, HOW) == [f"{name} was 0.1 and is {version(name)}"]
+        assert environment.differences(other, HOW) == [f"{name} was 0.1 and is {version(name)}"]
     numpy = known | {"versions": known["versions"] | {"numpy": "0.1"}}
-    assert resume.differences(numpy, HOW) == []
+    assert environment.differences(numpy, HOW) == []
     old = {k: v for k, v in known["versions"].items() if k not in ("scikit-learn", "scipy")}
-    assert resume.differences(known | {"versions": old}, HOW) == []  # it does not tell
+    assert environment.differences(known | {"versions": old}, HOW) == []  # it does not tell
     elsewhere = known | {"hardware": "an abacus"}
-    assert "the machine was an abacus" in resume.differences(elsewhere, HOW)[0]
+    assert "the machine was an abacus" in environment.differences(elsewhere, HOW)[0]
 
 
 def test_a_copy_of_a_run_leaves_it_as_it_is(tmp_path):
     data = begun(tmp_path / "run")
     next(advance(tmp_path / "run", data, ALWAYS))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    copy = resume.copied(tmp_path / "run", tmp_path / "copy")
+    copy = environment.copy_run(tmp_path / "run", tmp_path / "copy")
     list(advance(copy, data, ALWAYS))
     assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(ValueError, match="copy exists already; choose a new folder"):
-        resume.copied(tmp_path / "run", copy)
+        environment.copy_run(tmp_path / "run", copy)
 
 
 def test_weights_that_would_be_mostly_the_start_are_refused_before_a_folder_is_made(tmp_path):

@@ -15,7 +15,7 @@ from residual.data.rng import permutation
 from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder, session
-from residual.runs.results import environment
+from residual.runs.environment import environment
 from residual.storage import read_json
 from residual.training.dropout import Dropouts
 from residual.training.loop import Learner, Step, train

@@ -86,7 +86,7 @@ def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
     """The data named on the command line, or else the one that the run was trained on; its root."""
     if name is not None:
         return name, root
-    from residual.runs.resume import existing_data
+    from residual.runs.environment import existing_data
 
     if not (path / "environment.json").exists():
         raise typer.BadParameter(f"{path} is no run; say which data to take with --data")

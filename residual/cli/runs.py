@@ -138,7 +138,7 @@ def resume(
     """
     from residual.data.sources import data_source
     from residual.runs import folder
-    from residual.runs.resume import (
+    from residual.runs.environment import (
         check_data,
         check_exact,
         copy_run,

@@ -22,8 +22,8 @@ from residual.reproduction.experiments import (
 )
 from residual.reproduction.results import Result
 from residual.runs.autotune import trainings_at_once
+from residual.runs.environment import versions
 from residual.runs.load import Trained
-from residual.runs.results import versions
 from residual.storage import FORMAT, read_json, write_json
 from residual.tasks.classification import evaluate, inference, throughput
 from residual.tasks.classification import train as classifier

@@ -14,8 +14,7 @@ from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig, NonFiniteValues
 from residual.distributed import World, current_world
 from residual.runs import folder
-from residual.runs.results import Named, peak_memory
-from residual.runs.resume import check_data, check_exact
+from residual.runs.environment import Named, check_data, check_exact, peak_memory
 from residual.storage import FORMAT, read_json, write_json
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors, with_preprocessing

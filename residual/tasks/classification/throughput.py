@@ -21,7 +21,7 @@ from residual.data.packed import PackedSource
 from residual.data.sampler import batch_indices
 from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build
-from residual.runs.results import versions
+from residual.runs.environment import versions
 from residual.tasks.classification import loader, loop
 from residual.tasks.classification.loader import crop_size
 from residual.tasks.classification.recipe import ClassificationRecipe

@@ -15,8 +15,8 @@ from residual.distributed import current_world
 from residual.models.registry import build, classifier_parameters, model_spec
 from residual.runs import folder, session
 from residual.runs.autotune import autotune
+from residual.runs.environment import environment
 from residual.runs.load import Trained
-from residual.runs.results import environment
 from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects

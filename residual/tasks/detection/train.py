@@ -13,8 +13,8 @@ from residual.data.preprocessing import Preprocessing
 from residual.device import ComputeConfig, check_finite
 from residual.models.registry import model_spec
 from residual.runs import folder, session
+from residual.runs.environment import environment
 from residual.runs.load import Trained
-from residual.runs.results import environment
 from residual.tasks.detection import datasets
 from residual.tasks.detection.datasets import DetectionData, annotation_format
 from residual.tasks.detection.faster_rcnn import (

@@ -1,15 +1,62 @@
-"""Resuming a run: on the same machine and versions, or a sentence that names the difference."""
+"""The environment of a run: data, versions, hardware; and what resuming it demands."""
 
+import platform
+import resource
 import shutil
+import sys
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import torch
 
 from residual.data.packed import is_packed
 from residual.device import ComputeConfig, hardware_name
 from residual.runs import folder
-from residual.runs.results import Named, versions
 from residual.storage import display_name, read_json_object, write_json
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
+
+
+class Named(Protocol):
+    """Data with a name and a fingerprint."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that can change a bit of a result."""
+    installed = {"python": platform.python_version()}
+    for name in ("residual-learning", *LIBRARIES):
+        try:
+            installed[name] = version(name)
+        except PackageNotFoundError:
+            installed[name] = "not installed"
+    return installed
+
+
+def environment(data: Named, source: dict[str, str], config: ComputeConfig) -> dict[str, Any]:
+    """The content of a run's environment.json."""
+    return {
+        "data": {**source, "name": data.name, "fingerprint": data.fingerprint},
+        "setting": asdict(config),
+        "versions": versions(),
+        "hardware": hardware_name(config),
+    }
+
+
+def peak_memory(device: str) -> int:
+    """Peak memory of this process, or of the allocator on a GPU, in bytes."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
 
 # Libraries that can change bits of a result: scikit-learn splits data, scipy draws the weights of
 # mixup, and torchvision augments, pools regions and suppresses boxes. Of numpy, only arithmetic is
