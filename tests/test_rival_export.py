@@ -115,7 +115,7 @@ def test_a_model_with_preprocessing_outside_takes_the_sizes_that_its_network_tak
 ):
     trained, out = of_one_size(name, whitened), tmp_path / "net.onnx"
     rows = write_onnx(trained, out, inside=False)
-    assert [row.batch for row in rows] == [1, 3, 17]
+    assert [row["batch"] for row in rows] == [1, 3, 17]
     session = onnxruntime.InferenceSession(out.read_bytes())
     (given,) = session.get_inputs()
     assert given.shape == ["batch", 3, *((32, 32) if fixed else ("height", "width"))]

@@ -266,7 +266,7 @@ def exported_detector(
             f"{path} finds objects of scores above {model.testing.least:g}; for lower ones, ask "
             f"the run"
         )
-    return model.find, model.classes
+    return model.detect, model.classes
 
 
 def format_one(answer: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""A trained classifier as an ONNX model or a file of weights, compared before it is written."""
+"""Exports a classifier as an ONNX model or a file of weights; a comparison comes first."""
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +41,31 @@ TOLERANCE = 1e-4  # of a probability
 BATCHES = (1, 3, 17)
 
 
-@dataclass(frozen=True)
-class Parity:
-    """Comparison of a network and its ONNX model on one batch."""
-
-    batch: int
-    height: int
-    width: int
-    apart: float  # the largest difference between two probabilities
-    torch_ms: float  # for one picture
-    onnxruntime_ms: float
+Row = dict[str, Any]  # of a comparison of a network and its model, as in `export --json`
 
 
-def write_onnx(trained: Trained, out: Path, inside: bool) -> list[Parity]:
+def write_onnx(trained: Trained, out: Path, inside: bool) -> list[Row]:
     """Write an ONNX model of dynamic batch and size, with labels and preprocessing in its metadata.
 
     Raises ValueError, and writes nothing, if its probabilities differ from the network's, if a
     weight is not finite, or if ONNX and ONNX Runtime are not installed.
     """
+    create = partial(onnx_model, trained, inside)
+    return write_compared(trained, out, create, partial(compare, trained, inside))
+
+
+def write_compared(
+    trained: Trained,
+    out: Path,
+    create: Callable[[], bytes],
+    compare: Callable[[bytes], Iterator[Row]],
+) -> list[Row]:
+    """Create a model, compare it with the network, and write it -> the rows of the comparison."""
     check_finite(trained.net.state_dict(), "nothing is written")
     if not installed():
         raise ValueError(f"ONNX {MISSING}")
-    model = onnx_model(trained, inside)
-    rows = list(compare(trained, model, inside))
+    model = create()
+    rows = list(compare(model))
     write_atomic(out, model)
     return rows
 
@@ -83,11 +85,12 @@ def onnx_model(trained: Trained, inside: bool) -> bytes:
         sides = trained.preprocessing.size if has_fixed_size(trained) else ("height", "width")
         inputs = {INPUT: (FLOAT, ["batch", 3, *sides])}
         images = Value(graph, INPUT)
-    return graph.serialize(inputs, add_network(graph, trained, images), metadata(trained, inside))
+    outputs = add_network(graph, trained, images)
+    return graph.serialize(inputs, outputs, classifier_metadata(trained, inside))
 
 
 def session_model(trained: Trained) -> tuple[bytes, dict[str, NDArray[Any]]]:
-    """An ONNX model for a session here, for inputs of the network's own size, and its weights."""
+    """An external ONNX model for inputs of the network's own size, and its weights."""
     # With known sizes, ONNX Runtime adds a shortcut in place: 2 % faster.
     graph = Graph()
     inputs: Tensors = {INPUT: (FLOAT, ["batch", 3, *trained.preprocessing.size])}
@@ -105,8 +108,9 @@ def add_network(graph: Graph, trained: Trained, images: Value) -> Tensors:
 def has_fixed_size(trained: Trained) -> bool:
     """Whether inputs must have the network's own size: for whitening, for a layer of one size, or
     because the model has one window of several that slide over a larger picture."""
-    windows = any(isinstance(layer, Windows) for layer in trained.net.modules())
-    if trained.preprocessing.whitening is not None or windows:
+    if trained.preprocessing.whitening is not None:
+        return True
+    if any(isinstance(layer, Windows) for layer in trained.net.modules()):
         return True
     try:
         with torch.inference_mode():
@@ -123,31 +127,33 @@ def larger_sizes(trained: Trained) -> list[tuple[int, int]]:
     return [(side * 3 // 2, side), (side, side * 5 // 4)]
 
 
-def metadata(trained: Trained, inside: bool = False) -> dict[str, str]:
-    """What the user of an exported network must know, as JSON by key."""
-    before = trained.preprocessing
-    mean_image = before.mean.shape[1:] != (1, 1) and not inside
+def classifier_metadata(trained: Trained, inside: bool) -> dict[str, str]:
+    """The metadata of a classifier's model or file of weights."""
+    view = trained.preprocessing
+    mean_image = view.mean.shape[1:] != (1, 1) and not inside
+    size = {"shorter": view.shorter, "size": list(view.size)}  # centre crop of this shorter side
     values = {
-        "format": FORMAT,
+        "mean": to_list(view.mean.mean(dim=(1, 2))),
+        "mean_image": to_list(view.mean) if mean_image else None,
+        "contrast": view.contrast,  # normalised for each picture, before the mean
+        "whitening": view.whitening is not None,  # after it, by a matrix of the run
+        "std": to_list(view.std.mean(dim=(1, 2))),
+    }
+    return metadata(trained, {}, inside, size, values)
+
+
+def metadata(trained: Trained, task: Row, inside: bool, size: Row, values: Row) -> dict[str, str]:
+    """The properties of an exported network as JSON, by key."""
+    common = {
         "network": trained.network,
         "source": trained.source or f"trained by residual, {trained.step} steps",
         "weights_sha256": weights_sha256(trained.net.state_dict()),
         "labels": list(trained.classes) if trained.classes else None,
-        "preprocessing": {
-            "inside": inside,
-            "colours": "RGB",
-            "shorter": before.shorter,  # pixels of the shorter side, before the centre crop
-            "size": list(before.size),
-            "interpolation": "bilinear, antialiased",
-            "divisor": 255,
-            "mean": to_list(before.mean.mean(dim=(1, 2))),
-            "mean_image": to_list(before.mean) if mean_image else None,
-            "contrast": before.contrast,  # normalised for each picture, before the mean
-            "whitening": before.whitening is not None,  # after it, by a matrix of the run
-            "std": to_list(before.std.mean(dim=(1, 2))),
-        },
     }
-    return {key: json_text(value) for key, value in values.items()}
+    resize = {"interpolation": "bilinear, antialiased", "divisor": 255}
+    preprocessing = {"inside": inside, "colours": "RGB", **size, **resize, **values}
+    entries = {"format": FORMAT, **task, **common, "preprocessing": preprocessing}
+    return {key: json_text(value) for key, value in entries.items()}
 
 
 def to_list(tensor: Tensor) -> Any:
@@ -155,37 +161,39 @@ def to_list(tensor: Tensor) -> Any:
     return np.array([str(x) for x in tensor.numpy().ravel()], float).reshape(tensor.shape).tolist()
 
 
-def compare(trained: Trained, model: bytes, inside: bool) -> Iterator[Parity]:
-    """Compare the model and the network on made-up batches of several sizes.
+def compare(trained: Trained, inside: bool, model: bytes) -> Iterator[Row]:
+    """Compare the model and the network on random pictures in batches of several sizes.
 
+    A row has the largest difference between two probabilities, and the times for one picture.
     Raises ValueError if they differ.
     """
-    running = open_session(model, {}, torch.get_num_threads())
-    name = running.get_inputs()[0].name
+    session = open_session(model, {}, torch.get_num_threads())
+    name = session.get_inputs()[0].name
     for pictures, inputs in examples(trained, fit=inside or has_fixed_size(trained)):
         with torch.inference_mode():
             expected, torch_ms = timed(lambda x: trained.net(x).softmax(dim=1), inputs)
         (answer,), onnxruntime_ms = timed(
-            lambda x: running.run(None, {name: x}), pictures if inside else inputs.numpy()
+            lambda x: session.run(None, {name: x}), pictures if inside else inputs.numpy()
         )
-        probabilities = torch.from_numpy(answer)
-        check_equal(f"the ONNX model of {trained.network}", probabilities, expected)
-        apart = float((probabilities - expected).abs().max())
-        batch, height, width = pictures.shape[:3]
-        yield Parity(batch, height, width, apart, torch_ms, onnxruntime_ms)
+        answer = torch.from_numpy(answer)
+        distance = check_equal(f"the ONNX model of {trained.network}", answer, expected)
+        row = dict(zip(("batch", "height", "width"), pictures.shape, strict=False))
+        yield row | {"apart": distance, "torch_ms": torch_ms, "onnxruntime_ms": onnxruntime_ms}
 
 
-def check_equal(name: str, probabilities: Tensor, expected: Tensor) -> None:
-    """Raises ValueError unless probabilities (N, classes) and the best labels are equal."""
-    apart = float((probabilities - expected).abs().max())
-    if not apart <= TOLERANCE:  # NaN is not, either
+def check_equal(name: str, probabilities: Tensor, expected: Tensor) -> float:
+    """The largest difference between two probabilities (N, classes). Raises ValueError unless they
+    and the best labels are equal."""
+    distance = float((probabilities - expected).abs().max())
+    if not distance <= TOLERANCE:  # NaN is not, either
         raise ValueError(
-            f"nothing is written: {name} differs from the network by {apart:.2g} in a "
+            f"nothing is written: {name} differs from the network by {distance:.2g} in a "
             f"probability; {TOLERANCE:g} is allowed"
         )
     best = expected.gather(1, probabilities.argmax(dim=1, keepdim=True))[:, 0]
     if (expected.amax(dim=1) - best).max() > TOLERANCE / 100:  # else the best two are equally good
         raise ValueError(f"nothing is written: {name} has other labels than the network")
+    return distance
 
 
 def timed(function: Callable[[Any], Any], inputs: Any) -> tuple[Any, float]:
@@ -205,55 +213,56 @@ def examples(trained: Trained, fit: bool) -> Iterator[tuple[NDArray[np.uint8], T
     Pictures are resized to the network's size or, unless they have to `fit`, only the first batch;
     the others enter the network whole.
     """
-    before, draw = trained.preprocessing, np.random.default_rng(0)
-    side = before.shorter or max(before.size)
+    view, rng = trained.preprocessing, np.random.default_rng(0)
+    side = view.shorter or max(view.size)
     sizes = [(side * 4 // 3, side * 3 // 2), (side * 3 // 2, side), (side * 2 // 3 + 1, side + 5)]
     if not fit:
         sizes[1:] = larger_sizes(trained)
     for batch, (height, width) in zip(BATCHES, sizes, strict=True):
-        coarse = draw.integers(0, 256, (batch, 8, 8, 3), dtype=np.uint8)
+        coarse = rng.integers(0, 256, (batch, 8, 8, 3), dtype=np.uint8)
         pictures = [Image.fromarray(array).resize((width, height)) for array in coarse]
-        resize = (before.size, before.shorter) if fit or batch == 1 else ()
-        inputs = before(torch.stack([decode(picture, *resize) for picture in pictures]))
+        resize = (view.size, view.shorter) if fit or batch == 1 else ()
+        inputs = view(torch.stack([decode(picture, *resize) for picture in pictures]))
         yield np.stack([np.asarray(picture) for picture in pictures]), inputs
 
 
-def write_torchvision(trained: Trained, out: Path) -> None:
-    """Write the weights under torchvision's names, for the `load_state_dict` of its network, with
-    labels and preprocessing in the metadata.
+def write_weights(trained: Trained, out: Path, torchvision: bool = False) -> None:
+    """Write the weights under our names, or under torchvision's for the `load_state_dict` of its
+    network, with labels and preprocessing in the metadata.
 
     Raises ValueError for a network that torchvision lacks, and if its network gives other
     probabilities with these weights.
     """
+    state = trained.net.state_dict()
+    check_finite(state, "nothing is written")
+    if torchvision:
+        state = torchvision_state(trained)
+    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+    write_atomic(out, safetensors.torch.save(contiguous, classifier_metadata(trained, False)))
+
+
+def torchvision_state(trained: Trained) -> dict[str, Tensor]:
+    """The weights under torchvision's names, compared in its network."""
     from torchvision.models import get_model
 
-    check_finite(trained.net.state_dict(), "nothing is written")
     spec, layout = model_spec(trained.network), LAYOUTS[0]
-    stride_in_1x1 = spec.variant == "v1" and spec.family == "imagenet"
-    if stride_in_1x1 and spec.option == "B" and ROWS[spec.depth][0] is bottleneck:
+    imagenet = spec.family == "imagenet" and spec.option == "B"
+    if imagenet and spec.variant == "v1" and ROWS[spec.depth][0] is bottleneck:
         raise ValueError(
             f"torchvision's {trained.network} is the variant v1.5, with the stride in the 3x3 "
             f"layer; it would take these weights and compute something else"
         )
-    if spec.family != "imagenet" or spec.option != "B":
+    if not imagenet:
         raise ValueError(
             f"torchvision has no {trained.network}; it has resnet18, resnet34, and of 50, 101 and "
             f"152 layers the variant v1.5"
         )
     weights = trained.net.state_dict()
     net = get_model(f"resnet{spec.depth}", num_classes=len(weights["fc.bias"])).eval()
-    state = {key: weights[str(layout.name(key))].contiguous() for key in net.state_dict()}
+    state = {key: weights[str(layout.name(key))] for key in net.state_dict()}
     net.load_state_dict(state, strict=True)
     _, inputs = next(examples(trained, fit=True))
     with torch.inference_mode():
         answer, expected = net(inputs).softmax(dim=1), trained.net(inputs).softmax(dim=1)
     check_equal(f"torchvision's resnet{spec.depth}", answer, expected)
-    write_atomic(out, safetensors.torch.save(state, metadata(trained)))
-
-
-def write_safetensors(trained: Trained, out: Path) -> None:
-    """Write the weights under our names, with labels and preprocessing in the metadata."""
-    state = trained.net.state_dict()
-    check_finite(state, "nothing is written")
-    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
-    write_atomic(out, safetensors.torch.save(contiguous, metadata(trained)))
+    return state

@@ -1,6 +1,7 @@
-"""A trained detector as an ONNX graph: a picture in, boxes with scores and labels out."""
+"""Builds the ONNX graph of a detector: a picture in, boxes with scores and labels out.
 
-# The nodes are those of detection/inference.py, in its order, with its arithmetic in float32.
+Its nodes follow detection/inference.py, in float32.
+"""
 
 from collections import OrderedDict
 
@@ -45,11 +46,11 @@ def detector_graph(trained: TrainedDetector, testing: Testing) -> Graph:
 
     Raises ValueError for a layer without ONNX nodes.
     """
-    graph, net, recipe, before = Graph(), trained.net, trained.recipe, trained.preprocessing
+    graph, net, recipe, view = Graph(), trained.net, trained.recipe, trained.preprocessing
     image = Value(graph, PICTURE)
     rows, columns = fit(graph, image, recipe.shorter, recipe.longest)
     pixels = resize(graph, image, rows, columns).to(FLOAT) / np.float32(255)
-    normalized = (pixels - before.mean.float().numpy()) / before.std.float().numpy()
+    normalized = (pixels - view.mean.float().numpy()) / view.std.float().numpy()
     maps = network(graph, net.shared, normalized)
     limits = graph("Concat", columns, rows, columns, rows, axis=0)  # (4,), of a box
     border = limits.to(FLOAT)
@@ -75,9 +76,9 @@ def fit(graph: Graph, image: Value, shorter: int, longest: int) -> list[Value]:
     """Height and width, int64 (1,), to which a picture is resized, as in training."""
     sides = image.shape(1, 3)
     least, most = (graph(kind, sides, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
-    wanted, capped = sides * shorter / least, sides * longest / most
-    too_long = graph("Greater", graph("ReduceMax", wanted, keepdims=1), [longest])
-    size = graph("Max", graph("Where", too_long, capped, wanted), [STRIDE])
+    scaled, capped = sides * shorter / least, sides * longest / most
+    too_long = graph("Greater", graph("ReduceMax", scaled, keepdims=1), [longest])
+    size = graph("Max", graph("Where", too_long, capped, scaled), [STRIDE])
     return graph.split("Split", 2, size, axis=0, num_outputs=2)
 
 
@@ -129,7 +130,7 @@ def top_boxes(
     much higher their score is as an object than as background (K,)."""
     ahead = graph("Squeeze", scores[:, 1:] - scores[:, :1], [1])
     best, places = graph.split("TopK", 2, ahead, graph("Min", ahead.shape(0), [n]), axis=0)
-    moved, around = (graph("Gather", each, places, axis=0) for each in (shifts, anchors))
+    moved, around = (graph("Gather", value, places, axis=0) for value in (shifts, anchors))
     return decode(graph, moved, around), best
 
 
@@ -137,7 +138,7 @@ def suppress(graph: Graph, boxes: Value, ahead: Value, n: int, smallest: Value) 
     """The proposals (P, 4) among boxes (K, 4): at least this size (2,), by NMS, sorted."""
     excess = boxes[:, 2:] - boxes[:, :2] - smallest
     large = graph("GreaterOrEqual", graph("ReduceMin", excess, [1], keepdims=0), np.float32(0))
-    boxes, ahead = (graph("Compress", each, large, axis=0) for each in (boxes, ahead))
+    boxes, ahead = (graph("Compress", value, large, axis=0) for value in (boxes, ahead))
     batch = graph("Unsqueeze", boxes, [0]), graph("Unsqueeze", ahead, [0, 1])
     kept = graph("NonMaxSuppression", *batch, [n], floats(PROPOSAL_NMS))
     return graph("Gather", boxes, graph("Squeeze", kept[:, 2:], [1]), axis=0)

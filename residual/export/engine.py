@@ -1,10 +1,8 @@
-"""Inference engines: ONNX Runtime if installed, else torch with batch normalization folded."""
+"""Computes probabilities by ONNX Runtime, or by torch with batch normalization folded."""
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -30,9 +28,8 @@ def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
 
     Raises ValueError for an engine that is not installed, or not for that device.
     """
-    # ONNX Runtime always pays on a processor: from the start of the command to the answer for one
-    # picture, both take 1.7 s (ResNet-8) and 2.3 s (ResNet-50); 200 photographs by ResNet-50 take
-    # 11 s instead of 14 s on two cores.
+    # On a processor ONNX Runtime starts as fast as torch, and ResNet-50 takes 11 s instead of 14 s
+    # for 200 photographs on two cores.
     if name not in ENGINES:
         raise ValueError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
     on_cpu = next(trained.net.parameters()).device.type == "cpu"
@@ -46,8 +43,7 @@ def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
 
 
 def torch_engine(trained: Trained) -> Engine:
-    """The folded network in channels_last. Raises NotFinite, with the layer, if a score is not
-    finite."""
+    """The folded network in channels_last. Raises NonFiniteValues, with the layer."""
     net = fold(trained.net).to(memory_format=torch.channels_last)
     device = next(net.parameters()).device
 
@@ -63,24 +59,17 @@ def torch_engine(trained: Trained) -> Engine:
 
 
 def onnxruntime_engine(trained: Trained, threads: int) -> Engine:
-    """A session of a model that is built in memory, in milliseconds."""
-    models, lock = [session_model(trained)], Lock()
-    sessions: list[Any] = []
+    """A session of a model in memory. It is opened at the first picture, when the caller has
+    freed the network."""
+    models, sessions, lock = [session_model(trained)], list[Any](), Lock()
 
-    def running() -> Any:
-        # At the first picture: by then the network may be freed, unless somebody else holds it.
+    def answer(inputs: Tensor) -> Tensor:
         with lock:
             if not sessions:
                 gc.collect()
                 sessions.append(open_session(*models[0], threads))
                 models.clear()
-                # Return memory that only the start needed to the system.
-                with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
-                    ctypes.CDLL(None).malloc_trim(0)
-        return sessions[0]
-
-    def answer(inputs: Tensor) -> Tensor:
-        (probabilities,) = running().run(None, {INPUT: inputs.contiguous().numpy()})
+        (probabilities,) = sessions[0].run(None, {INPUT: inputs.contiguous().numpy()})
         return torch.from_numpy(probabilities)
 
     return answer
@@ -98,10 +87,7 @@ class Speed:
 def speeds(
     network: str, config: ComputeConfig, batches: Sequence[int], seconds: float
 ) -> Generator[Speed]:
-    """Measure a fresh network on noise, for so many seconds each, after one warm-up call.
-
-    Raises ValueError for an unknown network.
-    """
+    """Measure a network on noise, for so many seconds at each batch size. Raises ValueError."""
     size = model_spec(network).input_size
     preprocessing = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (size, size))
     net = config.prepare(build(network)).eval()

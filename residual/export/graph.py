@@ -1,4 +1,4 @@
-"""An ONNX graph that is built node by node, and its session in ONNX Runtime."""
+"""Builds an ONNX graph node by node, and opens a session of it in ONNX Runtime."""
 
 # torch.onnx.export takes seconds (6.5 s for ResNet-50 on two cores) where this takes milliseconds,
 # it needs onnxscript, and its graph depends on the version of torch.
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 OPSET, IR_VERSION = 18, 8  # of 2022: what reads ONNX today reads these
 FLOAT, UINT8, INT64, DOUBLE = 1, 2, 7, 11  # numbers of ONNX's data types
+LARGE = 1024  # bytes of a constant that an external model does not hold
 LAST = 2**31 - 1  # beyond the end of any dimension
 MISSING = "is not installed; pip install 'residual-learning[deploy]'"
 
@@ -107,8 +108,8 @@ class Graph:
 
     @property
     def large(self) -> dict[str, NDArray[Any]]:
-        """The constants of at least a kilobyte."""
-        return {name: array for name, array in self.constants.items() if array.nbytes >= 1024}
+        """The constants that an external model does not hold."""
+        return {name: array for name, array in self.constants.items() if array.nbytes >= LARGE}
 
     def serialize(
         self,
@@ -135,7 +136,7 @@ class Graph:
         )
         constants = [
             external_tensor(name, array)
-            if external and name in self.large
+            if external and array.nbytes >= LARGE
             else numpy_helper.from_array(array, name)
             for name, array in self.constants.items()
         ]
@@ -173,7 +174,7 @@ def installed() -> bool:
 
 
 def open_session(model: bytes, large: Mapping[str, NDArray[Any]], threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU; `large` are an external model's constants."""
+    """An `onnxruntime.InferenceSession` on the CPU; `large` has an external model's constants."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

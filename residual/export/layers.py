@@ -1,4 +1,4 @@
-"""The layers of a network as nodes of an ONNX graph."""
+"""Adds the layers of a network to an ONNX graph as nodes."""
 
 import operator
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Labels and probabilities of pictures: the function `predict`."""
+"""Predicts labels and probabilities of pictures."""
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,11 +1,9 @@
-"""Resize and preprocessing as nodes of an ONNX graph, with Pillow's pixels bit for bit."""
+"""Adds resize and preprocessing to an ONNX graph; its pixels are Pillow's, bit for bit."""
 
-# ONNX has a Resize with antialiasing, but ONNX Runtime computes its coefficients in float32: about
-# one pixel in a thousand differs by one level from Pillow's (0.001 levels on average), and those at
-# the border by up to 19 levels unless it is told to exclude what lies outside. Here a pass over one
-# side is Pillow's integer arithmetic, as products of matrices, in blocks, because each pixel is
-# made of few neighbours. For a photograph of 500x375 pixels it costs as much as Resize, 2.5 ms of
-# one core, and for 12 megapixels 60 ms instead of 28.
+# ONNX Runtime computes the coefficients of its own Resize in float32, so that one pixel in a
+# thousand differs from Pillow's. Here a pass over one side is Pillow's integer arithmetic, as
+# products of matrices, in blocks of pixels with the same neighbours. For a photograph of 500x375
+# pixels it takes 2.5 ms of one core, as Resize does, and for 12 megapixels 60 ms instead of 28.
 
 import numpy as np
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from residual.data.decode import DamagedImage, open_image, resize, to_tensor
@@ -56,8 +57,8 @@ def resized_size(size: tuple[int, int], shorter: int, longest: int) -> tuple[int
     return sides if size[0] <= size[1] else sides[::-1]
 
 
-def load_image(source: Path | bytes, shorter: int, longest: int) -> ResizedImage:
-    """An image file, upright and resized. Raises DamagedImage and FileNotFoundError."""
+def load_image(source: Path | bytes | Image.Image, shorter: int, longest: int) -> ResizedImage:
+    """An image, upright and resized. Raises DamagedImage and FileNotFoundError."""
     image = open_image(source)
     width, height = resized_size(image.size, shorter, longest)
     x, y = width / image.size[0], height / image.size[1]
