@@ -1,7 +1,8 @@
-"""Weights of other libraries, converted to ours with a check of each key, and kept as files."""
+"""Converts weights of other libraries with a check of each key, and writes them to files."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,12 @@ MEANS = (
 
 @dataclass(frozen=True)
 class Conversion:
-    """Weights of another library under our names, with the preprocessing that they expect."""
+    """Weights of another library under residual's names, with their preprocessing."""
 
     source: str
     network: str
     state: dict[str, Tensor]
-    mapped: list[tuple[str, str]]  # (their key, our key)
+    mapped: list[tuple[str, str]]  # (key in the file, name in the network)
     config: PretrainedConfig
     notices: tuple[str, ...] = ()
     mean_image: Tensor | None = None  # (3, H, W) of pixels in [0, 1], in place of the means
@@ -56,12 +57,11 @@ class Conversion:
         """With the mean image of a .binaryproto in place of the means. Raises ValueError."""
         if not self.source.startswith(AUTHORS):
             raise ValueError(f"a mean image belongs to {AUTHORS}, and these are of {self.source}")
-        mean = caffe.read_mean(file).flip(0) / 255
-        if mean.shape[1:] != self.config.size:
-            (height, width), size = mean.shape[1:], self.config.size
+        mean, (height, width) = caffe.read_mean(file).flip(0) / 255, self.config.size
+        if mean.shape[1:] != (height, width):
             raise ValueError(
-                f"{file} holds a mean image of {height}x{width} pixels, and a picture has "
-                f"{size[0]}x{size[1]}"
+                f"{file} holds a mean image of {mean.shape[1]}x{mean.shape[2]} pixels, and a "
+                f"picture has {height}x{width}"
             )
         notices = tuple(notice for notice in self.notices if notice != MEANS)
         return replace(self, mean_image=mean, notices=notices)
@@ -82,34 +82,36 @@ def convert(
     config: PretrainedConfig | None = None,
     entry: str | None = None,
 ) -> Conversion:
-    """Convert weights of a library in layouts.py for one of our networks.
+    """Convert weights of a library in layouts.py to one of residual's networks.
 
     Bottleneck nets are of the variant v1.5 in most libraries, which no key shows; `assume="v1"`
     says that these are not. `config` belongs to the file, and `entry` names one of several weights
     in it. Weights without the last layer are a body, to begin a training with. Raises ValueError
-    for a network without convertible weights, and unless the keys and shapes are exactly ours.
+    for a network without convertible weights, and unless keys and shapes are the network's.
     """
     spec = model_spec(network)
     weights = files.entry(state, entry)
     layout = layout_of(weights.names.values(), spec)
     check_variant(layout, spec, config, assume)
     names = {key: layout.name(name) for key, name in weights.names.items()}
-    last = [key for key, name in names.items() if name and name.startswith(f"{layout.head}.")]
-    body = not last and network != "googlenet"  # whose training heads have classes, too
-    bias = next((weights.state[key] for key in last if names[key] == f"{layout.head}.bias"), None)
+    keys, head = {name: key for key, name in names.items() if name}, f"{layout.head}."
+    # GoogLeNet's training heads have classes, too.
+    body = network != "googlenet" and not any(name.startswith(head) for name in keys)
+    bias = weights.state.get(keys.get(f"{head}bias", ""))
     classes = bias.numel() if isinstance(bias, Tensor) else spec.classes
-    ours = {
-        key: tensor.shape
-        for key, tensor in build_meta(spec.name, classes).state_dict().items()
-        if not (body and key.startswith(f"{layout.head}."))
+    shapes = {
+        name: tensor.shape
+        for name, tensor in build_meta(spec.name, classes).state_dict().items()
+        if not (body and name.startswith(head))
     }
-    shapes = ours | (caffe.additional_shapes(ours) if layout.caffe_norm else {})
-    keys = matched(spec, weights.state, names, shapes, ours)
-    filled = {name: weights.state[key].reshape(shapes[name]) for name, key in keys.items()}
+    additional = caffe.additional_shapes(shapes) if layout.caffe_norm else {}
+    keys = match_keys(spec, weights.state, names, shapes, additional)
+    sizes = shapes | additional
+    filled = {name: weights.state[key].reshape(sizes[name]) for name, key in keys.items()}
     if layout.caffe_norm:
         filled = caffe.merged(filled)
     if layout.bgr:
-        first = next(key for key in ours if key.startswith("conv1"))
+        first = next(name for name in shapes if name.startswith("conv1"))
         filled[first] = filled[first].flip(1)
     if spec.family == "cifar" and spec.option == "A":
         filled = with_padding_behind(filled)
@@ -118,7 +120,9 @@ def convert(
     return Conversion(
         source=layout.source,
         network=spec.name,
-        state={key: filled.get(key, torch.tensor(0)).detach().clone().contiguous() for key in ours},
+        state={
+            name: filled.get(name, torch.tensor(0)).detach().clone().contiguous() for name in shapes
+        },
         mapped=[(key, name) for name, key in keys.items()],
         config=replace(config, classes=None if body else classes_of(config, spec.family, classes)),
         notices=(*weights.notices, *notices),
@@ -128,67 +132,61 @@ def convert(
 
 def classes_of(config: PretrainedConfig, family: str, classes: int) -> tuple[str, ...] | None:
     """The names of the weights' classes. Raises ValueError if the config has too few or many."""
-    if config.classes is None:
-        return class_names(family, classes)
-    if len(config.classes) != classes:
+    names = class_names(family, classes) if config.classes is None else config.classes
+    if names and len(names) != classes:
         raise ValueError(
-            f"{config.says}, and it names {len(config.classes):,} classes where the weights have "
-            f"{classes:,}"
+            f"{config.says}, and it names {len(names):,} classes where the weights have {classes:,}"
         )
-    return config.classes
+    return names
 
 
-def matched(
+def match_keys(
     spec: ModelSpec,
     state: Mapping[str, Any],
     names: Mapping[str, str | None],
     shapes: Mapping[str, torch.Size],
-    needed: Mapping[str, torch.Size],
+    additional: Mapping[str, torch.Size],
 ) -> dict[str, str]:
-    """Their key for each of our names. Raises Incomplete, which lists every key."""
+    """The file's key for each of the network's names. Raises Incomplete, which lists every key."""
     keys: dict[str, str] = {}
     unexpected: list[str] = []
     misshapen: dict[str, str] = {}
     for key, name in names.items():
         value = state[key]
-        if name is None or name not in shapes or name in keys:
+        size = None if name in keys else shapes.get(name or "", additional.get(name or ""))
+        if name is None or size is None:
             unexpected.append(key)
-        elif isinstance(value, Tensor) and fits(value.shape, shapes[name], spec):
+            continue
+        shape = value.shape if isinstance(value, Tensor) else None
+        # A fully-connected layer of a baseline may be a convolution in the file.
+        reshaped = shape and spec.family == "rival" and shape.numel() == size.numel()
+        if shape == size or reshaped:
             keys[name] = key
         else:
-            form = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            misshapen[name] = f"{key} is {form} instead of {tuple(shapes[name])}"
+            form = type(value).__name__ if shape is None else tuple(shape)
+            misshapen[name] = f"{key} is {form} instead of {tuple(size)}"
     # Caffe's statistics are missing in all layers if they have been merged into scale and bias.
-    merged = len(shapes) > len(needed) and not any("running_" in name for name in keys)
+    merged = additional and not any("running_" in name for name in keys)
     optional = ("num_batches_tracked", "running_mean", "running_var")[: 3 if merged else 1]
     matched = keys.keys() | misshapen.keys()
-    missing = [n for n in needed if n not in matched and not n.endswith(optional)]
+    missing = [name for name in shapes if name not in matched and not name.endswith(optional)]
     if not (missing or unexpected or misshapen):
         return keys
-    depth = depth_of(name or "" for name in names.values())
     problems = {"missing": missing, "unexpected": unexpected}
     problems["of another shape"] = list(misshapen.values())
+    depth = depth_of(name or "" for name in names.values())
+    likely = f", but look like those of a network of {depth} layers"
     raise Incomplete(
         f"nothing is converted, for these are not the weights of {spec.name}"
-        + (
-            f", but look like those of a network of {depth} layers"
-            if depth not in (None, spec.depth)
-            else ""
-        )
-        + f": {len(keys)} keys mapped"
-        + "".join(f"; {what} {summarize(lines)}" for what, lines in problems.items() if lines),
+        f"{'' if depth in (None, spec.depth) else likely}: {len(keys)} keys mapped"
+        + "".join(f"; {kind} {summarize(lines)}" for kind, lines in problems.items() if lines),
         [f"{key} -> {name}" for name, key in keys.items()]
-        + [f"{what}: {line}" for what, lines in problems.items() for line in lines],
+        + [f"{kind}: {line}" for kind, lines in problems.items() for line in lines],
     )
 
 
-def fits(shape: torch.Size, wanted: torch.Size, spec: ModelSpec) -> bool:
-    """Whether a tensor can be taken. A baseline's fully-connected layer may be a convolution."""
-    return shape == wanted or (spec.family == "rival" and shape.numel() == wanted.numel())
-
-
 def depth_of(names: Iterable[str]) -> int | None:
-    """The depth of the network with these parameters, by our names; None if there is none."""
+    """The depth of the network with these parameters; None if there is none."""
     names = list(names)
     blocks = {tuple(name.split(".")[:2]) for name in names if "_x." in name}
     counts = tuple(n for _, n in sorted(Counter(stage for stage, _ in blocks).items()))
@@ -199,11 +197,11 @@ def depth_of(names: Iterable[str]) -> int | None:
     return next((depth for depth, row in rows if row == (bottleneck, *counts)), None)
 
 
-# ---- files of ours ------------------------------------------------------------------------------
+# ---- residual's weight files --------------------------------------------------------------------
 
 
 def write(conversion: Conversion, out: Path) -> None:
-    """Write a weight file of ours. Raises ValueError if its image size is too small for it."""
+    """Write a weight file. Raises ValueError if its image size is too small for the network."""
     config = conversion.config
     check_input(conversion.network, min(config.size))
     tensors = {f"net.{key}": tensor for key, tensor in conversion.state.items()}
@@ -220,15 +218,15 @@ def write(conversion: Conversion, out: Path) -> None:
 
 
 def find_or_download(name: str, root: Path, progress: Progress = no_progress) -> Path:
-    """The path of a run or a weight file of ours, or of public weights, downloaded and converted.
+    """The path of a run or a weight file, or of public weights, downloaded and converted.
 
     Public weights have torchvision's names, e.g. resnet50.IMAGENET1K_V2, and are kept in
-    `root/weights`. Raises ValueError for foreign files and unknown names, and OSError, saying where
-    to put the file by hand, if the download fails.
+    `root/weights`. Raises ValueError for files of other programs and unknown names, and OSError,
+    saying where to put the file by hand, if the download fails.
     """
     path = Path(name)
     if path.exists():
-        check_ours(path)
+        require_own_format(path)
         return path
     weights = published.published(name)
     path = root / "weights" / f"{weights.name}.safetensors"
@@ -238,19 +236,17 @@ def find_or_download(name: str, root: Path, progress: Progress = no_progress) ->
     return path
 
 
-def check_ours(path: Path) -> None:
+def require_own_format(path: Path) -> None:
     """Raises ValueError for a file or folder of another program."""
     if path.is_dir():
         if not (path / "recipe.json").exists():
             raise ValueError(f"{path} is a folder, and no run")
         return
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            ours = "checksum" in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError, RuntimeError):
-        ours = False
-    if not ours:
-        raise ValueError(
-            f"{path} was not written by residual; first: "
-            f"residual convert {path} --network NETWORK --out FILE"
-        )
+    unreadable = (safetensors.SafetensorError, OSError, RuntimeError)
+    with suppress(*unreadable), safetensors.safe_open(path, framework="pt") as file:
+        if "checksum" in (file.metadata() or {}):
+            return
+    raise ValueError(
+        f"{path} was not written by residual; first: "
+        f"residual convert {path} --network NETWORK --out FILE"
+    )

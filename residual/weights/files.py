@@ -1,7 +1,8 @@
-"""Weight files of any program, and the weights of one network in them. No code in a file runs."""
+"""Reads weight files of any program, and one network's weights in them, without running code."""
 
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ def read(path: Path) -> dict[str, Any]:
         else:
             with warnings.catch_warnings(action="ignore"):  # about old pickles
                 content = storage.load_torch(path)
-    except OSError:
-        raise
     except Exception as error:  # a damaged file can cause any exception
+        if isinstance(error, OSError):
+            raise
         raise ValueError(
             f"{path} holds no weights that can be read without running code from it; {FORMATS}"
         ) from error
@@ -117,18 +118,17 @@ def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
     there is no such entry, or if there are several and none is the usual one.
     """
     entries = dict(state_dicts(content, set())) or {"": content}
-    place, wanted = chosen(list(entries), name)
+    place, required = select_entry(list(entries), name)
     state = {key: as_tensor(value) for key, value in entries[place].items() if isinstance(key, str)}
     short = {key: key.replace(COMPILED, "") for key in state}
-    start = prefix(set(short.values()), wanted, [other for other in entries if other])
+    start = prefix(set(short.values()), required, [other for other in entries if other])
     inner = {key: inner_name(text, start) for key, text in short.items()}
     names = {key: text for key, text in inner.items() if text is not None}
     notices = []
     if len(entries) > 1:
         others = ", ".join(other for other in entries if other != place)
         notices.append(f"the weights under {place} are taken, not those under {others} (--entry)")
-    outside = [key for key in state if key not in names and short[key] != COUNT]
-    if outside:
+    if outside := [key for key in state if key not in names and short[key] != COUNT]:
         notices.append(f"keys left out, for they do not begin with {start} {summarize(outside)}")
     return Entry({key: state[key] for key in names}, names, tuple(notices))
 
@@ -136,7 +136,7 @@ def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
 def state_dicts(
     content: Mapping[Any, Any], seen: set[int], depth: int = 2
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """The state dicts in a file's content by name: the content, or its entries, or theirs."""
+    """The state dicts in a file's content by name: the content, its entries, or their entries."""
     seen.add(id(content))
     if any(isinstance(value, Tensor | np.ndarray) and value.ndim > 1 for value in content.values()):
         yield "", content
@@ -147,21 +147,21 @@ def state_dicts(
                 yield f"{name}.{place}".removesuffix("."), state
 
 
-def chosen(entries: list[str], name: str | None) -> tuple[str, str | None]:
+def select_entry(entries: list[str], name: str | None) -> tuple[str, str | None]:
     """The entry to take, and the prefix that its keys must have. Raises ValueError."""
     if name is not None:
         for place in filter(None, entries):
             if f"{name}.".startswith(f"{place}."):
                 return place, f"{name}.".removeprefix(f"{place}.") or None
         if inside := [place for place in entries if place.startswith(f"{name}.")]:
-            return chosen(inside, None)
+            return select_entry(inside, None)
     usual = [place for first in USUAL for place in entries if place.partition(".")[0] == first]
     if len(entries) > 1 and not usual:
         raise ValueError(f"there are weights under {', '.join(entries)}: choose one with --entry")
     return (usual or entries)[0], None if name is None else f"{name}."
 
 
-def prefix(keys: set[str], wanted: str | None, entries: list[str]) -> str:
+def prefix(keys: set[str], required: str | None, entries: list[str]) -> str:
     """The prefix of the network's keys. Raises ValueError if there are several networks."""
     prefixes = sorted(
         start
@@ -172,13 +172,13 @@ def prefix(keys: set[str], wanted: str | None, entries: list[str]) -> str:
         if all(start + other in keys for other in others)
     )
     names = [start.removesuffix(".") for start in prefixes if start]
-    if wanted is not None:
+    if required is not None:
         for start in prefixes:
-            if start in (wanted, f"{wanted}resnet."):
+            if start in (required, f"{required}resnet."):
                 return start
         options = ", ".join([*entries, *names])
         raise ValueError(
-            f"there is no entry {wanted.removesuffix('.')}"
+            f"there is no entry {required.removesuffix('.')}"
             + (f"; there are {options}" if options else "")
         )
     if len(prefixes) > 1:
@@ -186,7 +186,7 @@ def prefix(keys: set[str], wanted: str | None, entries: list[str]) -> str:
             f"there are several networks, whose keys begin with {', '.join(names)}: choose one "
             "with --entry"
         )
-    return prefixes[0] if prefixes else ""
+    return (prefixes or [""])[0]
 
 
 def inner_name(key: str, start: str) -> str | None:
@@ -203,9 +203,6 @@ def inner_name(key: str, start: str) -> str | None:
 
 def as_tensor(value: Any) -> Any:
     """A numeric array as a tensor; any other value unchanged."""
-    if isinstance(value, np.ndarray):
-        try:
-            return torch.tensor(value)
-        except (TypeError, ValueError):
-            return value
+    with suppress(TypeError, ValueError):
+        return torch.tensor(value) if isinstance(value, np.ndarray) else value
     return value
