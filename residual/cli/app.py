@@ -25,26 +25,13 @@ from residual.cli import (
     train,
 )
 
-
-def group(text: str) -> typer.Typer:
-    """Commands under one name."""
-    return typer.Typer(
-        help=text,
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-
-
-app = group("Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).")
 DEBUG = "--debug" in sys.argv  # a traceback with every error
 
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with what goes wrong said in one sentence and in the exit status."""
+    """The command, with one sentence on stderr and an exit status for each error."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
@@ -66,13 +53,13 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def say(text: str) -> None:
-    """A line on stderr, where somebody reads it."""
+    """Print a line on stderr, if it is open."""
     with suppress(OSError):
         typer.echo(f"residual: {text}", err=True)
 
 
 def sentence(error: Exception) -> str:
-    """An error in one line. An error of an unexpected kind is called a fault of residual."""
+    """An error in one line. An error of an unexpected kind is reported as a fault of residual."""
     kind = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:1] if isinstance(error, RuntimeError) else lines)  # torch says much
@@ -86,38 +73,35 @@ def sentence(error: Exception) -> str:
     return f"{kind}{text and f': {text}'} (this is a fault of residual; --debug shows where)"
 
 
-for each in (
-    models.networks,
-    models.describe,
-    train.train,
-    runs.resume,
-    train.statistics,
-    evaluate.evaluate,
-    export.predict,
-    export.export,
-    evaluate.report,
-    evaluate.responses,
-    reproduce.reproduce,
-    convert.convert,
-):
-    app.command()(one_sentence(each))
+def group(text: str, *commands: Callable[..., None]) -> typer.Typer:
+    """Commands under one name."""
+    group = typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for command in commands:
+        group.command()(one_sentence(command))
+    return group
 
-of_data = group("Check, prepare and pack folders of pictures.")
-of_data.command()(one_sentence(data.check))
-of_data.command()(one_sentence(data.pack))
-prepare = group("Put a public data set in its form, from its archives.")
-for data_set in (data.imagenet, data.voc, data.coco):
-    prepare.command()(one_sentence(data_set))
-of_data.add_typer(prepare, name="prepare")
-app.add_typer(of_data, name="data")
-of_boxes = group("Object detection: Faster R-CNN on these networks (Section 4.3).")
-for command in (detect.train, detect.evaluate, detect.predict):
-    of_boxes.command()(one_sentence(command))
-app.add_typer(of_boxes, name="detect")
-measure = group("What this machine does, stage by stage, and what holds it back.")
-for of_speed in (benchmark.train, benchmark.predict, benchmark.data):
-    measure.command()(one_sentence(of_speed))
-app.add_typer(measure, name="benchmark")
+
+app = group(
+    "Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).",
+    *(models.networks, models.describe, train.train, runs.resume, train.statistics),
+    *(evaluate.evaluate, export.predict, export.export, evaluate.report, evaluate.responses),
+    *(reproduce.reproduce, convert.convert),
+)
+data_sets = group("Check, prepare and pack folders of pictures.", data.check, data.pack)
+public = "Put a public data set in its form, from its archives."
+data_sets.add_typer(group(public, data.imagenet, data.voc, data.coco), name="prepare")
+app.add_typer(data_sets, name="data")
+detection = "Object detection: Faster R-CNN on these networks (Section 4.3)."
+commands = detect.train, detect.evaluate, detect.predict
+app.add_typer(group(detection, *commands), name="detect")
+speed = "What this machine does, stage by stage, and what holds it back."
+app.add_typer(group(speed, benchmark.train, benchmark.predict, benchmark.data), name="benchmark")
 
 
 def main() -> None:
@@ -150,25 +134,25 @@ def open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the first free number
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+            null = os.open(os.devnull, os.O_RDWR)  # takes the first free number
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode, errors="backslashreplace"))  # noqa: PTH123, SIM115
 
 
 def flush() -> bool:
-    """Flush stdout and stderr -> False where that fails, except in a pipe whose reader has ended.
+    """Flush stdout and stderr -> whether that succeeds; a pipe that nobody reads is no failure.
 
     A stream that failed is redirected to /dev/null: otherwise the interpreter flushes it again at
     its end, and changes the exit status.
     """
-    whole = True
+    success = True
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            whole = whole and isinstance(error, BrokenPipeError)
-    return whole
+            success = success and isinstance(error, BrokenPipeError)
+    return success

@@ -151,7 +151,7 @@ def data(
             raise ValueError(f"{network} takes small pictures, which lie in memory")
     if config.precision == "auto":
         config = next(candidates(config, 0))
-    pictures = load_pictures(folder, root, 224, workers, whole=True)
+    pictures = load_pictures(folder, root, 224, workers, as_files=True)
     check(small, pictures)
     found = []
     for stage in config.iterate(stages(Bench(pictures, small, config, workers, seconds))):

@@ -47,6 +47,7 @@ def convert(
 
     Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
     """
+    from residual.cli.progress import counting
     from residual.weights import convert as conversions
     from residual.weights import files, published
 
@@ -61,8 +62,10 @@ def convert(
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
     if weights is not None:
-        file, default = download(weights, root.expanduser())
-        network = network or default
+        public = published.published(weights)
+        network = network or public.network
+        with counting(f"fetching {public.file}") as progress:
+            file = published.download(public, root.expanduser(), progress)
     assert file is not None and network is not None
     file = files.file_of(file)
     config = published.config_of(file)
@@ -75,8 +78,8 @@ def convert(
     if mean is not None:
         conversion = conversion.with_mean_image(mean)
     conversions.write(conversion, out)
-    for theirs, ours in conversion.mapped:
-        print(f"{theirs} -> {ours}")
+    for key, name in conversion.mapped:
+        print(f"{key} -> {name}")
     print(
         f"{file}: weights of {conversion.source}, {len(conversion.mapped)} keys mapped, "
         "0 missing, 0 unexpected"
@@ -87,23 +90,10 @@ def convert(
     print(f"{out}: {conversion.network}, {body}{in_words(conversion.config)}")
 
 
-def download(name: str, root: Path) -> tuple[Path, str]:
-    """The downloaded file of public weights, and their network."""
-    from residual.cli.progress import counting
-    from residual.weights import published
-
-    weights = published.published(name)
-    with counting(f"fetching {weights.file}") as progress:
-        return published.download(weights, root, progress), weights.network
-
-
 def in_words(config: "PretrainedConfig") -> str:
     """The classes and the preprocessing in words."""
-    classes = (
-        "classes without names" if config.classes is None else f"{len(config.classes):,} classes"
-    )
-    height, width = config.size
+    names, size = config.classes, "{}x{}".format(*config.size)
+    classes = "classes without names" if names is None else f"{len(names):,} classes"
     if config.shorter is None:
-        return f"{classes}, pictures of {height}x{width}"
-    shorter = f"a shorter side of {config.shorter}"
-    return f"{classes}, the centre {height}x{width} of pictures with {shorter}"
+        return f"{classes}, pictures of {size}"
+    return f"{classes}, the centre {size} of pictures with a shorter side of {config.shorter}"

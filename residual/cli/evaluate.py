@@ -1,4 +1,4 @@
-"""The commands that look at a trained network: `evaluate`, `predict`, `report`, `responses`."""
+"""The commands that measure a trained network: `evaluate`, `report` and `responses`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -28,18 +28,17 @@ if TYPE_CHECKING:
     from residual.data.datasets import Data
     from residual.data.folder_index import Split
     from residual.runs.load import Trained
-    from residual.tasks.classification.evaluate import Evaluation
 
 Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
 
 
 def pictures_of(path: Path, name: str | None, root: Path, net: "Trained", workers: int) -> "Data":
-    """The data named on the command line, or else the run's own, as the network looks at it."""
-    before, (where, place) = net.preprocessing, data_of(path, name, root)
-    return load_pictures(where, place, before.size[0], workers, before.shorter is not None)
+    """The data named on the command line, or else the run's, preprocessed for the network."""
+    view, (source, place) = net.preprocessing, data_of(path, name, root)
+    return load_pictures(source, place, view.size[0], workers, view.shorter is not None)
 
 
-def numbers(text: str | None) -> list[int] | None:
+def parse_sides(text: str | None) -> list[int] | None:
     """`224,256` as numbers. Raises ValueError for other words."""
     if text is None:
         return None
@@ -97,25 +96,21 @@ def evaluate(
     if split not in ("auto", "train", "val", "test"):
         raise typer.BadParameter(f"no split {split!r}; there are auto, test, val and train")
     with usage_errors():
-        views = get_protocol(protocol, average, mirror, numbers(sides))
+        views = get_protocol(protocol, average, mirror, parse_sides(sides))
     chosen = None if split == "auto" else cast("Split", split)
     with joined() as world:
-        how = compute_config(device, threads, precision, deterministic)
+        config = compute_config(device, threads, precision, deterministic)
         nets = [load_trained(path) for path in paths]
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating") as progress:
-            told = progress if world.rank == 0 else no_progress
-            work = InferenceOptions(how, workers, micro_batch, told, world)
-            judgement = evaluate_ensemble(nets, pictures, chosen, views, work)
-        if world.rank == 0:
-            say(judgement, as_json)
-
-
-def say(judgement: "Evaluation", as_json: bool) -> None:
-    """An evaluation on stdout, and the pictures that could not be read on stderr."""
-    for path in judgement.damaged:
-        typer.echo(f"residual: {display_name(path)} is damaged and counts as wrong", err=True)
-    print(json_text(judgement.record) if as_json else in_words(judgement.record))
+            displayed = progress if world.rank == 0 else no_progress
+            options = InferenceOptions(config, workers, micro_batch, displayed, world)
+            evaluation = evaluate_ensemble(nets, pictures, chosen, views, options)
+    if world.rank == 0:
+        for path in evaluation.damaged:
+            name = display_name(path)
+            typer.echo(f"residual: {name} is damaged and counts as wrong", err=True)
+        print(json_text(evaluation.record) if as_json else in_words(evaluation.record))
 
 
 def in_words(record: dict[str, Any]) -> str:
@@ -131,16 +126,15 @@ def in_words(record: dict[str, Any]) -> str:
     if record["damaged"]:
         text += f"; {record['damaged']} damaged pictures count as wrong"
     speed = record["images_per_second"]
-    digits = 0 if speed >= 10 else 1
-    return f"{text}; {speed:,.{digits}f} images/s, {record['precision']}"
+    return f"{text}; {speed:,.{0 if speed >= 10 else 1}f} images/s, {record['precision']}"
 
 
 def views_in_words(record: dict[str, Any]) -> str:
-    """The protocol, and of photographs what was looked at."""
+    """The protocol and, for photographs, its views."""
     if record["resize"] is None:
         return str(record["protocol"])
-    what = "whole pictures" if record["crop"] is None else "{}x{} crops".format(*record["crop"])
-    text = f"{what} at shorter side {', '.join(map(str, record['resize']))}"
+    crops = "whole pictures" if record["crop"] is None else "{}x{} crops".format(*record["crop"])
+    text = f"{crops} at shorter side {', '.join(map(str, record['resize']))}"
     if record["mirror"]:
         text += ", with their mirrors"
     if record["views"] > 1 or "networks" in record:
@@ -183,10 +177,10 @@ def responses(
     from residual.analysis.curves import save_figure
     from residual.analysis.responses import draw_responses, measure_responses
 
-    how = compute_config(device, threads, "float32", False)
-    net = load_trained(run).placed(how)
+    config = compute_config(device, threads, "float32", False)
+    net = load_trained(run).placed(config)
     pictures = pictures_of(run, data, root, net, workers)
-    values = measure_responses(net, pictures, how)
+    values = measure_responses(net, pictures, config)
     if as_json:
         print(json_text({"network": net.network, "responses": values}))
         return

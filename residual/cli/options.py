@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they become."""
+"""Options that several commands share, and the objects that commands create from them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +60,7 @@ def compute_config(
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Around what the command line alone decides: a value there that is none is a wrong usage."""
+    """Turn a ValueError into a usage error, around what the command line alone decides."""
     try:
         yield
     except ValueError as error:
@@ -68,7 +68,7 @@ def usage_errors() -> Iterator[None]:
 
 
 def load_trained(path: Path, body: bool = False) -> "Trained":
-    """A run or a file of weights; what is to be known about it is said."""
+    """Load a run or a file of weights, and print its notices."""
     from residual.tasks.classification.load import load
 
     trained = load(path, body=body)
@@ -90,8 +90,8 @@ def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
 
     if not (path / "environment.json").exists():
         raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
-    known = read_json(path / "environment.json")["data"]
-    return existing_data(path, str(known["where"])), Path(known["root"])
+    data = read_json(path / "environment.json")["data"]
+    return existing_data(path, str(data["where"])), Path(data["root"])
 
 
 def load_data(
@@ -114,15 +114,14 @@ def load_data(
         return task_module(task).load_data(recipe, source, workers, progress, classes)
 
 
-def load_pictures(name: str, root: Path, size: int, workers: int, whole: bool = False) -> "Data":
-    """The data, with progress where pictures have to be decoded first."""
+def load_pictures(name: str, root: Path, size: int, workers: int, as_files: bool = False) -> "Data":
+    """Data of pictures, with progress while they are decoded."""
     from residual.cli.progress import counting
     from residual.data.sources import load
 
+    root = root.expanduser()
     with counting("reading pictures") as progress:
-        data = load(
-            name, root.expanduser(), size=size, as_files=whole, workers=workers, progress=progress
-        )
+        data = load(name, root, size=size, as_files=as_files, workers=workers, progress=progress)
     for notice in data.notices:
         typer.echo(f"residual: {notice}", err=True)
     return data

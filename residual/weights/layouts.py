@@ -1,4 +1,4 @@
-"""Parameter names and channel orders of other libraries, translated to ours."""
+"""Translates parameter names and channel orders of other libraries to residual's."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,9 +19,9 @@ AUTHORS = "the authors' release"
 FROM_AUTHORS = f"{AUTHORS} as Detectron has it"
 
 # Patterns of keys have the groups stage, block, layer (of the branch; absent in a shortcut), norm
-# (absent or 0 in a convolution), head (the last layer), and what (weight, bias, ... or one of these
-# abbreviations). Caffe's BatchNorm only normalizes, and its third blob divides the other two; a
-# Scale layer after it learns gamma and beta (the authors' README).
+# (absent or 0 in a convolution), head (the last layer), and tensor (weight, bias, ... or one of
+# these abbreviations). Caffe's BatchNorm only normalizes, and its third blob divides the other two;
+# a Scale layer after it learns gamma and beta (the authors' README).
 ABBREVIATIONS = {
     **{"w": "weight", "s": "weight", "gamma": "weight", "b": "bias", "beta": "bias"},
     **{"rm": "running_mean", "riv": "running_var"},  # a variance, not its inverse
@@ -32,23 +32,23 @@ ABBREVIATIONS = {
 
 def torch_patterns(shortcut: str, head: str) -> tuple[str, ...]:
     """Patterns of libraries with layer1, layer2, ... of blocks with conv1, bn1, ..."""
-    block = r"layer(?P<stage>\d)\.(?P<block>\d+)\."
+    block, tensor = r"layer(?P<stage>\d)\.(?P<block>\d+)\.", r"\.(?P<tensor>\w\w+)"
     return (
-        block + r"(?:conv|(?P<norm>bn))(?P<layer>\d)\.(?P<what>\w\w+)",
-        block + rf"{shortcut}\.(?P<norm>\d)\.(?P<what>\w\w+)",
-        r"(?:conv|(?P<norm>bn))1\.(?P<what>\w\w+)",
-        rf"(?P<head>{head})\.(?P<what>\w\w+)",
+        block + r"(?:conv|(?P<norm>bn))(?P<layer>\d)" + tensor,
+        block + rf"{shortcut}\.(?P<norm>\d)" + tensor,
+        r"(?:conv|(?P<norm>bn))1" + tensor,
+        rf"(?P<head>{head})" + tensor,
     )
 
 
 def transformers_patterns() -> tuple[str, ...]:
     """Patterns of Hugging Face's ResNet."""
     block = r"encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\."
-    unit = r"\.(?:convolution|(?P<norm>normalization))\.(?P<what>\w\w+)"
+    unit = r"\.(?:convolution|(?P<norm>normalization))\.(?P<tensor>\w\w+)"
     return (
         block + r"(?:layer\.(?P<layer>\d)|shortcut)" + unit,
         r"embedder\.embedder" + unit,
-        r"(?P<head>classifier\.1)\.(?P<what>\w\w+)",
+        r"(?P<head>classifier\.1)\.(?P<tensor>\w\w+)",
     )
 
 
@@ -56,18 +56,18 @@ def caffe_patterns() -> tuple[str, ...]:
     """Patterns of `layer/blob` in the authors' release, e.g. res4b7_branch2a/0 or bn_conv1/1."""
     block = r"(?P<stage>[2-5])(?P<block>[a-z]\d*)_branch(?:1|2(?P<layer>[abc]))"
     return (
-        rf"(?:res|(?P<norm>scale)){block}(?P<what>/[01])",
-        rf"(?P<norm>bn){block}(?P<what>/[012])",
-        r"(?:(?P<norm>scale)_)?conv1(?P<what>/[01])",
-        r"(?P<norm>bn)_conv1(?P<what>/[012])",
-        r"(?P<head>fc\w*)(?P<what>/[01])",
+        rf"(?:res|(?P<norm>scale)){block}(?P<tensor>/[01])",
+        rf"(?P<norm>bn){block}(?P<tensor>/[012])",
+        r"(?:(?P<norm>scale)_)?conv1(?P<tensor>/[01])",
+        r"(?P<norm>bn)_conv1(?P<tensor>/[012])",
+        r"(?P<head>fc\w*)(?P<tensor>/[01])",
     )
 
 
 def detectron_patterns(head: str) -> tuple[str, ...]:
     """Patterns of Detectron (Caffe2) and detectron2, if the last layer has this name."""
-    caffe2 = r"(?P<norm>_bn)?_(?P<what>w|b|s|gamma|beta|rm|riv|running_mean|running_var)"
-    prefix, unit = r"(?:backbone\.)?(?:bottom_up\.)?", r"(?P<norm>\.norm)?\.(?P<what>\w\w+)"
+    caffe2 = r"(?P<norm>_bn)?_(?P<tensor>w|b|s|gamma|beta|rm|riv|running_mean|running_var)"
+    prefix, unit = r"(?:backbone\.)?(?:bottom_up\.)?", r"(?P<norm>\.norm)?\.(?P<tensor>\w\w+)"
     block = r"res(?P<stage>[2-5])\.(?P<block>\d+)\.(?:conv(?P<layer>[123])|shortcut)"
     return (
         r"res(?P<stage>[2-5])_(?P<block>\d+)_branch(?:1|2(?P<layer>[abc]))" + caffe2,
@@ -82,40 +82,40 @@ class Layout:
     """The keys of a library's weights, and what these weights expect."""
 
     source: str
-    keys: tuple[str, ...] | dict[str, str]  # patterns, or our names by their keys
+    keys: tuple[str, ...] | dict[str, str]  # patterns, or residual's names by key
     config: PretrainedConfig  # if the file has none
     variant: str = "v1.5"  # of its bottleneck nets; empty if it has both
     stage: int = 2  # its number of conv2_x
     layer: int = 1  # its number of a block's first convolution
     family: str = "imagenet"  # and shortcut options, as in ModelSpec
     options: str = "B"
-    head: str = "fc"  # our last layer
+    head: str = "fc"  # the last layer of residual's network
     caffe_norm: bool = False  # normalization as in Caffe
     bgr: bool = False
 
     def name(self, key: str) -> str | None:
-        """Our name for one of the library's keys; None for any other key."""
+        """Residual's name for one of the library's keys; None for any other key."""
         if isinstance(self.keys, dict):
             return self.keys.get(key)
         match = next(filter(None, (re.fullmatch(pattern, key) for pattern in self.keys)), None)
         if match is None:
             return None
-        part = match.groupdict()
-        what, norm = part["what"], part.get("norm")
-        what = ABBREVIATIONS.get(f"bn{what}" if norm == "bn" else what, what)
-        if "head" in part:
-            return f"fc.{what}"
+        parts = match.groupdict()
+        tensor, norm = parts["tensor"], parts.get("norm")
+        tensor = ABBREVIATIONS.get(f"bn{tensor}" if norm == "bn" else tensor, tensor)
+        if "head" in parts:
+            return f"fc.{tensor}"
         norm = int(norm not in (None, "0"))
-        if "stage" not in part:
-            return f"conv1.0.{norm}.{what}"
-        block = part["block"]
+        if "stage" not in parts:
+            return f"conv1.0.{norm}.{tensor}"
+        block = parts["block"]
         if block[0].isalpha():  # Caffe's blocks are a, b, c, ... or, in deeper nets, a, b1, b2, ...
             block = block[1:] or str(ord(block[0]) - ord("a"))
-        place = f"conv{int(part['stage']) - self.stage + 2}_x.{block}"
-        if not (layer := part.get("layer")):
-            return f"{place}.shortcut.{norm}.{what}"
+        place = f"conv{int(parts['stage']) - self.stage + 2}_x.{block}"
+        if not (layer := parts.get("layer")):
+            return f"{place}.shortcut.{norm}.{tensor}"
         index = int(layer) - self.layer if layer.isdigit() else "abc".index(layer)
-        return f"{place}.branch.{2 * index}.{norm}.{what}"
+        return f"{place}.branch.{2 * index}.{norm}.{tensor}"
 
 
 caffe_layout = partial(Layout, caffe_norm=True)
@@ -196,11 +196,11 @@ def check_variant(
 def with_padding_behind(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a network whose option A pads channels on both sides, for one that pads behind.
 
-    The padding puts the old channels into the middle of the new ones, and ours before them. So in
-    each stage the channels of the shortcuts have another order. The first convolution of a block
-    and the last layer read them, and the second convolution and its normalization write them.
+    That padding puts the old channels into the middle of the new ones, and residual's before them,
+    so the channels of the shortcuts have another order in each stage. The first convolution of a
+    block and the last layer read them; the second convolution and its normalization write them.
     """
-    orders = {2: torch.arange(16)}  # by stage: their numbers of our channels
+    orders = {2: torch.arange(16)}  # by stage: the library's number of each channel
     for stage, width in ((3, 32), (4, 64)):
         front = width // 4
         middle, behind = orders[stage - 1] + front, torch.arange(width - front, width)
@@ -221,23 +221,23 @@ def with_padding_behind(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 # ---- baselines ----------------------------------------------------------------------------------
 
-GOOGLENET = {  # Caffe's names of layers, and ours
+GOOGLENET = {  # residual's names of layers by Caffe's
     "conv1/7x7_s2": "conv1.0",
     "conv2/3x3_reduce": "conv2_reduce.0",
     "conv2/3x3": "conv2.0",
     **{
-        f"inception_{module}/{theirs}": f"inception{module}.{ours}"
+        f"inception_{module}/{branch}": f"inception{module}.{layer}"
         for module in MODULES
-        for theirs, ours in {
+        for branch, layer in {
             **{"1x1": "1x1.0", "pool_proj": "pool.1.0"},
             **{"3x3_reduce": "3x3.0.0", "3x3": "3x3.1.0"},
             **{"5x5_reduce": "5x5.0.0", "5x5": "5x5.1.0"},
         }.items()
     },
     **{
-        f"loss{number}/{theirs}": f"heads.inception{module}.{ours}"
+        f"loss{number}/{part}": f"heads.inception{module}.{layer}"
         for number, module in ((1, "4a"), (2, "4d"))
-        for theirs, ours in (("conv", "conv.0"), ("fc", "fc1"), ("classifier", "fc2"))
+        for part, layer in (("conv", "conv.0"), ("fc", "fc1"), ("classifier", "fc2"))
     },
     "loss3/classifier": "fc",
 }
@@ -251,21 +251,21 @@ def baseline_layout(keys: list[str], spec: ModelSpec) -> Layout:
             "vgg19 (torchvision's and Caffe's weights) and googlenet (Caffe's)"
         )
     caffe, vgg = any(re.fullmatch(r".*/[01]", key) for key in keys), spec.name != "googlenet"
-    ours = build_meta(spec.name).state_dict()
+    parameters = build_meta(spec.name).state_dict()
     config = published.TORCHVISION
     if caffe:
         config = published.VGG if vgg else published.GOOGLENET
-        layers = {key.partition(".")[0]: key.rpartition(".")[0] for key in ours}
+        layers = {key.partition(".")[0]: key.rpartition(".")[0] for key in parameters}
         names = {
-            f"{theirs}/{number}": f"{layer}.{what}"
-            for theirs, layer in (layers if vgg else GOOGLENET).items()
-            for number, what in enumerate(("weight", "bias"))
+            f"{blobs}/{number}": f"{layer}.{tensor}"
+            for blobs, layer in (layers if vgg else GOOGLENET).items()
+            for number, tensor in enumerate(("weight", "bias"))
         }
     elif vgg:
         from torchvision.models import get_model
 
         with torch.device("meta"):
-            names = dict(zip(get_model(spec.name).state_dict(), ours, strict=True))
+            names = dict(zip(get_model(spec.name).state_dict(), parameters, strict=True))
     else:
         raise ValueError(
             "torchvision's googlenet is another network (batch normalization, 3x3 in place of 5x5);"

@@ -1,4 +1,4 @@
-"""Published weights: the preprocessing and classes that they expect, and torchvision's files."""
+"""Lists torchvision's weights, and reads the preprocessing and classes that weights expect."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,9 +12,8 @@ from residual.data.download import fetch
 from residual.models.resnet import ROWS
 from residual.storage import file_digest, read_json
 
-Three = tuple[float, float, float]  # of red, green, blue
-MEAN: Three = (0.485, 0.456, 0.406)  # of torchvision, timm and the CIFAR nets
-STD: Three = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)  # red, green, blue; of torchvision, timm and the CIFAR nets
+STD = (0.229, 0.224, 0.225)
 CIFAR_10 = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -26,8 +25,8 @@ class PretrainedConfig:
     """The preprocessing that weights expect of an image, and their classes."""
 
     says: str  # the source of these values, as a sentence
-    mean: Three = MEAN  # of pixels in [0, 1]
-    std: Three = STD
+    mean: tuple[float, ...] = MEAN  # of pixels in [0, 1]
+    std: tuple[float, ...] = STD
     size: tuple[int, int] = (224, 224)  # of the centre crop
     shorter: int | None = 256  # pixels of the resized image's shorter side
     classes: tuple[str, ...] | None = None
@@ -41,7 +40,7 @@ class PretrainedConfig:
         numbers = [*self.mean, *self.std]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             raise ValueError(f"mean and std are numbers, not {numbers}")
-        if len(numbers) != 6 or min(self.std) <= 0:
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std have three values, std above 0: not {numbers}")
 
     def with_view(self, size: int | None, shorter: int | None) -> "PretrainedConfig":
@@ -222,8 +221,8 @@ def timm_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
         names = [names[str(i)] for i in range(len(names))]
     return PretrainedConfig(
         says,
-        mean=three(view.get("mean") or MEAN),
-        std=three(view.get("std") or STD),
+        mean=tuple(view.get("mean") or MEAN),
+        std=tuple(view.get("std") or STD),
         size=(height, width),
         shorter=math.floor(min(height, width) / (view.get("crop_pct") or 0.875)),
         classes=tuple(map(str, names)) if names else None,
@@ -249,16 +248,10 @@ def transformers_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
         f"{path} has the stride of bottlenecks in the {stride} layer: the variant {variant}; "
         "size and shorter side are "
         + (f"those of {other}" if view else f"the usual ones, for there is no {other.name}"),
-        mean=three(view.get("image_mean") or MEAN),
-        std=three(view.get("image_std") or STD),
+        mean=tuple(view.get("image_mean") or MEAN),
+        std=tuple(view.get("image_std") or STD),
         size=(edge, edge),
         shorter=shorter,
         classes=tuple(str(names[str(i)]) for i in range(len(names))) or None,
         variant=variant,
     )
-
-
-def three(values: Any) -> Three:
-    """A value for each channel. Raises ValueError or TypeError for any other number of values."""
-    red, green, blue = values
-    return red, green, blue
