@@ -8,6 +8,7 @@ import typer
 
 from residual.cli.models import spec_named
 from residual.cli.options import CACHE, Root
+from residual.cli.progress import counting
 
 if TYPE_CHECKING:
     from residual.weights.published import PretrainedConfig
@@ -47,7 +48,6 @@ def convert(
 
     Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
     """
-    from residual.cli.progress import counting
     from residual.weights import convert as conversions
     from residual.weights import files, published
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.options import BoxFrame, BoxUnit, Json, Workers, usage_errors
+from residual.cli.progress import counting
 from residual.storage import display_name, json_text, summarize, write_atomic
 
 if TYPE_CHECKING:
-    from residual.preparation.check import FolderReport
+    from residual.preparation.check import FolderReport, ImageReport
     from residual.preparation.check_boxes import BoxReport
     from residual.preparation.imagenet import PreparedImageNet
     from residual.preparation.pack import PackOptions, PackSummary
@@ -83,30 +84,22 @@ def check(
 
 def check_classes(folder: Path, workers: int, as_json: bool) -> None:
     """Run `data check` for a folder of classes."""
-    from residual.cli.progress import counting
     from residual.preparation import check
 
     with counting("checking pictures") as progress:
         report = check.check(folder, workers, progress)
-    errors = []
+    damaged, errors = f"{len(report.damaged):,} of {report.seen:,}", []
     if report.damaged:
-        n = f"{len(report.damaged):,} of {report.seen:,}"
-        errors.append(f"{n} pictures in {folder} are damaged")
+        errors.append(f"{damaged} pictures in {folder} are damaged")
     if report.refusal:
         errors.append(f"training refuses {folder}: {report.refusal}")
     finish(report, {"seen": report.seen}, class_lines(report), errors, as_json)
 
 
 def check_boxes(
-    folder: Path,
-    workers: int,
-    as_json: bool,
-    draw: int,
-    out: Path,
-    options: Mapping[str, Any],
+    folder: Path, workers: int, as_json: bool, draw: int, out: Path, options: Mapping[str, Any]
 ) -> None:
     """Run `data check` for a folder with boxes."""
-    from residual.cli.progress import counting
     from residual.preparation import check_boxes
     from residual.tasks.detection.recipe import Reading
 
@@ -122,15 +115,15 @@ def check_boxes(
         check_boxes.draw_sheet(annotations, draw).save(file, "PNG")
         write_atomic(out, file.getvalue())
         typer.echo(f"residual: pictures with their boxes are in {out}", err=True)
-    problems = {
-        "damaged pictures": len(report.damaged),
-        "bad boxes": len(report.boxes),
-        "bad annotations": len(report.annotations),
-        "wrong sizes": len(report.sizes),
-        "refusals of training": len(report.refusals),
+    problems: dict[str, list[Any]] = {
+        "damaged pictures": report.damaged,
+        "bad boxes": report.boxes,
+        "bad annotations": report.annotations,
+        "wrong sizes": report.sizes,
+        "refusals of training": report.refusals,
     }
-    counts = ", ".join(f"{what} ({n:,})" for what, n in problems.items() if n)
-    errors = [f"{folder} has {counts}"] if report.bad else []
+    counts = [f"{kind} ({len(lines):,})" for kind, lines in problems.items() if lines]
+    errors = [f"{folder} has {', '.join(counts)}"] if counts else []
     finish(report, {"bad": report.bad}, box_lines(report), errors, as_json)
 
 
@@ -145,14 +138,11 @@ def class_lines(report: "FolderReport") -> Iterator[str]:
         "folders that are named like pictures": report.folders,
     }
     yield from remarks(report, notes)
-    yield from section(
-        "Damaged",
-        [
-            f"{problem.kind:<12} {display_name(problem.path)} (class {problem.label}): "
-            f"{problem.reason}"
-            for problem in report.damaged
-        ],
-    )
+    damaged = [
+        f"{image.kind:<12} {display_name(image.path)} (class {image.label}): {image.reason}"
+        for image in report.damaged
+    ]
+    yield from section("Damaged", damaged)
 
 
 def box_lines(report: "BoxReport") -> Iterator[str]:
@@ -204,16 +194,14 @@ def table(
         yield f"{label:{width}}" + "".join(f"{n:>{column},}" for n, column in cells)
 
 
-def remarks(report: "FolderReport | BoxReport", notes: dict[str, list[str]]) -> Iterator[str]:
+def remarks(report: "ImageReport", notes: dict[str, list[str]]) -> Iterator[str]:
     """Conversions, notes and warnings."""
     misnamed = "pictures of another format than their name says, read as what they are"
     notes = {misnamed: list(report.misnamed)} | notes
-    yield from section(
-        "Changed when they are read", [f"{n:>9,}  {what}" for what, n in report.converted.items()]
-    )
-    yield from section(
-        "Notes", [f"{what} {summarize(names)}" for what, names in notes.items() if names]
-    )
+    changes = [f"{n:>9,}  {change}" for change, n in report.converted.items()]
+    yield from section("Changed when they are read", changes)
+    lines = [f"{note} {summarize(names)}" for note, names in notes.items() if names]
+    yield from section("Notes", lines)
     yield from section("Warnings", report.warnings)
 
 
@@ -259,7 +247,6 @@ def pack(
 
     Example: residual data pack photos packed --shorter-side 480
     """
-    from residual.cli.progress import counting
     from residual.preparation.pack import PackOptions
     from residual.preparation.pack import pack as pack_folder
 
@@ -278,23 +265,22 @@ def pack(
 
 def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
     """The result of a packing in words."""
-    done = "all decoded"
+    form, hint = "all decoded", ""
     if options.form == "jpeg":
         jpeg = options.encoding
-        done = (
+        form = (
             f"{summary.kept:,} with the same pixels, the others encoded as JPEG of quality "
             f"{jpeg['quality']}, colours {jpeg['subsampling']}; {summary.in_part:,} with restart "
             "markers, so that only what is needed of them is decoded"
         )
+        if summary.kept and not shutil.which("jpegtran"):
+            hint = (
+                "\nWith jpegtran installed (a part of libjpeg-turbo), those with the same pixels "
+                "get restart markers, too, and are read faster."
+            )
     damaged = f"; {len(summary.damaged):,} damaged" if summary.damaged else ""
-    hint = ""
-    if options.form == "jpeg" and summary.kept and not shutil.which("jpegtran"):
-        hint = (
-            "\nWith jpegtran installed (a part of libjpeg-turbo), those with the same pixels get "
-            "restart markers, too, and are read faster."
-        )
     return (
-        f"{to}: {summary.pictures:,} pictures, {done}; {summary.resized:,} made smaller, to a "
+        f"{to}: {summary.pictures:,} pictures, {form}; {summary.resized:,} made smaller, to a "
         f"shorter side of {options.shorter}; {summary.bytes_before / 1e6:,.1f} MB before, "
         f"{summary.bytes_after / 1e6:,.1f} MB after{damaged}{hint}"
     )
@@ -322,7 +308,6 @@ def imagenet(
 
     Example: residual data prepare imagenet downloads imagenet
     """
-    from residual.cli.progress import counting
     from residual.preparation import imagenet
 
     finish_prepared(imagenet.imagenet(source, to, show=counting), "ImageNet", as_json)
@@ -339,7 +324,6 @@ def voc(
 
     Example: residual data prepare voc downloads voc
     """
-    from residual.cli.progress import counting
     from residual.preparation import voc_coco
 
     finish_prepared(voc_coco.voc(source, to, show=counting), "PASCAL VOC", as_json)
@@ -355,7 +339,6 @@ def coco(
 
     Example: residual data prepare coco downloads coco
     """
-    from residual.cli.progress import counting
     from residual.preparation import voc_coco
 
     finish_prepared(voc_coco.coco(source, to, show=counting), "COCO", as_json)
@@ -364,32 +347,13 @@ def coco(
 def finish_prepared(report: "PreparedImageNet | PreparedBoxes", name: str, as_json: bool) -> None:
     """Print the report of a preparation; the exit status is 1 if it is incomplete."""
     errors = [] if report.complete else [f"{report.folder} does not hold the whole {name}"]
-    finish(report, {"complete": report.complete}, prepared_lines(report), errors, as_json)
+    lines = [*report.sets(), *first_lines("missing", report.missing)]
+    lines += first_lines("superfluous", getattr(report, "superfluous", []))
+    finish(report, {"complete": report.complete}, lines, errors, as_json)
 
 
-def prepared_lines(report: "PreparedImageNet | PreparedBoxes") -> Iterator[str]:
-    """A prepared folder in words: the number of images by set, and missing files."""
-    from residual.preparation.voc_coco import PreparedBoxes
-
-    lists = {"missing": report.missing}
-    if isinstance(report, PreparedBoxes):
-        for name, n in report.expected.items():
-            if name in report.absent:
-                yield f"{report.folder}: {name}: not there; it comes with {report.absent[name]}"
-            else:
-                yield f"{report.folder}: {name}: {report.pictures[name]:,} of {n:,} pictures"
-    else:
-        lists["superfluous"] = report.superfluous
-        expected = asdict(report.expected)
-        for name in ("train", "val"):
-            if name not in report.pictures:
-                yield f"{report.folder}/{name}: not there, and nothing to make it of"
-                continue
-            yield (
-                f"{report.folder}/{name}: {report.pictures[name]:,} of {expected[name]:,} pictures "
-                f"in {report.classes[name]:,} of {expected['classes']:,} classes"
-            )
-    for what, names in lists.items():
-        yield from (f"  {what}: {name}" for name in names[:MAX_LINES])
-        if len(names) > MAX_LINES:
-            yield f"  {what}: {len(names) - MAX_LINES:,} more"
+def first_lines(kind: str, names: list[str]) -> list[str]:
+    """A line for each of the first files, and one for the number of the others."""
+    lines = [f"  {kind}: {name}" for name in names[:MAX_LINES]]
+    others = len(names) - MAX_LINES
+    return lines + ([f"  {kind}: {others:,} more"] if others > 0 else [])

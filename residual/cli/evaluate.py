@@ -21,7 +21,7 @@ from residual.cli.options import (
     load_trained,
     usage_errors,
 )
-from residual.cli.progress import joined
+from residual.cli.progress import counting, joined
 from residual.storage import display_name, json_text
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ def evaluate(
 
     Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
-    from residual.cli.progress import counting
     from residual.data.datasets import no_progress
     from residual.tasks.classification.evaluate import evaluate_ensemble
     from residual.tasks.classification.inference import InferenceOptions
@@ -106,11 +105,11 @@ def evaluate(
             displayed = progress if world.rank == 0 else no_progress
             options = InferenceOptions(config, workers, micro_batch, displayed, world)
             evaluation = evaluate_ensemble(nets, pictures, chosen, views, options)
-    if world.rank == 0:
-        for path in evaluation.damaged:
-            name = display_name(path)
-            typer.echo(f"residual: {name} is damaged and counts as wrong", err=True)
-        print(json_text(evaluation.record) if as_json else in_words(evaluation.record))
+        if world.rank == 0:
+            for path in evaluation.damaged:
+                name = display_name(path)
+                typer.echo(f"residual: {name} is damaged and counts as wrong", err=True)
+            print(json_text(evaluation.record) if as_json else in_words(evaluation.record))
 
 
 def in_words(record: dict[str, Any]) -> str:

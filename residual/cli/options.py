@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from residual.cli.progress import counting
 from residual.storage import read_json
 
 if TYPE_CHECKING:
@@ -103,7 +104,6 @@ def load_data(
 ) -> Any:
     """The data of a recipe, with progress while it is read. Raises ValueError for data of another
     task."""
-    from residual.cli.progress import counting
     from residual.tasks import task_module
     from residual.tasks.detection.datasets import detect_format
 
@@ -116,7 +116,6 @@ def load_data(
 
 def load_pictures(name: str, root: Path, size: int, workers: int, as_files: bool = False) -> "Data":
     """Data of pictures, with progress while they are decoded."""
-    from residual.cli.progress import counting
     from residual.data.sources import load
 
     root = root.expanduser()

@@ -1,4 +1,4 @@
-"""Images copied from archives and folders into a target, each whole or absent, and resumable."""
+"""Copies images from archives and folders into a target: each whole or absent, and resumable."""
 
 import hashlib
 import os
@@ -44,13 +44,18 @@ class Part:
     items: Callable[[], Iterable[Item]]
 
 
-@contextmanager
-def locked_target(target: Path) -> Iterator[None]:
-    """Makes the target, and lets no other process write to it. Raises Held and OSError."""
+def create_target(target: Path) -> None:
+    """Create the target. Raises OSError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {target}: {error.strerror}") from error
+
+
+@contextmanager
+def locked_target(target: Path) -> Iterator[None]:
+    """Create the target, and let no other process write to it. Raises LockHeld and OSError."""
+    create_target(target)
     with hold_lock(target / ".lock", str(target)):
         yield
 
@@ -62,8 +67,9 @@ def prepare(parts: Iterable[Part], target: Path, progress: Progress, total: int)
     """
     done = 0
     for part in parts:
+        files = (file for *_, files in os.walk(target / part.name) for file in files)
         n = read_state(target)["whole"].get(part.name)
-        if n is None or n != count_images(target / part.name):
+        if n is None or n != sum(map(is_image, files)):
             n = 0
             with locked_target(target):
                 for item in part.items():
@@ -110,11 +116,6 @@ def copy(item: Item, target: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def count_images(folder: Path) -> int:
-    """The number of images in a folder and below it."""
-    return sum(is_image(file) for *_, files in os.walk(folder) for file in files)
-
-
 def read_state(target: Path) -> dict[str, dict[str, Any]]:
     """The state of a target; empty if it is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -134,6 +135,7 @@ def record(target: Path, key: str, name: str, value: Any) -> None:
 
 def verify(archive: Path, md5: str, target: Path, show: ShowProgress) -> None:
     """Raises ValueError if an archive has another md5. A verified archive is not read again."""
+    create_target(target)  # which holds the result
     status = archive.stat()
     entry = [status.st_size, status.st_mtime_ns, md5]
     if read_state(target)["checked"].get(archive.name) == entry:

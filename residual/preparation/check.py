@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from residual.data.datasets import Progress, no_progress
@@ -36,29 +37,41 @@ SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True)
-class Problem:
+class ImageProblem:
     """An image that cannot be used."""
 
     path: str  # below the folder, with /
-    label: str  # its class
     kind: str  # damaged, empty, unreadable, oversized or mislabelled
     reason: str
 
 
+@dataclass(frozen=True)
+class LabeledProblem(ImageProblem):
+    """An image of a class that cannot be used."""
+
+    label: str
+
+
 @dataclass
-class FolderReport:
-    """The result of a check of an image folder."""
+class ImageReport:
+    """The result of a check of any folder."""
 
     folder: str
-    sets: dict[str, dict[str, int]] = field(default_factory=dict)  # good images by set and class
-    damaged: list[Problem] = field(default_factory=list)
     converted: dict[str, int] = field(default_factory=dict)  # conversion: number of images
     misnamed: dict[str, str] = field(default_factory=dict)  # path: its format
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class FolderReport(ImageReport):
+    """The result of a check of an image folder."""
+
+    sets: dict[str, dict[str, int]] = field(default_factory=dict)  # good images by set and class
+    damaged: list[LabeledProblem] = field(default_factory=list)
     others: list[str] = field(default_factory=list)  # files in class folders, by suffix no images
     outside: list[str] = field(default_factory=list)  # images in no class folder
     folders: list[str] = field(default_factory=list)  # folders with names of images
     copies: list[list[str]] = field(default_factory=list)  # images of equal bytes
-    warnings: list[str] = field(default_factory=list)
     refusal: str = ""  # why training would refuse the folder
 
     @property
@@ -83,46 +96,37 @@ def check(path: Path, workers: int = 1, progress: Progress = no_progress) -> Fol
 
     Raises FileNotFoundError for a missing folder, and ValueError for one without classes.
     """
-    report, roots = FolderReport(str(path)), set_roots(path)
-    images = [
-        (name, label, file)
-        for name, root in roots.items()
-        for label, file in class_images(path, root, report)
-    ]
-    classes = sorted({readable_name(n) for root in roots.values() for n in subfolders(root)})
-    report.sets = {name: dict.fromkeys(classes, 0) for name in roots}
-    changes: Counter[str] = Counter()
-    by_digest: dict[bytes, list[str]] = defaultdict(list)
-    results = inspect_all(path, [file for *_, file in images], workers)
-    for done, ((name, label, file), result) in enumerate(zip(images, results, strict=True), 1):
-        if result.kind:
-            report.damaged.append(Problem(file, label, result.kind, result.reason))
-        else:
-            report.sets[name][label] += 1
-            by_digest[result.digest].append(file)
-            changes.update(result.changes)
-            if not suffix_matches(file, result.format):
-                report.misnamed[file] = result.format
-        progress(done, len(images))
-    report.damaged.sort(key=lambda problem: problem.path)
-    report.converted = dict(changes.most_common())
-    report.copies = [files for files in by_digest.values() if len(files) > 1]
-    report.refusal = training_refusal(path)
-    report.warnings = [f"training refuses this folder: {report.refusal}"] if report.refusal else []
-    report.warnings += [*other_folders(path), *imbalance(report), *copy_warnings(report)]
-    return report
-
-
-def set_roots(path: Path) -> dict[str, Path]:
-    """The folder of each set. A plain folder of classes is one set. Raises ValueError."""
-    if folders := split_folders(path):
-        return {name: path / folder for name, folder in folders.items()}
-    if not subfolders(path):
+    report, folders = FolderReport(str(path)), split_folders(path)
+    if not folders and not subfolders(path):
         raise ValueError(
             f"{display_name(path)} has no class folders; it needs one folder for each class"
             f"{annotation_hint(path)}"
         )
-    return {PLAIN: path}
+    roots: dict[str, Path] = {name: path / folder for name, folder in folders.items()}
+    roots = roots or {PLAIN: path}
+    images = {
+        file: (name, label)
+        for name, root in roots.items()
+        for label, file in class_images(path, root, report)
+    }
+    classes = sorted({readable_name(n) for root in roots.values() for n in subfolders(root)})
+    report.sets = {name: dict.fromkeys(classes, 0) for name in roots}
+    damaged, report.copies = inspect_images(report, path, list(images), workers, progress)
+    for file, (name, label) in images.items():
+        if bad := damaged.get(file):
+            report.damaged.append(LabeledProblem(file, bad.kind, bad.reason, label))
+        else:
+            report.sets[name][label] += 1
+    report.damaged.sort(key=lambda problem: problem.path)
+    report.refusal = training_refusal(path)
+    report.warnings = [f"training refuses this folder: {report.refusal}"] if report.refusal else []
+    report.warnings += [
+        f"{display_name(name)}/ is none of {', '.join(SPLITS)} and was not looked at"
+        for name in subfolders(path)
+        if folders and name not in folders.values()
+    ]
+    report.warnings += [*imbalance(report), *copy_warnings(report)]
+    return report
 
 
 def class_images(path: Path, root: Path, report: FolderReport) -> Iterator[tuple[str, str]]:
@@ -137,7 +141,7 @@ def class_images(path: Path, root: Path, report: FolderReport) -> Iterator[tuple
     def unreadable(error: OSError) -> None:
         folder = Path(error.filename)
         label = readable_name(folder.relative_to(root).parts[0])
-        report.damaged.append(Problem(below(folder), label, "unreadable", reason_of(error)))
+        report.damaged.append(LabeledProblem(below(folder), "unreadable", reason_of(error), label))
 
     report.outside += [
         below(entry)
@@ -161,20 +165,35 @@ def class_images(path: Path, root: Path, report: FolderReport) -> Iterator[tuple
                     report.others.append(below(Path(folder, name)))
 
 
-def inspect_all(path: Path, files: list[str], workers: int) -> Iterator[Inspection]:
-    """The inspections of files, in order. Most of the work is Pillow's, so threads share it."""
+def inspect_images(
+    report: ImageReport, path: Path, files: list[str], workers: int, progress: Progress
+) -> tuple[dict[str, Inspection], list[list[str]]]:
+    """Inspect files below a folder -> the bad ones, and groups of files with equal bytes.
 
-    def inspect_chunk(start: int) -> list[Inspection]:
-        return [inspect(path / file) for file in files[start : start + CHUNK]]
+    Conversions and misnamed files are added to the report.
+    """
 
-    pool = ThreadPoolExecutor(workers)
+    def inspect_chunk(start: int) -> list[tuple[str, Inspection]]:
+        return [(file, inspect(path / file)) for file in files[start : start + CHUNK]]
+
+    bad, changes, by_digest = {}, Counter[str](), defaultdict[bytes, list[str]](list)
+    pool = ThreadPoolExecutor(workers)  # threads, since most of the work is Pillow's
     try:
-        with warnings.catch_warnings():  # of faults that Pillow repairs
-            warnings.simplefilter("ignore")
-            for results in pool.map(inspect_chunk, range(0, len(files), CHUNK)):
-                yield from results
+        with warnings.catch_warnings(action="ignore"):  # of faults that Pillow repairs
+            results = chain.from_iterable(pool.map(inspect_chunk, range(0, len(files), CHUNK)))
+            for done, (file, result) in enumerate(results, start=1):
+                if result.kind:
+                    bad[file] = result
+                else:
+                    changes.update(result.changes)
+                    by_digest[result.digest].append(file)
+                    if not suffix_matches(file, result.format):
+                        report.misnamed[file] = result.format
+                progress(done, len(files))
     finally:
         pool.shutdown(cancel_futures=True)
+    report.converted = dict(changes.most_common())
+    return bad, [copies for copies in by_digest.values() if len(copies) > 1]
 
 
 def inspect(file: Path) -> Inspection:
@@ -235,14 +254,6 @@ def training_refusal(path: Path) -> str:
 # ---- warnings -----------------------------------------------------------------------------------
 
 
-def other_folders(path: Path) -> Iterator[str]:
-    """Folders beside the sets."""
-    folders = split_folders(path)
-    for name in subfolders(path) if folders else ():
-        if name not in folders.values():
-            yield f"{display_name(name)}/ is none of {', '.join(SPLITS)} and was not looked at"
-
-
 def imbalance(report: FolderReport) -> Iterator[str]:
     """Classes without images, and classes of very different size."""
     for name, counts in report.sets.items():
@@ -270,10 +281,15 @@ def copy_warnings(report: FolderReport) -> Iterator[str]:
             contradictory.append(" = ".join(sorted(by_class.values(), key=files.index)))
         else:
             repeated.append(" = ".join(files[:2]))
-    for where, files in (
+    yield from describe_copies(
         ("in more than one set, so that test images are trained on", across),
         ("in more than one class", contradictory),
         ("more than once in their class", repeated),
-    ):
+    )
+
+
+def describe_copies(*groups: tuple[str, list[str]]) -> Iterator[str]:
+    """A sentence for each group of equal images that is not empty."""
+    for place, files in groups:
         if files:
-            yield f"equal pictures {where} {summarize(files)}"
+            yield f"equal pictures {place} {summarize(files)}"

@@ -1,6 +1,6 @@
 """Checks a folder with boxes before training: damaged images, bad boxes, likely mistakes."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, combinations, zip_longest
@@ -11,14 +11,19 @@ from PIL import Image, ImageOps
 
 from residual.data.datasets import Progress, no_progress
 from residual.data.decode import DamagedImage, open_image
-from residual.data.folder_index import suffix_matches
 from residual.data.rng import permutation
-from residual.preparation.check import inspect_all
+from residual.preparation.check import (
+    ImageProblem,
+    ImageReport,
+    describe_copies,
+    inspect_images,
+)
 from residual.storage import summarize
 from residual.tasks.detection import coco, voc
 from residual.tasks.detection.annotations import AnnotatedImage, SplitAnnotations, describe_problem
 from residual.tasks.detection.datasets import (
     DEFAULT_SPLITS,
+    READING,
     annotation_format,
     build_examples,
     choose_splits,
@@ -36,15 +41,6 @@ COLUMNS, WIDTH = 4, 2_000  # of a contact sheet: images and pixels
 Annotations = dict[str, SplitAnnotations]  # by split
 
 
-@dataclass(frozen=True)
-class ImageProblem:
-    """An image that cannot be used."""
-
-    path: str  # below the folder, with /
-    kind: str  # damaged, empty, unreadable, oversized or mislabelled
-    reason: str
-
-
 @dataclass
 class BoxCounts:
     """The content of a split, bad boxes left out."""
@@ -56,22 +52,18 @@ class BoxCounts:
 
 
 @dataclass
-class BoxReport:
+class BoxReport(ImageReport):
     """The result of a check of a folder with boxes."""
 
-    folder: str
-    form: str  # voc or coco
+    form: str = "voc"  # or coco
     splits: dict[str, BoxCounts] = field(default_factory=dict)
     pictures: int = 0  # in any split
     damaged: list[ImageProblem] = field(default_factory=list)
     boxes: list[str] = field(default_factory=list)  # a sentence for each bad box
     annotations: list[str] = field(default_factory=list)  # for each missing or damaged annotation
     sizes: list[str] = field(default_factory=list)  # for each annotation of another size
-    converted: dict[str, int] = field(default_factory=dict)  # conversion: number of images
-    misnamed: dict[str, str] = field(default_factory=dict)  # path: its format
     bare: list[str] = field(default_factory=list)  # images without annotation
     lonely: list[str] = field(default_factory=list)  # annotations without image
-    warnings: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)  # why training would refuse the folder
 
     @property
@@ -81,7 +73,7 @@ class BoxReport:
         return sum(len(lines) for lines in problems)
 
 
-def read_annotations(folder: Path, reading: Reading = Reading()) -> Annotations:  # noqa: B008
+def read_annotations(folder: Path, reading: Reading = READING) -> Annotations:
     """The annotations of every split; of an unreadable split, the error.
 
     Raises FileNotFoundError for a missing folder, and ValueError for one of neither format.
@@ -101,42 +93,32 @@ def check(
     workers: int = 1,
     progress: Progress = no_progress,
     annotations: Annotations | None = None,
-    reading: Reading = Reading(),  # noqa: B008
+    reading: Reading = READING,
 ) -> BoxReport:
     """Inspect every image and box of a VOC or COCO folder. Raises like `read_annotations`."""
     annotations = read_annotations(folder, reading) if annotations is None else annotations
-    report = BoxReport(str(folder), annotation_format(folder))
     paths: dict[str, Path] = {}
-    splits_of: dict[Path, set[str]] = defaultdict(set)
+    splits_of: dict[str, set[str]] = defaultdict(set)
     for split, content in annotations.items():
-        for image in content.images:
-            if image.path is not None:
-                paths.setdefault(relative(folder, image.path), image.path)
-                splits_of[image.path].add(split)
-    changes: Counter[str] = Counter()
-    by_digest: dict[bytes, list[Path]] = defaultdict(list)
-    results = inspect_all(folder, list(paths), workers)
-    for done, ((name, path), result) in enumerate(zip(paths.items(), results, strict=True), 1):
-        changes.update(result.changes)
-        if result.kind:
-            report.damaged.append(ImageProblem(name, result.kind, result.reason))
-        else:
-            by_digest[result.digest].append(path)
-            if not suffix_matches(name, result.format):
-                report.misnamed[name] = result.format
-        progress(done, len(paths))
-    report.pictures, report.converted = len(paths), dict(changes.most_common())
-    report.damaged.sort(key=lambda problem: problem.path)
+        for path in (image.path for image in content.images if image.path is not None):
+            paths.setdefault(relative(folder, path), path)
+            splits_of[relative(folder, path)].add(split)
+    report = BoxReport(str(folder), form=annotation_format(folder), pictures=len(paths))
+    bad, copies = inspect_images(report, folder, list(paths), workers, progress)
+    report.damaged = [ImageProblem(name, i.kind, i.reason) for name, i in sorted(bad.items())]
     count(report, annotations)
     if report.form == "voc":
         lonely, bare = voc.unpaired(folder)
     else:
-        lonely, bare = [], coco.unlisted_images(splits_of.keys())
+        lonely, bare = [], coco.unlisted_images(set(paths.values()))
     report.lonely = [relative(folder, file) for file in lonely]
     report.bare = [relative(folder, file) for file in bare]
     notices = dict.fromkeys(note for content in annotations.values() for note in content.notices)
-    report.warnings = [*notices, *missing_classes(report), *overlaps(annotations)]
-    report.warnings += copy_warnings(folder, by_digest, splits_of)
+    report.warnings = [*notices]
+    for split, counts in report.splits.items():
+        if empty := [label for label, n in counts.boxes.items() if not n]:
+            report.warnings.append(f"classes without a box in {split} {summarize(empty)}")
+    report.warnings += [*overlaps(annotations), *copy_warnings(copies, splits_of)]
     if not report.bad:
         report.refusals = list(training_refusals(folder, annotations))
     return report
@@ -190,12 +172,6 @@ def training_refusals(folder: Path, annotations: Annotations) -> Iterator[str]:
 # ---- warnings -----------------------------------------------------------------------------------
 
 
-def missing_classes(report: BoxReport) -> Iterator[str]:
-    for name, counts in report.splits.items():
-        if missing := [label for label, n in counts.boxes.items() if not n]:
-            yield f"classes without a box in {name} {summarize(missing)}"
-
-
 def overlaps(annotations: Annotations) -> Iterator[str]:
     """Splits with images in common, unless one is a part of the other: train of trainval."""
     names = {
@@ -210,22 +186,17 @@ def overlaps(annotations: Annotations) -> Iterator[str]:
             yield f"{first} and {second} have pictures in common {summarize(listed)}"
 
 
-def copy_warnings(
-    folder: Path, by_digest: dict[bytes, list[Path]], splits_of: dict[Path, set[str]]
-) -> Iterator[str]:
+def copy_warnings(copies: list[list[str]], splits_of: dict[str, set[str]]) -> Iterator[str]:
     """Images of equal bytes, by the harm that they do."""
     across: list[str] = []
     within: list[str] = []
-    for files in (files for files in by_digest.values() if len(files) > 1):
-        names = " = ".join(relative(folder, file) for file in files[:2])
-        apart = any(splits_of[files[0]].isdisjoint(splits_of[other]) for other in files[1:])
-        (across if apart else within).append(names)
-    for where, pairs in (
+    for first, *others in copies:
+        apart = any(splits_of[first].isdisjoint(splits_of[other]) for other in others)
+        (across if apart else within).append(f"{first} = {others[0]}")
+    yield from describe_copies(
         ("in more than one split, so that test images are trained on", across),
         ("more than once in a split", within),
-    ):
-        if pairs:
-            yield f"equal pictures {where} {summarize(pairs)}"
+    )
 
 
 # ---- contact sheet ------------------------------------------------------------------------------
@@ -236,7 +207,7 @@ def draw_sheet(annotations: Annotations, n: int) -> Image.Image:
 
     Raises ValueError if no image can be read.
     """
-    images = (image for content in annotations.values() for image in content.images)
+    images = [image for content in annotations.values() for image in content.images]
     labels = sorted({box.label for image in images for box in image.boxes})
     columns = min(COLUMNS, n)
     tiles: list[Image.Image] = []
@@ -255,10 +226,8 @@ def draw_sheet(annotations: Annotations, n: int) -> Image.Image:
         ]
         box_labels = [BAD if box.problem else labels.index(box.label) for box in image.boxes]
         corners = torch.tensor([box.corners for box in image.boxes]).reshape(-1, 4)
-        corners = corners * (small.width / picture.width)
-        tiles.append(
-            add_title(draw_boxes(small, corners, captions, box_labels), f"{split}: {image.name}")
-        )
+        drawn = draw_boxes(small, corners * (small.width / picture.width), captions, box_labels)
+        tiles.append(add_title(drawn, f"{split}: {image.name}"))
     if not tiles:
         raise ValueError("there is no picture that can be read and drawn")
     return contact_sheet(tiles, columns, WIDTH)

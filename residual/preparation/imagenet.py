@@ -8,11 +8,10 @@ import csv
 import io
 import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +26,7 @@ from residual.preparation.archives import (
     Item,
     Part,
     ShowProgress,
+    create_target,
     open_tar,
     prepare,
     silent,
@@ -78,11 +78,18 @@ class PreparedImageNet:
     @property
     def complete(self) -> bool:
         """Whether the existing sets have the expected images and classes."""
-        expected = asdict(self.expected)
-        return not self.missing and all(
-            self.pictures[name] == expected[name] and self.classes[name] == expected["classes"]
-            for name in self.pictures
-        )
+        full = all(n == getattr(self.expected, name) for name, n in self.pictures.items())
+        return full and not self.missing and {*self.classes.values()} <= {self.expected.classes}
+
+    def sets(self) -> Iterator[str]:
+        """A sentence about each set."""
+        for name in ("train", "val"):
+            n, expected = self.pictures.get(name), getattr(self.expected, name)
+            text = "not there, and nothing to make it of"
+            if n is not None:
+                classes = f"{self.classes[name]:,} of {self.expected.classes:,} classes"
+                text = f"{n:,} of {expected:,} pictures in {classes}"
+            yield f"{self.folder}/{name}: {text}"
 
 
 def imagenet(
@@ -102,11 +109,8 @@ def imagenet(
     if target is None:
         target = source if not unsorted(places, source) else source / "imagenet"
     todo = unsorted(places, target)
-    try:
-        if todo:
-            target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the folder {target}: {error.strerror}") from error
+    if todo:
+        create_target(target)
     devkit, md5 = source / archives["devkit"][0], archives["devkit"][1]
     if todo and devkit.is_file():
         verify(devkit, md5, target, show)
@@ -321,30 +325,30 @@ def compare(target: Path, labels: Labels, expected: Expected) -> PreparedImageNe
         }
         report.pictures[name] = sum(map(len, classes.values()))
         report.classes[name] = len(classes)
-        wanted = set(labels.words) or {label for label in classes if WNID.fullmatch(label)}
-        report.missing += [f"{name}/{label}/" for label in sorted(wanted - classes.keys())]
-        if len(wanted) < expected.classes:
-            report.missing.append(f"{name}/: {expected.classes - len(wanted):,} classes")
-        report.superfluous += [f"{name}/{label}/" for label in sorted(classes.keys() - wanted)]
+        official = set(labels.words) or {label for label in classes if WNID.fullmatch(label)}
+        report.missing += [f"{name}/{label}/" for label in sorted(official - classes.keys())]
+        if len(official) < expected.classes:
+            report.missing.append(f"{name}/: {expected.classes - len(official):,} classes")
+        report.superfluous += [f"{name}/{label}/" for label in sorted(classes.keys() - official)]
         report.superfluous += [
             f"{name}/{file.name}"
             for file in sorted(root.iterdir())
             if is_image(file.name) and not file.is_dir()
         ]
-        by_class: dict[str, set[str]] = defaultdict(set)
-        for image, label in labels.val.items():
-            by_class[label].add(image)
+        present = {label: classes[label] for label in sorted(official & classes.keys())}
+        if name == "val" and labels.val:
+            listed = {
+                f"val/{wnid}/{image}" for image, wnid in labels.val.items() if wnid in present
+            }
+            paths = {f"val/{x}/{image}" for x, images in present.items() for image in images}
+            report.missing += sorted(listed - paths)
+            report.superfluous += sorted(paths - listed)
+            continue
         number = expected.val // expected.classes
         numbers = labels.train if name == "train" else dict.fromkeys(classes, number)
-        for label in sorted(wanted & classes.keys()):
-            images = classes[label]
-            if name == "val" and labels.val:
-                right = {f"val/{label}/{image}" for image in by_class[label]}
-                paths = {f"val/{label}/{image}" for image in images}
-                report.missing += sorted(right - paths)
-                report.superfluous += sorted(paths - right)
-            elif len(images) != numbers.get(label, len(images)):
-                line = f"{name}/{label}/: {len(images):,} pictures, not {numbers[label]:,}"
-                fewer = len(images) < numbers[label]
-                (report.missing if fewer else report.superfluous).append(line)
+        for label, images in present.items():
+            n, right = len(images), numbers.get(label, len(images))
+            if n != right:
+                lines = report.missing if n < right else report.superfluous
+                lines.append(f"{name}/{label}/: {n:,} pictures, not {right:,}")
     return report

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from residual.data.datasets import Progress, fingerprint, no_progress
 from residual.data.decode import (
@@ -160,21 +159,21 @@ def new_folder(to: str) -> Iterator[Path]:
             yield Path(temporary)
         return
     place = Path(to.rstrip("/"))
-    partial = place.with_name(f"{place.name}.partial")
+    unfinished = place.with_name(f"{place.name}.partial")
     place.parent.mkdir(parents=True, exist_ok=True)
     with hold_lock(place.with_name(f"{place.name}.lock"), to):
-        if partial.exists():  # of an interrupted packing
-            if {entry.name for entry in partial.iterdir()} - {*SPLITS, CONTENTS_FILE}:
+        if unfinished.exists():  # of an interrupted packing
+            if {entry.name for entry in unfinished.iterdir()} - {*SPLITS, CONTENTS_FILE}:
                 raise FileExistsError(
-                    f"{partial} is in the way, and none of our making; pack to another folder"
+                    f"{unfinished} is in the way, and not of a packing; pack to another folder"
                 )
-            shutil.rmtree(partial)
+            shutil.rmtree(unfinished)
         try:
-            partial.mkdir(parents=True)
-            yield partial
-            partial.replace(place)
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            unfinished.replace(place)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager
@@ -215,15 +214,19 @@ def prepare(source: Path, entry: IndexEntry, options: PackOptions, hashed: bool)
         image = resize(image, scaled_size(image.size, options.shorter)[::-1])
     if options.form == "raw":
         sample |= {"picture": image.tobytes(), "height": image.height, "width": image.width}
-    else:
-        sample["picture"], sample["interval"] = encode(image, options)
-    changed = resized or options.form == "jpeg"
-    return PackedImage(sample, digest, resized=resized, changed=changed)
+        return PackedImage(sample, digest, resized=resized, changed=resized)
+    file, mcu = io.BytesIO(), 8 if options.encoding["subsampling"] == "4:4:4" else 16
+    interval = restart_interval(math.ceil(image.width / mcu))
+    image.save(file, "JPEG", **options.encoding, restart_marker_blocks=interval)
+    sample |= {"picture": file.getvalue(), "interval": interval}
+    return PackedImage(sample, digest, resized=resized, changed=True)
 
 
 def is_kept(raw: bytes, shorter: int) -> bool:
-    """Whether a file is kept: a JPEG that is not rotated, converted or resized. Raises
-    DamagedImage."""
+    """Whether a file is kept: a JPEG that is not rotated, converted or resized.
+
+    Raises DamagedImage.
+    """
     if not raw:
         return False
     with damage_context("the picture"):
@@ -234,15 +237,6 @@ def is_kept(raw: bytes, shorter: int) -> bool:
             return False
     inspect_image(raw)
     return True
-
-
-def encode(image: Image.Image, options: PackOptions) -> tuple[bytes, int]:
-    """An image as JPEG, and the number of MCUs between its restart markers."""
-    file = io.BytesIO()
-    mcu = 8 if options.encoding["subsampling"] == "4:4:4" else 16
-    interval = restart_interval(math.ceil(image.width / mcu))
-    image.save(file, "JPEG", **options.encoding, restart_marker_blocks=interval)
-    return file.getvalue(), interval
 
 
 class Packer:
@@ -284,15 +278,12 @@ class Packer:
                 os.fsync(file.fileno())
         self.summary.bytes_after += sum(shard["raw_data"]["bytes"] for shard in writer.shards)
         counts = Counter(entry.label for entry in entries)
-        labels = range(len(self.index.classes))
-        return {"counts": [counts[label] for label in labels], "shards": writer.shards}
+        by_label = [counts[label] for label in range(len(self.index.classes))]
+        return {"counts": by_label, "shards": writer.shards}
 
     def prepared(self, entries: list[IndexEntry]) -> Iterator[tuple[IndexEntry, PackedImage]]:
         """The prepared images, in order. Most of the work is Pillow's, so threads share it."""
-
-        def prepare_one(entry: IndexEntry) -> PackedImage:
-            return prepare(self.source, entry, self.options, self.hashed)
-
+        prepare_one = partial(prepare, self.source, options=self.options, hashed=self.hashed)
         ahead = AHEAD * self.options.workers
         pool = ThreadPoolExecutor(self.options.workers)
         try:

@@ -53,6 +53,13 @@ class PreparedBoxes:
         full = all(n == self.expected[name] for name, n in self.pictures.items())
         return bool(self.pictures) and full and not self.missing
 
+    def sets(self) -> Iterator[str]:
+        """A sentence about each set."""
+        for name, n in self.expected.items():
+            absent = f"not there; it comes with {self.absent.get(name)}"
+            text = absent if name in self.absent else f"{self.pictures[name]:,} of {n:,} pictures"
+            yield f"{self.folder}: {name}: {text}"
+
 
 def voc(
     source: Path,
@@ -71,7 +78,6 @@ def voc(
     files = find_archives(source, {file for file, _ in archives.values()}, devkit)
     for name, md5 in archives.values():
         if source / name in files:
-            target.mkdir(parents=True, exist_ok=True)
             verify(source / name, md5, target, show)
     unpack(files, IN_VOC, devkit, show)
     report = PreparedBoxes(str(target), expected=dict(expected))
@@ -131,14 +137,14 @@ def find_archives(source: Path, names: set[str], target: Path) -> list[Path]:
     return files
 
 
-def unpack(archives: list[Path], wanted: re.Pattern[str], target: Path, show: ShowProgress) -> None:
-    """Unpack the wanted files of archives. Existing complete files are not written again."""
-    for archive in archives:
+def unpack(files: list[Path], pattern: re.Pattern[str], target: Path, show: ShowProgress) -> None:
+    """Unpack the files of archives whose path matches, but for existing complete files."""
+    for archive in files:
         opened = zip_items if archive.suffix == ".zip" else tar_items
         with (
             locked_target(target),
             show(f"unpacking {archive.name}") as progress,
-            opened(archive, wanted) as items,
+            opened(archive, pattern) as items,
         ):
             for done, item in enumerate(items, start=1):
                 copy(item, target)
@@ -146,32 +152,32 @@ def unpack(archives: list[Path], wanted: re.Pattern[str], target: Path, show: Sh
 
 
 @contextmanager
-def tar_items(archive: Path, wanted: re.Pattern[str]) -> Iterator[list[Item]]:
-    """The wanted files of a tar archive; links are never unpacked. Raises ValueError."""
+def tar_items(archive: Path, pattern: re.Pattern[str]) -> Iterator[list[Item]]:
+    """The matching files of a tar archive; links are never unpacked. Raises ValueError."""
     with open_tar(archive) as opened:
         yield [
             Item(path, member.size, partial(opened.extractfile, member))
             for member in opened
-            if member.isfile() and (path := target_path(archive, member.name, wanted))
+            if member.isfile() and (path := target_path(archive, member.name, pattern))
         ]
 
 
 @contextmanager
-def zip_items(archive: Path, wanted: re.Pattern[str]) -> Iterator[list[Item]]:
-    """The wanted files of a zip archive. Raises ValueError for a damaged one."""
+def zip_items(archive: Path, pattern: re.Pattern[str]) -> Iterator[list[Item]]:
+    """The matching files of a zip archive. Raises ValueError for a damaged one."""
     try:
         with zipfile.ZipFile(archive) as opened:
             yield [
                 Item(path, member.file_size, partial(opened.open, member))
                 for member in opened.infolist()
-                if not member.is_dir() and (path := target_path(archive, member.filename, wanted))
+                if not member.is_dir() and (path := target_path(archive, member.filename, pattern))
             ]
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{archive} is damaged: {error}; get it again") from error
 
 
-def target_path(archive: Path, name: str, wanted: re.Pattern[str]) -> str:
-    """The path below the target of a file in an archive; empty if it is not wanted.
+def target_path(archive: Path, name: str, pattern: re.Pattern[str]) -> str:
+    """The path below the target of a file in an archive; empty if it does not match.
 
     Raises ValueError for a path that leads out of the folder.
     """
@@ -180,5 +186,5 @@ def target_path(archive: Path, name: str, wanted: re.Pattern[str]) -> str:
         raise ValueError(
             f"{archive} is not the official archive: {name!r} in it leads out of the folder"
         )
-    match = wanted.search(path.as_posix())
+    match = pattern.search(path.as_posix())
     return match[0] if match else ""
