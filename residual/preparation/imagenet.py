@@ -66,7 +66,7 @@ class Expected:
 
 @dataclass
 class PreparedImageNet:
-    """The content of a prepared folder, and what it should be."""
+    """The content of a prepared folder, and the expected content."""
 
     folder: str
     pictures: dict[str, int] = field(default_factory=dict)  # of the existing sets
@@ -99,7 +99,7 @@ def imagenet(
     archives: Archives = ARCHIVE_META,
     show: ShowProgress = silent,
 ) -> PreparedImageNet:
-    """Prepare the ImageNet in `source` in `target`, and compare the result with what it should be.
+    """Prepare the ImageNet in `source` in `target`, and compare it with the official content.
 
     The default target is `source/imagenet`, or `source` if that is sorted already. Nothing in
     `source` is changed. Raises FileNotFoundError and ValueError if it holds no ImageNet, and

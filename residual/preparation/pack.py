@@ -61,7 +61,7 @@ AHEAD = 16  # images of each worker that may wait to be written
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How to pack images."""
+    """The options of packing."""
 
     shorter: int = 480  # pixels; a longer shorter side is resized
     form: str = "jpeg"  # or raw: decoded
@@ -82,7 +82,7 @@ class PackOptions:
 
 @dataclass
 class PackSummary:
-    """The number of images by what was done to them."""
+    """The result of packing: the number of images by their treatment."""
 
     pictures: int = 0
     kept: int = 0  # with the file's pixels, to the bit
@@ -178,7 +178,7 @@ def new_folder(to: str) -> Iterator[Path]:
 
 @contextmanager
 def store_errors(to: str | Path) -> Iterator[None]:
-    """Raises OSError for any exception of an object store's own."""
+    """Turn the exceptions of an object store into OSError."""
     try:
         yield
     except (DamagedImage, OSError):

@@ -39,7 +39,7 @@ IN_COCO = re.compile(r"((train|val)20\d\d/[^/.][^/]*\.jpg|annotations/instances_
 
 @dataclass
 class PreparedBoxes:
-    """The content of a prepared VOC or COCO folder, and what it should be."""
+    """The content of a prepared VOC or COCO folder, and the expected content."""
 
     folder: str
     pictures: dict[str, int] = field(default_factory=dict)  # of each existing set
@@ -49,7 +49,7 @@ class PreparedBoxes:
 
     @property
     def complete(self) -> bool:
-        """Whether there is a set, and all existing sets are complete."""
+        """Whether a set exists, and all existing sets are complete."""
         full = all(n == self.expected[name] for name, n in self.pictures.items())
         return bool(self.pictures) and full and not self.missing
 

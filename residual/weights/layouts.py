@@ -79,7 +79,7 @@ def detectron_patterns(head: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The keys of a library's weights, and what these weights expect."""
+    """The keys of a library's weights, and the network and preprocessing that they expect."""
 
     source: str
     keys: tuple[str, ...] | dict[str, str]  # patterns, or residual's names by key

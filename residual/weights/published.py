@@ -173,7 +173,7 @@ def download(weights: Published, root: Path, progress: Progress = no_progress) -
 
 
 def config_of(file: Path) -> PretrainedConfig | None:
-    """The configuration of a weight file: torchvision's, known by the file's content, or that of
+    """The configuration of a weight file: torchvision's, by the file's content, or that of
     timm's or Hugging Face's config.json beside it.
 
     Raises ValueError if the file has a name of torchvision's, but other content.
@@ -202,7 +202,7 @@ def config_of(file: Path) -> PretrainedConfig | None:
 
 
 def timm_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
-    """The configuration in timm's config.json, with timm's own defaults (timm/data/config.py)."""
+    """The configuration in timm's config.json, with timm's defaults (timm/data/config.py)."""
     view = values["pretrained_cfg"]
     # Choice: timm's usual size. Many of its weights name a larger one, too, for tests.
     _, height, width = view.get("input_size") or (3, 224, 224)
