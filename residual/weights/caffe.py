@@ -1,4 +1,4 @@
-"""Caffe's file formats (.caffemodel, .binaryproto) and its batch normalization."""
+"""Reads Caffe's files (.caffemodel, .binaryproto), and converts its batch normalization."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,11 +128,10 @@ EPSILON = 1e-5  # of batch normalization, in Caffe as here
 def additional_shapes(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
     """Shapes of the tensors that only Caffe's network has: convolution biases and BatchNorm's
     third blob, by which the statistics are divided."""
-    norms = {key.removesuffix(".1.running_mean"): shape for key, shape in shapes.items()
-             if key.endswith(".1.running_mean")}  # fmt: skip
-    return {f"{place}.0.bias": shape for place, shape in norms.items()} | {
-        f"{place}.1.factor": torch.Size([1]) for place in norms
-    }
+    suffix = ".1.running_mean"
+    norms = {key.removesuffix(suffix): shapes[key] for key in shapes if key.endswith(suffix)}
+    biases = {f"{place}.0.bias": shape for place, shape in norms.items()}
+    return biases | {f"{place}.1.factor": torch.Size([1]) for place in norms}
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

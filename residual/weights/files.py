@@ -57,13 +57,11 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds no weights that can be read without running code from it; {FORMATS}"
         ) from error
-    if isinstance(content, storage.Inert):
-        raise ValueError(
-            f"{path} holds an object that only its own code can read, and no weights: save its "
-            f"state_dict(); {FORMATS}"
-        )
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; {FORMATS}")
+        kind = f"a {type(content).__name__}"
+        if isinstance(content, storage.Inert):
+            kind = "an object that only its own code can read: save its state_dict()"
+        raise ValueError(f"{path} holds {kind}; {FORMATS}")
     return content
 
 
