@@ -156,16 +156,26 @@ def join() -> World:
     os.environ.update(variables)
     if cuda := torch.cuda.is_available():
         torch.cuda.set_device(int(variables["LOCAL_RANK"]) % torch.cuda.device_count())
-    seconds = float(os.environ.get("RESIDUAL_PATIENCE_SECONDS", TIMEOUT_SECONDS))
+    timeout = timedelta(seconds=float(os.environ.get("RESIDUAL_PATIENCE_SECONDS", TIMEOUT_SECONDS)))
+    rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
+    address, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
+    # torchrun's agent keeps the store itself, and keeps it when it restarts the processes: each
+    # attempt has keys of its own, so that none meets the addresses of dead processes.
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=seconds)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, size, serves, timeout, wait_for_workers=False
         )
-    except RuntimeError as error:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=dist.PrefixStore(f"residual/{attempt}", store),  # type: ignore[attr-defined]
+            rank=rank, world_size=size, timeout=timeout,
+        )  # fmt: skip
+    except (RuntimeError, OSError) as error:
         raise ValueError(
-            f"process {variables['RANK']} of {variables['WORLD_SIZE']} on {socket.gethostname()} "
-            f"could not join the others at {variables['MASTER_ADDR']}:{variables['MASTER_PORT']}: "
-            f"{str(error).splitlines()[0]}"
+            f"process {rank} of {size} on {socket.gethostname()} could not join the others at "
+            f"{address}:{port}: {str(error).splitlines()[0]}"
         ) from error
     return current_world()
 

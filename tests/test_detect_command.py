@@ -92,7 +92,11 @@ def test_a_run_that_a_process_works_on_is_refused_to_another(run, command, folde
             assert f"{copy} is in use by process {os.getpid()} on " in answer.complaint
         recipe = load.read_recipe(copy)
         with pytest.raises(ValueError, match=f"{copy} is in use by"):
-            next(running.advance(copy, running.load(folder, recipe), RunOptions()))
+            next(
+                running.advance(
+                    copy, running.load_data(recipe, {"where": str(folder)}), RunOptions()
+                )
+            )
 
 
 def test_a_finished_run_prints_its_end_again(run, command):

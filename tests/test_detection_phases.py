@@ -46,7 +46,9 @@ def test_each_stage_teaches_its_own_layers():
         phases.freeze(stage, net)
         before = {name: each.clone() for name, each in net.state_dict().items()}
         one = sample(regions=torch.tensor([[4.0, 6, 30, 40], [0, 0, 90, 60]]))
-        next(learning.train(learner, iter([[one]]), replace(FOUR, steps=1), parts=stage.losses))
+        next(
+            learning.train(learner, iter([[one]]), replace(FOUR, steps=1), loss_names=stage.losses)
+        )
         after = net.state_dict()
         changed = {
             name.split(".")[0] for name in before if not torch.equal(before[name], after[name])
@@ -89,7 +91,7 @@ def test_an_alternating_training_that_stopped_ends_as_one_that_did_not(tmp_path,
         checkpoint.save(file, *with_preprocessing(tensors, header, before))
         begin = loaded(file)
         recipe = train.from_weights(recipe, begin)
-    data, how = train.load(folder, recipe), ComputeConfig(threads=1)
+    data, how = train.load_data(recipe, {"where": str(folder)}), ComputeConfig(threads=1)
     ends = []
     for stop in (0, *stops):
         run = tmp_path / f"{stop}"

@@ -13,6 +13,7 @@ from residual.distributed import World
 from residual.tasks.detection import datasets, loader
 from residual.tasks.detection import loop as learning
 from residual.tasks.detection.losses import Sample
+from residual.training.loop import StepOptions
 
 RECIPE = replace(SMALL, steps=3, batch=4, bins=3, regions=8)
 
@@ -27,7 +28,7 @@ def trained(folder: Path, world: World) -> tuple[dict[str, torch.Tensor], list[l
     data, before = datasets.load(folder, "trainval"), loader.imagenet_preprocessing(64)
     feed = loader.TrainingLoader(data, RECIPE, before, torch.device("cpu"), world)
     learner = learning.start(made(RECIPE).double(), RECIPE)
-    way = learning.Way(world=world)
+    way = StepOptions(world=world)
     steps = learning.train(learner, exact(feed.batches()), RECIPE, way)
     losses = [step.parts.tolist() for step in steps]
     return learner.net.state_dict(), losses

@@ -130,7 +130,7 @@ def test_a_regressor_begins_as_it_is_published_and_learns_as_convolutions_do():
     run = loop.start(net, HINT)
     shares = {p: group["lr_scale"] for group in run.optimizer.param_groups for p in group["params"]}
     assert shares[regressor.weight] == shares[net.h0.weight] == 0.05 and shares[net.fc.weight] == 1
-    assert dict(run.limits)[regressor.weight] == 0.9
+    assert dict(run.max_norms)[regressor.weight] == 0.9
 
 
 def test_preprocessings_are_the_same_but_for_the_last_bits():

@@ -78,7 +78,7 @@ def test_the_losses_and_boxes_of_a_detector_are_those_of_a_processor():
 
 def test_a_detector_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path):
     recipe = replace(SMALL, pooling="align", steps=8)
-    data = train.load(draw_voc(tmp_path / "made"), recipe)
+    data = train.load_data(recipe, {"where": str(draw_voc(tmp_path / "made"))})
     how = ComputeConfig("cuda", threads=1, deterministic=True)
     where = {"where": str(tmp_path / "made"), "root": ""}
     ends = []

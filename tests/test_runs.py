@@ -191,7 +191,7 @@ def test_a_run_without_a_checkpoint_is_sent_to_resume(tmp_path):
 
 def test_a_run_takes_the_first_free_name(tmp_path):
     (tmp_path / "resnet20-2").mkdir()
-    made = [folder.claimed("resnet20", tmp_path) for _ in range(3)]
+    made = [folder.make_numbered("resnet20", tmp_path) for _ in range(3)]
     assert [run.name for run in made] == ["resnet20-1", "resnet20-3", "resnet20-4"]
     assert all(run.is_dir() for run in made)
 
