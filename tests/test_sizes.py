@@ -149,7 +149,7 @@ def test_pictures_too_small_for_a_network_are_refused(command, folder, tmp_path,
 
 def test_a_prelu_net_s_onnx_model_takes_the_size_that_it_was_trained_at(monkeypatch):
     pytest.importorskip("onnxruntime")
-    from test_rival_export import answered, exported
+    from test_baselines_export import answered, exported
 
     from residual.models.baselines import vgg
 
