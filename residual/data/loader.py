@@ -4,9 +4,12 @@ import math
 import shutil
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +43,8 @@ IMAGES_PER_TASK = 16  # that a worker reads at a time
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ReadTask = tuple[Sequence[int], Sequence[int]]  # images, and the epoch of each
 MEAN_IMAGES = 10_000  # that a mean is taken over, at most
+T = TypeVar("T")
+R = TypeVar("R")
 DAMAGE_BUDGET = 1e-3  # of a training set, if damaged images are skipped
 
 
@@ -51,6 +56,23 @@ class LoaderOptions:
     workers: int = 0
     world: World = SINGLE_PROCESS
     on_damaged: Callable[[str, str], None] = lambda path, why: None
+
+
+def read_ahead(
+    read: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
+) -> Iterator[Callable[[], R]]:
+    """Reads items in threads, up to `ahead` items beyond the current one. Yields functions in order
+    that wait for the result and raise what `read` raised."""
+    pool, waiting = ThreadPoolExecutor(max(workers, 1)), deque[Future[R]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result
+        while waiting:
+            yield waiting.popleft().result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

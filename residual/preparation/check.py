@@ -6,9 +6,7 @@ import stat
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 from residual.data.datasets import Progress, no_progress
@@ -26,9 +24,10 @@ from residual.data.folder_index import (
     subfolders,
     suffix_matches,
 )
+from residual.data.loader import read_ahead
 from residual.storage import display_name, readable_name, summarize
 
-CHUNK = 16  # files that a thread takes at a time
+AHEAD = 16  # files of each thread that are inspected ahead
 PLAIN = "all"  # the one set of a folder without sets
 # Choice: classes count as unequal from this ratio of sizes on. Of ImageNet's classes, the largest
 # is 1.8 times the smallest.
@@ -173,25 +172,20 @@ def inspect_images(
     Conversions and misnamed files are added to the report.
     """
 
-    def inspect_chunk(start: int) -> list[tuple[str, Inspection]]:
-        return [(file, inspect(path / file)) for file in files[start : start + CHUNK]]
-
     bad, changes, by_digest = {}, Counter[str](), defaultdict[bytes, list[str]](list)
-    pool = ThreadPoolExecutor(workers)  # threads, since most of the work is Pillow's
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of faults that Pillow repairs
-            results = chain.from_iterable(pool.map(inspect_chunk, range(0, len(files), CHUNK)))
-            for done, (file, result) in enumerate(results, start=1):
-                if result.kind:
-                    bad[file] = result
-                else:
-                    changes.update(result.changes)
-                    by_digest[result.digest].append(file)
-                    if not suffix_matches(file, result.format):
-                        report.misnamed[file] = result.format
-                progress(done, len(files))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    # Threads share the work, since most of it is Pillow's.
+    results = read_ahead(lambda file: inspect(path / file), files, workers, AHEAD * workers)
+    with warnings.catch_warnings(action="ignore"):  # of faults that Pillow repairs
+        for done, (file, wait) in enumerate(zip(files, results, strict=True), start=1):
+            result = wait()
+            if result.kind:
+                bad[file] = result
+            else:
+                changes.update(result.changes)
+                by_digest[result.digest].append(file)
+                if not suffix_matches(file, result.format):
+                    report.misnamed[file] = result.format
+            progress(done, len(files))
     report.converted = dict(changes.most_common())
     return bad, [copies for copies in by_digest.values() if len(copies) > 1]
 

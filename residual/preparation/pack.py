@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +35,7 @@ from residual.data.folder_index import (
     index_folder,
     require_training_set,
 )
+from residual.data.loader import read_ahead
 from residual.data.packed import (
     CONTENTS_FILE,
     COPY_SUFFIX,
@@ -259,6 +259,9 @@ class Packer:
 
         entries = self.index.sets[name]
         shuffled = [entries[i] for i in packing_order(len(entries)).tolist()]
+        read = partial(prepare, self.source, options=self.options, hashed=self.hashed)
+        workers = self.options.workers  # threads, since most of the work is Pillow's
+        images = read_ahead(read, shuffled, workers, AHEAD * workers)
         with store_errors(remote or folder):
             writer = MDSWriter(
                 columns=COLUMNS | self.options.columns,
@@ -266,9 +269,9 @@ class Packer:
                 hashes=["xxh3_64"],
             )
             try:
-                for entry, image in self.prepared(shuffled):
-                    self.add(entry, image)
-                    writer.write(image.sample)
+                for entry, image in zip(shuffled, images, strict=True):
+                    self.add(entry, image())
+                    writer.write(image().sample)
                 writer.finish()
             except BaseException:
                 writer.cancel_future_jobs()
@@ -280,18 +283,6 @@ class Packer:
         counts = Counter(entry.label for entry in entries)
         by_label = [counts[label] for label in range(len(self.index.classes))]
         return {"counts": by_label, "shards": writer.shards}
-
-    def prepared(self, entries: list[IndexEntry]) -> Iterator[tuple[IndexEntry, PackedImage]]:
-        """The prepared images, in order. Most of the work is Pillow's, so threads share it."""
-        prepare_one = partial(prepare, self.source, options=self.options, hashed=self.hashed)
-        ahead = AHEAD * self.options.workers
-        pool = ThreadPoolExecutor(self.options.workers)
-        try:
-            for start in range(0, len(entries), ahead):
-                chunk = entries[start : start + ahead]
-                yield from zip(chunk, pool.map(prepare_one, chunk), strict=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def add(self, entry: IndexEntry, image: PackedImage) -> None:
         """Count an image. Raises DamagedImage, unless damaged images are skipped."""

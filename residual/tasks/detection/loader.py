@@ -1,9 +1,7 @@
 """Training batches of a detector: images with boxes, resized, mirrored, in keyed order."""
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from residual.data.decode import DamagedImage, open_image, resize, to_tensor
-from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD, check_damage_budget
+from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD, check_damage_budget, read_ahead
 from residual.data.preprocessing import Preprocessing
 from residual.data.rng import permutation, randint
 from residual.distributed import World
@@ -88,21 +86,6 @@ def median_side(dataset: DetectionDataset, recipe: DetectionRecipe) -> float:
             size = (example.boxes[:, 2:] - example.boxes[:, :2]).prod(dim=1).sqrt()
             sides.append(size * recipe.shorter / shorter)
     return float(torch.cat(sides).median()) if sides else 0.0
-
-
-def read_ahead(
-    read: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
-) -> Iterator[Callable[[], R]]:
-    """Reads items in threads, up to `ahead` items beyond the current one. Yields functions in order
-    that wait for the result and raise what `read` raised."""
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        waiting: deque[Future[R]] = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result
-        while waiting:
-            yield waiting.popleft().result
 
 
 def read_images(
