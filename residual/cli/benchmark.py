@@ -51,36 +51,34 @@ def train(
         config = training_config(device, threads)
         chosen = recipe_for(network, "cifar10", recipe)
     timed, rows = {}, []
-    for each in candidates(config, chosen.steps):
-        timed[each] = seconds_per_step(each, chosen, model_spec(network).classes)
-        speed = chosen.norm_group / timed[each]
-        same = {
-            key: asdict(each)[key] for key in ("precision", "threads", "channels_last", "compile")
-        }
-        rows.append({**same, "images_per_second": speed})
+    for trial in candidates(config, chosen.steps):
+        timed[trial] = seconds_per_step(trial, chosen, model_spec(network).classes)
+        speed = chosen.norm_group / timed[trial]
+        fields = ("precision", "threads", "channels_last", "compile")
+        row = {name: getattr(trial, name) for name in fields}
+        rows.append(row | {"images_per_second": speed})
         if not as_json:
-            print(f"{config_text(each):<25} {speed:>10,.1f} images/s", flush=True)
-    taken = fastest(timed)
-    days = chosen.steps * chosen.batch / chosen.norm_group * timed[taken] / 86_400
+            print(f"{config_text(trial):<25} {speed:>10,.1f} images/s", flush=True)
+    best, side = config_text(fastest(timed)), crop_size(chosen)
+    days = chosen.steps * chosen.batch / chosen.norm_group * timed[fastest(timed)] / 86_400
     if as_json:
-        said = {"network": network, "images": chosen.norm_group, "size": crop_size(chosen)}
-        print(json_text({**said, "settings": rows, "taken": config_text(taken), "days": days}))
+        values = {"network": network, "images": chosen.norm_group, "size": side}
+        print(json_text({**values, "settings": rows, "taken": best, "days": days}))
         return
-    side = crop_size(chosen)
     print(
-        f"residual train takes {config_text(taken)} here: {chosen.steps:,} steps of "
+        f"residual train takes {best} here: {chosen.steps:,} steps of "
         f"{chosen.batch:,} images of {side}x{side} in {duration(days)}, if the data comes as fast."
     )
 
 
 def config_text(config: "ComputeConfig") -> str:
-    parts = {"channels_last": config.channels_last, "compiled": config.compile}
     threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
-    return ", ".join([config.precision, threads, *(name for name, so in parts.items() if so)])
+    parts = ["channels_last"] * config.channels_last + ["compiled"] * config.compile
+    return ", ".join([config.precision, threads, *parts])
 
 
 def duration(days: float) -> str:
-    """As a person says it."""
+    """For example `12 days` or `3.5 hours`."""
     if days >= 2:
         return f"{days:,.0f} days"
     return f"{24 * days:.1f} hours" if days >= 2 / 24 else f"{24 * 60 * days:.1f} minutes"
@@ -102,17 +100,16 @@ def predict(
     from residual.export.engine import speeds
 
     config = compute_config(device, threads, "float32", False)
-    found = []
-    for each in config.iterate(speeds(network, config, batch or (1, 16), seconds)):
-        found.append(each)
+    rows = []
+    for row in config.iterate(speeds(network, config, batch or (1, 16), seconds)):
+        rows.append(row)
         if not as_json:
-            speed = each.images_per_second
-            own = f"{each.engine}, batch {each.batch}"
-            print(f"{own:<25} {speed:>10,.1f} images/s  ({1000 / speed:.1f} ms each)", flush=True)
+            speed, name = row.images_per_second, f"{row.engine}, batch {row.batch}"
+            print(f"{name:<25} {speed:>10,.1f} images/s  ({1000 / speed:.1f} ms each)", flush=True)
     if as_json:
-        print(json_text({"network": network, "speeds": list(map(asdict, found))}))
+        print(json_text({"network": network, "speeds": list(map(asdict, rows))}))
     else:
-        print(f"residual predict takes {found[0].engine} here.")
+        print(f"residual predict takes {rows[0].engine} here.")
 
 
 def data(
@@ -153,12 +150,13 @@ def data(
         config = next(candidates(config, 0))
     pictures = load_pictures(folder, root, 224, workers, as_files=True)
     check(small, pictures)
-    found = []
+    measured = []
     for stage in config.iterate(stages(Bench(pictures, small, config, workers, seconds))):
-        found.append(stage)
+        measured.append(stage)
         if not as_json:
             print(f"{stage.name:<25} {stage.images_per_second:>10,.1f} images/s  ({stage.by})")
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    told = verdict(found, workers, cores)
-    print(json_text({"stages": list(map(asdict, found)), "bottleneck": told}) if as_json else told)
+    text = verdict(measured, workers, cores)
+    values = {"stages": list(map(asdict, measured)), "bottleneck": text}
+    print(json_text(values) if as_json else text)

@@ -54,7 +54,7 @@ def describe(
     Example: residual describe resnet50 --compare torchvision
     """
     from residual.models.complexity import cost, layers
-    from residual.models.registry import build_meta, compare_layers
+    from residual.models.registry import BASELINES, build_meta, compare_layers, source
 
     spec = spec_named(network)
     if compare is not None:
@@ -65,11 +65,11 @@ def describe(
     net = build_meta(spec.name)
     parameters, multiply_adds = cost(net, spec.input_size)
     rows = layers(net, spec.input_size)
-    comments = readings(spec.name)
+    comments = liberties(source(spec.name)) if spec.name in BASELINES else []
     in_training = sum(parameter.numel() for parameter in net.parameters())
     if as_json:
-        more = {"parameters_in_training": in_training, "readings": comments}
-        print(json_text(summary(spec.name) | more | {"layers": [asdict(row) for row in rows]}))
+        values = {"parameters_in_training": in_training, "readings": comments}
+        print(json_text(summary(spec.name) | values | {"layers": list(map(asdict, rows))}))
         return
     print_table(
         ["name", "kind", "output", "parameters", "multiply-adds"], [cells(row) for row in rows]
@@ -81,13 +81,6 @@ def describe(
     )
     for comment in comments:
         print(comment)
-
-
-def readings(network: str) -> list[str]:
-    """Choices and deviations in a baseline's file, where its sources are silent or disagree."""
-    from residual.models.registry import BASELINES, source
-
-    return liberties(source(network)) if network in BASELINES else []
 
 
 def liberties(source: str) -> list[str]:
@@ -146,8 +139,8 @@ def paper_rows() -> dict[str, dict[str, Any]]:
         rows[f"resnet{depth}"] = {"table": "Table 6", **sizes}
     rows["resnet34-C"] = {"table": "Table 3", "error": paper.TABLE_3["ResNet-34 C"][0]}
     for model, (_, size, error) in paper.TABLE_6_BASELINES.items():
-        more = {} if size is None else {"parameters_millions": size}
-        rows.setdefault(TABLE_6_BASELINES[model], {"table": "Table 6", "error": error, **more})
+        sizes = {"error": error} if size is None else {"error": error, "parameters_millions": size}
+        rows.setdefault(TABLE_6_BASELINES[model], {"table": "Table 6", **sizes})
     for table, results in (("Table 3", paper.TABLE_3), ("Table 4", paper.TABLE_4)):
         for model, (top_1, top_5) in results.items():
             first = {} if top_1 is None else {"error": top_1}
@@ -157,7 +150,7 @@ def paper_rows() -> dict[str, dict[str, Any]]:
 
 
 def paper_text(row: dict[str, Any] | None) -> str:
-    """What the paper prints, for a cell."""
+    """The paper's numbers for a network, as a cell."""
     if row is None:
         return ""
     parts = [

@@ -1,4 +1,4 @@
-"""The command `reproduce`: the paper's tables and figures, ours beside the paper's."""
+"""The command `reproduce`: prints the paper's tables and figures with our results."""
 
 import signal
 import subprocess
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from residual.data.datasets import Data, Progress
-    from residual.reproduction.experiments import Experiment, Request
+    from residual.reproduction.experiments import Experiment
     from residual.reproduction.runner import Advance, Place
 
     Experiments = dict[str, list[Experiment]]  # by table or figure
@@ -51,7 +51,9 @@ ALL = ("table1", *IMAGENET[:4], "table6", *BOXES, "figure1", "figure4", "figure6
 
 
 def reproduce(
-    what: Annotated[list[str], typer.Argument(help=f"{', '.join(ALL)}, demo or all.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="WHAT...", help=f"{', '.join(ALL)}, demo or all.")
+    ],
     data: Data_ = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each network.")] = 1,
     steps: Annotated[
@@ -95,21 +97,28 @@ def reproduce(
 
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """
-    from residual.reproduction.exhibits import NOT_COVERED
+    from residual.reproduction.exhibits import EXHIBITS, NOT_COVERED
     from residual.reproduction.experiments import Request
     from residual.reproduction.runner import Place
 
-    exhibits, numbers, names = scope_of(what, depths or [], networks or [])
-    everything = "all" in what
-    request = Request(data or ("digits" if "demo" in what else "cifar10"), steps, seeds, numbers)
+    exhibits, numbers, names = scope_of(words, depths or [], networks or [])
+    everything = "all" in words
+    request = Request(data or ("digits" if "demo" in words else "cifar10"), steps, seeds, numbers)
     with usage_errors():
         # Of `all`, detectors are printed and not trained.
         trained = [name for name in exhibits if not (everything and name in BOXES)]
-        experiments = wanted(trained, request, names, set_ or [])
+        experiments = {
+            name: [
+                chosen.changed(set_ or [])
+                for experiment in EXHIBITS[name].experiments(request)
+                if (chosen := experiment.narrowed(names))
+            ]
+            for name in trained
+        }
         if not any(experiments.values()) and (names or numbers):
             raise ValueError(f"{' and '.join(exhibits)} has no such network")
         if data is None and not only_print:
-            check_data_named(what)
+            check_data_named(words)
     with joined() as world:
         config = compute_config(device, threads, precision, deterministic)
         place = Place(request.data, root, config, results, runs, side_by_side, workers)
@@ -124,7 +133,7 @@ def reproduce(
 
 
 def scope_of(
-    what: list[str], depths: list[str], networks: list[str]
+    words: list[str], depths: list[str], networks: list[str]
 ) -> tuple[list[str], list[int], list[str]]:
     """Tables and figures, depths and networks; none of these two means all.
 
@@ -133,11 +142,11 @@ def scope_of(
     from residual.models.registry import BASELINES, model_spec
     from residual.models.resnet import NAME
 
-    numbers = [word for word in what if word.isdecimal()]
-    numbers += [part for words in depths for part in words.split(",")]
-    nets = [word for words in networks for word in words.split(",")]
-    nets += [word for word in what if networks and (NAME.fullmatch(word) or word in BASELINES)]
-    names = [word for word in what if word not in (*numbers, *nets)]
+    numbers = [word for word in words if word.isdecimal()]
+    numbers += [part for text in depths for part in text.split(",")]
+    nets = [name for text in networks for name in text.split(",")]
+    nets += [word for word in words if networks and (NAME.fullmatch(word) or word in BASELINES)]
+    names = [word for word in words if word not in (*numbers, *nets)]
     for name in names:
         if name not in (*ALL, "demo", "all"):
             raise typer.BadParameter(
@@ -152,25 +161,9 @@ def scope_of(
     return exhibits, sorted(map(int, numbers)), chosen
 
 
-def wanted(
-    exhibits: list[str], request: "Request", networks: list[str], assignments: list[str]
-) -> "Experiments":
-    """The experiments of each table and figure. Raises ValueError for an unknown field."""
-    from residual.reproduction.exhibits import EXHIBITS
-
-    return {
-        name: [
-            narrowed.changed(assignments)
-            for experiment in EXHIBITS[name].experiments(request)
-            if (narrowed := experiment.narrowed(networks))
-        ]
-        for name in exhibits
-    }
-
-
-def check_data_named(what: list[str]) -> None:
+def check_data_named(words: list[str]) -> None:
     """Raises ValueError for tables and figures that need a folder of data."""
-    for name in what:
+    for name in words:
         if name in IMAGENET:
             raise ValueError(f"{name} needs photographs; name a folder of them with --data")
         if name in BOXES:

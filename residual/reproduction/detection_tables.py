@@ -95,10 +95,10 @@ BENCHMARKS = (VOC07, VOC12, VOC12_VAL, COCO)
 def benchmark(result: Result) -> Benchmark | None:
     """The test set of the paper on which a result is, or None for other data."""
     ap = result[AP]
-    for known in BENCHMARKS:
-        same = ap["pictures"] == known.pictures and len(ap[AREA]["classes"]) == known.classes
-        if same and known.objects in (None, ap["objects"]):
-            return known
+    size = ap["pictures"], len(ap[AREA]["classes"])
+    for test in BENCHMARKS:
+        if size == (test.pictures, test.classes) and test.objects in (None, ap["objects"]):
+            return test
     return None
 
 
@@ -198,7 +198,7 @@ def values(results: Sequence[Result], metric: Metric) -> list[float]:
     return [value for result in results if (value := metric(result)) is not None]
 
 
-def ours(results: Sequence[Result], metric: Metric) -> str:
+def cell(results: Sequence[Result], metric: Metric) -> str:
     """A cell: a metric over the seeds of one system."""
     numbers = values(results, metric)
     return str(Spread(numbers)) if numbers or not results else "no objects"
@@ -209,7 +209,7 @@ def compared(results: Sequence[Result], metric: Metric, printed: float | None) -
     difference = ""
     if printed is not None and all(map(is_comparable, results)):
         difference = Spread(values(results, metric)).difference(printed)
-    return [percent(printed), ours(results, metric), difference]
+    return [percent(printed), cell(results, metric), difference]
 
 
 def percent(printed: float | None) -> str:
@@ -258,13 +258,14 @@ def table7(results: Sequence[Result]) -> str:
     """mAP on PASCAL VOC. The last four columns have ours by other metrics."""
     systems, rows = by_system(results), []
     tested = benchmark(results[0]) if results else None
-    for column, known in enumerate(() if is_own_data(results) else (VOC07, VOC12)):
+    for column, test_set in enumerate(() if is_own_data(results) else (VOC07, VOC12)):
         for name, printed in paper.TABLE_7.items():
-            own = systems.pop(name, []) if known is tested else []
-            rows.append([known.title, name, *table7_cells(own, known.measure, printed[column])])
-    for name, own in systems.items():
-        data = tested.title if tested else data_name(own[0])
-        rows.append([data, name, *table7_cells(own, tested.measure if tested else AREA, None)])
+            stored = systems.pop(name, []) if test_set is tested else []
+            cells = table7_cells(stored, test_set.measure, printed[column])
+            rows.append([test_set.title, name, *cells])
+    for name, stored in systems.items():
+        data = tested.title if tested else data_name(stored[0])
+        rows.append([data, name, *table7_cells(stored, tested.measure if tested else AREA, None)])
     header = ["test set", "network", "mAP %, paper", "ours", "ours - paper"]
     header += ["by 11 points", "by area", "over [.5, .95]", "difficult counted"]
     return markdown(header, rows) + data_remark(results)
@@ -272,7 +273,7 @@ def table7(results: Sequence[Result]) -> str:
 
 def table7_cells(results: Sequence[Result], measure: str, printed: float | None) -> list[str]:
     metrics = [voc(ELEVEN), voc(AREA), voc(TENTHS), voc(measure, difficult=True)]
-    others = [ours(results, metric) if results else "" for metric in metrics]
+    others = [cell(results, metric) if results else "" for metric in metrics]
     return [*compared(results, voc(measure), printed), *others]
 
 
@@ -324,10 +325,10 @@ def on_coco(
     others = [name for name in systems if name not in [names[row] for row in printed]]
     for row in (*printed, *others):
         numbers = printed.get(row, [None] * (width + len(only_printed)))
-        own = systems.get(names[row] if row in printed else row, [])
+        stored = systems.get(names[row] if row in printed else row, [])
         cells = [row]
         for measure, number in zip(COCO_METRICS, numbers, strict=False):
-            cells += compared(own, coco(measure), number)
+            cells += compared(stored, coco(measure), number)
         rows.append([*cells, *map(percent, numbers[width:])])
     header = ["system"]
     for name in COCO_METRICS.values():
@@ -364,8 +365,8 @@ def by_class(
     """A row for each class, and three columns for each system of the paper. Other systems are
     columns of ours alone, as are all systems on other data than the paper's."""
     systems = by_system(results)
-    known = benchmark(results[0]) if results else tested
-    printed, measure = printed if known is tested else {}, known.measure if known else AREA
+    test_set = benchmark(results[0]) if results else tested
+    printed, measure = printed if test_set is tested else {}, test_set.measure if test_set else AREA
     classes = paper.VOC if printed else tuple(results[0][AP][AREA]["classes"])
     metrics = {"mAP": voc(measure)}
     metrics |= {c: voc(measure, VOC_NAMES.get(c, c) if printed else c) for c in classes}
@@ -379,13 +380,13 @@ def by_class(
         }
     header, columns = ["class"], [tuple(metrics)]
     for name, numbers in printed.items():
-        own = systems.pop(SYSTEMS_10[name], [])
+        stored = systems.pop(SYSTEMS_10[name], [])
         header += [f"{name}: paper", "ours", "ours - paper"]
         pairs = zip_longest(metrics.values(), numbers)
-        columns += zip(*(compared(own, *pair) for pair in pairs), strict=True)
-    for name, own in systems.items():
+        columns += zip(*(compared(stored, *pair) for pair in pairs), strict=True)
+    for name, stored in systems.items():
         header.append(f"{name}: ours")
-        columns.append(tuple(ours(own, metric) for metric in metrics.values()))
+        columns.append(tuple(cell(stored, metric) for metric in metrics.values()))
     return markdown(header, list(zip(*columns, strict=True))) + data_remark(results)
 
 

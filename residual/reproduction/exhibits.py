@@ -69,20 +69,19 @@ def pages(
 ) -> Iterator[Page]:
     """Draw a table or figure from result files, perhaps only from those of some steps and data. Its
     pictures are written to `folder`."""
-    shown = EXHIBITS[exhibit]
+    entry = EXHIBITS[exhibit]
 
     def chosen(result: Result) -> bool:
         data = not fingerprints or result["data"]["fingerprint"] in fingerprints
-        return data and steps in (None, shown.steps(result)) and shown.shows(result)
+        return data and steps in (None, entry.steps(result)) and entry.shows(result)
 
-    stored = [r for measure in shown.measures for r in read_results(results, measure)]
-    wanted = filter(chosen, stored)
-    for title, some in grouped(wanted, shown.title).items():
+    stored = [r for measure in entry.measures for r in read_results(results, measure)]
+    for title, some in grouped(filter(chosen, stored), entry.title).items():
         drawn: list[Path] = []
-        if shown.figure:
+        if entry.figure:
             folder.mkdir(parents=True, exist_ok=True)
-            drawn = shown.figure(some, folder / f"{exhibit}-{slug(title)}")
-        yield Page(title, shown.table(some), drawn)
+            drawn = entry.figure(some, folder / f"{exhibit}-{slug(title)}")
+        yield Page(title, entry.table(some), drawn)
 
 
 def on_imagenet(

@@ -189,10 +189,10 @@ def paper_recipe(network: str) -> ClassificationRecipe:
 def paper_steps(recipe: ClassificationRecipe, data: str) -> int:
     """The training length in steps of the paper's batch. A baseline that was trained by the full
     schedule of its own publication counts as trained by the paper's full schedule."""
-    own, paper = recipe_for(recipe.network, data), paper_recipe(recipe.network)
-    if model_spec(recipe.network).family == "rival" and recipe.steps == own.steps:
+    default, paper = recipe_for(recipe.network, data), paper_recipe(recipe.network)
+    if model_spec(recipe.network).family == "rival" and recipe.steps == default.steps:
         return paper.steps
-    return round(recipe.steps * own.batch / paper.batch)
+    return round(recipe.steps * default.batch / paper.batch)
 
 
 def detectors(
@@ -247,8 +247,8 @@ def with_splits(experiments: Iterable[Experiment], splits: Sequence[str]) -> lis
     years, and tested at scales in proportion to those of the training. Experiments that become
     equal are one; those with pretraining are left out (see `residual detect train --weights`)."""
     fitted: dict[Any, Experiment] = {}
-    own = {"train_split": "trainval", "test_split": "test"}
-    changes = own if set(own.values()) <= set(splits) else {}
+    defaults = {"train_split": "trainval", "test_split": "test"}
+    changes = defaults if set(defaults.values()) <= set(splits) else {}
     for experiment in experiments:
         if experiment.pretraining:
             continue

@@ -91,9 +91,9 @@ def curve_ends(
             test, training = (f"~{error:g}" for error in printed[network])
         if network in not_drawn:
             test = f"above {not_drawn[network]:g}"
-        ours = of_network(results, network)
-        tests = Spread([result[ERROR] for result in ours])
-        trainings = Spread([last_training_error(result) for result in ours])
+        stored = of_network(results, network)
+        tests = Spread([result[ERROR] for result in stored])
+        trainings = Spread([last_training_error(result) for result in stored])
         rows.append([network, test, str(tests), training, str(trainings)])
     header = ["network", f"{split} error %, paper", "ours", "training error %, paper", "ours"]
     return markdown(header, rows)
@@ -118,10 +118,10 @@ def figure7_table(results: Sequence[Result]) -> str:
         ranges = paper.FIGURE_7.get(network, {}).items()
         printed = "; ".join(f"{layers} ~{low:g} to {high:g}" for layers, (low, high) in ranges)
         values = [result[RESPONSES] for result in of_network(results, network)]
-        ours = [NOT_RUN, "", ""]
+        cells = [NOT_RUN, "", ""]
         if values:
-            ours = [str(Spread([statistic(x) for x in values])) for statistic in statistics]
-        rows.append([network, str(model_spec(network).depth - 1), printed, *ours])
+            cells = [str(Spread([statistic(x) for x in values])) for statistic in statistics]
+        rows.append([network, str(model_spec(network).depth - 1), printed, *cells])
     header = ["network", "layers", "paper", "mean, ours", "first layer, ours", "last layer, ours"]
     return markdown(header, rows)
 

@@ -56,7 +56,7 @@ class Place:
         return data_source(self.data, self.root)
 
 
-class Display(Protocol):
+class RunDisplay(Protocol):
     """Runs long work and shows its progress."""
 
     def train(self, title: str, steps: int, advance: Advance) -> object: ...
@@ -70,7 +70,7 @@ class ClassifierTrainer:
     """Classification on one data set."""
 
     place: Place
-    display: Display
+    display: RunDisplay
     data: Data
 
     def bind(self, experiments: Sequence[Experiment]) -> list[Experiment]:
@@ -128,7 +128,7 @@ class DetectorTrainer:
     """Detection on the splits of one data set."""
 
     place: Place
-    display: Display
+    display: RunDisplay
     weights: dict[str, Trained]  # that recipes begin with, by network
     loaded: dict[Any, datasets.DetectionData] = field(default_factory=dict)
 
@@ -148,8 +148,8 @@ class DetectorTrainer:
             )
         names = datasets.splits(self.folder)
         fitted = with_splits(experiments, names)
-        wanted = {split for e in fitted for split in splits_of(e.recipe)}
-        absent = {split for split in wanted if not datasets.has_split(self.folder, split)}
+        needed = {split for e in fitted for split in splits_of(e.recipe)}
+        absent = {split for split in needed if not datasets.has_split(self.folder, split)}
         possible = [e for e in fitted if not absent & set(splits_of(e.recipe))]
         if not possible:
             raise ValueError(
@@ -218,8 +218,8 @@ def run(exhibits: dict[str, list[Experiment]], trainer: Trainer) -> dict[str, se
         name: trainer.bind([replace(e, curve=curve) for e in experiments])
         for name, experiments in exhibits.items()
     }
-    every = dict.fromkeys(e for experiments in bound.values() for e in experiments)
-    missing = first(lambda: [e for e in every if not e.stored(results)])
+    unique = dict.fromkeys(e for experiments in bound.values() for e in experiments)
+    missing = first(lambda: [e for e in unique if not e.stored(results)])
     train(missing, trainer)
     for experiment in missing:
         runs = first(partial(store_trainings, experiment, trainer))

@@ -154,9 +154,9 @@ def single_models(
     """Tables 3 and 4: top-1 and top-5 errors of single networks on ImageNet."""
     rows = []
     for model, pair in printed.items():
-        row, ours = [model], of_network(results, MODELS.get(model, ""))
+        row, stored = [model], of_network(results, MODELS.get(model, ""))
         for key, error in zip(("error_top1", "error_top5"), pair, strict=True):
-            cells = errors(ours, measure, key, error)
+            cells = errors(stored, measure, key, error)
             row += cells if model in MODELS else [percent(error), "", ""]
         rows.append(row)
     header = [
@@ -185,8 +185,8 @@ def table5(results: Sequence[Result]) -> str:
     for result in results:
         record = result[ENSEMBLE]
         members = " + ".join(record.get("networks") or [record["network"]])
-        few = f"none: {result['pictures']['classes']} classes"
-        rows.append([f"ours: {members}", "", percent(record["error_top5"]) or few])
+        missing = f"none: {result['pictures']['classes']} classes"
+        rows.append([f"ours: {members}", "", percent(record["error_top5"]) or missing])
     if not results:
         rows.append(["ours", "", NOT_RUN])
     header = ["ensemble", "paper, top-5 error % on test", "ours, top-5 error % on validation"]
@@ -217,14 +217,14 @@ def table6(results: Sequence[Result]) -> str:
     }
     rows = []
     for name, (network, layers, error) in printed.items():
-        ours = Spread([result[ERROR] for result in of_network(results, network)])
+        spread = Spread([result[ERROR] for result in of_network(results, network)])
         parameters, _ = network_cost(network, 32)
-        theirs, compared = f"{error:.2f}", error
+        text, compared = f"{error:.2f}", error
         if name in paper.TABLE_6_FIVE_RUNS:
             compared, deviation = paper.TABLE_6_FIVE_RUNS[name]
-            theirs += f" ({compared:.2f} ± {deviation:.2f})"
-        cells = [str(layers or ""), f"{parameters / 1e6:.2f}M", theirs]
-        rows.append([name, *cells, str(ours), ours.difference(compared)])
+            text += f" ({compared:.2f} ± {deviation:.2f})"
+        cells = [str(layers or ""), f"{parameters / 1e6:.2f}M", text]
+        rows.append([name, *cells, str(spread), spread.difference(compared)])
     header = ["method", "layers", "parameters", "paper, error %", "ours, error %", "ours - paper"]
     trained = {network_of(result) for result in results}
     remark = BASELINE_REMARK if trained & set(TABLE_6_BASELINES.values()) else ""
