@@ -168,15 +168,15 @@ def exported(tmp_path_factory) -> tuple[TrainedDetector, Path]:
 
 def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_path):
     own, out = exported
-    again = exporting.read(out, 1)
-    assert again.classes == CLASSES and again.testing == Asking()
+    again, classes, testing = exporting.read(out, 1)
+    assert classes == CLASSES and testing == Asking()
     asked = file_detector([own], Asking(), ComputeConfig())
     for i, size in enumerate([(90, 60), (50, 200), (64, 64), (4, 3)]):
         file = tmp_path / f"{i}.png"
         turned = Image.Exif()
         turned[0x0112] = 6  # a quarter turn: what is seen is as high as the file is wide
         picture(size, i).save(file, exif=turned)
-        expected, found = asked(file), again.detect(file)
+        expected, found = asked(file), again(file)
         assert len(expected.scores)
         assert exporting.count_matches(expected, found) == len(expected.scores) == len(found.scores)
 

@@ -104,12 +104,12 @@ def predict(
     for row in config.iterate(speeds(network, config, batch or (1, 16), seconds)):
         rows.append(row)
         if not as_json:
-            speed, name = row.images_per_second, f"{row.engine}, batch {row.batch}"
+            speed, name = row["images_per_second"], f"{row['engine']}, batch {row['batch']}"
             print(f"{name:<25} {speed:>10,.1f} images/s  ({1000 / speed:.1f} ms each)", flush=True)
     if as_json:
-        print(json_text({"network": network, "speeds": list(map(asdict, rows))}))
+        print(json_text({"network": network, "speeds": rows}))
     else:
-        print(f"residual predict takes {rows[0].engine} here.")
+        print(f"residual predict takes {rows[0]['engine']} here.")
 
 
 def data(

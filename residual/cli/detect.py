@@ -260,13 +260,12 @@ def exported_detector(
             "an exported detector looks once, at one scale, on the processor and in float32; for "
             "more, ask the run"
         )
-    model = read(path, config.threads)
-    if min_score < model.testing.least:
+    detect, classes, testing = read(path, config.threads)
+    if min_score < testing.least:
         raise typer.BadParameter(
-            f"{path} finds objects of scores above {model.testing.least:g}; for lower ones, ask "
-            f"the run"
+            f"{path} finds objects of scores above {testing.least:g}; for lower ones, ask the run"
         )
-    return model.detect, model.classes
+    return detect, classes
 
 
 def format_one(answer: dict[str, Any]) -> str:

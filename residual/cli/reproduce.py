@@ -176,15 +176,17 @@ def check_data_named(words: list[str]) -> None:
 def train_missing(
     experiments: "Experiments", place: "Place", weights: list[Path], everything: bool
 ) -> dict[str, set[str]]:
-    """Train and evaluate what is missing -> for each table and figure the fingerprints of its data.
+    """Train and evaluate missing experiments -> the data fingerprints of each table and figure.
 
     Of `all`, photographs serve the ImageNet networks, other data the CIFAR networks, and no
     detectors are trained.
     """
+    from residual.distributed import current_world
     from residual.reproduction.runner import ClassifierTrainer, DetectorTrainer, run
     from residual.tasks.classification.train import takes_photographs
 
-    display, fingerprints = ProgressDisplay(place.workers), dict[str, set[str]]()
+    display = ProgressDisplay(place.workers, current_world().rank == 0)
+    fingerprints: dict[str, set[str]] = {}
     if everything:
         large = has_photographs(place)
         experiments = {
@@ -226,7 +228,7 @@ def has_photographs(place: "Place") -> bool:
 
 
 def show(exhibit: str, results: Path, fingerprints: set[str], steps: int | None) -> None:
-    """Print a table, and the files of a figure, for each data set and budget that is asked for."""
+    """Print a table, and the files of a figure, for each data set and budget."""
     from residual.reproduction.exhibits import EXHIBITS, pages
 
     drawn = list(pages(exhibit, results, results / "figures", steps, fingerprints))
@@ -243,6 +245,7 @@ class ProgressDisplay:
     """Runs trainings and evaluations with progress on stderr."""
 
     workers: int
+    is_first: bool  # of several processes, only the first one shows anything
 
     def train(self, title: str, steps: int, advance: "Advance") -> None:
         with_progress(title, steps, advance, ProgressOptions(5.0, self.workers))
@@ -250,10 +253,10 @@ class ProgressDisplay:
     @contextmanager
     def progress(self, title: str) -> "Iterator[Progress | None]":
         with counting(title) as progress:
-            yield progress if is_first() else None
+            yield progress if self.is_first else None
 
     def notice(self, text: str) -> None:
-        if is_first():
+        if self.is_first:
             typer.echo(f"residual: {text}", err=True)
 
     def resume(self, runs: "Sequence[Path]", at_once: int) -> None:
@@ -265,7 +268,15 @@ class ProgressDisplay:
             while waiting or working:
                 while waiting and len(working) < at_once:
                     run = waiting.pop(0)
-                    working[run] = resumed(run, table.stderr)
+                    words = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
+                    working[run] = subprocess.Popen(
+                        words,
+                        stdout=subprocess.DEVNULL,
+                        stderr=table.stderr,
+                        text=True,
+                        errors="replace",
+                        start_new_session=True,  # it gets signals only from here
+                    )
                     table.follow(run.name, working[run].stderr)
                 time.sleep(0.2)
                 if signals:
@@ -280,24 +291,6 @@ class ProgressDisplay:
                 table.show(done, partial(log_lines, list(working)))
         for run, code in failed.items():
             raise ValueError(f"{run} ended with status {code}; go on with the same command")
-
-
-def is_first() -> bool:
-    from residual.distributed import current_world
-
-    return current_world().rank == 0
-
-
-def resumed(run: Path, stderr: int | None) -> "subprocess.Popen[str]":
-    """A process that resumes a run. It gets signals only from this one."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "residual", "resume", str(run), "--json"],
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
 
 
 def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, int, int, str]]":

@@ -39,9 +39,7 @@ from residual.weights.layouts import LAYOUTS
 PICTURE, INPUT, OUTPUT = "image", "input", "probabilities"
 TOLERANCE = 1e-4  # of a probability
 BATCHES = (1, 3, 17)
-
-
-Row = dict[str, Any]  # of a comparison of a network and its model, as in `export --json`
+Row = dict[str, Any]  # a row of `parity` in `export --json`, or some of the metadata
 
 
 def write_onnx(trained: Trained, out: Path, inside: bool) -> list[Row]:
@@ -122,7 +120,7 @@ def has_fixed_size(trained: Trained) -> bool:
 
 
 def larger_sizes(trained: Trained) -> list[tuple[int, int]]:
-    """Input sizes beyond the network's own at which it is tried."""
+    """Two sizes of inputs that are larger than the network's own."""
     side = max(trained.preprocessing.size)
     return [(side * 3 // 2, side), (side, side * 5 // 4)]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -207,17 +207,8 @@ def examples(trained: TrainedDetector) -> Iterator[Image.Image]:
     yield Image.new("RGB", (shorter, shorter), (127, 127, 127))
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A detector read from an ONNX model."""
-
-    detect: Detect
-    classes: tuple[str, ...]
-    testing: Testing
-
-
-def read(path: Path, threads: int) -> Exported:
-    """A detector in an ONNX model, run by ONNX Runtime on the CPU.
+def read(path: Path, threads: int) -> tuple[Detect, tuple[str, ...], Testing]:
+    """The detector of an ONNX model, run by ONNX Runtime on the CPU, its classes and its limits.
 
     Raises FileNotFoundError, and ValueError for any other file.
     """
@@ -246,4 +237,4 @@ def read(path: Path, threads: int) -> Exported:
         return Detections(*(outputs[name] for name in OUTPUTS))
 
     testing = Testing(**values["testing"] | {"scales": ()})
-    return Exported(detect, tuple(values["labels"]), testing)
+    return detect, tuple(values["labels"]), testing

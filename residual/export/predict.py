@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from residual.data.decode import DamagedImage, decode
-from residual.data.preprocessing import Preprocessing
 from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite
 from residual.export.engine import Engine, engine
 from residual.runs.load import Trained
@@ -88,7 +86,16 @@ def answers(
     """
     infer = create_engine(trained)
     trained = replace(trained, net=nn.Identity())  # the engine has the weights
-    read, remaining, count = partial(read_input, trained.preprocessing), iter(images), 0
+    remaining, count = iter(images), 0
+
+    def read(image: Path | Image.Image) -> Tensor | str:
+        """The network's input (3, H, W), or the error."""
+        view = trained.preprocessing
+        try:
+            return view(decode(image, view.size, view.shorter)[None])[0]
+        except (DamagedImage, OSError) as error:
+            return str(error)
+
     with ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
         batches = iter(lambda: list(islice(remaining, batch)), [])
         decoding = ((paths, pool.map(read, paths)) for paths in batches)
@@ -102,26 +109,12 @@ def answers(
             for image, x in zip(paths, inputs, strict=True):
                 name = str(image) if isinstance(image, Path) else f"image {count}"
                 count += 1
-                if isinstance(x, Tensor):
-                    yield {"image": name, "labels": best_labels(trained.classes, next(rows), top)}
-                else:
+                if not isinstance(x, Tensor):
                     yield {"image": name, "error": x}
-
-
-def read_input(preprocessing: Preprocessing, image: Path | Image.Image) -> Tensor | str:
-    """A picture as the network's input (3, H, W), or the error."""
-    try:
-        pixels = decode(image, preprocessing.size, preprocessing.shorter)
-    except (DamagedImage, OSError) as error:
-        return str(error)
-    return preprocessing(pixels[None])[0]
-
-
-def best_labels(
-    classes: tuple[str, ...] | None, probabilities: Tensor, top: int
-) -> list[dict[str, Any]]:
-    """The best classes with their probabilities; without names, classes are numbers."""
-    return [
-        {"label": classes[i] if classes else str(i), "probability": float(probabilities[i])}
-        for i in top_k(probabilities[None], top)[0].tolist()
-    ]
+                    continue
+                row, classes = next(rows), trained.classes  # without names, classes are numbers
+                labels = [
+                    {"label": classes[i] if classes else str(i), "probability": float(row[i])}
+                    for i in top_k(row[None], top)[0].tolist()
+                ]
+                yield {"image": name, "labels": labels}

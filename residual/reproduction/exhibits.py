@@ -1,4 +1,4 @@
-"""The tables and figures of the paper by name: their experiments, their results, their pages."""
+"""Lists the tables and figures of the paper with their experiments, and draws their pages."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ SMALL, PHOTOGRAPHS, BOXES = "small images", "photographs", "boxes"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A table or figure: what is trained for it, and how its results are shown."""
+    """A table or figure with its experiments and the functions that present its results."""
 
     table: Callable[[Sequence[Result]], str]
     experiments: Callable[[Request], list[Experiment]]
@@ -45,7 +45,7 @@ class Exhibit:
         return boxes.title(result) if self.data == BOXES else tables.title(result)
 
     def steps(self, result: Result) -> int:
-        """The training length of a result as it is asked for."""
+        """The training length of a result, as in the option `--steps`."""
         if self.data == BOXES:
             return int(result["recipe"]["steps"])
         return paper_steps(from_json(result["recipe"]), result["data"]["name"])

@@ -1,4 +1,4 @@
-"""Experiments: what is trained and evaluated for a table or figure, and the names of its files."""
+"""Defines the experiments of tables and figures, and the names of their files."""
 
 import hashlib
 import json
@@ -43,9 +43,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One or several networks that are trained and then evaluated, several of them as an ensemble.
+    """One network that is trained and then evaluated, or several as an ensemble.
 
-    The files are named by whatever can change the answer, so equal experiments share them.
+    The files are named by all fields that can change the result, so equal experiments share them.
     """
 
     recipes: tuple[Any, ...]  # of either task

@@ -1,4 +1,4 @@
-"""What the authors printed, named by where it is printed. Nothing here is computed.
+"""The numbers that the authors printed, named by table or figure. None is computed.
 
 Errors are in percent. `None` stands where the paper prints a dash.
 """

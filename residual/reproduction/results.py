@@ -1,4 +1,4 @@
-"""Result files: reading, grouping, the spread over seeds, and tables in Markdown."""
+"""Reads and groups result files; computes the spread over seeds; formats Markdown tables."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def by_seed(results: Iterable[Result]) -> list[Result]:
 
 
 def network_of(result: Result) -> str:
-    """The name of the network that a result is of."""
+    """The name of the network of a result."""
     return str(result["recipe"]["network"])
 
 
