@@ -52,7 +52,7 @@ ALL = ("table1", *IMAGENET[:4], "table6", *BOXES, "figure1", "figure4", "figure6
 
 def reproduce(
     words: Annotated[
-        list[str], typer.Argument(metavar="WHAT...", help=f"{', '.join(ALL)}, demo or all.")
+        list[str], typer.Argument(metavar="what", help=f"{', '.join(ALL)}, demo or all.")
     ],
     data: Data_ = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each network.")] = 1,
