@@ -158,6 +158,43 @@ def test_a_folder_without_a_run_and_a_damaged_file_are_named(tmp_path):
         report(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recipe", RECIPE | {"batch": "many"}),
+        ("recipe", {"task": "detection", "network": 3}),
+        ("recipe", {"steps": 5}),
+        ("confusion", [[1, 2], [3]]),
+        ("confusion", [[1, 2]]),
+        ("confusion", {"a": 1}),
+        ("classes", 5),
+        ("classes", CLASSES[:2]),
+    ],
+)
+def test_a_file_with_other_content_than_a_run_has_is_named(tmp_path, name, content):
+    run = a_run(tmp_path / "run", **{name: content})
+    with pytest.raises(ValueError, match=rf"{name}\.json"):
+        report(run)
+    if name == "recipe":
+        with pytest.raises(ValueError, match=r"recipe\.json|is the run of a detector"):
+            overlay([run, run], tmp_path / "both")
+
+
+def test_a_result_without_counts_has_no_number_and_the_recipe_shows_defaults_in_its_order(tmp_path):
+    result = {k: v for k, v in RESULT.items() if k not in ("seen", "wrong_top1")}
+    recipe = dict(reversed(RECIPE.items()))
+    page = Page(report(a_run(tmp_path / "run", result=result, recipe=recipe)))
+    assert "no number yet" in page.text and "Balanced accuracy" in page.text
+    rows = [page.text.index(f" {name} ") for name in ("start", "batch", "drops", "weight decay")]
+    assert rows == sorted(rows) and " momentum 0.9 " in page.text
+
+
+def test_mappings_inside_lists_show_their_values(tmp_path):
+    environment = {"data": DATA, "devices": [{"name": "H200", "memory": 139}]}
+    page = Page(report(a_run(tmp_path / "run", environment=environment)))
+    assert "name H200, memory 139" in page.text
+
+
 def test_several_runs_are_drawn_in_one_figure(tmp_path):
     plain = a_run(tmp_path / "one", recipe=RECIPE | {"network": "plain20"})
     residual = a_run(tmp_path / "two")

@@ -15,8 +15,11 @@ from matplotlib.ticker import MaxNLocator
 
 from residual.analysis.confusion import ClassScores, class_scores, draw_confusion
 from residual.analysis.curves import COLOURS, curve_from_log, draw_curves, save_figure, style_axes
-from residual.runs.folder import is_detection, read_log, recipe_values
-from residual.storage import read_json, write_atomic
+from residual.runs.folder import is_detection, read_log
+from residual.storage import damage_errors, read_json, write_atomic
+from residual.tasks.classification.load import read_recipe
+from residual.tasks.detection.load import read_recipe as read_detection_recipe
+from residual.training.recipe import to_json
 
 Log = Sequence[dict[str, Any]]
 
@@ -36,13 +39,15 @@ def report(run: Path) -> Path:
     Beside the page are its figures as PNG and SVG and, for a classifier, per-class.csv. Raises
     ValueError if there is no run, or if one of its files is damaged.
     """
-    is_detector, recipe = is_detection(run), recipe_values(run)
+    is_detector = is_detection(run)
+    recipe = to_json(read_detection_recipe(run) if is_detector else read_recipe(run))
     log, result = read_log(run / "log.jsonl"), read_optional(run / "result.json")
     environment = read_optional(run / "environment.json")
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     last = recipe["steps"] if result else 0
     context = {
+        "is_detector": is_detector,
         "title": f"{recipe['network']}: report of {run.resolve().name}",
         "recipe": recipe,
         "result": result,
@@ -77,9 +82,12 @@ def classifier_figures(
         draw_curves(figure.subplots(), [curve], split=split)
         context |= {"curves": save_svg(figure, folder / "curves"), "tested": bool(curve.test)}
     counts = run / "confusion.json"
-    matrix = np.array(read_json(counts) if result and counts.is_file() else [], dtype=np.int64)
+    with damage_errors(counts):
+        matrix = np.array(read_json(counts) if result and counts.is_file() else [], dtype=np.int64)
+        if matrix.size and matrix.shape != (len(matrix), len(matrix)):
+            raise ValueError(f"a confusion matrix is square, not {matrix.shape}")
     if matrix.any():
-        names = read_json(run / "classes.json")
+        names = read_names(run / "classes.json", len(matrix))
         side = 7.2 if len(matrix) > 10 else 6.0
         figure = Figure(figsize=(side, side), layout="constrained")
         draw_confusion(figure.subplots(), matrix, names)
@@ -89,9 +97,18 @@ def classifier_figures(
         context["balanced"] = sum(recalls) / len(recalls)
         mistaken = sorted((row for row in rows if row.recall < 1), key=lambda row: row.recall)
         context["weakest"] = mistaken[: min(MAX_WEAKEST, max(1, len(recalls) // 3))]
-        context["unread"] = result["seen"] - int(matrix.sum())
+        context["unread"] = max(0, result.get("seen", 0) - int(matrix.sum()))
         write_atomic(folder / "per-class.csv", csv_table(rows))
     return context
+
+
+def read_names(path: Path, count: int) -> list[str]:
+    """The names of the classes. Raises ValueError if they are not so many."""
+    with damage_errors(path):
+        names = [str(name) for name in read_json(path)]
+        if len(names) != count:
+            raise ValueError(f"there are {len(names)} names; confusion.json has {count} classes")
+    return names
 
 
 def csv_table(rows: Sequence[ClassScores]) -> bytes:
@@ -110,7 +127,7 @@ def overlay(runs: Sequence[Path], out: Path) -> list[Path]:
 
     A curve is labelled with its network, or with its folder if two runs have the same network.
     """
-    networks = [recipe_values(run)["network"] for run in runs]
+    networks = [read_recipe(run).network for run in runs]
     distinct = len(set(networks)) == len(networks)
     labels = networks if distinct else [run.resolve().name for run in runs]
     curves = [
