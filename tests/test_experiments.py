@@ -141,6 +141,12 @@ def test_detectors_that_are_tested_in_several_ways_are_trained_once():
     assert len({run for e in wanted for run in e.runs}) == 1 + 3  # baseline, and with context
 
 
+def test_members_of_an_ensemble_keep_different_seeds():
+    (ensemble,) = (e for e in of("table9", steps=10, depths=[50]) if len(e.recipes) == 3)
+    assert [r.seed for r in ensemble.changed(["seed=5"]).recipes] == [5, 6, 7]
+    assert [r.seed for r in ensemble.changed(["lr=0.1"]).recipes] == [0, 1, 2]
+
+
 def test_on_own_data_detectors_are_trained_on_its_splits_and_scales_are_in_proportion():
     wanted = of("table9", steps=10, depths=[50])
     found = with_splits(wanted, ("train", "trainval", "test"))

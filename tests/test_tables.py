@@ -1,5 +1,6 @@
 """Tables 1 to 6, from result files."""
 
+import json
 from math import sqrt
 
 import pytest
@@ -8,7 +9,7 @@ from scipy.stats import t
 
 from residual.models.registry import model_spec
 from residual.reproduction import paper
-from residual.reproduction.exhibits import EXHIBITS
+from residual.reproduction.exhibits import EXHIBITS, pages
 from residual.reproduction.results import Spread, grouped, markdown
 from residual.reproduction.tables import (
     IMAGENET_SIZE,
@@ -167,4 +168,12 @@ def test_imagenets_networks_are_in_none_of_cifars_tables_nor_cifars_in_theirs():
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4"])
 def test_each_tables_protocol_is_one_that_there_is(name):
-    assert set(EXHIBITS[name].measures) <= PROTOCOLS.keys()
+    measures = EXHIBITS[name].measures
+    assert set(measures) <= PROTOCOLS.keys() and len(set(measures)) == len(measures)
+
+
+def test_a_result_that_a_table_does_not_show_need_not_have_its_fields(tmp_path):
+    odd = training("plain20", 9.0) | {"recipe": {"network": "plain20", "other": 1}}
+    for name, result in (("odd", odd), ("good", training("resnet20", 9.0))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    assert len([*pages("table6", tmp_path, tmp_path, steps=640)]) == 1

@@ -72,8 +72,11 @@ def pages(
     entry = EXHIBITS[exhibit]
 
     def chosen(result: Result) -> bool:
-        data = not fingerprints or result["data"]["fingerprint"] in fingerprints
-        return data and steps in (None, entry.steps(result)) and entry.shows(result)
+        return (
+            entry.shows(result)
+            and (not fingerprints or result["data"]["fingerprint"] in fingerprints)
+            and (steps is None or entry.steps(result) == steps)
+        )
 
     stored = [r for measure in entry.measures for r in read_results(results, measure)]
     for title, some in grouped(filter(chosen, stored), entry.title).items():
@@ -104,7 +107,8 @@ def on_imagenet(
             and (figure is None or figures.has_curve(result))
         )
 
-    measures = (measure, *PUBLISHED_PROTOCOLS.values()) if measure == MULTISCALE else (measure,)
+    published = PUBLISHED_PROTOCOLS.values() if measure == MULTISCALE else ()
+    measures = tuple(dict.fromkeys([measure, *published]))
     return Exhibit(table, experiments, shows, figure, measures, PHOTOGRAPHS)
 
 

@@ -115,11 +115,12 @@ class Experiment:
         return replace(self, recipes=recipes) if recipes else None
 
     def changed(self, assignments: Sequence[str]) -> "Experiment":
-        """The experiment with other values in fields of its recipes. Raises ValueError for an
-        unknown field."""
-        kind = type(self.recipes[0])
-        changes = dict(parse_assignment(kind, text) for text in assignments)
-        return replace(self, recipes=tuple(replace(r, **changes) for r in self.recipes))
+        """The experiment with other values in fields of its recipes; a seed is that of the first
+        member, and the others keep their distance to it. Raises ValueError for an unknown field."""
+        changes = dict(parse_assignment(type(self.recipe), text) for text in assignments)
+        shift = changes.pop("seed", self.recipe.seed) - self.recipe.seed
+        recipes = (replace(r, **changes, seed=r.seed + shift) for r in self.recipes)
+        return replace(self, recipes=tuple(recipes))
 
     def _run(self, recipe: Any) -> str:
         """Only fields that differ from the defaults count, so that a new field renames nothing."""
