@@ -1,11 +1,14 @@
 """Tables 3 to 6: the networks that residual networks are compared with."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from residual.cli.models import liberties
+from residual.models import baselines
 from residual.models.baselines.inception import auxiliary, response_norm
 from residual.models.baselines.layers import Highway, Maxout, SpatialPyramid, UnscaledDropout
 from residual.models.baselines.vgg import WINDOW_STRIDE, Windows, window_starts
@@ -17,6 +20,7 @@ from residual.models.registry import (
     classifier_parameters,
     model_spec,
     num_classes,
+    source,
 )
 from residual.tasks.classification import loop
 from residual.tasks.classification.baseline_recipes import RECIPES, recipe_of
@@ -292,3 +296,9 @@ def test_every_rival_has_a_recipe_and_every_recipe_a_rival():
         assert recipe_for(name, "anything").network == name
     with pytest.raises(ValueError, match="no network 'vgg11'; there are .*vgg16"):
         model_spec("vgg11")
+
+
+def test_every_liberty_of_the_baselines_is_described_with_a_network():
+    (folder,) = map(Path, baselines.__path__)
+    written = {note for file in folder.glob("*.py") for note in liberties(file.read_text())}
+    assert written == {note for name in BASELINES for note in liberties(source(name))}

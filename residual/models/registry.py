@@ -103,11 +103,14 @@ def check_input(network: str, size: int, training: bool = False) -> None:
 
 
 def source(name: str) -> str:
-    """The code that builds a baseline: its function and the functions of its file that it calls."""
+    """The code that builds a baseline: its function, and the functions and classes it names."""
     make = getattr(BASELINES[name].make, "func", BASELINES[name].make)
-    functions = inspect.getmembers(sys.modules[make.__module__], inspect.isfunction)
-    used = [f for name, f in functions if f is make or name in make.__code__.co_names]
-    return "\n".join(inspect.getsource(f) for f in used if f.__module__ == make.__module__)
+    package = make.__module__.rpartition(".")[0]
+    members = inspect.getmembers(sys.modules[make.__module__])
+    used = [f for name, f in members if f is make or name in make.__code__.co_names]
+    return "\n".join(
+        inspect.getsource(f) for f in used if getattr(f, "__module__", "").startswith(package)
+    )
 
 
 def compare_layers(network: str, library: str = "torchvision") -> list[LayerPair]:
