@@ -211,7 +211,8 @@ def test_a_report_has_the_losses_and_every_class(run, command, tmp_path):
     answer = command("report", place)
     assert answer.status == 0, answer.err
     page = (place / "report" / "report.html").read_text()
-    for words in ("Faster R-CNN on resnet18", "mean of the classes", "square", "Losses"):
+    words_of_page = ("Faster R-CNN on resnet18", "mean of the classes", "square", "Losses")
+    for words in (*words_of_page, "<h2>Result</h2>", "<th>versions torch</th>"):
         assert words in page
     assert Image.open(place / "report" / "losses.png").size[0] > 1000
     (place / "result.json").unlink()

@@ -181,6 +181,20 @@ def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_
         assert exporting.count_matches(expected, found) == len(expected.scores) == len(found.scores)
 
 
+def test_only_the_metadata_that_a_detector_needs_is_read(exported, tmp_path):
+    import onnx
+
+    model = onnx.load(exported[1])
+    path = tmp_path / "net.onnx"
+    model.metadata_props.add(key="author", value="not JSON")
+    onnx.save(model, path)
+    assert exporting.read(path, 1)[1:] == (CLASSES, Asking())
+    next(entry for entry in model.metadata_props if entry.key == "testing").value = "{"
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=r"net\.onnx is damaged"):
+        exporting.read(path, 1)
+
+
 def test_what_is_no_exported_detector_is_refused_in_a_sentence(exported, tmp_path):
     export.write_onnx(classifier("resnet8"), tmp_path / "net.onnx", True)
     with pytest.raises(ValueError, match="is the model of a classifier, resnet8"):

@@ -18,7 +18,7 @@ from residual.device import ComputeConfig, check_finite
 from residual.export.classifier import Row, metadata, timed, to_list, write_compared
 from residual.export.detector import INPUTS, OUTPUTS, PICTURE, STEPS, detector_graph
 from residual.export.graph import MISSING, installed, open_session
-from residual.storage import check_format, json_text
+from residual.storage import check_format, damage_errors, json_text
 from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import (
     STRIDE,
@@ -224,17 +224,19 @@ def read(path: Path, threads: int) -> tuple[Detect, tuple[str, ...], Testing]:
     texts = session.get_modelmeta().custom_metadata_map
     if "format" not in texts:
         raise ValueError(f"{path} was not written by residual export")
-    values = {key: json.loads(text) for key, text in texts.items()}
-    check_format(path, values["format"])
-    if values.get("task") != "detection":
-        raise ValueError(
-            f"{path} is the model of a classifier, {values['network']}, and finds no objects"
-        )
+    with damage_errors(path):
+        check_format(path, json.loads(texts["format"]))
+        if json.loads(texts.get("task", '""')) != "detection":
+            network = json.loads(texts["network"])
+            raise ValueError(
+                f"{path} is the model of a classifier, {network}, and finds no objects"
+            )
+        testing = Testing(**json.loads(texts["testing"]) | {"scales": ()})
+        labels = tuple(json.loads(texts["labels"]))
 
     def detect(picture: Path) -> Detections:
         outputs = run(session, np.asarray(open_image(picture))[None])
         check_finite(outputs, f"detections of {path} on {picture}")
         return Detections(*(outputs[name] for name in OUTPUTS))
 
-    testing = Testing(**values["testing"] | {"scales": ()})
-    return detect, tuple(values["labels"]), testing
+    return detect, labels, testing
