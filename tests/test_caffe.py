@@ -275,7 +275,7 @@ def test_the_release_never_fills_the_later_variant(layers):
         ValueError, match="of the variant v1, .* first 1x1 .*: convert them to resnet50$"
     ):
         convert(flat(layers), "resnet50-v1.5")
-    with pytest.raises(ValueError, match="the authors' release do not fit plain34"):
+    with pytest.raises(ValueError, match="has no plain34; it has resnet50, resnet101 and"):
         convert(flat(layers), "plain34")
 
 

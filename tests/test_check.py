@@ -250,9 +250,13 @@ def test_equal_pictures_are_found_across_sets_and_across_classes(tmp_path):
 
 def test_equal_pictures_in_a_plain_folder_are_found(tmp_path):
     path = pets(tmp_path)
-    shutil.copy(path / "cat" / "0.jpg", path / "cat" / "0b.jpg")
-    assert check(path).warnings == [
-        "equal pictures more than once in their class (1): cat/0.jpg = cat/0b.jpg"
+    for name, copy in (("0", "9"), ("1", "1b")):
+        shutil.copy(path / "cat" / f"{name}.jpg", path / "cat" / f"{copy}.jpg")
+    report = check(path)  # groups in the order of their second pictures
+    assert report.copies == [["cat/1.jpg", "cat/1b.jpg"], ["cat/0.jpg", "cat/9.jpg"]]
+    assert report.warnings == [
+        "equal pictures more than once in their class (2): cat/1.jpg = cat/1b.jpg, "
+        "cat/0.jpg = cat/9.jpg"
     ]
 
 

@@ -210,6 +210,8 @@ def test_a_folder_with_bad_boxes_ends_with_1_and_a_good_one_with_0(command, tmp_
         f"residual: {year} has bad boxes (1)",
     ]
     assert 1_990 < Image.open(tmp_path / "boxes.png").width <= 2_000
+    failed = command("data", "check", year, "--draw", 2, "--out", tmp_path)  # a folder
+    assert failed.status == 1 and failed.out == answer.out
     found = command("data", "check", year, "--json").json
     assert (found["bad"], found["pictures"], len(found["boxes"])) == (1, 3, 1)
     assert found["splits"]["test"] == {

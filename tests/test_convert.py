@@ -96,7 +96,8 @@ def test_weights_of_the_later_variant_never_fill_the_papers_network(depth):
         state = net(f"resnet{depth}").state_dict()
     with pytest.raises(ValueError, match=f"convert them to resnet{depth}-v1.5"):
         convert(state, f"resnet{depth}")
-    with pytest.raises(ValueError, match=f"variant v1, .*: convert them to resnet{depth}$"):
+    sentence = f"^resnet{depth}-v1.5 is the variant v1.5; to assume v1, convert to resnet{depth}$"
+    with pytest.raises(ValueError, match=sentence):
         convert(state, f"resnet{depth}-v1.5", assume="v1")
 
 
@@ -232,11 +233,24 @@ def test_what_is_known_of_a_file_goes_into_the_conversion():
 
 @pytest.mark.parametrize(
     ("network", "sentence"),
-    [("plain8", "not fit plain8"), ("resnet18", "not fit resnet18"), ("resnet8-B", "missing")],
+    [
+        ("plain8", "has no plain8; it has resnet20, resnet32, "),
+        ("resnet18", "has no resnet18; it has resnet20"),
+        ("resnet8-B", "missing"),
+    ],
 )
 def test_weights_never_fill_a_network_of_another_kind(network, sentence):
     with pytest.raises(ValueError, match=sentence):
         convert(Theirs(1).state_dict(), network)
+
+
+def test_a_third_layer_in_a_shortcut_is_unexpected():
+    state = torchvisions(18).state_dict()
+    state["layer2.0.downsample.2.weight"] = torch.zeros(128)
+    with pytest.raises(ValueError, match=r"unexpected \(1\): layer2\.0\.downsample\.2\.weight$"):
+        convert(state, "resnet18")
+    with pytest.raises(ValueError, match="has no resnet20; it has resnet18, resnet34, resnet50-v1"):
+        convert(state, "resnet20")
 
 
 def test_timms_variants_with_another_stem_are_refused():

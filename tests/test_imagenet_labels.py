@@ -1,5 +1,7 @@
 """ImageNet's labels are the same, whatever program wrote their files."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,18 @@ def test_line_ends_and_byte_order_marks_change_nothing(tmp_path, files, end, mar
     found = told(tmp_path / "a", rewritten(files, end, mark, form))
     assert found == told(tmp_path / "b", files)
     assert (found.words, found.val) == (WORDS, VAL)
+
+
+def test_only_files_of_the_devkit_are_read(tmp_path):
+    with tarfile.open(tmp_path / "kit.tar.gz", "w:gz") as archive:
+        for name, raw in KIT.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+        link = tarfile.TarInfo(f"links/{TRUTH_FILE}")
+        link.type, link.linkname = tarfile.SYMTYPE, "nothing"
+        archive.addfile(link)
+    assert read_labels(tmp_path, tmp_path / "kit.tar.gz").val == VAL
 
 
 def test_kaggles_lists_may_be_quoted(tmp_path):

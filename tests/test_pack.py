@@ -88,6 +88,9 @@ def test_a_copy_with_equal_pixels_carries_its_sources_fingerprint(jpegs, tmp_pat
     assert (found["changed"], found["source"]) == (0, source.fingerprint)
     assert identity(found) == identity(older(found, source.fingerprint))
     assert identity(found) == (source.name, source.fingerprint, "")
+    if how.form == "raw":  # the count of kept ones is of JPEG
+        del found["kept"], found["damaged"]
+        assert identity(found) == (source.name, source.fingerprint, "")
 
 
 def test_a_copy_with_other_pixels_has_a_fingerprint_of_its_own_that_names_its_source(

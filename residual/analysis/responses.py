@@ -94,7 +94,7 @@ def responses(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[
 def measure_responses(trained: Trained, data: Data, config: ComputeConfig) -> list[float]:
     """The responses of a trained network on the test images, without augmentation.
 
-    Raises ValueError for photographs, and NotFinite for a response that is not finite.
+    Raises ValueError for photographs, and NonFiniteValues for a response that is not finite.
     """
     device = torch.device(config.device)
     images = data.split(data.headline)

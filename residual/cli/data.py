@@ -29,11 +29,23 @@ def finish(
     report: Any, extra: Mapping[str, Any], lines: Iterable[str], errors: list[str], as_json: bool
 ) -> None:
     """Print a report as JSON or as lines, then the errors; with errors, the exit status is 1."""
+    print_report(report, extra, lines, as_json)
+    exit_on(errors)
+
+
+def print_report(
+    report: Any, extra: Mapping[str, Any], lines: Iterable[str], as_json: bool
+) -> None:
+    """Print a report as JSON or as lines."""
     if as_json:
         print(json_text(asdict(report) | dict(extra)))
     else:
         for line in lines:  # a file's name may be anything
             print(line.encode(errors="backslashreplace").decode())
+
+
+def exit_on(errors: list[str]) -> None:
+    """Print errors; with any, the exit status is 1."""
     for error in errors:
         typer.echo(f"residual: {error}", err=True)
     if errors:
@@ -110,6 +122,7 @@ def check_boxes(
     annotations = check_boxes.read_annotations(folder, reading)
     with counting("checking pictures") as progress:
         report = check_boxes.check(folder, workers, progress, annotations, reading)
+    print_report(report, {"bad": report.bad}, box_lines(report), as_json)
     if draw:
         file = io.BytesIO()
         check_boxes.draw_sheet(annotations, draw).save(file, "PNG")
@@ -123,8 +136,7 @@ def check_boxes(
         "refusals of training": report.refusals,
     }
     counts = [f"{kind} ({len(lines):,})" for kind, lines in problems.items() if lines]
-    errors = [f"{folder} has {', '.join(counts)}"] if counts else []
-    finish(report, {"bad": report.bad}, box_lines(report), errors, as_json)
+    exit_on([f"{folder} has {', '.join(counts)}"] if counts else [])
 
 
 def class_lines(report: "FolderReport") -> Iterator[str]:

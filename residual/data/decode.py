@@ -224,7 +224,7 @@ def open_header(raw: bytes) -> ImageFile.ImageFile:
 
 
 def check_pixel_count(width: int, height: int) -> None:
-    """Raises DecompressionBombError, which becomes Oversized."""
+    """Raises DecompressionBombError, which becomes OversizedImage."""
     if width * height > MAX_PIXELS:
         raise Image.DecompressionBombError(
             f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}"

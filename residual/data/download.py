@@ -71,9 +71,8 @@ def _receive(url: str, partial: Path, progress: Progress) -> bool:
             return True
         raise
     with answer:
-        resumed = (
-            start > 0 and answer.status == 206
-        )  # else the server sends the file from its start
+        # With another status, the server sends the file from its start.
+        resumed = start > 0 and answer.status == 206
         begins = answer.headers.get("Content-Range", "").removeprefix("bytes").partition("-")[0]
         if resumed and begins.strip() != str(start):  # not the bytes that are missing
             partial.unlink()

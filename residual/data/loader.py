@@ -43,9 +43,10 @@ IMAGES_PER_TASK = 16  # that a worker reads at a time
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ReadTask = tuple[Sequence[int], Sequence[int]]  # images, and the epoch of each
 MEAN_IMAGES = 10_000  # that a mean is taken over, at most
+DAMAGE_BUDGET = 1e-3  # of a training set, if damaged images are skipped
+
 T = TypeVar("T")
 R = TypeVar("R")
-DAMAGE_BUDGET = 1e-3  # of a training set, if damaged images are skipped
 
 
 @dataclass(frozen=True)

@@ -224,9 +224,10 @@ def identity(contents: dict[str, Any]) -> tuple[str, str, str]:
     images were resized or encoded again. It then gets a fingerprint of the source and the change.
     """
     name, mark = str(contents["name"]), str(contents["fingerprint"])
-    is_raw, kept = contents["as"] == "raw", contents["kept"] + len(contents["damaged"])
-    unchanged = (is_raw or kept == contents["pictures"]) and not contents["resized"]
-    if "source" in contents or unchanged:
+    kept = contents["pictures"]
+    if contents["as"] != "raw":
+        kept = contents["kept"] + len(contents["damaged"])
+    if "source" in contents or (kept == contents["pictures"] and not contents["resized"]):
         return name, mark, ""
     about = ("as", "quality", "shorter_side", "pictures", "kept", "resized", "damaged")
     change = json.dumps({key: contents[key] for key in about}, sort_keys=True)

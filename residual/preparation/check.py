@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,8 +171,9 @@ def inspect_images(
 
     Conversions and misnamed files are added to the report.
     """
-
-    bad, changes, by_digest = {}, Counter[str](), defaultdict[bytes, list[str]](list)
+    bad, changes = {}, Counter[str]()
+    first: dict[bytes, str] = {}
+    copies: dict[str, list[str]] = {}  # by the first of them
     # Threads share the work, since most of it is Pillow's.
     results = read_ahead(lambda file: inspect(path / file), files, workers, AHEAD * workers)
     with warnings.catch_warnings(action="ignore"):  # of faults that Pillow repairs
@@ -182,12 +183,13 @@ def inspect_images(
                 bad[file] = result
             else:
                 changes.update(result.changes)
-                by_digest[result.digest].append(file)
+                if (other := first.setdefault(result.digest, file)) != file:
+                    copies.setdefault(other, [other]).append(file)
                 if not suffix_matches(file, result.format):
                     report.misnamed[file] = result.format
             progress(done, len(files))
     report.converted = dict(changes.most_common())
-    return bad, [copies for copies in by_digest.values() if len(copies) > 1]
+    return bad, list(copies.values())
 
 
 def inspect(file: Path) -> Inspection:

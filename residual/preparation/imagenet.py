@@ -144,7 +144,8 @@ def read_labels(source: Path, archive: Path) -> Labels:
             contents = {
                 Path(member.name).name: file.read()
                 for member in opened
-                if Path(member.name).name in (META, TRUTH) and (file := opened.extractfile(member))
+                if member.isfile() and Path(member.name).name in (META, TRUTH)
+                if (file := opened.extractfile(member))
             }
             if len(contents) < 2:
                 raise ValueError(f"{archive} has no {META} and {TRUTH}; it is not the devkit")

@@ -124,10 +124,10 @@ def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
     names = {key: text for key, text in inner.items() if text is not None}
     notices = []
     if len(entries) > 1:
-        others = ", ".join(other for other in entries if other != place)
+        others = summarize([other for other in entries if other != place], 4).partition(": ")[2]
         notices.append(f"the weights under {place} are taken, not those under {others} (--entry)")
     if outside := [key for key in state if key not in names and short[key] != COUNT]:
-        notices.append(f"keys left out, for they do not begin with {start} {summarize(outside)}")
+        notices.append(f"keys that do not belong to the network are left out {summarize(outside)}")
     return Entry({key: state[key] for key in names}, names, tuple(notices))
 
 

@@ -17,6 +17,8 @@ from residual.weights.published import CIFAR, MSRA, UNKNOWN, PretrainedConfig
 
 AUTHORS = "the authors' release"
 FROM_AUTHORS = f"{AUTHORS} as Detectron has it"
+V1 = "resnet50, resnet101 and resnet152"
+V1_5 = "resnet50-v1.5, resnet101-v1.5 and resnet152-v1.5"
 
 # Patterns of keys have the groups stage, block, layer (of the branch; absent in a shortcut), norm
 # (absent or 0 in a convolution), head (the last layer), and tensor (weight, bias, ... or one of
@@ -35,7 +37,7 @@ def torch_patterns(shortcut: str, head: str) -> tuple[str, ...]:
     block, tensor = r"layer(?P<stage>\d)\.(?P<block>\d+)\.", r"\.(?P<tensor>\w\w+)"
     return (
         block + r"(?:conv|(?P<norm>bn))(?P<layer>\d)" + tensor,
-        block + rf"{shortcut}\.(?P<norm>\d)" + tensor,
+        block + rf"{shortcut}\.(?P<norm>[01])" + tensor,
         r"(?:conv|(?P<norm>bn))1" + tensor,
         rf"(?P<head>{head})" + tensor,
     )
@@ -89,6 +91,7 @@ class Layout:
     layer: int = 1  # its number of a block's first convolution
     family: str = "imagenet"  # and shortcut options, as in ModelSpec
     options: str = "B"
+    networks: str = f"resnet18, resnet34, {V1_5}"  # that it has, for messages
     head: str = "fc"  # the last layer of residual's network
     caffe_norm: bool = False  # normalization as in Caffe
     bgr: bool = False
@@ -128,15 +131,28 @@ LAYOUTS = (
         stage=1,
         family="cifar",
         options="AB",
+        networks="resnet20, resnet32, ..., and resnet20-B, resnet32-B, ...",
     ),
-    Layout("Hugging Face", transformers_patterns(), UNKNOWN, variant="", stage=0, layer=0),
-    caffe_layout(AUTHORS, caffe_patterns(), MSRA, "v1", bgr=True),
+    Layout(
+        "Hugging Face",
+        transformers_patterns(),
+        UNKNOWN,
+        variant="",
+        stage=0,
+        layer=0,
+        networks=f"resnet18, resnet34, resnet50, resnet101, resnet152, {V1_5}",
+    ),
+    caffe_layout(AUTHORS, caffe_patterns(), MSRA, "v1", bgr=True, networks=V1),
     # In the files of Detectron and detectron2, the last layer tells the source of the weights.
     # Their configurations have the stride in the 1x1 layer "only for the original MSRA ResNet", and
     # give nets trained in Caffe2 torchvision's means and divisors, in the order blue, green, red.
-    caffe_layout(FROM_AUTHORS, detectron_patterns("fc1000"), MSRA, "v1", bgr=True),
+    caffe_layout(FROM_AUTHORS, detectron_patterns("fc1000"), MSRA, "v1", bgr=True, networks=V1),
     caffe_layout(
-        "Caffe2 as Detectron has it", detectron_patterns("pred|linear"), UNKNOWN, bgr=True
+        "Caffe2 as Detectron has it",
+        detectron_patterns("pred|linear"),
+        UNKNOWN,
+        bgr=True,
+        networks=V1_5,
     ),
     caffe_layout("torchvision as detectron2 has it", detectron_patterns(r"stem\.fc"), UNKNOWN),
 )
@@ -174,7 +190,10 @@ def check_variant(
     if assume not in (None, "v1", "v1.5"):
         raise ValueError(f"one can assume v1 or v1.5, not {assume!r}")
     if spec.family != layout.family or spec.option not in layout.options:
-        raise ValueError(f"weights of {layout.source} do not fit {spec.name}")
+        raise ValueError(
+            f"these weights have the layout of {layout.source}, which has no {spec.name}; "
+            f"it has {layout.networks}"
+        )
     if spec.family != "imagenet" or ROWS[spec.depth][1] == 1:
         return
     variant = assume or (config and config.variant) or layout.variant
@@ -184,12 +203,17 @@ def check_variant(
             "them tells, and here is none: assume the right one"
         )
     if variant != spec.variant:
+        target = f"resnet{spec.depth}{'-v1.5' * (variant == 'v1.5')}"
+        if assume:
+            raise ValueError(
+                f"{spec.name} is the variant {spec.variant}; to assume {assume}, convert to "
+                f"{target}"
+            )
         stride = {"v1": "first 1x1", "v1.5": "3x3"}[variant]
-        hint = ", or assume v1 if they are" if variant == "v1.5" and not assume else ""
+        hint = ", or assume v1 if they are" if variant == "v1.5" else ""
         raise ValueError(
             f"weights of {layout.source} are of the variant {variant}, which has the stride in the "
-            f"{stride} layer: convert them to resnet{spec.depth}{'-v1.5' * (variant == 'v1.5')}"
-            f"{hint}"
+            f"{stride} layer: convert them to {target}{hint}"
         )
 
 
