@@ -50,7 +50,7 @@ JOBS: dict[str, list[str]] = {
     "networks": ["networks --json"],
     "descriptions": [
         *("describe resnet50 --json", "describe plain20 --json", "describe vgg16 --json"),
-        *("describe googlenet --json", "describe resnet34-A --compare torchvision"),
+        *("describe googlenet --json", "describe resnet34 --compare torchvision"),
     ],
     "digits": [
         f"train resnet8 {SMALL} --steps 12 --test-curve {EXACT} --json --out run",

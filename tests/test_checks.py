@@ -199,7 +199,7 @@ def test_a_detector_s_field_that_changes_nothing_is_refused(name, changes):
     ("changes", "sentence"),
     [
         ({"shorter": 800, "longest": 600}, "shorter=800 is more than longest=600"),
-        ({"background": 0.5}, "background is below 0.5"),
+        ({"background": 0.5}, "background must be below 0.5"),
     ],
 )
 def test_a_detector_s_inverted_bounds_are_refused(changes, sentence):

@@ -114,9 +114,9 @@ def test_what_cannot_be_done_ends_with_status_1_and_one_sentence(command, words,
 
 
 ODD = {
-    "a fault of ours": (KeyError("classes"), "KeyError: 'classes' (this is a fault of residual;"),
-    "a fault without words": (IndexError(), "IndexError (this is a fault of residual; --debug"),
-    "one of torch's without words": (RuntimeError(), "RuntimeError (this is a fault of residual"),
+    "a fault of ours": (KeyError("classes"), "KeyError: 'classes' (this is a bug in residual;"),
+    "a fault without words": (IndexError(), "IndexError (this is a bug in residual; --debug"),
+    "one of torch's without words": (RuntimeError(), "RuntimeError (this is a bug in residual"),
     "torch's many lines": (RuntimeError("bad\n\nat: x"), "bad"),
     "several lines": (ValueError("the header:\n  is cut"), "the header: is cut"),
     "cut bytes": (struct.error("unpack needs 4"), "error: unpack needs 4 (this is a fault of"),

@@ -143,7 +143,7 @@ def test_pictures_too_small_for_a_network_are_refused(command, folder, tmp_path,
     words = ("--data", folder, "--root", tmp_path, "--out", out, "--set", f"size={size}")
     answer = command("train", network, *words)
     assert answer.status == 1
-    assert f"{network} cannot learn from pictures of {size}x{size} pixels" in answer.complaint
+    assert f"{network} cannot be trained on {size}x{size} pixels" in answer.complaint
     assert not out.exists()
 
 

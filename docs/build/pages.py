@@ -172,7 +172,7 @@ def training_speeds(folder: Path) -> Speeds:
 def index(drawn: Pages, docs: Path) -> str:
     """docs/README.md: every page, and what there is of each table and figure."""
     lines = [
-        "# The paper, page by page",
+        "# Tables and figures of the paper",
         "",
         "Each page has the paper's claim, the command, the cost, our result if we have one, and "
         "our liberties. `make results` generates the pages; no number is typed by hand.",

@@ -70,7 +70,7 @@ def sentence(error: Exception) -> str:
         return f"the memory of this machine does not suffice{text and f': {text}'}"
     if isinstance(error, ImportError) and not (error.name or "").startswith("residual"):
         return f"{text}; pip install 'residual-learning[all]' has what a command may need"
-    return f"{kind}{text and f': {text}'} (this is a fault of residual; --debug shows where)"
+    return f"{kind}{text and f': {text}'} (this is a bug in residual; --debug shows the traceback)"
 
 
 def group(text: str, *commands: Callable[..., None]) -> typer.Typer:
@@ -100,7 +100,7 @@ app.add_typer(data_sets, name="data")
 detection = "Object detection: Faster R-CNN on these networks (Section 4.3)."
 commands = detect.train, detect.evaluate, detect.predict
 app.add_typer(group(detection, *commands), name="detect")
-speed = "What this machine does, stage by stage, and what holds it back."
+speed = "Measure training, prediction and data loading speed."
 app.add_typer(group(speed, benchmark.train, benchmark.predict, benchmark.data), name="benchmark")
 
 

@@ -240,7 +240,7 @@ def pack(
         typer.Option(
             min=0,
             max=100,
-            help="Encode all anew as JPEG, for smaller files that decode faster: 90.",
+            help="Re-encode all as JPEG of this quality, e.g. 90; 0: do not.",
         ),
     ] = 0,
     bad_images: Annotated[

@@ -56,7 +56,7 @@ def train(
         ),
     ] = "auto",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Another budget; drops keep their proportions.")
+        int | None, typer.Option(min=1, help="Training steps; the drops are scaled.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")
@@ -65,14 +65,14 @@ def train(
         int | None,
         typer.Option(min=16, help="Pixels of a picture's shorter side: 600; anchors go with it."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Start, order, mirrors and samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed: weights, order, flips, samples.")] = 0,
     weights: Annotated[
         str | None,
-        typer.Option(help="Begin with these: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
+        typer.Option(help="Initial weights: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
     ] = None,
     context: Context = False,
     bad_boxes: Annotated[
-        str | None, typer.Option("--bad-boxes", help="error or skip: boxes that cannot be.")
+        str | None, typer.Option("--bad-boxes", help="error or skip: invalid boxes.")
     ] = None,
     box_frame: BoxFrame = None,
     box_unit: BoxUnit = None,
@@ -98,7 +98,7 @@ def train(
     """
     from residual.tasks.detection.datasets import annotation_format
     from residual.tasks.detection.recipe import DetectionRecipe, changed, with_steps
-    from residual.tasks.detection.train import recipe_for, with_splits
+    from residual.tasks.detection.train import check_effects, recipe_for, with_splits
     from residual.training.recipe import parse_assignment
 
     options = {"bad_boxes": bad_boxes, "bad_images": bad_images}
@@ -113,10 +113,12 @@ def train(
         texts = [*assignments, *(set_ or [])]
         changes = dict(parse_assignment(DetectionRecipe, text) for text in texts)
         chosen = changed(usual, {"seed": seed} | changes)
+    usual = replace(usual, train_split=chosen.train_split, test_split=chosen.test_split)
+    check_effects(chosen, usual)
     chosen = with_splits(chosen, str(data), changes)
     progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
     begin_run(
-        "detection", chosen, usual, Start(str(data), weights, out, root, progress),
+        "detection", chosen, usual, Start(str(data.resolve()), weights, out, root, progress),
         lambda: compute_config(device, threads, precision, deterministic),
     )  # fmt: skip
 

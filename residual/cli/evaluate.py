@@ -51,7 +51,7 @@ def evaluate(
     paths: Paths,
     data: Data_ = None,
     split: Annotated[
-        str, typer.Option(help="test, val or train; auto: test if there is.")
+        str, typer.Option(help="test, val or train; auto: test, or else val.")
     ] = "auto",
     protocol: Annotated[
         str,
@@ -73,7 +73,7 @@ def evaluate(
     ] = None,
     micro_batch: Annotated[
         int,
-        typer.Option(min=0, help="Pictures that pass at once, of larger ones fewer; 0 chooses."),
+        typer.Option(min=0, help="Pictures per forward pass, fewer if large; 0: automatic."),
     ] = 0,
     root: Root = CACHE,
     device: Device = "auto",

@@ -118,7 +118,7 @@ def export(
         str, typer.Option("--format", help="onnx, safetensors or torchvision.")
     ] = "onnx",
     preprocessing: Annotated[
-        str, typer.Option(help="inside: 8-bit pictures of any size go in; or outside. ONNX only.")
+        str, typer.Option(help="inside the ONNX model (8-bit input of any size) or outside.")
     ] = "inside",
     threads: Threads = 0,
     as_json: Json = False,

@@ -27,13 +27,13 @@ Precision = Annotated[
     str, typer.Option(help="float32 or bf16; auto takes what a short trial shows to pay.")
 ]
 Exact = Annotated[
-    str, typer.Option("--precision", help="float32, or bf16 where a small difference is welcome.")
+    str, typer.Option("--precision", help="float32, or bf16: less exact, often faster.")
 ]
 BoxFrame = Annotated[
     str | None,
     typer.Option(
         "--box-frame",
-        help="upright: boxes are of pictures as seen; stored: before EXIF turns them.",
+        help="upright: boxes refer to the picture after EXIF rotation; stored: before.",
     ),
 ]
 BoxUnit = Annotated[
@@ -111,7 +111,10 @@ def load_data(
     if task == "classification" and path.is_dir() and detect_format(path):
         raise ValueError(f"{path} holds boxes around objects; detectors: residual detect train")
     with counting("reading pictures") as progress:
-        return task_module(task).load_data(recipe, source, workers, progress, classes)
+        data = task_module(task).load_data(recipe, source, workers, progress, classes)
+    for notice in data.notices if task == "classification" else ():
+        typer.echo(f"residual: {notice}", err=True)
+    return data
 
 
 def load_pictures(name: str, root: Path, size: int, workers: int, as_files: bool = False) -> "Data":

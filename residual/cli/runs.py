@@ -132,7 +132,7 @@ def resume(
     precision: Annotated[str | None, typer.Option(help="Another precision than before.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run where it stopped; it ends exactly as if it had not.
+    """Resume a run; the result is that of an uninterrupted run.
 
     Example: residual resume runs/resnet20-1
     """
@@ -167,7 +167,8 @@ def resume(
             root or Path(environment["data"]["root"]),
         )
         module = task_module(task)
-        recipe, classes = module.read_recipe(run), tuple(read_json(run / "classes.json"))
+        recipe = module.read_recipe(run)
+        classes = tuple(read_json(run / "classes.json")) if task == "detection" else None
         pictures = load_data(task, recipe, source, workers, classes)
         check_data(run, environment, pictures)
         target = world.on_first(lambda: copy_run(run, out)) if out else run

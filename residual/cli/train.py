@@ -49,22 +49,22 @@ def train(
     ] = "auto",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Another budget; drops, warm-up and average in proportion."),
+        typer.Option(min=1, help="Training steps; drops, warm-up and averaging are scaled."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Start, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed: weights, order, augmentation.")] = 0,
     weights: Annotated[
         str | None,
-        typer.Option(help="Begin with these: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
+        typer.Option(help="Initial weights: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
     ] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(help="For fitnet-hint and fitnet-distilled: a finished run of maxout."),
     ] = None,
     balance: Annotated[
-        str | None, typer.Option(help="none, sampler or weights: what to do for rare classes.")
+        str | None, typer.Option(help="Class balance: none, sampler, or weights (of the loss).")
     ] = None,
     bad_images: Annotated[
         str | None,
@@ -77,7 +77,7 @@ def train(
         Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")
     ] = None,
     test_curve: Annotated[
-        bool, typer.Option("--test-curve", help="Look at the test set during training, too.")
+        bool, typer.Option("--test-curve", help="Also evaluate on the test set in training.")
     ] = False,
     checkpoint_minutes: Minutes = 5.0,
     tensorboard: Tensorboard = False,

@@ -97,8 +97,8 @@ def check_input(network: str, size: int, training: bool = False) -> None:
             net(torch.empty(2, 3, size, size, device="meta"))
     except RuntimeError:
         raise ValueError(
-            f"{network} cannot {'learn from' if training else 'look at'} pictures of {size}x{size} "
-            f"pixels, which are too small for its layers; its own are {expected}x{expected}"
+            f"{network} cannot be {'trained' if training else 'tested'} on {size}x{size} pixels, "
+            f"which are too small for its layers; its own are {expected}x{expected}"
         ) from None
 
 

@@ -96,7 +96,7 @@ def check_exact(run: Path, environment: dict[str, Any], config: ComputeConfig) -
     """Raises ValueError if the result could differ from that of an uninterrupted run."""
     if sentences := differences(environment, config):
         raise ValueError(
-            f"{run} cannot go on exactly: {'; '.join(sentences)}; "
+            f"{run} cannot be resumed with identical results: {'; '.join(sentences)}; "
             f"residual resume {run} --inexact goes on all the same"
         )
 

@@ -140,16 +140,15 @@ def task_of(run: Path) -> str:
 
 def is_detection(path: Path) -> bool:
     """Whether a folder is the run of a detector, or a file its checkpoint; reads no tensor."""
-    try:
-        if path.is_file():
-            with safetensors.safe_open(path, framework="pt") as opened:
-                recipe = json.loads((opened.metadata() or {}).get("recipe", "null"))
-        elif (path / "recipe.json").is_file():
-            recipe = read_json_object(path / "recipe.json")
-        else:
-            return False
-    except (safetensors.SafetensorError, OSError, RecursionError):
-        return False
+    recipe: Any = None
+    if (path / "recipe.json").is_file():
+        recipe = read_json_object(path / "recipe.json")
+    elif path.is_file():
+        with (
+            suppress(safetensors.SafetensorError, OSError, ValueError, RecursionError),
+            safetensors.safe_open(path, framework="pt") as opened,
+        ):
+            recipe = json.loads((opened.metadata() or {}).get("recipe", "null"))
     return isinstance(recipe, dict) and recipe.get("task") == "detection"
 
 

@@ -102,7 +102,7 @@ def _from_export(
     check_format(path, metadata["format"])
     preprocessing = metadata["preprocessing"]
     if preprocessing["whitening"]:
-        raise ValueError(f"{path} lacks the whitening of its pictures; take the run that it is of")
+        raise ValueError(f"{path} lacks its ZCA whitening; use the run folder instead")
     content = {f"net.{name}": tensor for name, tensor in tensors.items()}
     mean = torch.tensor(preprocessing["mean_image"] or preprocessing["mean"])
     content["preprocessing.mean"] = mean.view(3, *(mean.shape[1:] or (1, 1)))

@@ -29,7 +29,7 @@ Conditions = dict[str, tuple[bool, str]]  # field -> whether it has an effect, a
 def check(recipe: ClassificationRecipe, data: Data) -> None:
     """Raises ValueError where this recipe cannot be trained on this data."""
     if not len(data.train) and not data.train.damaged:
-        raise ValueError(f"{data.name} has no train/ to learn from; it is good to be judged on")
+        raise ValueError(f"{data.name} has no train/; it can only be used for evaluation")
     if len(data.classes) < 2:
         raise ValueError(f"{data.name} has one class, {data.classes[0]!r}; training needs two")
     size = model_spec(recipe.network).input_size
@@ -127,7 +127,10 @@ def learning_conditions(recipe: ClassificationRecipe) -> Conditions:
         "auxiliary": (heads and labels, no_loss),
         "auxiliary_steps": (weighted and labels, no_loss),
         "frozen": norm,
-        "true_statistics": norm,
+        "true_statistics": (
+            norm[0] and not recipe.frozen,
+            "frozen statistics do not change" if norm[0] else norm[1],
+        ),
         "block": (recipe.balance != "sampler", "balance=sampler has an order of its own"),
     }
 

@@ -33,8 +33,7 @@ def with_teacher(recipe: ClassificationRecipe, teacher: Trained | None) -> Class
     teacher, and for a teacher without a lesson."""
     if teacher is not None and recipe.lesson == "none":
         raise ValueError(
-            "the recipe has no lesson for a teacher; choose --recipe fitnet-hint or "
-            "fitnet-distilled"
+            "this recipe does not use a teacher; choose --recipe fitnet-hint or fitnet-distilled"
         )
     if teacher is not None:
         return replace(recipe, teacher=weights_sha256(teacher.net.state_dict()))

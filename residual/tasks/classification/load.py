@@ -38,8 +38,8 @@ def load(path: Path | str, *, body: bool = False) -> Trained:
         trained = from_checkpoint(tensors, header, notices)
     if trained.body and not body:
         raise ValueError(
-            f"{path} holds the body of {trained.network}, without a last layer, and tells no "
-            f"classes apart: train it first, with --weights {path}"
+            f"{path} holds {trained.network} without its last layer and cannot "
+            f"classify: train it first, with --weights {path}"
         )
     return trained
 

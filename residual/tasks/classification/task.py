@@ -48,7 +48,7 @@ class Classification:
         self.average: dict[str, Tensor] = {}
         self.skipped: dict[str, str] = {}
         self.over = False  # the final weights and statistics are set
-        self.test: tuple[int, tuple[Count, Tensor, list[str]]] | None = None  # by step
+        self.test_result: tuple[int, tuple[Count, Tensor, list[str]]] | None = None  # by step
         self.preprocessing: Preprocessing  # measured by `begin`, or read by `restore`
 
     def begin(self) -> None:
@@ -178,10 +178,10 @@ class Classification:
 
     def _evaluate_test(self) -> tuple[Count, Tensor, list[str]]:
         """Evaluate on the headline's set, once per step."""
-        if not (self.test and self.test[0] == self.learner.step):
+        if not (self.test_result and self.test_result[0] == self.learner.step):
             result = self._evaluate(self.data.split(self.data.headline))
-            self.test = self.learner.step, result
-        return self.test[1]
+            self.test_result = self.learner.step, result
+        return self.test_result[1]
 
     def complete(self) -> bool:
         """Take the best or averaged weights, and precise batch-norm statistics."""
@@ -189,7 +189,7 @@ class Classification:
         state = self.stopping.best or self.average
         if self.over or not (state or recipe.true_statistics):
             return False
-        self.test = None
+        self.test_result = None
         if state:
             net.load_state_dict(state)
         if recipe.true_statistics:

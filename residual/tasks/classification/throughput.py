@@ -120,13 +120,13 @@ def stages(bench: Bench) -> Generator[Stage]:
         sending = (len(crops.to(bench.device)) for _ in itertools.repeat(None))
         yield Stage("transfer", speed(sending, bench), device)
     yield Stage("rest of the augmentation", speed(finishing(crops, bench), bench), device)
-    ahead = bench.workers * AHEAD
-    loading = (len(images) for images, _ in bench.batches())
-    yield Stage("batches", speed(loading, bench, ahead), workers)
-    network = training(bench, noise(bench.recipe, bench.recipe.batch, bench.config))
-    yield Stage("network", speed(network, bench), device)
-    both = training(bench, bench.batches())
-    yield Stage("end to end", speed(both, bench, ahead), f"{workers}, {device}")
+    ahead, inputs = bench.workers * AHEAD, noise(bench.recipe, bench.recipe.batch, bench.config)
+    # No stage's workers or network stay alive in the next one.
+    loading = speed((len(images) for images, _ in bench.batches()), bench, ahead)
+    yield Stage("batches", loading, workers)
+    yield Stage("network", speed(training(bench, inputs), bench), device)
+    both = speed(training(bench, bench.batches()), bench, ahead)
+    yield Stage("end to end", both, f"{workers}, {device}")
 
 
 def speed(work: Iterator[int], bench: Bench, ahead: int = 0) -> float:

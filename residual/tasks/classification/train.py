@@ -89,8 +89,8 @@ def load_data(
 
 
 def notices(recipe: ClassificationRecipe, usual: ClassificationRecipe, data: Data) -> list[str]:
-    """Sentences that the user should know about the data, before a training."""
-    return list(data.notices)
+    """Sentences about the recipe and the data, beside the notices of the data itself: none."""
+    return []
 
 
 def begin(
@@ -169,7 +169,7 @@ def from_weights(recipe: ClassificationRecipe, weights: Trained) -> Classificati
     if weights.network != recipe.network:
         raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
     state = weights.net.state_dict()
-    check_finite(state, "these weights are none to begin with")
+    check_finite(state, "these initial weights cannot be used")
     return replace(recipe, start=weights_sha256(state))
 
 

@@ -92,7 +92,7 @@ class ImageHeader:
 
 
 def read_header(path: Path) -> ImageHeader:
-    """The header of an image file; no pixel is decoded. Raises Damaged and OSError."""
+    """The header of an image file; no pixel is decoded. Raises DamagedImage and OSError."""
     with path.open("rb") as file, damage_context(str(path)):
         image = Image.open(file, formats=FORMATS)
         size = image.size

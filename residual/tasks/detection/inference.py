@@ -134,13 +134,13 @@ def check_ensemble(detectors: Sequence[TrainedDetector]) -> None:
     for other in others:
         if other.classes != first.classes:
             raise ValueError(
-                f"the detectors know other classes: {', '.join(first.classes)}, and "
+                f"the detectors have different classes: {', '.join(first.classes)}, and "
                 f"{', '.join(other.classes)}"
             )
         for name in ("shorter", "longest"):
             a, b = getattr(first.recipe, name), getattr(other.recipe, name)
             if a != b:
-                raise ValueError(f"the detectors look at other sizes: {name} {a}, and {b}")
+                raise ValueError(f"the detectors have different input sizes: {name} {a} and {b}")
 
 
 def image_sides(recipe: DetectionRecipe, testing: Testing) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ def train(
     learner: Learner[FasterRCNN],
     batches: Iterator[list[Sample]],
     recipe: DetectionRecipe,
-    config: StepOptions = StepOptions(),  # noqa: B008
+    options: StepOptions = StepOptions(),  # noqa: B008
     loss_names: tuple[str, ...] = LOSSES,
     rate: Callable[[int], float] | None = None,
 ) -> Iterator[Step]:
@@ -42,9 +42,9 @@ def train(
         return rate(step) if rate else learning_rate(recipe, step), recipe.momentum
 
     def gradients(samples: list[Sample]) -> Tensor:
-        return accumulate_gradients(learner, samples, loss_names, config)
+        return accumulate_gradients(learner, samples, loss_names, options)
 
-    for lr, losses in loop.train(learner, batches, recipe.steps, rates, gradients, config.world):
+    for lr, losses in loop.train(learner, batches, recipe.steps, rates, gradients, options.world):
         loss = losses.sum().float()
         yield Step(learner.step, lr, loss, None, recipe.batch, 1, parts=losses.float())
 
@@ -53,17 +53,17 @@ def accumulate_gradients(
     learner: Learner[FasterRCNN],
     samples: list[Sample],
     loss_names: tuple[str, ...],
-    config: StepOptions,
+    options: StepOptions,
 ) -> Tensor:
     """Gradients of the mean loss over these images -> the four losses (4,)."""
     exact = torch.promote_types(next(learner.net.parameters()).dtype, torch.float32)
     total = torch.zeros(4, device=samples[0].image.device, dtype=exact)
     by_size = sorted(samples, key=lambda sample: sample.image.shape)
     for _, same_size in groupby(by_size, key=lambda sample: sample.image.shape):
-        with config.precision():
+        with options.precision():
             group = list(same_size)
             images = torch.stack([sample.image for sample in group])
-            images = images.contiguous(memory_format=config.memory_format)
+            images = images.contiguous(memory_format=options.memory_format)
             losses = learner.net(images, group, loss_names, learner.dropouts)
         (losses.sum() / len(samples)).backward()
         total += losses.detach() / len(samples)

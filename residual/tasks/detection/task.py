@@ -31,6 +31,7 @@ class Detection:
     def __init__(self, recipe: DetectionRecipe, data: DetectionData, context: RunContext) -> None:
         self.recipe, self.data, self.context = recipe, data, context
         self.classes = data.train.classes
+        context.world.local_batch(recipe.batch, 1)
         net = fresh(recipe.seed, partial(faster_rcnn.build, recipe, len(self.classes)))
         self.net: faster_rcnn.FasterRCNN = context.config.prepare(net)  # type: ignore[assignment]
         self.learner = loop.start(self.net, recipe)

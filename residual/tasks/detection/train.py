@@ -86,9 +86,9 @@ def load_data(
 def notices(recipe: DetectionRecipe, usual: DetectionRecipe, data: DetectionData) -> list[str]:
     """Sentences that the user should know about the data, before a training."""
     sentences = []
-    splits = {recipe.train_split: data.train, recipe.test_split: data.test}
-    if tuple(splits) != (usual.train_split, usual.test_split):
-        train, test = (f"{name} ({len(s.examples):,} pictures)" for name, s in splits.items())
+    splits = [(recipe.train_split, data.train), (recipe.test_split, data.test)]
+    if [name for name, _ in splits] != [usual.train_split, usual.test_split]:
+        train, test = (f"{name} ({len(split.examples):,} pictures)" for name, split in splits)
         sentences.append(f"{train} is learned from, and {test} is tested on")
     side, least = median_side(data.train, recipe), min(recipe.scales)
     if side < least / 2:
@@ -122,7 +122,7 @@ def check(recipe: DetectionRecipe, config: ComputeConfig) -> None:
         and model_spec(recipe.network).family != "rival"
     ):
         raise ValueError(
-            "frozen batch normalization has the statistics of weights to begin with; name them "
+            "frozen batch normalization needs the statistics of pretrained weights; name them "
             "with --weights, or train from scratch: norm=group and fixed=0, as in --recipe scratch"
         )
     unusable = recipe.drops or recipe.warmup[0] or recipe.steps < 6
@@ -138,7 +138,7 @@ def check(recipe: DetectionRecipe, config: ComputeConfig) -> None:
         )
     if recipe.background >= 0.5:
         raise ValueError(
-            f"background is below 0.5, the overlap from which on a region is an object's, not "
+            f"background must be below 0.5, the IoU from which a region is an object, not "
             f"{recipe.background}"
         )
     if recipe.batch % config.processes:
@@ -162,7 +162,7 @@ def check(recipe: DetectionRecipe, config: ComputeConfig) -> None:
 def check_effects(
     recipe: DetectionRecipe, usual: DetectionRecipe, data: DetectionData | None = None
 ) -> None:
-    """Raises ValueError for a field that was set and has no effect."""
+    """Raises ValueError for a field that was set and has no effect, whatever the data."""
     drops = recipe.schedule == "alternating" or any(d < recipe.steps for d in recipe.drops)
     has_norm = model_spec(recipe.network).family != "rival"
     effects = {
@@ -243,7 +243,7 @@ def from_weights(recipe: DetectionRecipe, weights: Trained) -> DetectionRecipe:
             f"{kinds[recipe.norm]} normalization: say --set norm={norm}"
         )
     state = weights.net.state_dict()
-    check_finite(state, "these weights are none to begin with")
+    check_finite(state, "these initial weights cannot be used")
     return replace(recipe, start=weights_sha256(state))
 
 
