@@ -258,7 +258,7 @@ def test_a_body_begins_a_training_and_is_refused_where_classes_are_told_apart(
                   ("export", body, "--out", tmp_path / "x.onnx")):  # fmt: skip
         answer = command(*words)
         assert answer.status == 1
-        assert "holds resnet18, without a last layer" in answer.complaint
+        assert "holds resnet18 without its last layer" in answer.complaint
     sizes = {"batch": 4, "norm_group": 4, "size": 32, "shorter": 32, "steps": 1, "patience": 0}
     words = [word for name, value in sizes.items() for word in ("--set", f"{name}={value}")]
     answer = command("train", "resnet18", "--data", pictures, "--recipe", "finetune", "--weights",
