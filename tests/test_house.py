@@ -62,6 +62,41 @@ def test_imports_point_down_and_no_file_is_too_long():
     assert not list(breaches(PACKAGE))
 
 
+def module_imports(root: Path) -> dict[str, set[str]]:
+    """Which modules of the package each module imports, also inside functions; not for types."""
+    files = {
+        ".".join((root.name, *file.relative_to(root).with_suffix("").parts)): file
+        for file in sorted(root.rglob("*.py"))
+    }
+    imports = {}
+    for name, file in files.items():
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        names = {part for path in imported(tree) for part in (path, path.rpartition(".")[0])}
+        imports[name] = names & files.keys() - {name}
+    return imports
+
+
+def circles(root: Path) -> list[str]:
+    """The modules that import each other in a circle, or such modules."""
+    imports = module_imports(root)
+    while leaves := [name for name, others in imports.items() if not others & imports.keys()]:
+        for name in leaves:
+            del imports[name]
+    return list(imports)
+
+
+def test_no_files_import_each_other_in_a_circle(tmp_path):
+    assert circles(PACKAGE) == []
+    (tmp_path / "residual").mkdir()
+    for name, other in ("ab", "ba"):
+        text = f"def f():\n    from residual import {other}\n"
+        (tmp_path / "residual" / f"{name}.py").write_text(text)
+    assert circles(tmp_path / "residual") == ["residual.a", "residual.b"]
+
+
 def test_every_part_of_the_package_has_its_layer():
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     tasks = {f"tasks.{path.name}" for path in (PACKAGE / "tasks").iterdir() if path.is_dir()}

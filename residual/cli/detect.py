@@ -19,6 +19,7 @@ from residual.cli.options import (
     Workers,
     compute_config,
     data_of,
+    load_detectors,
     usage_errors,
 )
 from residual.cli.output import format_precision
@@ -29,7 +30,6 @@ from residual.storage import json_text, read_json
 if TYPE_CHECKING:
     from residual.device import ComputeConfig
     from residual.tasks.detection.inference import Detect
-    from residual.tasks.detection.load import TrainedDetector
 
 Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
 Refine = Annotated[
@@ -121,16 +121,6 @@ def train(
         "detection", chosen, usual, Start(str(data.resolve()), weights, out, root, progress),
         lambda: compute_config(device, threads, precision, deterministic),
     )  # fmt: skip
-
-
-def load_detectors(paths: list[Path]) -> "list[TrainedDetector]":
-    """Detectors; prints notices about damaged checkpoints."""
-    from residual.tasks.detection.load import load
-
-    detectors = [load(path) for path in paths]
-    for notice in (notice for detector in detectors for notice in detector.notices):
-        typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
-    return detectors
 
 
 def evaluate(

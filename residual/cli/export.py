@@ -129,7 +129,7 @@ def export(
 
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """
-    from residual.cli.detect import load_detectors
+    from residual.cli.options import load_detectors
     from residual.export import classifier, detector_check
     from residual.runs.folder import is_detection
 

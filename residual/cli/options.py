@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from residual.data.datasets import Data
     from residual.device import ComputeConfig
     from residual.runs.load import Trained
+    from residual.tasks.detection.load import TrainedDetector
 
 CACHE = Path.home() / ".cache" / "residual"
 
@@ -81,6 +82,16 @@ def load_trained(path: Path, body: bool = False) -> "Trained":
             f"residual: {path} is not finished: {trained.step:,} of {steps:,} steps", err=True
         )
     return trained
+
+
+def load_detectors(paths: list[Path]) -> "list[TrainedDetector]":
+    """Detectors; prints notices about damaged checkpoints."""
+    from residual.tasks.detection.load import load
+
+    detectors = [load(path) for path in paths]
+    for notice in (notice for detector in detectors for notice in detector.notices):
+        typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
+    return detectors
 
 
 def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
