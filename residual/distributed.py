@@ -156,7 +156,7 @@ def join() -> World:
     os.environ.update(variables)
     if cuda := torch.cuda.is_available():
         torch.cuda.set_device(int(variables["LOCAL_RANK"]) % torch.cuda.device_count())
-    patience = float(os.environ.get("RESIDUAL_PATIENCE_SECONDS", TIMEOUT_SECONDS))
+    timeout = timedelta(seconds=float(os.environ.get("RESIDUAL_PATIENCE_SECONDS", TIMEOUT_SECONDS)))
     rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
     address, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     # torchrun's agent keeps the store itself, and keeps it when it restarts the processes: each
@@ -165,12 +165,12 @@ def join() -> World:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
-            address, port, size, serves, timedelta(seconds=patience), wait_for_workers=False
+            address, port, size, serves, timeout, wait_for_workers=False
         )
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=dist.PrefixStore(f"residual/{attempt}", store),  # type: ignore[attr-defined]
-            rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT_SECONDS),
+            rank=rank, world_size=size, timeout=timeout,
         )  # fmt: skip
     except (RuntimeError, OSError) as error:
         raise ValueError(

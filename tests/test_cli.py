@@ -119,7 +119,7 @@ ODD = {
     "one of torch's without words": (RuntimeError(), "RuntimeError (this is a bug in residual"),
     "torch's many lines": (RuntimeError("bad\n\nat: x"), "bad"),
     "several lines": (ValueError("the header:\n  is cut"), "the header: is cut"),
-    "cut bytes": (struct.error("unpack needs 4"), "error: unpack needs 4 (this is a fault of"),
+    "cut bytes": (struct.error("unpack needs 4"), "error: unpack needs 4 (this is a bug in"),
     "no memory": (MemoryError(), "the memory of this machine does not suffice"),
     "an extra": (
         ModuleNotFoundError("No module named 'onnx'", name="onnx"),

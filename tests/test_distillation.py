@@ -250,7 +250,7 @@ def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
     ("network", "words", "sentence"),
     [
         ("fitnet19", ("--recipe", "fitnet-hint"), "lesson hint comes from a teacher"),
-        ("fitnet19", ("--teacher", "TEACHER"), "no lesson for a teacher"),
+        ("fitnet19", ("--teacher", "TEACHER"), "does not use a teacher"),
         ("fitnet19", ("--recipe", "fitnet-hint", "--teacher", "HINTED"), "one is of fitnet19"),
         ("fitnet19", ("--recipe", "fitnet-hint", "--teacher", "."), "holds no finished run"),
         ("nin", ("--recipe", "fitnet-hint", "--teacher", "TEACHER"), "nin has no layer for a hint"),

@@ -133,7 +133,7 @@ def test_weights_under_our_names_come_back_with_labels_and_preprocessing(tmp_pat
         kind, preprocessing=replace(kind.preprocessing, whitening=torch.eye(3 * 32 * 32))
     )
     classifier.write_weights(lost, file)
-    with pytest.raises(ValueError, match="lacks the whitening"):
+    with pytest.raises(ValueError, match="lacks its ZCA whitening"):
         load(file)
 
 

@@ -10,10 +10,11 @@ import pytest
 from conftest import EXACT
 from test_runs import SHORT, begun
 
-from residual.cli import train as train_command
+from residual.cli.runs import begin_once
 from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
+from residual.tasks import task_module
 from residual.tasks.classification.train import advance, recipe_for, train
 from residual.training.recipe import to_json
 from residual.training.task import RunOptions
@@ -49,11 +50,11 @@ def test_of_two_trainings_into_one_folder_one_is_refused(command, tmp_path):
 
 def test_a_run_that_another_command_made_meanwhile_is_not_taken_for_ones_own(finished, monkeypatch):
     data, recipe = digits(), recipe_for("resnet8", "digits")
-    rest = (recipe, data, {"where": "digits", "root": ""}, ComputeConfig(), False, None)
+    values = (finished, recipe, data, {"where": "digits", "root": ""}, ComputeConfig())
     with pytest.raises(ValueError, match="holds a run already"):
-        train_command.begun(finished, *rest)
+        begin_once(task_module("classification"), *values)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert train_command.begun(finished, *rest) == finished
+    assert begin_once(task_module("classification"), *values) == finished
 
 
 @pytest.fixture

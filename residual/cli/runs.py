@@ -71,13 +71,16 @@ def begin_run(
             typer.echo(f"residual: {notice}", err=True)
         module.check_effects(recipe, usual, data)
 
-        def begin() -> Path:
-            if restarted() and run and (run / "recipe.json").exists():
-                return run
-            return module.begin(run, recipe, data, source, config, weights, **options)
-
-        run = world.on_first(begin)
+        start_values = (run, recipe, data, source, config, weights)
+        run = world.on_first(lambda: begin_once(module, *start_values, **options))
         run_training(run, recipe.steps, module, data, start.progress)
+
+
+def begin_once(task: "TaskModule", run: Path | None, *values: Any, **options: Any) -> Path:
+    """Make the folder of a run, unless an earlier attempt of the same job made it."""
+    if restarted() and run and (run / "recipe.json").exists():
+        return run
+    return task.begin(run, *values, **options)
 
 
 def new_run(out: Path | None, recipe: Any) -> Path | None:
