@@ -38,8 +38,6 @@ Refine = Annotated[
 Multiscale = Annotated[
     bool, typer.Option("--multiscale", help="Test at five scales, two for each region (Table 9).")
 ]
-
-
 Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
 Context = Annotated[
     bool, typer.Option("--context", help="The whole picture beside each region (Table 9).")
@@ -169,8 +167,7 @@ def evaluate(
         scales = multiscale_sizes(recipe.shorter) if multiscale else ()
         testing, speaks = Testing(refinement=refine, scales=scales), world.rank == 0
         with counting("detecting objects") as progress:
-            shown = progress if speaks else None
-            options = evaluation.EvalOptions(config, workers, shown, world)
+            options = evaluation.EvalOptions(config, workers, progress if speaks else None, world)
             result = evaluation.evaluate(detectors, dataset, testing, options)
         if speaks:
             damaged = (f"{sentence}; nothing is found on it" for sentence in result["damaged"])
@@ -263,10 +260,10 @@ def exported_detector(
 def format_one(answer: dict[str, Any]) -> str:
     """The objects on one image."""
     lines = [f"{answer['image']}: {len(answer['objects'])} objects"]
-    for found in answer["objects"]:
-        left, top, right, bottom = (f"{side:.0f}" for side in found["box"])
+    for item in answer["objects"]:
+        left, top, right, bottom = (f"{side:.0f}" for side in item["box"])
         where = f"from {left}, {top} to {right}, {bottom}"
-        lines.append(f"  {found['label']} {100 * found['score']:.1f} % {where}")
+        lines.append(f"  {item['label']} {100 * item['score']:.1f} % {where}")
     if "drawing" in answer:
         lines.append(f"  drawn in {answer['drawing']}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Results as text."""
+"""The table of average precision of a detector, as text."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Samplers: the images of each batch, their order in an epoch, and class balance."""
+"""The image indices of each batch, the order of an epoch, and class balance."""
 
 from dataclasses import dataclass
 from functools import lru_cache

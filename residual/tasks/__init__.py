@@ -1,4 +1,4 @@
-"""The tasks that a network can be trained for, by name."""
+"""The interface of `tasks/<task>/train.py`, and the choice of a task's module by name."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ class TaskModule(Protocol):
         progress: "Progress",
         classes: tuple[str, ...] | None = None,
     ) -> Any:
-        """The data of a recipe. `classes` are those of a run that is resumed."""  # fmt: skip
+        """The data of a recipe. `classes` are those of a run that is resumed."""
 
     @property
     def complete_recipe(self) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Loads a trained classifier: the verb `load`."""
+"""Loads a trained classifier from a run or a file, and saves one to a file."""
 
 from pathlib import Path
 from typing import Any

@@ -46,10 +46,10 @@ def start(net: nn.Module, recipe: ClassificationRecipe) -> ClassifierLearner:
             nesterov = kind == "nesterov"
             optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
     group = recipe.norm_group
-    limits = tuple((m.weight, m.max_norm) for m in net.modules() if hasattr(m, "max_norm"))
+    max_norms = tuple((m.weight, m.max_norm) for m in net.modules() if hasattr(m, "max_norm"))
     norms = GhostBatchNorms(net, group, recipe.frozen)
     dropouts = Dropouts(net, group, recipe.seed)
-    return ClassifierLearner(net, optimizer, dropouts, norms, limits)  # type: ignore[arg-type]
+    return ClassifierLearner(net, optimizer, dropouts, norms, max_norms)  # type: ignore[arg-type]
 
 
 def parameter_groups(

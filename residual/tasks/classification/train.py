@@ -1,4 +1,4 @@
-"""Trains a classifier: the verb `train`, and what the commands need for it."""
+"""Prepares and starts the training of a classifier: recipe, data, initial weights, run folder."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Trains a detector: what the commands need for it."""
+"""Prepares and starts the training of a detector: recipe, data, initial weights, run folder."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
