@@ -206,7 +206,7 @@ def test_what_is_no_exported_detector_is_refused_in_a_sentence(exported, tmp_pat
         exporting.read(tmp_path / "none.onnx", 1)
     graph = Graph()
     graph("Identity", Value(graph, "x"))
-    other = graph.serialize({"x": (FLOAT, [1])}, {graph.nodes[-1].outputs[0]: (FLOAT, [1])})
+    other = graph.serialize({"x": (FLOAT, [1])}, {graph.nodes[-1].output[0]: (FLOAT, [1])})
     (tmp_path / "other.onnx").write_bytes(other)
     with pytest.raises(ValueError, match="was not written by residual export"):
         exporting.read(tmp_path / "other.onnx", 1)

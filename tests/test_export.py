@@ -59,7 +59,7 @@ def test_the_resize_in_the_graph_gives_pillow_s_pixels(shorter, size):
     before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (32, 30), shorter)
     graph = Graph()
     preprocess(graph, Value(graph, "image"), before)
-    graph.nodes[-1].outputs[0] = "out"
+    graph.nodes[-1].output[0] = "out"
     made = graph.serialize(
         {"image": (UINT8, ["n", "h", "w", 3])}, {"out": (FLOAT, ["n", 3, "height", "width"])}
     )

@@ -55,8 +55,8 @@ def test_progress_that_nobody_reads_is_no_error(monkeypatch):
 
     monkeypatch.setattr(sys, "stderr", Closed())
     line = {"loss": 1.0, "train_error": 50.0, "lr": 0.1, "waiting": 0.0, "seconds": 1.0}
-    with Display("resnet8", 2) as display:
-        display.show(2, line | {"images_per_second": 1.0})
+    with Display() as display:
+        display.show_step("resnet8", 2, 2, line | {"images_per_second": 1.0})
         display.notice("stopped")
 
 

@@ -2,11 +2,9 @@
 
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,160 +54,82 @@ def log_text(line: dict[str, Any], step: int, steps: int) -> str:
     return ", ".join(words)
 
 
-def print_line(text: str) -> None:
-    """Print a line on stderr. The work continues if nobody reads it."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-def progress_bars(console: Console) -> Bars:
-    """A row of description, bar and details for each task."""
-    details = TextColumn("{task.fields[details]}", table_column=Column(no_wrap=False))
-    return Bars(
-        TextColumn("{task.description}"), BarColumn(24), details,
-        console=console, transient=True, refresh_per_second=4,
-    )  # fmt: skip
-
-
 class Display:
-    """The progress of a training."""
+    """Progress of tasks on stderr: bars on a terminal, plain lines elsewhere."""
 
-    def __init__(self, name: str, steps: int, enabled: bool = True) -> None:
-        self.name, self.steps, self.enabled = name, steps, enabled
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self.console = Console(stderr=True, quiet=not enabled)
-        self.bars = progress_bars(self.console)
-        self.bar = self.bars.add_task(name, total=steps, details="first steps")
+        self.live = self.console.is_terminal
+        details = TextColumn("{task.fields[details]}", table_column=Column(no_wrap=False))
+        self.bars = Bars(
+            TextColumn("{task.description}"), BarColumn(24), details,
+            console=self.console, transient=True, refresh_per_second=4,
+        )  # fmt: skip
+        self.tasks: dict[str, TaskID] = {}
         self.last_time = -1e9
-        self.line: dict[str, Any] = {}
+        self.log: dict[str, Any] = {}  # its last line, of a training
 
     def __enter__(self) -> "Display":
-        if self.console.is_terminal:
-            self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
+        if self.live:
             self.bars.stop()
 
+    def print(self, text: str) -> None:
+        """Print a line, above the bars. The work continues if nobody reads it."""
+        if self.live:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif self.enabled:
+            with suppress(OSError):
+                print(text, file=sys.stderr, flush=True)
+
     def notice(self, text: str) -> None:
-        if not self.enabled:
-            return
-        if self.console.is_terminal:
-            self.console.print(f"residual: {text}", markup=False, highlight=False, soft_wrap=True)
-        else:
-            print_line(f"residual: {text}")
+        self.print(f"residual: {text}")
 
-    def show(self, step: int, line: dict[str, Any] | None) -> None:
-        """Update after a step; `line` is that of the log, if the step is logged."""
-        self.line = line or self.line
-        if not self.enabled:
-            return
-        if self.console.is_terminal:
-            if line or step % 10 == 0:
-                details = log_text(self.line, step, self.steps) if self.line else "first steps"
-                self.bars.update(self.bar, completed=step, details=details)
-        elif line and self._due(step == self.steps):
-            print_line(f"{self.name}: {log_text(line, step, self.steps)}")
-
-    def show_measuring(self, done: int, total: int) -> None:
-        """Update while preprocessing is measured, before the first step."""
-        if self.enabled and self._due(done == total):
-            self.notice(f"measuring the mean of the training set: {done:,} of {total:,} pictures")
-
-    def _due(self, last: bool) -> bool:
-        """Whether it is time for a plain line."""
-        if last:
-            return True
-        if due := time.monotonic() - self.last_time >= SECONDS_BETWEEN_LINES:
+    def due(self, seconds: float = SECONDS_BETWEEN_LINES) -> bool:
+        """Whether so many seconds have passed since this was last true."""
+        if due := time.monotonic() - self.last_time >= seconds:
             self.last_time = time.monotonic()
         return due
 
+    def show_step(self, name: str, step: int, steps: int, line: dict[str, Any] | None) -> None:
+        """Update after a step of a training; `line` is that of the log, if the step is logged."""
+        self.log = line or self.log
+        visible = self.live and step % 10 == 0
+        if line:
+            visible = self.live or step == steps or self.due()
+        if visible and self.enabled:
+            details = log_text(self.log, step, steps) if self.log else "first steps"
+            self.update(name, step, steps, details)
 
-class SideBySide:
-    """The progress of several trainings, each a process that writes plain lines to stderr. On a
-    terminal their logs are shown as bars instead."""
-
-    def __init__(self, total: int) -> None:
-        self.console = Console(stderr=True)
-        self.bars = progress_bars(self.console)
-        self.all = self.bars.add_task("trainings", total=total, details=f"0 of {total} done")
-        self.rows: dict[str, TaskID] = {}
-        self.readers: list[threading.Thread] = []
-        self.last_time = 0.0
-
-    def __enter__(self) -> "SideBySide":
-        if self.console.is_terminal:
-            self.bars.start()
-        return self
-
-    def __exit__(self, error: object, *_: object) -> None:
-        for reader in self.readers:
-            reader.join(None if error is None else 1)  # after an error trainings may still write
-        if self.console.is_terminal:
-            self.bars.stop()
-
-    @property
-    def stderr(self) -> int | None:
-        """Where a training writes to: a pipe, if this is a terminal."""
-        return subprocess.PIPE if self.console.is_terminal else None
-
-    def follow(self, name: str, lines: Iterable[str] | None) -> None:
-        """Print the lines of a training, except those of its progress."""
-
-        def read() -> None:
-            for line in lines or ():
-                if not line.startswith(f"{name}: "):
-                    self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
-
-        self.readers.append(threading.Thread(target=read, daemon=True))
-        self.readers[-1].start()
-
-    def show(self, done: int, running: Callable[[], Iterable[tuple[str, int, int, str]]]) -> None:
-        """Update the bars, at most once a second: how many trainings have ended, and name, step,
-        steps and details of each that runs."""
-        if not self.console.is_terminal or time.monotonic() - self.last_time < 1:
+    def update(self, name: str, done: int, total: int, details: str) -> None:
+        """Update the bar of a task, or print its line."""
+        if not self.live:
+            self.print(f"{name}: {details}")
             return
-        self.last_time = time.monotonic()
-        total = self.bars.tasks[0].total
-        self.bars.update(self.all, completed=done, details=f"{done} of {total:.0f} done")
-        rows = {name: (step, steps, details) for name, step, steps, details in running()}
-        for name in self.rows.keys() - rows.keys():
-            self.bars.remove_task(self.rows.pop(name))
-        for name, (step, steps, details) in rows.items():
-            if name not in self.rows:
-                self.rows[name] = self.bars.add_task(name, total=steps, details="")
-            self.bars.update(self.rows[name], completed=step, details=details)
+        self.bars.start()
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, details="")
+        self.bars.update(self.tasks[name], total=total, completed=done, details=details)
 
 
 @contextmanager
 def counting(description: str) -> Iterator["Progress"]:
     """Progress of countable work, with speed and remaining time: a function of (done, total)."""
-    console = Console(stderr=True)
-    bars = progress_bars(console)
-    bar = bars.add_task(description, details="")
-    start = last = time.monotonic()
+    with Display() as display:
+        start = display.last_time = time.monotonic()
 
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        patience = 0.2 if console.is_terminal else SECONDS_BETWEEN_LINES
-        if now - last < patience or not done:
-            return
-        last = now
-        speed = done / max(now - start, 1e-9)
-        digits, left = 0 if speed >= 10 else 1, duration((total - done) / speed)
-        text = f"{done:,} of {total:,}, {speed:,.{digits}f} per second, {left} left"
-        if console.is_terminal:
-            bars.start()
-            bars.update(bar, total=total, completed=done, details=text)
-        else:
-            print_line(f"{description}: {text}")
+        def progress(done: int, total: int) -> None:
+            if not done or not display.due(0.2 if display.live else SECONDS_BETWEEN_LINES):
+                return
+            speed = done / max(display.last_time - start, 1e-9)
+            digits, left = 0 if speed >= 10 else 1, duration((total - done) / speed)
+            text = f"{done:,} of {total:,}, {speed:,.{digits}f} per second, {left} left"
+            display.update(description, done, total, text)
 
-    try:
         yield progress
-    finally:
-        if console.is_terminal:
-            bars.stop()
 
 
 # ---- trainings ----------------------------------------------------------------------------------
@@ -253,17 +173,24 @@ def with_progress(
     from residual.training.task import RunOptions, Stopped
 
     result: dict[str, Any] = {}
-    is_first = current_world().rank == 0
-    with asked_to_stop() as signals, Display(title, steps, is_first) as display:
+    with stop_signals() as signals, Display(current_world().rank == 0) as display:
+
+        def show_measuring(done: int, total: int) -> None:
+            if done == total or display.due():
+                counts = f"{done:,} of {total:,} pictures"
+                display.notice(f"measuring the mean of the training set: {counts}")
+
         run_options = RunOptions(
-            options.minutes, lambda: bool(signals), options.workers, display.show_measuring
+            options.minutes, lambda: bool(signals), options.workers, show_measuring
         )
+        if display.live:
+            display.update(title, 0, steps, "first steps")
         try:
             for event in advance(run_options):
                 result = event.result or result
                 if event.notice:
                     display.notice(event.notice)
-                display.show(event.step, event.line)
+                display.show_step(title, event.step, steps, event.line)
                 if record and event.line:
                     record(event.line)
         except Stopped as stopped:
@@ -273,7 +200,7 @@ def with_progress(
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM. The first asks to stop; one that comes at least a second later
     has its usual effect, so that an impatient Ctrl-C, Ctrl-C loses nothing."""
     signals: list[int] = []

@@ -3,10 +3,10 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,17 +27,17 @@ from residual.cli.options import (
     usage_errors,
 )
 from residual.cli.progress import (
+    Display,
     ProgressOptions,
-    SideBySide,
-    asked_to_stop,
     counting,
     joined,
     log_text,
+    stop_signals,
     with_progress,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from residual.data.datasets import Data, Progress
     from residual.reproduction.experiments import Experiment
@@ -264,41 +264,68 @@ class ProgressDisplay:
         command ends. Raises ValueError if one of them fails."""
         waiting, failed = list(runs), dict[Path, int]()
         working: dict[Path, subprocess.Popen[str]] = {}
-        with asked_to_stop() as signals, SideBySide(len(runs)) as table:
-            while waiting or working:
+        readers: list[threading.Thread] = []
+        with stop_signals() as signals, Display() as display:
+            while (waiting or working) and not signals:
                 while waiting and len(working) < at_once:
                     run = waiting.pop(0)
-                    words = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
-                    working[run] = subprocess.Popen(
-                        words,
-                        stdout=subprocess.DEVNULL,
-                        stderr=table.stderr,
-                        text=True,
-                        errors="replace",
-                        start_new_session=True,  # it gets signals only from here
+                    working[run] = start_resume(run, pipe=display.live)
+                    readers.append(
+                        threading.Thread(
+                            target=print_lines,
+                            args=(run.name, working[run].stderr, display),
+                            daemon=True,
+                        )
                     )
-                    table.follow(run.name, working[run].stderr)
+                    readers[-1].start()
                 time.sleep(0.2)
-                if signals:
-                    for process in working.values():
-                        process.send_signal(signal.SIGTERM)
-                    for process in working.values():
-                        process.wait()
-                    raise typer.Exit(128 + signals[0])
                 failed |= {run: code for run, p in working.items() if (code := p.poll())}
                 working = {run: p for run, p in working.items() if p.returncode is None}
-                done = len(runs) - len(waiting) - len(working)
-                table.show(done, partial(log_lines, list(working)))
+                if display.live and display.due(1):
+                    done = len(runs) - len(waiting) - len(working)
+                    display.update("trainings", done, len(runs), f"{done} of {len(runs)} done")
+                    show_logs(list(working), display)
+            for process in working.values():
+                process.send_signal(signal.SIGTERM)
+            for process in working.values():
+                process.wait()
+            for reader in readers:
+                reader.join()
+        if signals:
+            raise typer.Exit(128 + signals[0])
         for run, code in failed.items():
             raise ValueError(f"{run} ended with status {code}; go on with the same command")
 
 
-def log_lines(runs: "Sequence[Path]") -> "Iterator[tuple[str, int, int, str]]":
-    """Name, step, number of steps and the last line of the log of each run."""
+def start_resume(run: Path, pipe: bool) -> "subprocess.Popen[str]":
+    """A process that resumes a run; it gets signals only from here."""
+    words = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
+    stderr = subprocess.PIPE if pipe else None
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def print_lines(name: str, lines: "Iterable[str] | None", display: Display) -> None:
+    """Print the lines of a training, except those of its progress."""
+    for line in lines or ():
+        if not line.startswith(f"{name}: "):
+            display.print(line.rstrip())
+
+
+def show_logs(runs: "Sequence[Path]", display: Display) -> None:
+    """A bar for each run, with the last line of its log."""
     from residual.runs import folder
 
+    for name in display.tasks.keys() - {"trainings", *(run.name for run in runs)}:
+        display.bars.remove_task(display.tasks.pop(name))
     for run in runs:
-        lines = folder.read_log(run / "log.jsonl")
-        steps = folder.recipe_values(run)["steps"]
+        lines, steps = folder.read_log(run / "log.jsonl"), folder.recipe_values(run)["steps"]
         step = lines[-1]["step"] if lines else 0
-        yield run.name, step, steps, log_text(lines[-1], step, steps) if lines else "first steps"
+        details = log_text(lines[-1], step, steps) if lines else "first steps"
+        display.update(run.name, step, steps, details)

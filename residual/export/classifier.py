@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +47,18 @@ def write_onnx(trained: Trained, out: Path, inside: bool) -> list[Row]:
     Raises ValueError, and writes nothing, if its probabilities differ from the network's, if a
     weight is not finite, or if ONNX and ONNX Runtime are not installed.
     """
-    create = partial(onnx_model, trained, inside)
-    return write_compared(trained, out, create, partial(compare, trained, inside))
+    check_exportable(trained)
+    model = onnx_model(trained, inside)
+    rows = list(compare(trained, inside, model))
+    write_atomic(out, model)
+    return rows
 
 
-def write_compared(
-    trained: Trained,
-    out: Path,
-    create: Callable[[], bytes],
-    compare: Callable[[bytes], Iterator[Row]],
-) -> list[Row]:
-    """Create a model, compare it with the network, and write it -> the rows of the comparison."""
+def check_exportable(trained: Trained) -> None:
+    """Raises ValueError if a weight is not finite, or without ONNX and ONNX Runtime."""
     check_finite(trained.net.state_dict(), "nothing is written")
     if not installed():
         raise ValueError(f"ONNX {MISSING}")
-    model = create()
-    rows = list(compare(model))
-    write_atomic(out, model)
-    return rows
 
 
 def onnx_model(trained: Trained, inside: bool) -> bytes:

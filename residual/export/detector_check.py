@@ -15,10 +15,10 @@ from torchvision.ops import box_iou
 
 from residual.data.decode import open_image
 from residual.device import ComputeConfig, check_finite
-from residual.export.classifier import Row, metadata, timed, to_list, write_compared
+from residual.export.classifier import Row, check_exportable, metadata, timed, to_list
 from residual.export.detector import INPUTS, OUTPUTS, PICTURE, STEPS, detector_graph
 from residual.export.graph import MISSING, installed, open_session
-from residual.storage import check_format, damage_errors, json_text
+from residual.storage import check_format, damage_errors, json_text, write_atomic
 from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import (
     STRIDE,
@@ -52,12 +52,12 @@ def write_onnx(trained: TrainedDetector, out: Path, testing: Testing | None = No
     testing = testing or Testing()
     if testing.refinement or testing.scales:
         raise ValueError("an ONNX model looks once, at one scale: no refinement and no multi-scale")
-
-    def create() -> bytes:
-        graph = detector_graph(trained, testing)
-        return graph.serialize(INPUTS, OUTPUTS, detector_metadata(trained, testing))
-
-    return write_compared(trained, out, create, partial(compare, trained, testing))
+    check_exportable(trained)
+    graph = detector_graph(trained, testing)
+    model = graph.serialize(INPUTS, OUTPUTS, detector_metadata(trained, testing))
+    rows = list(compare(trained, testing, model))
+    write_atomic(out, model)
+    return rows
 
 
 def detector_metadata(trained: TrainedDetector, testing: Testing) -> dict[str, str]:

@@ -61,21 +61,11 @@ class Value:
         return self.graph("Shape", self, **bounds)
 
 
-@dataclass
-class Node:
-    """An operation of the graph."""
-
-    kind: str
-    inputs: list[str]
-    outputs: list[str]
-    attributes: dict[str, Any]
-
-
 class Graph:
     """Nodes and constants, in the order of their calls."""
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
+        self.nodes: list[Any] = []  # of type onnx.NodeProto
         self.constants: dict[str, NDArray[Any]] = {}
 
     def __call__(self, kind: str, *inputs: Value | ArrayLike, **attributes: Any) -> Value:
@@ -86,15 +76,17 @@ class Graph:
         self, kind: str, n: int, *inputs: Value | ArrayLike, **attributes: Any
     ) -> list[Value]:
         """The n outputs of a new node."""
+        from onnx import helper
+
         name = f"{kind}_{len(self.nodes)}"
         names = [name] if n == 1 else [f"{name}.{i}" for i in range(n)]
         operands = [self.value(operand).name for operand in inputs]
-        self.nodes.append(Node(kind, operands, names, attributes))
+        self.nodes.append(helper.make_node(kind, operands, names, name=name, **attributes))
         return [Value(self, name) for name in names]
 
     def output(self, name: str) -> None:
         """Name the output of the last node, as an output of the model."""
-        self.nodes[-1].outputs[0] = name
+        self.nodes[-1].output[0] = name
 
     def value(self, value: Value | ArrayLike, name: str = "") -> Value:
         """A value as it is, or a constant under this or a new name."""
@@ -126,10 +118,6 @@ class Graph:
         import onnx
         from onnx import helper, numpy_helper
 
-        nodes = [
-            helper.make_node(n.kind, n.inputs, n.outputs, name=f"{n.kind}_{i}", **n.attributes)
-            for i, n in enumerate(self.nodes)
-        ]
         first, last = (
             [helper.make_tensor_value_info(name, *kind) for name, kind in tensors.items()]
             for tensors in (inputs, outputs)
@@ -141,7 +129,7 @@ class Graph:
             for name, array in self.constants.items()
         ]
         model = helper.make_model(
-            helper.make_graph(nodes, "residual", first, last, constants),
+            helper.make_graph(self.nodes, "residual", first, last, constants),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="residual",

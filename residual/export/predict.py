@@ -1,9 +1,8 @@
 """Predicts labels and probabilities of pictures."""
 
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from residual.data.decode import DamagedImage, decode
+from residual.data.loader import read_ahead
 from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite
 from residual.export.engine import Engine, engine
 from residual.runs.load import Trained
@@ -86,35 +86,31 @@ def answers(
     """
     infer = create_engine(trained)
     trained = replace(trained, net=nn.Identity())  # the engine has the weights
-    remaining, count = iter(images), 0
+    view, count = trained.preprocessing, 0
 
-    def read(image: Path | Image.Image) -> Tensor | str:
-        """The network's input (3, H, W), or the error."""
-        view = trained.preprocessing
+    def read(image: Path | Image.Image) -> tuple[Path | Image.Image, Tensor | str]:
+        """A picture, and the network's input (3, H, W) or the error."""
         try:
-            return view(decode(image, view.size, view.shorter)[None])[0]
+            return image, view(decode(image, view.size, view.shorter)[None])[0]
         except (DamagedImage, OSError) as error:
-            return str(error)
+            return image, str(error)
 
-    with ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
-        batches = iter(lambda: list(islice(remaining, batch)), [])
-        decoding = ((paths, pool.map(read, paths)) for paths in batches)
-        for (paths, results), _ in pairwise(chain(decoding, [([], iter(()))])):
-            inputs = list(results)
-            tensors = [x for x in inputs if isinstance(x, Tensor)]
-            probabilities = infer(torch.stack(tensors)) if tensors else torch.zeros(0)
-            if not is_finite(probabilities):
-                raise NonFiniteValues(f"{trained.network} answers with {NON_FINITE}")
-            rows = iter(probabilities)
-            for image, x in zip(paths, inputs, strict=True):
-                name = str(image) if isinstance(image, Path) else f"image {count}"
-                count += 1
-                if not isinstance(x, Tensor):
-                    yield {"image": name, "error": x}
-                    continue
-                row, classes = next(rows), trained.classes  # without names, classes are numbers
-                labels = [
-                    {"label": classes[i] if classes else str(i), "probability": float(row[i])}
-                    for i in top_k(row[None], top)[0].tolist()
-                ]
-                yield {"image": name, "labels": labels}
+    reading = read_ahead(read, images, max(2, torch.get_num_threads()), batch)
+    for results in iter(lambda: [result() for result in islice(reading, batch)], []):
+        tensors = [x for _, x in results if isinstance(x, Tensor)]
+        probabilities = infer(torch.stack(tensors)) if tensors else torch.zeros(0)
+        if not is_finite(probabilities):
+            raise NonFiniteValues(f"{trained.network} answers with {NON_FINITE}")
+        rows = iter(probabilities)
+        for image, x in results:
+            name = str(image) if isinstance(image, Path) else f"image {count}"
+            count += 1
+            if not isinstance(x, Tensor):
+                yield {"image": name, "error": x}
+                continue
+            row, classes = next(rows), trained.classes  # without names, classes are numbers
+            labels = [
+                {"label": classes[i] if classes else str(i), "probability": float(row[i])}
+                for i in top_k(row[None], top)[0].tolist()
+            ]
+            yield {"image": name, "labels": labels}
