@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residual.cli.models import liberties
+from residual.cli.models import choices
 from residual.models import baselines
 from residual.models.baselines.inception import auxiliary, response_norm
 from residual.models.baselines.layers import Highway, Maxout, SpatialPyramid, UnscaledDropout
@@ -298,7 +298,7 @@ def test_every_rival_has_a_recipe_and_every_recipe_a_rival():
         model_spec("vgg11")
 
 
-def test_every_liberty_of_the_baselines_is_described_with_a_network():
+def test_every_choice_of_the_baselines_is_described_with_a_network():
     (folder,) = map(Path, baselines.__path__)
-    written = {note for file in folder.glob("*.py") for note in liberties(file.read_text())}
-    assert written == {note for name in BASELINES for note in liberties(source(name))}
+    written = {note for file in folder.glob("*.py") for note in choices(file.read_text())}
+    assert written == {note for name in BASELINES for note in choices(source(name))}

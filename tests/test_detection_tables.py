@@ -9,6 +9,7 @@ from made_results import CELLS, VOC, cells, detector, rows
 
 from residual.reproduction import detection_tables as boxes
 from residual.reproduction import paper
+from residual.reproduction.catalog import CATALOG
 from residual.reproduction.detection_tables import (
     ALL,
     COCO,
@@ -17,7 +18,6 @@ from residual.reproduction.detection_tables import (
     VOC12_VAL,
     benchmark,
 )
-from residual.reproduction.exhibits import EXHIBITS
 from residual.reproduction.experiments import AP, Request
 from residual.reproduction.results import grouped
 from residual.tasks.detection.metrics import MEASURES
@@ -25,7 +25,7 @@ from residual.tasks.detection.recipe import Testing as Way
 
 
 def shown(name, results):
-    return [result for result in results if EXHIBITS[name].shows(result)]
+    return [result for result in results if CATALOG[name].shows(result)]
 
 
 def test_the_measures_are_those_that_are_kept():
@@ -54,7 +54,7 @@ def test_the_printed_gains_are_those_of_the_text():
 
 @pytest.mark.parametrize("name", [f"table{n}" for n in range(7, 12)])
 def test_what_was_not_run_says_so_beside_the_papers_number(name):
-    for row in rows(EXHIBITS[name].table([]))[2:]:
+    for row in rows(CATALOG[name].table([]))[2:]:
         assert "not run" in row and any(cell.replace(".", "").isdecimal() for cell in row)
 
 
@@ -191,7 +191,7 @@ def test_results_of_another_recipe_data_or_way_to_test_are_in_another_table():
 
 
 def of(name, **request):
-    return EXHIBITS[name].experiments(Request(**request))
+    return CATALOG[name].experiments(Request(**request))
 
 
 def test_what_must_be_trained_is_the_papers_and_each_system_has_its_row():

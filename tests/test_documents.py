@@ -7,9 +7,9 @@ from made_results import cells, detector, training
 
 from docs.build import benchmarks
 from docs.build.claims import CLAIMS
-from docs.build.pages import between_marks, documents, exhibit_page, readme_excerpt
+from docs.build.pages import between_marks, documents, entry_page, readme_excerpt
+from residual.reproduction.catalog import CATALOG, pages
 from residual.reproduction.detection_tables import VOC07
-from residual.reproduction.exhibits import EXHIBITS, pages
 from residual.reproduction.results import Spread
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def test_every_table_and_figure_has_a_page_or_is_named_as_a_gap():
     covered = {f"table{n}" for n in range(1, 12)} | {f"figure{n}" for n in range(1, 8)}
     assert set(CLAIMS) == covered
     assert "Tables 12 to 14" in (ROOT / "docs" / "README.md").read_text()
-    assert EXHIBITS.keys() - CLAIMS.keys() == {"demo"}
+    assert CATALOG.keys() - CLAIMS.keys() == {"demo"}
 
 
 def test_the_readme_is_drawn_between_its_two_marks_and_is_short(tmp_path):
@@ -37,17 +37,17 @@ def test_the_readme_is_drawn_between_its_two_marks_and_is_short(tmp_path):
 
 
 def test_a_page_says_what_was_not_run_and_what_it_would_cost():
-    page = exhibit_page("table2", [], {"plain18": (1_000.0, "a machine")}, PACKAGE)
+    page = entry_page("table2", [], {"plain18": (1_000.0, "a machine")}, PACKAGE)
     assert "Not run by us" in page and "residual reproduce table2" in page
     hours = 600_000 * 256 / 1_000 / 3_600
     assert f"{hours:,.1f} at 1,000 images/s (a machine)" in cells(page, "plain18")[3]
     assert cells(page, "plain34")[3] == "no speed measured"
-    assert "three" not in page and "150,000 and 300,000" in page  # the liberties of its recipe
+    assert "three" not in page and "150,000 and 300,000" in page  # the choices of its recipe
     assert "10 views" in page and "1202" not in page
 
 
 def test_a_page_of_detectors_counts_each_training_once():
-    text = exhibit_page("table9", [], {}, PACKAGE)
+    text = entry_page("table9", [], {}, PACKAGE)
     assert "Not run by us" in text and "residual reproduce table9 --data COCO" in text
     assert text.count("| train2014  |") == 4  # box refinement needs no training
     assert f"{320_000 * 8:,}" in text and f"{3 * 320_000 * 8:,}" in text
@@ -59,7 +59,7 @@ def test_a_page_shows_the_results(tmp_path):
         ("b", training("resnet20", 9.0)),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    page = exhibit_page("figure6", list(pages("figure6", tmp_path, tmp_path)), {}, PACKAGE)
+    page = entry_page("figure6", list(pages("figure6", tmp_path, tmp_path)), {}, PACKAGE)
     assert "### CIFAR-10, 640 steps" in page and "9.00 (1 seed)" in page and ".png)" in page
     assert "Not run" not in page
     (page,) = pages("table7", tmp_path, tmp_path)

@@ -13,7 +13,7 @@ from test_detect_command import SMALL
 
 from residual.models.registry import model_spec
 from residual.reproduction import experiments, paper
-from residual.reproduction.exhibits import EXHIBITS
+from residual.reproduction.catalog import CATALOG
 from residual.reproduction.experiments import (
     Experiment,
     Request,
@@ -36,7 +36,7 @@ PHOTOS = {"data": "photos", "fingerprint": "f" * 64}
 
 
 def of(name: str, **request) -> list[Experiment]:
-    return EXHIBITS[name].experiments(Request(**request))
+    return CATALOG[name].experiments(Request(**request))
 
 
 def networks(name: str, **request) -> list[str]:

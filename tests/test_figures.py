@@ -6,7 +6,7 @@ import pytest
 from made_results import cells, photograph_training, training
 
 from residual.reproduction import figures
-from residual.reproduction.exhibits import EXHIBITS, pages
+from residual.reproduction.catalog import CATALOG, pages
 from residual.reproduction.figures import demo_table, figure4_table, figure6_table, figure7_table
 
 
@@ -27,8 +27,8 @@ def test_a_result_without_a_test_curve_is_in_no_figure_but_in_the_table():
     bare = training("resnet20", 9.0)
     for line in bare["curve"]:
         line.pop("test_error", None)
-    assert not EXHIBITS["figure6"].shows(bare) and EXHIBITS["table6"].shows(bare)
-    figure1 = EXHIBITS["figure1"].shows
+    assert not CATALOG["figure6"].shows(bare) and CATALOG["table6"].shows(bare)
+    figure1 = CATALOG["figure1"].shows
     assert figure1(training("plain20", 9.0)) and not figure1(training("resnet20", 9.0))
 
 
@@ -47,7 +47,7 @@ def test_figure_4_is_drawn_with_the_papers_ends_beside_ours(tmp_path):
     table = figure4_table(some)
     assert cells(table, "plain18")[:2] == ["~31.4", "33.00 (1 seed)"]
     assert "validation" in table.splitlines()[0]
-    drawn = EXHIBITS["figure4"].figure(some, tmp_path / "figure4")
+    drawn = CATALOG["figure4"].figure(some, tmp_path / "figure4")
     assert [path.suffix for path in drawn] == [".png", ".svg"]
 
 

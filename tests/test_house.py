@@ -1,4 +1,4 @@
-"""The house's own rules: which way imports point, how long a file is, where liberties are told."""
+"""The house's own rules: which way imports point, how long a file is, where choices are told."""
 
 import ast
 import re
@@ -146,11 +146,11 @@ def test_tests_and_benchmarks_are_no_longer_than_the_package_may_be():
         assert not [breach for breach in breaches(ROOT / folder) if "lines" in breach]
 
 
-def test_a_liberty_is_collected_with_all_its_lines(tmp_path):
-    from docs.build.liberties import liberties_page
+def test_a_choice_is_collected_with_all_its_lines(tmp_path):
+    from docs.build.choices import choices_page
 
     (tmp_path / "a.py").write_text("x = 1\n# Choice: this\n# and that.\n    # Deviation: so.\n")
-    text = liberties_page(tmp_path)
+    text = choices_page(tmp_path)
     assert "- **Choice:** this and that.\n- **Deviation:** so.\n" in text
 
 
@@ -161,7 +161,7 @@ def test_nothing_that_computes_results_reads_the_printed_ones():
         if "residual.reproduction.paper" in imported(ast.parse(file.read_text()))
     }
     shown = {f"reproduction/{name}.py" for name in ("tables", "detection_tables", "figures")}
-    assert readers == shown | {"reproduction/exhibits.py", "cli/models.py"}
+    assert readers == shown | {"reproduction/catalog.py", "cli/models.py"}
 
 
 def test_importing_the_package_and_its_commands_imports_nothing_heavy():

@@ -9,7 +9,7 @@ from scipy.stats import t
 
 from residual.models.registry import model_spec
 from residual.reproduction import paper
-from residual.reproduction.exhibits import EXHIBITS, pages
+from residual.reproduction.catalog import CATALOG, pages
 from residual.reproduction.results import Spread, grouped, markdown
 from residual.reproduction.tables import (
     IMAGENET_SIZE,
@@ -156,7 +156,7 @@ def test_results_of_another_budget_data_or_recipe_are_in_another_table():
 def test_imagenets_networks_are_in_none_of_cifars_tables_nor_cifars_in_theirs():
     large, small = photograph_training("resnet34-A", 30.0), training("resnet20", 9.0)
     shown = {
-        name: [EXHIBITS[name].shows(result) for result in (large, small)]
+        name: [CATALOG[name].shows(result) for result in (large, small)]
         for name in ("figure4", "figure6", "table6")
     }
     assert shown == {
@@ -168,7 +168,7 @@ def test_imagenets_networks_are_in_none_of_cifars_tables_nor_cifars_in_theirs():
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4"])
 def test_each_tables_protocol_is_one_that_there_is(name):
-    measures = EXHIBITS[name].measures
+    measures = CATALOG[name].measures
     assert set(measures) <= PROTOCOLS.keys() and len(set(measures)) == len(measures)
 
 

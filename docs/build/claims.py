@@ -13,7 +13,7 @@ class Claim:
     text: str
     commands: tuple[str, ...]
     networks: tuple[str, ...] = ()  # of a figure that shows architectures; nothing is trained
-    sources: tuple[str, ...] = ()  # files of the package whose liberties apply; or FILE#CONSTANT
+    sources: tuple[str, ...] = ()  # files of the package whose choices apply; or FILE#CONSTANT
 
 
 NETS = ("models/blocks.py", "models/resnet.py")

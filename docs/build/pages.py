@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from docs.build import benchmarks
+from docs.build.choices import choices_of, choices_page
 from docs.build.claims import CLAIMS, Claim
-from docs.build.liberties import liberties_of, liberties_page
 from residual.models.registry import model_spec
-from residual.reproduction.exhibits import BOXES, EXHIBITS, NOT_COVERED, Page, pages
+from residual.reproduction.catalog import BOXES, CATALOG, NOT_COVERED, Page, pages
 from residual.reproduction.experiments import ENSEMBLE, MULTISCALE, Experiment, Request, measure_of
 from residual.reproduction.results import RESULTS, markdown, network_of, read_results
 from residual.reproduction.tables import IMAGENET_SIZE, network_cost
@@ -19,6 +19,7 @@ from residual.tasks.detection.recipe import Testing
 
 Pages = Mapping[str, Sequence[Page]]  # by table or figure
 Speeds = dict[str, tuple[float, str]]  # network: images per second, and the hardware
+CHOICES = "choices-and-deviations.md"
 BACKWARD = 2  # cost of a backward pass in forward passes
 RESULTS_ORDER = (
     *("table2", "table3", "table4", "table5", "figure4"),
@@ -39,32 +40,32 @@ def documents(root: Path, figures: Path) -> dict[Path, str]:
     speeds = training_speeds(results)
     excerpt = readme_excerpt(drawn["figure6"]) + benchmarks.endurance_sentence(results)
     return {
-        **{docs / f"{n}.md": exhibit_page(n, drawn.get(n, []), speeds, package) for n in CLAIMS},
+        **{docs / f"{n}.md": entry_page(n, drawn.get(n, []), speeds, package) for n in CLAIMS},
         docs / readme: index(drawn, docs),
-        docs / "liberties.md": liberties_page(package),
+        docs / CHOICES: choices_page(package),
         docs / "results.md": results_page(drawn, results),
         root / readme: between_marks((root / readme).read_text(), excerpt),
     }
 
 
-def exhibit_page(name: str, drawn: Sequence[Page], speeds: Speeds, package: Path) -> str:
+def entry_page(name: str, drawn: Sequence[Page], speeds: Speeds, package: Path) -> str:
     """The page of a table or figure."""
     claim = CLAIMS[name]
     parts = [f"# {claim.title}", "## The claim", claim.text]
     parts += ["## The command", "```sh\n" + "\n".join(claim.commands) + "\n```"]
     parts += ["## The cost", *costs(name, claim, speeds)]
     parts += ["## Our result", *our_result(name, claim, drawn)]
-    parts += ["## Liberties", liberties_of(package, claim.sources)]
-    parts += ["All liberties of the package: [liberties.md](liberties.md)."]
+    parts += ["## Choices and deviations", choices_of(package, claim.sources)]
+    parts += [f"All of the package: [{CHOICES}]({CHOICES})."]
     return "\n\n".join(parts) + "\n"
 
 
 def costs(name: str, claim: Claim, speeds: Speeds) -> list[str]:
     """The computed cost of the paper's budget; hours only from measured speeds."""
-    experiments = [] if claim.networks else EXHIBITS[name].experiments(Request())
+    experiments = [] if claim.networks else CATALOG[name].experiments(Request())
     if not experiments:
         return ["Nothing is trained; it takes seconds on one processor."]
-    if EXHIBITS[name].data == BOXES:
+    if CATALOG[name].data == BOXES:
         return detection_cost(experiments)
     rows = [training_cost(r, speeds) for e in experiments for r in e.recipes]
     header = ["network", "one image", "images", "training, estimate", "hours, estimate"]
@@ -139,7 +140,7 @@ def our_result(name: str, claim: Claim, drawn: Sequence[Page]) -> list[str]:
             rows.append([network, f"{parameters:,}", f"{products:,}"])
         return [markdown(["network", "parameters", "multiply-adds"], rows)]
     if not drawn:
-        empty = EXHIBITS[name].table([])
+        empty = CATALOG[name].table([])
         return [empty] if name == "table1" else ["Not run by us, so we claim nothing.", empty]
     return [part for page in drawn for part in page_parts(claim, page)]
 
@@ -175,7 +176,8 @@ def index(drawn: Pages, docs: Path) -> str:
         "# Tables and figures of the paper",
         "",
         "Each page has the paper's claim, the command, the cost, our result if we have one, and "
-        "our liberties. `make results` generates the pages; no number is typed by hand.",
+        "our choices and deviations. `make results` generates the pages; no number is typed by "
+        "hand.",
         "",
     ]
     for name, claim in CLAIMS.items():
@@ -184,7 +186,7 @@ def index(drawn: Pages, docs: Path) -> str:
             state = "computed"
         lines.append(f"- [{claim.title}]({name}.md): {state}")
     lines += ["", f"Not covered: {NOT_COVERED}.", "", "Other pages:", ""]
-    others = {*docs.glob("*.md"), docs / "liberties.md", docs / "results.md"}
+    others = {*docs.glob("*.md"), docs / CHOICES, docs / "results.md"}
     names = [path.stem for path in sorted(others)]
     lines += [f"- [{n}]({n}.md)" for n in names if n not in (*CLAIMS, "README")]
     return "\n".join(lines) + "\n"
@@ -199,7 +201,7 @@ def results_page(drawn: Pages, folder: Path) -> str:
         "accuracy. The paper's numbers are on CIFAR-10 after 64,000 steps; only results after as "
         "many steps are comparable.",
         f"## {CLAIMS['table1'].title}",
-        EXHIBITS["table1"].table([]),
+        CATALOG["table1"].table([]),
     ]
     for name, some in drawn.items():
         parts.append(f"## {CLAIMS[name].title}")

@@ -65,7 +65,7 @@ def describe(
     net = build_meta(spec.name)
     parameters, multiply_adds = cost(net, spec.input_size)
     rows = layers(net, spec.input_size)
-    comments = liberties(source(spec.name)) if spec.name in BASELINES else []
+    comments = choices(source(spec.name)) if spec.name in BASELINES else []
     in_training = sum(parameter.numel() for parameter in net.parameters())
     if as_json:
         values = {"parameters_in_training": in_training, "readings": comments}
@@ -83,7 +83,7 @@ def describe(
         print(comment)
 
 
-def liberties(source: str) -> list[str]:
+def choices(source: str) -> list[str]:
     """The comments of a file that begin with `Choice:` or `Deviation:`, their lines joined."""
     comments: list[list[str]] = []
     inside = False

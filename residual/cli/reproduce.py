@@ -97,26 +97,26 @@ def reproduce(
 
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """
-    from residual.reproduction.exhibits import EXHIBITS, NOT_COVERED
+    from residual.reproduction.catalog import CATALOG, NOT_COVERED
     from residual.reproduction.experiments import Request
     from residual.reproduction.runner import Place
 
-    exhibits, numbers, names = scope_of(words, depths or [], networks or [])
+    chosen, numbers, names = scope_of(words, depths or [], networks or [])
     everything = "all" in words
     request = Request(data or ("digits" if "demo" in words else "cifar10"), steps, seeds, numbers)
     with usage_errors():
         # Of `all`, detectors are printed and not trained.
-        trained = [name for name in exhibits if not (everything and name in BOXES)]
+        trained = [name for name in chosen if not (everything and name in BOXES)]
         experiments = {
             name: [
-                chosen.changed(set_ or [])
-                for experiment in EXHIBITS[name].experiments(request)
-                if (chosen := experiment.narrowed(names))
+                part.changed(set_ or [])
+                for experiment in CATALOG[name].experiments(request)
+                if (part := experiment.narrowed(names))
             ]
             for name in trained
         }
         if not any(experiments.values()) and (names or numbers):
-            raise ValueError(f"{' and '.join(exhibits)} has no such network")
+            raise ValueError(f"{' and '.join(chosen)} has no such network")
         if data is None and not only_print:
             check_data_named(words)
     with joined() as world:
@@ -126,7 +126,7 @@ def reproduce(
         if not only_print:
             fingerprints = train_missing(experiments, place, weights or [], everything)
         if world.rank == 0:
-            for name in exhibits:
+            for name in chosen:
                 show(name, results, fingerprints.get(name, set()), steps)
     if everything:
         print(f"Not covered: {NOT_COVERED}.")
@@ -157,8 +157,8 @@ def scope_of(
         raise typer.BadParameter(f"depths are numbers such as 20 56, not {' '.join(numbers)}")
     with usage_errors():
         chosen = [model_spec(name).name for name in nets]
-    exhibits = list(ALL) if "all" in names else list(dict.fromkeys(names))
-    return exhibits, sorted(map(int, numbers)), chosen
+    entries = list(ALL) if "all" in names else list(dict.fromkeys(names))
+    return entries, sorted(map(int, numbers)), chosen
 
 
 def check_data_named(words: list[str]) -> None:
@@ -227,17 +227,17 @@ def has_photographs(place: "Place") -> bool:
     return False
 
 
-def show(exhibit: str, results: Path, fingerprints: set[str], steps: int | None) -> None:
+def show(name: str, results: Path, fingerprints: set[str], steps: int | None) -> None:
     """Print a table, and the files of a figure, for each data set and budget."""
-    from residual.reproduction.exhibits import EXHIBITS, pages
+    from residual.reproduction.catalog import CATALOG, pages
 
-    drawn = list(pages(exhibit, results, results / "figures", steps, fingerprints))
+    drawn = list(pages(name, results, results / "figures", steps, fingerprints))
     for page in drawn:
-        print(f"\n{exhibit}: {page.title}\n\n{page.table}\n")
+        print(f"\n{name}: {page.title}\n\n{page.table}\n")
         for figure in page.figures:
             print(figure)
     if not drawn:
-        print(f"\n{exhibit}\n\n{EXHIBITS[exhibit].table([])}")
+        print(f"\n{name}\n\n{CATALOG[name].table([])}")
 
 
 @dataclass(frozen=True)

@@ -206,17 +206,18 @@ class DetectorTrainer:
 Trainer = ClassifierTrainer | DetectorTrainer
 
 
-def run(exhibits: dict[str, list[Experiment]], trainer: Trainer) -> dict[str, set[str]]:
-    """Train what is missing, continue interrupted runs, and store the results -> for each exhibit
-    the fingerprints of the data that it was evaluated on.
+def run(groups: dict[str, list[Experiment]], trainer: Trainer) -> dict[str, set[str]]:
+    """Train what is missing, continue interrupted runs, and store the results -> for each table
+    and figure the fingerprints of the data that it was evaluated on.
 
-    One training serves every exhibit. Of several processes the first decides what is missing.
+    One training serves every table and figure. Of several processes the first decides what is
+    missing.
     """
     results, first = trainer.place.results, current_world().on_first
-    curve = any(e.curve for experiments in exhibits.values() for e in experiments)
+    curve = any(e.curve for experiments in groups.values() for e in experiments)
     bound = {
         name: trainer.bind([replace(e, curve=curve) for e in experiments])
-        for name, experiments in exhibits.items()
+        for name, experiments in groups.items()
     }
     unique = dict.fromkeys(e for experiments in bound.values() for e in experiments)
     missing = first(lambda: [e for e in unique if not e.stored(results)])

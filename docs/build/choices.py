@@ -1,4 +1,4 @@
-"""docs/liberties.md, and the liberties of a page, from the comments of the code."""
+"""docs/choices-and-deviations.md, and those of a page, from the comments of the code."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 from residual.cli import models
 
 
-def liberties_page(package: Path) -> str:
-    """docs/liberties.md: every `Choice:` and `Deviation:` comment of each file."""
+def choices_page(package: Path) -> str:
+    """docs/choices-and-deviations.md: every `Choice:` and `Deviation:` comment of each file."""
     lines = [
-        "# Liberties",
+        "# Choices and deviations",
         "",
         "A `Choice` fills a gap in the paper; a `Deviation` differs from the paper. Each of them "
         "is a comment in the code, and `make results` collects this list from the comments.",
@@ -22,19 +22,19 @@ def liberties_page(package: Path) -> str:
 
 
 def bullets(source: str) -> Iterator[str]:
-    for text in models.liberties(source):
+    for text in models.choices(source):
         kind, _, rest = text.partition(":")
         yield f"- **{kind}:**{rest}"
 
 
-def liberties_of(package: Path, sources: Sequence[str]) -> str:
-    """The liberties of some files; of `FILE#CONSTANT` only those right above that constant."""
-    found: list[str] = []
+def choices_of(package: Path, sources: Sequence[str]) -> str:
+    """Choices and deviations of files; of `FILE#CONSTANT` only those right above the constant."""
+    items: list[str] = []
     for source in sources:
         file, _, constant = source.partition("#")
         text = (package / file).read_text()
-        found += bullets(comment_above(text, constant) if constant else text)
-    return "\n".join(found)
+        items += bullets(comment_above(text, constant) if constant else text)
+    return "\n".join(items)
 
 
 def comment_above(source: str, constant: str) -> str:

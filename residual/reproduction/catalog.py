@@ -30,7 +30,7 @@ SMALL, PHOTOGRAPHS, BOXES = "small images", "photographs", "boxes"
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Entry:
     """A table or figure with its experiments and the functions that present its results."""
 
     table: Callable[[Sequence[Result]], str]
@@ -61,7 +61,7 @@ class Page:
 
 
 def pages(
-    exhibit: str,
+    name: str,
     results: Path,
     folder: Path,
     steps: int | None = None,
@@ -69,7 +69,7 @@ def pages(
 ) -> Iterator[Page]:
     """Draw a table or figure from result files, perhaps only from those of some steps and data. Its
     pictures are written to `folder`."""
-    entry = EXHIBITS[exhibit]
+    entry = CATALOG[name]
 
     def chosen(result: Result) -> bool:
         return (
@@ -83,7 +83,7 @@ def pages(
         drawn: list[Path] = []
         if entry.figure:
             folder.mkdir(parents=True, exist_ok=True)
-            drawn = entry.figure(some, folder / f"{exhibit}-{slug(title)}")
+            drawn = entry.figure(some, folder / f"{name}-{slug(title)}")
         yield Page(title, entry.table(some), drawn)
 
 
@@ -92,8 +92,8 @@ def on_imagenet(
     networks: Sequence[str],
     measure: str,
     figure: Callable[[Sequence[Result], Path], list[Path]] | None = None,
-) -> Exhibit:
-    """An exhibit of some ImageNet networks. A figure needs their curves."""
+) -> Entry:
+    """The entry of some ImageNet networks. A figure needs their curves."""
 
     def experiments(request: Request) -> list[Experiment]:
         chosen = with_depths(networks, request.depths)
@@ -109,19 +109,19 @@ def on_imagenet(
 
     published = PUBLISHED_PROTOCOLS.values() if measure == MULTISCALE else ()
     measures = tuple(dict.fromkeys([measure, *published]))
-    return Exhibit(table, experiments, shows, figure, measures, PHOTOGRAPHS)
+    return Entry(table, experiments, shows, figure, measures, PHOTOGRAPHS)
 
 
-on_boxes = partial(Exhibit, measures=(AP,), data=BOXES)
+on_boxes = partial(Entry, measures=(AP,), data=BOXES)
 
 
-EXHIBITS = {
-    "table1": Exhibit(tables.table1, lambda _: [], measures=()),
+CATALOG = {
+    "table1": Entry(tables.table1, lambda _: [], measures=()),
     "table2": on_imagenet(tables.table2, tables.TABLE_2, "10crop"),
     "table3": on_imagenet(tables.table3, tables.TABLE_3, "10crop"),
     "table4": on_imagenet(tables.table4, tables.TABLE_4, MULTISCALE),
-    "table5": Exhibit(tables.table5, tables.ensemble, measures=(ENSEMBLE,), data=PHOTOGRAPHS),
-    "table6": Exhibit(tables.table6, tables.table6_experiments, tables.in_table6),
+    "table5": Entry(tables.table5, tables.ensemble, measures=(ENSEMBLE,), data=PHOTOGRAPHS),
+    "table6": Entry(tables.table6, tables.table6_experiments, tables.in_table6),
     "table7": on_boxes(boxes.table7, boxes.table7_experiments, boxes.in_table7),
     "table8": on_boxes(boxes.table8, boxes.table8_experiments, boxes.in_table8),
     "table9": on_boxes(boxes.table9, boxes.table9_experiments, boxes.in_table9),
@@ -131,20 +131,20 @@ EXHIBITS = {
     "table11": on_boxes(
         boxes.table11, partial(boxes.by_class_experiments, "voc07++12"), boxes.in_table11
     ),
-    "figure1": Exhibit(
+    "figure1": Entry(
         figures.figure1_table, figures.figure1_experiments, figures.in_figure1, figures.figure1
     ),
     "figure4": on_imagenet(
         figures.figure4_table, tuple(paper.FIGURE_4), ERROR, figures.plain_and_residual
     ),
-    "figure6": Exhibit(
+    "figure6": Entry(
         figures.figure6_table, figures.figure6_experiments, figures.in_figure6, figures.figure6
     ),
-    "figure7": Exhibit(
+    "figure7": Entry(
         figures.figure7_table,
         figures.figure7_experiments,
         figure=figures.figure7,
         measures=(RESPONSES,),
     ),
-    "demo": Exhibit(figures.demo_table, figures.demo_experiments, figures.in_demo, figures.figure6),
+    "demo": Entry(figures.demo_table, figures.demo_experiments, figures.in_demo, figures.figure6),
 }
