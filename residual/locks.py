@@ -36,18 +36,18 @@ class LockHeld(ValueError):
 
 
 @contextmanager
-def hold_lock(file: Path, what: str, patience: float = GRACE_SECONDS) -> Iterator[None]:
+def hold_lock(file: Path, name: str, timeout: float = GRACE_SECONDS) -> Iterator[None]:
     """Hold a lock file during the block and remove it afterwards.
 
     The kernel frees the lock of a process that ends in any way. On a file system without locks, or
     with separate locks on each machine, a holder is alive as long as it touches the file. Raises
-    LockHeld, naming `what` and the holder, if the lock is not free within `patience` seconds; and
+    LockHeld, with `name` and the holder, if the lock is not free within `timeout` seconds; and
     OSError.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while (descriptor := _acquire(file)) is None:
         if time.monotonic() >= deadline:
-            raise LockHeld(f"{what} is in use by {_describe_holder(file)}")
+            raise LockHeld(f"{name} is in use by {_describe_holder(file)}")
         time.sleep(0.1)
     _descriptors.add(descriptor)
     owner, released = os.getpid(), threading.Event()

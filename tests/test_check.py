@@ -63,7 +63,7 @@ def test_each_bad_file_is_named_with_its_class_and_the_reason(tmp_path):
         problem = found[f"train/cat/{file}"]
         assert (problem.label, problem.kind) == ("cat", kind), problem
         assert word in problem.reason, problem
-    assert report.seen == 12 + len(CORPUS)
+    assert report.total == 12 + len(CORPUS)
     assert report.sets == {"train": {"cat": 3, "dog": 3}, "val": {"cat": 3, "dog": 3}}
 
 
@@ -197,7 +197,7 @@ def test_files_that_training_leaves_out_are_mentioned(tmp_path):
     noise(3).save(path / "train" / "stray.jpg")
     report = check(path)
     assert report.others == ["train/cat/4.heic", "train/cat/notes.txt"]
-    assert (report.outside, report.seen, report.damaged) == (["train/stray.jpg"], 12, [])
+    assert (report.outside, report.total, report.damaged) == (["train/stray.jpg"], 12, [])
 
 
 # ---- warnings -----------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_files_that_training_leaves_out_are_mentioned(tmp_path):
 
 def test_a_good_folder_gives_no_warning(tmp_path):
     report = check(pets(tmp_path, "train", "val", "test"))
-    assert (report.warnings, report.damaged, report.seen) == ([], [], 18)
+    assert (report.warnings, report.damaged, report.total) == ([], [], 18)
 
 
 def test_very_unequal_classes_are_named_with_their_ratio(tmp_path):

@@ -85,7 +85,10 @@ def test_nothing_that_is_missing_or_damaged_stops_the_check(tmp_path):
     damaged, annotation, picture = report.annotations
     assert "04.xml is damaged" in damaged
     assert "there is no annotation" in annotation and "there is no picture" in picture
-    assert (report.bare, report.lonely) == (["JPEGImages/05.jpg"], ["Annotations/06.xml"])
+    assert (report.bare, report.lonely) == (
+        ["JPEGImages/05.jpg"],
+        ["Annotations/06.xml"],
+    )
     assert report.bad == 4
     folder = coco_folder(tmp_path / "coco")
     (folder / "annotations" / "instances_val2017.json").write_text("[")

@@ -200,11 +200,11 @@ def test_a_hint_is_the_teacher_s_second_hidden_layer(hinted, teacher):
     net, recipe, known = load(teacher).net, read_recipe(hinted), read_environment(hinted)
     assert recipe.teacher == checkpoint.weights_sha256(net.state_dict())
     own = load(hinted).preprocessing
-    lesson = distillation.teacher_function(recipe, known, ("cat", "dog"), own, ComputeConfig())
+    teach = distillation.teacher_function(recipe, known, ("cat", "dog"), own, ComputeConfig())
     images, seen = torch.randn(2, 3, 32, 32), []
     net.pool1.register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.no_grad():
-        scores, hint = lesson(images)
+        scores, hint = teach(images)
         assert torch.allclose(net(images), scores, atol=1e-6)
     assert torch.allclose(seen[0], hint, atol=1e-6) and hint.shape == (2, 192, 7, 7)
 
@@ -249,7 +249,7 @@ def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     ("network", "words", "sentence"),
     [
-        ("fitnet19", ("--recipe", "fitnet-hint"), "lesson hint comes from a teacher"),
+        ("fitnet19", ("--recipe", "fitnet-hint"), "lesson=hint needs a teacher"),
         ("fitnet19", ("--teacher", "TEACHER"), "does not use a teacher"),
         ("fitnet19", ("--recipe", "fitnet-hint", "--teacher", "HINTED"), "one is of fitnet19"),
         ("fitnet19", ("--recipe", "fitnet-hint", "--teacher", "."), "holds no finished run"),

@@ -141,7 +141,7 @@ def test_10007_images_have_the_same_counts_on_any_number_of_processes(tmp_path, 
     net = network(2, None)
     x = net.preprocessing(pixels)
     expected = count(net.net(x).topk(5).indices, images.labels)
-    assert expected.seen == 10_007
+    assert expected.images == 10_007
     for found in together(size, tmp_path / "place", net, images, get_protocol("1crop")):
         assert [count(one, images.labels) for one in found] == [expected] * 3
 

@@ -16,7 +16,7 @@ def test_an_error_is_in_percent_of_the_images_seen():
 def test_an_answer_is_wrong_when_the_label_is_not_the_best_or_not_among_five():
     labels = torch.tensor([3, 3, 3, 3])
     given = torch.tensor([[3, 0, 1, 2, 4], [0, 3, 1, 2, 4], [0, 1, 2, 4, 3], [0, 1, 2, 4, 5]])
-    assert count(given, labels) == Count(wrong_top1=3, wrong_top5=1, seen=4)
+    assert count(given, labels) == Count(wrong_top1=3, wrong_top5=1, images=4)
 
 
 def test_only_the_first_five_answers_count():

@@ -118,7 +118,7 @@ def naive(net: Member, image: Image.Image, asked: Protocol) -> Tensor:
     said, mean = [], net.preprocessing.mean
     average = mean.double().mean(dim=(1, 2), keepdim=True)
     for view in cut(image, asked, net.preprocessing.shorter):
-        own = average if asked.whole else mean.double()
+        own = average if asked.fully_convolutional else mean.double()
         x = (view.double() / 255 - own) / net.preprocessing.std.double()
         scores = net.net.eval()(x[None].to(net.net.fc.weight.dtype))[0]
         said.append(scores if asked.average == "scores" else scores.softmax(dim=0))
@@ -154,7 +154,7 @@ def test_in_float32_the_counts_are_those_of_the_loop(photographs, asked):
     found = answers([net], photographs, asked, WORK)
     assert count(found, photographs.labels) == expected
     assert expected.wrong_top1 > 0
-    assert expected.seen == 9
+    assert expected.images == 9
 
 
 def test_a_protocol_has_as_many_views_as_the_paper_says(photographs):

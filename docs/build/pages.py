@@ -115,10 +115,12 @@ def evaluation_cost(experiments: Sequence[Experiment]) -> list[str]:
     total = 0
     for network in (network for e in experiments for network in e.networks):
         protocol = PROTOCOLS[measure_of(name, network)]
-        sizes = protocol.sides if protocol.whole else (model_spec(network).input_size,)
+        sizes = (
+            protocol.sides if protocol.fully_convolutional else (model_spec(network).input_size,)
+        )
         views = protocol.views // len(sizes)  # of each size
         total += views * sum(network_cost(network, size)[1] for size in sizes)
-    square = " for square photographs" if PROTOCOLS[name].whole else ""
+    square = " for square photographs" if PROTOCOLS[name].fully_convolutional else ""
     others = (
         " (baselines by their own protocols)"
         if name == MULTISCALE and ENSEMBLE not in measures

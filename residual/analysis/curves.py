@@ -74,8 +74,8 @@ def average_bins(lines: Sequence[Line]) -> tuple[list[Point], int]:
     points = []
     for _, bin_ in groupby(lines, lambda line: (line["step"] - 1) // width):
         group = list(bin_)
-        wrong, seen = (sum(line[key] for line in group) for key in ("wrong", "seen"))
-        points.append((group[-1]["step"], 100 * wrong / seen))
+        wrong, images = (sum(line[key] for line in group) for key in ("wrong", "seen"))
+        points.append((group[-1]["step"], 100 * wrong / images))
     return points, width
 
 

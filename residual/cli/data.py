@@ -100,12 +100,12 @@ def check_classes(folder: Path, workers: int, as_json: bool) -> None:
 
     with counting("checking pictures") as progress:
         report = check.check(folder, workers, progress)
-    damaged, errors = f"{len(report.damaged):,} of {report.seen:,}", []
+    damaged, errors = f"{len(report.damaged):,} of {report.total:,}", []
     if report.damaged:
         errors.append(f"{damaged} pictures in {folder} are damaged")
     if report.refusal:
         errors.append(f"training refuses {folder}: {report.refusal}")
-    finish(report, {"seen": report.seen}, class_lines(report), errors, as_json)
+    finish(report, {"seen": report.total}, class_lines(report), errors, as_json)
 
 
 def check_boxes(
@@ -141,7 +141,7 @@ def check_boxes(
 
 def class_lines(report: "FolderReport") -> Iterator[str]:
     """A report in words. The most urgent comes last, where a terminal stays."""
-    yield f"{report.folder}: {report.seen:,} pictures, {len(report.damaged):,} damaged"
+    yield f"{report.folder}: {report.total:,} pictures, {len(report.damaged):,} damaged"
     totals = {"all classes": [sum(counts.values()) for counts in report.sets.values()]}
     yield from table(report.sets, totals, "pictures")
     notes = {

@@ -199,8 +199,8 @@ def statistics(
         net = config.prepare(trained.net)
         options = LoaderOptions(torch.device(config.device), workers, world)
         with config.activate():
-            seen = precise_batchnorm(
+            images_used = precise_batchnorm(
                 net, recipe, pictures, trained.preprocessing, options, config, images
             )
-        world.on_first(lambda: save(trained, out, {"true_statistics": seen}))
-        print(f"{out}: {trained.network}, with statistics of {seen:,} training images")
+        world.on_first(lambda: save(trained, out, {"true_statistics": images_used}))
+        print(f"{out}: {trained.network}, with statistics of {images_used:,} training images")

@@ -294,14 +294,14 @@ def _check_classes(
         if len(parts) > depth + 1 and (split := split_name(parts[depth])):
             inside.setdefault(entry.label, {})[split] = parts[depth]
     for label, name in enumerate(classes):
-        shown = display_name(folder / name)
+        path_text = display_name(folder / name)
         if label not in filled:
             hint = annotation_hint(folder / name) or "; a class needs some"
-            raise ValueError(f"{shown} has no pictures{hint}")
+            raise ValueError(f"{path_text} has no pictures{hint}")
         splits = list(inside.get(label, {}).values())
         if len(splits) > 1:
             raise ValueError(
-                f"{shown} is no class, for it has the sets "
+                f"{path_text} is no class, for it has the sets "
                 f"{' and '.join(map(display_name, splits))}; sets come first, with classes in them"
             )
 

@@ -123,9 +123,9 @@ class CropDataset(Dataset[ReadResult]):
         yield image_id
         if self.replace_damaged:
             labels = self.images.labels
-            same = torch.nonzero(labels == labels[image_id]).flatten()
-            for draw in range(REPLACEMENT_DRAW, REPLACEMENT_DRAW + min(10, len(same))):
-                yield int(same[int(randint(len(same), image_id, epoch, draw))])
+            of_class = torch.nonzero(labels == labels[image_id]).flatten()
+            for draw in range(REPLACEMENT_DRAW, REPLACEMENT_DRAW + min(10, len(of_class))):
+                yield int(of_class[int(randint(len(of_class), image_id, epoch, draw))])
 
 
 def read_crops(
@@ -372,14 +372,14 @@ def measure_preprocessing(
     # keyed order; the paper says only "per-pixel mean subtracted". Damaged pictures are left out.
     ids = permutation(0, 0, len(images))[:MEAN_IMAGES].tolist()
     tasks, crop = make_tasks(ids, [0] * len(ids)), Views("centre", (size, size), (shorter,))
-    total, seen, done = torch.zeros(size, size, 3, dtype=torch.int64), 0, 0
+    total, crop_count, done = torch.zeros(size, size, 3, dtype=torch.int64), 0, 0
     for result in read_crops(images, crop, tasks, workers):
         crops = result.flat.view(-1, size, size, 3)
         total += crops.sum(dim=0, dtype=torch.int64)
-        seen += len(crops)
+        crop_count += len(crops)
         done += len(result.ids)
         progress(done, len(ids))
-    mean = (total.double() / (255 * max(seen, 1))).permute(2, 0, 1)
+    mean = (total.double() / (255 * max(crop_count, 1))).permute(2, 0, 1)
     if mean_kind == "channel":
         mean = mean.mean(dim=(1, 2), keepdim=True)
     return Preprocessing(mean.float(), torch.ones(3, 1, 1), (size, size), shorter)

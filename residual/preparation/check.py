@@ -74,7 +74,7 @@ class FolderReport(ImageReport):
     refusal: str = ""  # why training would refuse the folder
 
     @property
-    def seen(self) -> int:
+    def total(self) -> int:
         """The number of images, damaged ones included."""
         return sum(sum(counts.values()) for counts in self.sets.values()) + len(self.damaged)
 

@@ -108,11 +108,11 @@ def check(
     report.damaged = [ImageProblem(name, i.kind, i.reason) for name, i in sorted(bad.items())]
     count(report, annotations)
     if report.form == "voc":
-        lonely, bare = voc.unpaired(folder)
+        without_image, without_annotation = voc.unpaired(folder)
     else:
-        lonely, bare = [], coco.unlisted_images(set(paths.values()))
-    report.lonely = [relative(folder, file) for file in lonely]
-    report.bare = [relative(folder, file) for file in bare]
+        without_image, without_annotation = [], coco.unlisted_images(set(paths.values()))
+    report.lonely = [relative(folder, file) for file in without_image]
+    report.bare = [relative(folder, file) for file in without_annotation]
     notices = dict.fromkeys(note for content in annotations.values() for note in content.notices)
     report.warnings = [*notices]
     for split, counts in report.splits.items():
@@ -226,8 +226,8 @@ def draw_sheet(annotations: Annotations, n: int) -> Image.Image:
         ]
         box_labels = [BAD if box.problem else labels.index(box.label) for box in image.boxes]
         corners = torch.tensor([box.corners for box in image.boxes]).reshape(-1, 4)
-        drawn = draw_boxes(small, corners * (small.width / picture.width), captions, box_labels)
-        tiles.append(add_title(drawn, f"{split}: {image.name}"))
+        tile = draw_boxes(small, corners * (small.width / picture.width), captions, box_labels)
+        tiles.append(add_title(tile, f"{split}: {image.name}"))
     if not tiles:
         raise ValueError("there is no picture that can be read and drawn")
     return contact_sheet(tiles, columns, WIDTH)
@@ -250,8 +250,8 @@ def sheet_order(annotations: Annotations) -> Iterator[tuple[str, AnnotatedImage]
         [(split, content[i]) for i in permutation(0, place, len(content)).tolist()]
         for place, (split, content) in enumerate(images.items())
     ]
-    seen: set[Path | None] = set()
+    visited: set[Path | None] = set()
     for entry in chain(bad, *zip_longest(*shuffled)):
-        if entry is not None and entry[1].path not in seen:
-            seen.add(entry[1].path)
+        if entry is not None and entry[1].path not in visited:
+            visited.add(entry[1].path)
             yield entry

@@ -30,7 +30,7 @@ SMALL, PHOTOGRAPHS, BOXES = "small images", "photographs", "boxes"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """A table or figure with its experiments and the functions that present its results."""
 
     table: Callable[[Sequence[Result]], str]
@@ -92,7 +92,7 @@ def on_imagenet(
     networks: Sequence[str],
     measure: str,
     figure: Callable[[Sequence[Result], Path], list[Path]] | None = None,
-) -> Entry:
+) -> CatalogEntry:
     """The entry of some ImageNet networks. A figure needs their curves."""
 
     def experiments(request: Request) -> list[Experiment]:
@@ -109,19 +109,19 @@ def on_imagenet(
 
     published = PUBLISHED_PROTOCOLS.values() if measure == MULTISCALE else ()
     measures = tuple(dict.fromkeys([measure, *published]))
-    return Entry(table, experiments, shows, figure, measures, PHOTOGRAPHS)
+    return CatalogEntry(table, experiments, shows, figure, measures, PHOTOGRAPHS)
 
 
-on_boxes = partial(Entry, measures=(AP,), data=BOXES)
+on_boxes = partial(CatalogEntry, measures=(AP,), data=BOXES)
 
 
 CATALOG = {
-    "table1": Entry(tables.table1, lambda _: [], measures=()),
+    "table1": CatalogEntry(tables.table1, lambda _: [], measures=()),
     "table2": on_imagenet(tables.table2, tables.TABLE_2, "10crop"),
     "table3": on_imagenet(tables.table3, tables.TABLE_3, "10crop"),
     "table4": on_imagenet(tables.table4, tables.TABLE_4, MULTISCALE),
-    "table5": Entry(tables.table5, tables.ensemble, measures=(ENSEMBLE,), data=PHOTOGRAPHS),
-    "table6": Entry(tables.table6, tables.table6_experiments, tables.in_table6),
+    "table5": CatalogEntry(tables.table5, tables.ensemble, measures=(ENSEMBLE,), data=PHOTOGRAPHS),
+    "table6": CatalogEntry(tables.table6, tables.table6_experiments, tables.in_table6),
     "table7": on_boxes(boxes.table7, boxes.table7_experiments, boxes.in_table7),
     "table8": on_boxes(boxes.table8, boxes.table8_experiments, boxes.in_table8),
     "table9": on_boxes(boxes.table9, boxes.table9_experiments, boxes.in_table9),
@@ -131,20 +131,22 @@ CATALOG = {
     "table11": on_boxes(
         boxes.table11, partial(boxes.by_class_experiments, "voc07++12"), boxes.in_table11
     ),
-    "figure1": Entry(
+    "figure1": CatalogEntry(
         figures.figure1_table, figures.figure1_experiments, figures.in_figure1, figures.figure1
     ),
     "figure4": on_imagenet(
         figures.figure4_table, tuple(paper.FIGURE_4), ERROR, figures.plain_and_residual
     ),
-    "figure6": Entry(
+    "figure6": CatalogEntry(
         figures.figure6_table, figures.figure6_experiments, figures.in_figure6, figures.figure6
     ),
-    "figure7": Entry(
+    "figure7": CatalogEntry(
         figures.figure7_table,
         figures.figure7_experiments,
         figure=figures.figure7,
         measures=(RESPONSES,),
     ),
-    "demo": Entry(figures.demo_table, figures.demo_experiments, figures.in_demo, figures.figure6),
+    "demo": CatalogEntry(
+        figures.demo_table, figures.demo_experiments, figures.in_demo, figures.figure6
+    ),
 }

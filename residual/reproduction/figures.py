@@ -144,8 +144,8 @@ def demo_table(results: Sequence[Result]) -> str:
 def last_training_error(result: Result) -> float:
     """In percent, over the last twentieth of the steps, on the augmented training images."""
     late = [x for x in result["curve"] if x["step"] > 0.95 * result["recipe"]["steps"]]
-    wrong, seen = (sum(int(x[key]) for x in late) for key in ("wrong", "seen"))
-    return 100 * wrong / seen
+    wrong, images = (sum(int(x[key]) for x in late) for key in ("wrong", "seen"))
+    return 100 * wrong / images
 
 
 def mean_and_range(errors: Sequence[float]) -> str:
@@ -180,10 +180,10 @@ def curves(results: Sequence[Result]) -> dict[str, Curve]:
 
 def figure1(results: Sequence[Result], stem: Path) -> list[Path]:
     """Training error on the left, test error on the right."""
-    drawn = curves(results).values()
+    by_network = curves(results).values()
     panels = {
-        "training error": [replace(curve, test=()) for curve in drawn],
-        "test error": [replace(curve, training=()) for curve in drawn],
+        "training error": [replace(curve, test=()) for curve in by_network],
+        "test error": [replace(curve, training=()) for curve in by_network],
     }
     return draw(panels, results, stem)
 
@@ -194,9 +194,9 @@ def plain_and_residual(
     """Fig. 4 and 6: a panel of plain networks, one of residual networks, and in Fig. 6 one of the
     deepest networks if there is one of 1202 layers."""
     panels: dict[str, list[Curve]] = {"plain": [], "residual": [], "very deep": []}
-    drawn = curves(results)
-    deepest = very_deep and any(model_spec(name).depth == VERY_DEEP for name in drawn)
-    for name, curve in drawn.items():
+    by_network = curves(results)
+    deepest = very_deep and any(model_spec(name).depth == VERY_DEEP for name in by_network)
+    for name, curve in by_network.items():
         spec = model_spec(name)
         if spec.option == "plain":
             panels["plain"].append(curve)
@@ -212,8 +212,8 @@ figure6 = partial(plain_and_residual, very_deep=True)
 
 def figure7(results: Sequence[Result], stem: Path) -> list[Path]:
     """The layers in their order above, sorted by response below."""
-    drawn = first_seeds(results).items()
-    page = draw_responses({name: result[RESPONSES] for name, result in drawn})
+    by_network = first_seeds(results).items()
+    page = draw_responses({name: result[RESPONSES] for name, result in by_network})
     return save_figure(page, stem)
 
 

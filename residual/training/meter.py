@@ -32,7 +32,7 @@ class Meter:
     finite: Tensor  # steps with a finite loss
     parts: Tensor  # of the loss, (P,)
     names: tuple[str, ...] = ()  # of the parts
-    seen: int = 0
+    images: int = 0
     steps: int = 0
     seconds: float = 0.0  # of training in all, also before the run was resumed
     waited: float = 0.0  # seconds of waiting for batches, since the last line
@@ -62,7 +62,7 @@ class Meter:
         if step.parts is not None:
             self.parts += step.parts
         self.finite += step.loss.isfinite()
-        self.seen += step.seen
+        self.images += step.images
         self.steps += 1
 
     def line(self, step: Step) -> dict[str, Any]:
@@ -71,22 +71,22 @@ class Meter:
         self.tick()
         passed = max(self.seconds - self.since, 1e-9)
         wrong = int(self.wrong)
-        error = {"train_error": 100 * wrong / self.seen} if step.wrong is not None else {}
+        error = {"train_error": 100 * wrong / self.images} if step.wrong is not None else {}
         line = {
             "step": step.number,
             "loss": float(self.loss) / self.steps,
             **({"wrong": wrong} if error else {}),
-            "seen": self.seen,
+            "seen": self.images,
             **error,
             "lr": step.lr,
-            "images_per_second": round(self.seen / passed, 1),
+            "images_per_second": round(self.images / passed, 1),
             "waiting": round(self.waited / passed, 4),
             "seconds": round(self.seconds, 3),
             **dict(zip(self.names, (self.parts / self.steps).tolist(), strict=True)),
         }
         for total in (self.loss, self.wrong, self.finite, self.parts):
             total.zero_()
-        self.seen = self.steps = 0
+        self.images = self.steps = 0
         self.waited, self.since = 0.0, self.seconds
         return line
 
@@ -101,7 +101,7 @@ class Meter:
         return {
             "loss": float(self.loss),
             "wrong": float(self.wrong),
-            "seen": self.seen,
+            "seen": self.images,
             "steps": self.steps,
             "seconds": self.seconds,
             "since": self.since,
@@ -121,7 +121,7 @@ class Meter:
         meter.wrong += values["wrong"]
         meter.finite += values["steps"]
         meter.parts += torch.tensor(parts, device=device)
-        meter.seen, meter.steps = values["seen"], values["steps"]
+        meter.images, meter.steps = values["seen"], values["steps"]
         meter.seconds, meter.since = values["seconds"], values["since"]
         meter.waited = values["waited"]
         return meter

@@ -132,16 +132,16 @@ def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
 
 
 def state_dicts(
-    content: Mapping[Any, Any], seen: set[int], depth: int = 2
+    content: Mapping[Any, Any], visited: set[int], depth: int = 2
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """The state dicts in a file's content by name: the content, its entries, or their entries."""
-    seen.add(id(content))
+    visited.add(id(content))
     if any(isinstance(value, Tensor | np.ndarray) and value.ndim > 1 for value in content.values()):
         yield "", content
         return
     for name, value in content.items() if depth else ():
-        if isinstance(name, str) and isinstance(value, Mapping) and id(value) not in seen:
-            for place, state in state_dicts(value, seen, depth - 1):
+        if isinstance(name, str) and isinstance(value, Mapping) and id(value) not in visited:
+            for place, state in state_dicts(value, visited, depth - 1):
                 yield f"{name}.{place}".removesuffix("."), state
 
 

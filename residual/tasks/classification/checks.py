@@ -218,7 +218,7 @@ def check_protocol(net: Trained, images: ImageSet, protocol: Protocol) -> None:
             )
         return
     size, smallest = net.preprocessing.size, min(protocol.shorter_sides(net.preprocessing))
-    if protocol.whole:
+    if protocol.fully_convolutional:
         check_input(net.network, smallest)
     elif smallest < max(size):
         raise ValueError(

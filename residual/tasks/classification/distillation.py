@@ -29,8 +29,8 @@ def load_teacher(run: Path) -> Trained:
 
 
 def with_teacher(recipe: ClassificationRecipe, teacher: Trained | None) -> ClassificationRecipe:
-    """The recipe for a training with this teacher. Raises ValueError for a lesson without a
-    teacher, and for a teacher without a lesson."""
+    """The recipe for a training with this teacher. Raises ValueError if `lesson` is set
+    without a teacher, or a teacher is given without it."""
     if teacher is not None and recipe.lesson == "none":
         raise ValueError(
             "this recipe does not use a teacher; choose --recipe fitnet-hint or fitnet-distilled"
@@ -39,7 +39,7 @@ def with_teacher(recipe: ClassificationRecipe, teacher: Trained | None) -> Class
         return replace(recipe, teacher=weights_sha256(teacher.net.state_dict()))
     if recipe.lesson != "none":
         raise ValueError(
-            f"the lesson {recipe.lesson} comes from a teacher; name a finished run of {TEACHER} "
+            f"lesson={recipe.lesson} needs a teacher; name a finished run of {TEACHER} "
             f"with --teacher"
         )
     return recipe
@@ -82,7 +82,7 @@ def teacher_function(
     ValueError where the teacher is not the recipe's or does not fit."""
     path = environment["data"].get("teacher")
     if path is None:
-        raise ValueError(f"the recipe has the lesson {recipe.lesson}, and the run has no teacher")
+        raise ValueError(f"the recipe has lesson={recipe.lesson}, and the run has no teacher")
     teacher = current_world().on_first(lambda: load_teacher(Path(path)))
     check_teacher(teacher, recipe, classes)
     if not same_preprocessing(teacher.preprocessing, preprocessing):

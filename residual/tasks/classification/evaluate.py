@@ -47,8 +47,8 @@ def evaluate(
     The split is the test set where there is one. Raises ValueError where classes do not match.
     """
     nets = [load(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    size, whole = nets[0].preprocessing.size[0], nets[0].preprocessing.shorter is not None
-    loaded = load_data(data, DEFAULT_ROOT, size=size, as_files=whole, workers=workers)
+    size, as_files = nets[0].preprocessing.size[0], nets[0].preprocessing.shorter is not None
+    loaded = load_data(data, DEFAULT_ROOT, size=size, as_files=as_files, workers=workers)
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     options = InferenceOptions(config or compute_config(precision="float32"), workers)
     return evaluate_ensemble(nets, loaded, split, protocol, options).record
@@ -72,17 +72,17 @@ def evaluate_ensemble(
     check_ensemble(nets, images, data.name, protocol)
     members = [ensemble_member(net.placed(options.config), first) for net in nets]
     start = time.perf_counter()
-    given = answers(members, images, protocol, options)
+    predictions = answers(members, images, protocol, options)
     seconds = time.perf_counter() - start
-    damaged = damaged_paths(given, images)
-    counted = count(given, images.labels.cpu(), damaged=len(images.damaged))
+    damaged = damaged_paths(predictions, images)
+    counted = count(predictions, images.labels.cpu(), damaged=len(images.damaged))
     top5 = min(len(data.classes), num_classes(first.net)) >= 6
     names = [net.network for net in nets]
     record = {
         **({"network": names[0]} if len(names) == 1 else {"networks": names}),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": split},
         **protocol_record(protocol, members, images),
-        "seen": counted.seen,
+        "seen": counted.images,
         "damaged": len(damaged),
         "wrong_top1": counted.wrong_top1,
         "wrong_top5": counted.wrong_top5 if top5 else None,
@@ -103,12 +103,12 @@ def ensemble_member(net: Trained, first: Trained) -> Member:
     return Member(net.net, net.preprocessing, order, net.network)
 
 
-def damaged_paths(given: Tensor, images: ImageSet) -> list[str]:
+def damaged_paths(predictions: Tensor, images: ImageSet) -> list[str]:
     """The pictures that could not be read: when the data was listed, or now, by their answers
     (N, 5)."""
     paths = [path for path, _ in images.damaged]
     if isinstance(images, ImageFiles):
-        paths += [images.name(i) for i in (given[:, 0] == NO_ANSWER).nonzero()[:, 0].tolist()]
+        paths += [images.name(i) for i in (predictions[:, 0] == NO_ANSWER).nonzero()[:, 0].tolist()]
     return paths
 
 
@@ -117,11 +117,12 @@ def protocol_record(
 ) -> dict[str, Any]:
     """The protocol as a record tells it. Sizes are in pixels."""
     large = isinstance(images, ImageFiles)
+    cropped = large and not protocol.fully_convolutional
     sides = {side for member in members for side in protocol.shorter_sides(member.preprocessing)}
     return {
         "protocol": protocol.name,
         "resize": sorted(sides) if large else None,  # shorter sides
-        "crop": list(members[0].preprocessing.size) if large and not protocol.whole else None,
+        "crop": list(members[0].preprocessing.size) if cropped else None,
         "interpolation": "bilinear, antialiased" if large else None,
         "mirror": protocol.mirror,
         "views": protocol.views,
@@ -133,11 +134,12 @@ def evaluate_member(
     member: Member, images: ImageSet, classes: int, options: InferenceOptions
 ) -> tuple[Count, Tensor, list[str]]:
     """The single-crop error of a network, its confusion matrix, and the damaged pictures."""
-    given, labels = answers([member], images, PROTOCOLS["1crop"], options), images.labels.cpu()
-    counted = count(given, labels, damaged=len(images.damaged))
-    read = given[:, 0] != NO_ANSWER
-    matrix = confusion_matrix(given[read, 0], labels[read], classes)
-    return counted, matrix, damaged_paths(given, images)
+    predictions = answers([member], images, PROTOCOLS["1crop"], options)
+    labels = images.labels.cpu()
+    counted = count(predictions, labels, damaged=len(images.damaged))
+    read = predictions[:, 0] != NO_ANSWER
+    matrix = confusion_matrix(predictions[read, 0], labels[read], classes)
+    return counted, matrix, damaged_paths(predictions, images)
 
 
 # The fields of the log that a result keeps.
@@ -155,7 +157,7 @@ def error_record(
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": data.headline},
         "protocol": "1crop",
         "test_opened": f"{'for the curve, and' if test_curve else 'once,'} after training",
-        "seen": counted.seen,
+        "seen": counted.images,
         "wrong_top1": counted.wrong_top1,
         "wrong_top5": counted.wrong_top5 if len(data.classes) > 5 else None,
         "error_top1": counted.error_top1,

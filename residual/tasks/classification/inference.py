@@ -49,13 +49,13 @@ class Member:
     order: Tensor | None = None  # (C,) index of each class of the first member in this one
     name: str = "the network"
 
-    def prepared(self, device: torch.device, whole: bool) -> "Member":
+    def prepared(self, device: torch.device, fully_convolutional: bool) -> "Member":
         """The member with preprocessing on a device, in the precision of its weights, for crops or
         for whole pictures."""
         preprocessing = self.preprocessing.to(device)
         if next(self.net.parameters()).dtype == torch.float64:
             preprocessing = preprocessing.double()
-        if whole:
+        if fully_convolutional:
             preprocessing = preprocessing.with_channel_mean()
         order = None if self.order is None else self.order.to(device)
         return replace(self, preprocessing=preprocessing, order=order)
@@ -201,7 +201,7 @@ def class_scores(
     ids = options.world.shard(len(images))
     batch, pixels = options.micro_batch or SMALL_BATCH, images.to(options.device).pixels
     limit = batch * pixels.shape[2] * pixels.shape[3]
-    members = [member.prepared(options.device, whole=False) for member in members]
+    members = [member.prepared(options.device, fully_convolutional=False) for member in members]
     ensemble = Ensemble(members, protocol, options.device, limit)
     for start in range(0, len(ids), batch):
         part = ids[start : start + batch]
@@ -220,7 +220,7 @@ def photograph_scores(
     groups: dict[tuple[int, ...], list[Member]] = defaultdict(list)
     for member in members:
         sides = protocol.shorter_sides(member.preprocessing)
-        groups[sides].append(member.prepared(device, protocol.whole))
+        groups[sides].append(member.prepared(device, protocol.fully_convolutional))
     ensembles = [
         ensemble
         for sides, group in groups.items()

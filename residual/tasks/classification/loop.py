@@ -28,7 +28,7 @@ class ClassifierLearner(loop.Learner[nn.Module]):
 
     plateaus: int = 0  # of the validation error, for the schedule plateau
     weights: Tensor | None = None  # (classes,), of the classes in the loss
-    teacher: Callable[[Tensor], TeacherOutput] | None = None  # where the recipe has a lesson
+    teacher: Callable[[Tensor], TeacherOutput] | None = None  # unless `lesson` is none
 
 
 def start(net: nn.Module, recipe: ClassificationRecipe) -> ClassifierLearner:

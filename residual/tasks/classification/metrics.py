@@ -8,21 +8,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Count:
-    """Wrong answers among the images seen. Rates are computed from the counts, at the end."""
+    """Wrong answers among images. Rates are computed from the counts, at the end."""
 
     wrong_top1: int = 0
     wrong_top5: int = 0
-    seen: int = 0
+    images: int = 0
 
     @property
     def error_top1(self) -> float:
         """The top-1 error in percent, as the paper prints it."""
-        return 100 * self.wrong_top1 / self.seen
+        return 100 * self.wrong_top1 / self.images
 
     @property
     def error_top5(self) -> float:
         """The top-5 error in percent."""
-        return 100 * self.wrong_top5 / self.seen
+        return 100 * self.wrong_top5 / self.images
 
 
 def count(answers: Tensor, labels: Tensor, damaged: int = 0) -> Count:
@@ -31,7 +31,7 @@ def count(answers: Tensor, labels: Tensor, damaged: int = 0) -> Count:
     return Count(
         wrong_top1=int((~hits[:, :1].any(dim=1)).sum()) + damaged,
         wrong_top5=int((~hits[:, :5].any(dim=1)).sum()) + damaged,
-        seen=len(labels) + damaged,
+        images=len(labels) + damaged,
     )
 
 

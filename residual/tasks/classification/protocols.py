@@ -22,7 +22,7 @@ class Protocol:
     name: str
     cut: ViewKind = "centre"
     sides: tuple[int, ...] = ()  # shorter sides in pixels; none: the one each network was made for
-    given: bool = False  # the sides were given by the user; else they are for crops of 224
+    custom_sides: bool = False  # the sides were set by the user; else they are for crops of 224
     mirror: bool = False  # each view a second time, mirrored
     # Choice: the softmax is averaged, over views and over networks alike, as the authors' release
     # does for its ten crops; for scales and ensembles the paper says "scores" (Sec. 3.4), which may
@@ -30,7 +30,7 @@ class Protocol:
     average: Average = "probabilities"
 
     @property
-    def whole(self) -> bool:
+    def fully_convolutional(self) -> bool:
         """Whether networks are applied to whole pictures, not to crops."""
         return self.cut == "whole"
 
@@ -44,7 +44,9 @@ class Protocol:
         size = min(preprocessing.size)
         if not self.sides:
             return (preprocessing.shorter or size,)
-        return self.sides if self.given else tuple(round(s * size / CROP) for s in self.sides)
+        return (
+            self.sides if self.custom_sides else tuple(round(s * size / CROP) for s in self.sides)
+        )
 
 
 PROTOCOLS = {
@@ -81,4 +83,4 @@ def get_protocol(
     protocol = replace(PROTOCOLS[name], average=cast("Average", average))
     if mirror is not None:
         protocol = replace(protocol, mirror=mirror)
-    return protocol if sides is None else replace(protocol, sides=tuple(sides), given=True)
+    return protocol if sides is None else replace(protocol, sides=tuple(sides), custom_sides=True)

@@ -22,7 +22,7 @@ CROP = 224  # pixels on a side of the paper's crops of photographs (Sec. 3.4)
 class ClassificationRecipe(Recipe):
     """How a classifier is trained. Raises ValueError for values that do not go together."""
 
-    teacher: str = ""  # sha256 of the teacher's weights, for a lesson
+    teacher: str = ""  # sha256 of the teacher's weights, for `lesson`
     lesson: Literal["none", "hint", "distillation"] = "none"  # from a hidden layer, or the scores
     guidance: tuple[float, float] = (4.0, 1.0)  # weight of the distillation loss: first, last step
     temperature: float = 3.0  # of the softened scores

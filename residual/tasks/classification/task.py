@@ -155,11 +155,11 @@ class Classification:
     def _validate(self, step: int) -> dict[str, Any]:
         """Evaluate on the validation set, for a drop of the learning rate or early stopping."""
         assert self.data.selection_set is not None  # checks.check has seen to it
-        seen, _, _ = self._evaluate(self.data.selection_set)
-        self.stopping.add(step, seen.wrong_top1, self.net)
+        counts, _, _ = self._evaluate(self.data.selection_set)
+        self.stopping.add(step, counts.wrong_top1, self.net)
         if self.recipe.schedule == "plateau":
             self.learner.plateaus = self.stopping.plateaus(self.recipe.patience)
-        return error_values("val", seen)
+        return error_values("val", counts)
 
     @property
     def ended(self) -> bool:
@@ -202,9 +202,9 @@ class Classification:
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The error on the headline's set; confusion.json is the confusion matrix."""
-        seen, matrix, damaged = self._evaluate_test()
+        counts, matrix, damaged = self._evaluate_test()
         curve = self.context.environment["test_curve"]
-        record = error_record(self.data, seen, self.preprocessing, curve)
+        record = error_record(self.data, counts, self.preprocessing, curve)
         record |= {"damaged": damaged, "steps_taken": self.learner.step}
         if self.stopping.best_step is not None:
             record["chosen_step"] = self.stopping.best_step
@@ -215,6 +215,6 @@ def error_values(name: str, count: Count) -> dict[str, Any]:
     """The error on a set, for the log."""
     return {
         f"{name}_wrong": count.wrong_top1,
-        f"{name}_seen": count.seen,
+        f"{name}_seen": count.images,
         f"{name}_error": count.error_top1,
     }

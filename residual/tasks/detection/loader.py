@@ -153,7 +153,7 @@ class TrainingLoader:
 
     def sample(self, place: BatchPlace, i: int, picture: ResizedImage) -> Sample:
         """The image of index i and its objects, on the device."""
-        position, epoch, asked = place
+        position, epoch, image_id = place
         example = self.dataset.examples[i]
         # Choice: difficult objects and crowds teach nothing, as in the published code: they are no
         # objects, and regions on them may be background.
@@ -163,14 +163,14 @@ class TrainingLoader:
         if self.proposals is not None:
             regions = torch.cat([self.proposals.get(i, boxes[:0]), boxes])
         image = normalize(picture, self.preprocessing, self.device)
-        if self.recipe.mirror and randint(2, self.recipe.seed, epoch, asked, MIRROR_DRAW):
+        if self.recipe.mirror and randint(2, self.recipe.seed, epoch, image_id, MIRROR_DRAW):
             image, boxes = image.flip(-1), flip(boxes, picture.size[1])
             regions = None if regions is None else flip(regions, picture.size[1])
         return Sample(
             image,
             boxes.to(self.device),
             labels.to(self.device),
-            (epoch, asked),
+            (epoch, image_id),
             position,
             None if regions is None else regions.to(self.device),
             picture.scale,

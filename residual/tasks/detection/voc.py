@@ -71,11 +71,11 @@ class VocFolder:
         return next(matches, names[-1])  # never a path of another machine
 
 
-def files_by_name(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Path]:
+def files_by_name(folder: Path, accepts: Callable[[str], bool]) -> dict[str, Path]:
     """Files below a folder by their path in it without suffix; of 1.jpg and 1.png, the first."""
     files: dict[str, Path] = {}
     for file in files_below(folder):
-        if wanted(file.name):
+        if accepts(file.name):
             files.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
     return files
 
