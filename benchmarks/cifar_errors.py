@@ -84,16 +84,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--results", type=Path, default=Path("results/benchmarks"))
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    data = load(asked.data, asked.root)
-    for seed in range(asked.seeds):
-        recipe = replace(with_steps(recipe_for(asked.network, data.name), asked.steps), seed=seed)
+    parse_arguments = parser.parse_args()
+    torch.set_num_threads(parse_arguments.threads)
+    data = load(parse_arguments.data, parse_arguments.root)
+    for seed in range(parse_arguments.seeds):
+        recipe = replace(
+            with_steps(recipe_for(parse_arguments.network, data.name), parse_arguments.steps),
+            seed=seed,
+        )
         name = f"usual-{slug(data.name)}-{recipe.network}-{recipe.steps}steps-seed{seed}.json"
-        if not (asked.results / name).exists():
-            found = errors(recipe, data, torch.device(asked.device))
-            write_json(asked.results / name, found)
-        print(asked.results / name)
+        if not (parse_arguments.results / name).exists():
+            result = errors(recipe, data, torch.device(parse_arguments.device))
+            write_json(parse_arguments.results / name, result)
+        print(parse_arguments.results / name)
 
 
 if __name__ == "__main__":

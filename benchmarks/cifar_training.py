@@ -49,28 +49,28 @@ def made_up() -> Data:
     )
 
 
-def ours(network: str, how: ComputeConfig, data: Data) -> Iterator[None]:
+def ours(network: str, config: ComputeConfig, data: Data) -> Iterator[None]:
     """Steps of `residual train`, as they come."""
     recipe = recipe_for(network, "cifar10")
     with tempfile.TemporaryDirectory() as folder:
         where = {"where": "", "root": folder}
-        begin(Path(folder) / "run", recipe, data, where, how)
+        begin(Path(folder) / "run", recipe, data, where, config)
         for _ in advance(Path(folder) / "run", data, RunOptions()):
             yield
 
 
-def usual(network: str, how: ComputeConfig, data: Data) -> Iterator[None]:
+def usual(network: str, config: ComputeConfig, data: Data) -> Iterator[None]:
     """Steps of the usual loop."""
     recipe = recipe_for(network, "cifar10")
-    torch.set_num_threads(how.threads)
+    torch.set_num_threads(config.threads)
     mean = per_pixel_mean(require_tensors(data.train)).mean
     batches = usual_loop.loader(require_tensors(data.train).pixels, data.train.labels, mean, recipe)
-    device, bf16 = torch.device(how.device), how.precision == "bf16"
+    device, bf16 = torch.device(config.device), config.precision == "bf16"
     for _ in usual_loop.train(build(network), batches, recipe, device, bf16):
         yield
 
 
-def measure(side: str, network: str, how: ComputeConfig, steps: int) -> dict[str, float]:
+def measure(side: str, network: str, config: ComputeConfig, steps: int) -> dict[str, float]:
     """Images per second of one side, after a few steps, and seconds to its first step."""
     kinds: dict[str, Callable[[str, ComputeConfig, Data], Iterator[None]]] = {
         "ours": ours,
@@ -78,23 +78,23 @@ def measure(side: str, network: str, how: ComputeConfig, steps: int) -> dict[str
     }
     data = made_up()
     begun = time.perf_counter()
-    taken = kinds[side](network, how, data)
+    taken = kinds[side](network, config, data)
     next(taken)
     first = time.perf_counter() - begun
     for _ in itertools.islice(taken, WARM_UP - 1):
         pass
-    _wait(how)
+    _wait(config)
     begun = time.perf_counter()
     for _ in itertools.islice(taken, steps):
         pass
-    _wait(how)
+    _wait(config)
     speed = 128 * steps / (time.perf_counter() - begun)
-    memory = torch.cuda.max_memory_allocated() if how.device.startswith("cuda") else 0
+    memory = torch.cuda.max_memory_allocated() if config.device.startswith("cuda") else 0
     return {"images_per_second": speed, "seconds_to_first_step": first, "peak_gpu_bytes": memory}
 
 
-def _wait(how: ComputeConfig) -> None:
-    if how.device.startswith("cuda"):
+def _wait(config: ComputeConfig) -> None:
+    if config.device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
@@ -117,8 +117,8 @@ def in_a_process(side: str, network: str, options: list[str]) -> dict[str, float
             reader.join(timeout=0.25)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
-    found: dict[str, float] = json.loads(output[0].splitlines()[-1])
-    return found | {"peak_memory_bytes": found.pop("peak_gpu_bytes") or peak}
+    result: dict[str, float] = json.loads(output[0].splitlines()[-1])
+    return result | {"peak_memory_bytes": result.pop("peak_gpu_bytes") or peak}
 
 
 def compare(network: str, rounds: int, options: list[str]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def compare(network: str, rounds: int, options: list[str]) -> dict[str, Any]:
     }
 
 
-def asked() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="auto")
@@ -163,10 +163,10 @@ def asked() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def in_words(found: dict[str, Any]) -> Iterator[str]:
+def in_words(result: dict[str, Any]) -> Iterator[str]:
     """The comparison as a person reads it."""
-    for name, each in found["networks"].items():
-        yield f"{name}: {each['ratio']:.2f} times the usual loop, on {found['hardware']}"
+    for name, each in result["networks"].items():
+        yield f"{name}: {each['ratio']:.2f} times the usual loop, on {result['hardware']}"
         for side in SIDES:
             one = each[side]
             yield (
@@ -177,30 +177,30 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
-    options = asked()
-    how = compute_config(options.device, options.threads)
-    on_gpu = how.device.startswith("cuda")
-    how = replace(how, precision=options.precision or ("bf16" if on_gpu else "float32"))
+    options = arguments()
+    config = compute_config(options.device, options.threads)
+    on_gpu = config.device.startswith("cuda")
+    config = replace(config, precision=options.precision or ("bf16" if on_gpu else "float32"))
     steps = options.steps or (500 if on_gpu else 30)
     if options.measure:
         side, network = options.measure
-        print(json.dumps(measure(side, network, how, steps)))
+        print(json.dumps(measure(side, network, config, steps)))
         return
-    passed_on = ["--device", how.device, "--threads", str(how.threads)]
-    passed_on += ["--precision", how.precision, "--steps", str(steps)]
-    how.apply()
-    found = record(
+    passed_on = ["--device", config.device, "--threads", str(config.threads)]
+    passed_on += ["--precision", config.precision, "--steps", str(steps)]
+    config.apply()
+    result = record(
         "cifar_training",
-        how.device,
+        config.device,
         networks={name: compare(name, options.rounds, passed_on) for name in options.networks},
         rounds=options.rounds,
         steps=steps,
         batch=128,
-        precision=how.precision,
+        precision=config.precision,
     )
     if options.keep:
-        write_json(options.keep, found)
-    print(json.dumps(found) if options.json else "\n".join(in_words(found)))
+        write_json(options.keep, result)
+    print(json.dumps(result) if options.json else "\n".join(in_words(result)))
 
 
 if __name__ == "__main__":

@@ -35,33 +35,33 @@ CLASSES = 20
 HEIGHT, WIDTH_OF_PICTURE = 600, 800
 
 
-def made_up(how: ComputeConfig) -> tuple[Tensor, Tensor, Tensor]:
+def made_up(config: ComputeConfig) -> tuple[Tensor, Tensor, Tensor]:
     """A picture of noise (3, 600, 800), twelve boxes and their labels, from 0."""
     draw = torch.Generator().manual_seed(0)
     image = torch.rand(3, HEIGHT, WIDTH_OF_PICTURE, generator=draw)
     corner = torch.rand(12, 2, generator=draw) * torch.tensor([500.0, 300.0])
     size = 60 + torch.rand(12, 2, generator=draw) * 200
     labels = torch.randint(0, CLASSES, (12,), generator=draw)
-    device = torch.device(how.device)
+    device = torch.device(config.device)
     return image.to(device), torch.cat([corner, corner + size], dim=1).to(device), labels.to(device)
 
 
-def ours(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
+def ours(network: str, config: ComputeConfig, work: str) -> Iterator[Any]:
     """Steps of the package's loop, or answers of its detector."""
     recipe = replace(VOC07, network=f"{network}-v1.5", start="noise", pooling="align", smallest=1)
     recipe = replace(recipe, steps=2**62, drops=(), lr=0.0)
     net = build(recipe, CLASSES)
     tame(net, net.proposing.shift)
-    how.prepare(net)
+    config.prepare(net)
     net.head.register_forward_hook(counted)
-    image, boxes, labels = made_up(how)
+    image, boxes, labels = made_up(config)
     before = loader.imagenet_preprocessing(HEIGHT).to(image.device)
     if work == "training":
         own = learning.Sample(before.normalize(image[None].clone())[0], boxes, labels, (0, 0))
-        way = StepOptions(how.autocast, memory_format=how.memory_format)
+        way = StepOptions(config.autocast, memory_format=config.memory_format)
         return loop.train(loop.start(net, recipe), itertools.repeat([own]), recipe, way)
     fuse_batchnorm(net).eval()
-    return answers(net, image, before, how)
+    return answers(net, image, before, config)
 
 
 def tame(net: nn.Module, shift: nn.Conv2d) -> None:
@@ -76,13 +76,13 @@ def tame(net: nn.Module, shift: nn.Conv2d) -> None:
 REGIONS: list[int] = []  # that passed the layers behind them, in this process
 
 
-def counted(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None:
+def counted(module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
     REGIONS.append(len(given[0]))
 
 
-def answers(net: Any, image: Tensor, before: Any, how: ComputeConfig) -> Iterator[Any]:
+def answers(net: Any, image: Tensor, before: Any, config: ComputeConfig) -> Iterator[Any]:
     while True:
-        with torch.no_grad(), how.autocast():
+        with torch.no_grad(), config.autocast():
             inputs = before.normalize(image[None].clone())[0]
             yield inference.detect([inference.ImageFeatures(net, [inputs])], Testing())
 
@@ -103,7 +103,7 @@ class Proposes(nn.Module):
         return [self.score(each) for each in x], [self.shift(each) for each in x]
 
 
-def theirs(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
+def theirs(network: str, config: ComputeConfig, work: str) -> Iterator[Any]:
     """The same in torchvision's FasterRCNN, in a plain loop."""
     import torchvision
     from torchvision.models.detection import FasterRCNN
@@ -136,21 +136,21 @@ def theirs(network: str, how: ComputeConfig, work: str) -> Iterator[Any]:
     )
     tame(net, net.rpn.head.shift)
     net.roi_heads.box_head.register_forward_hook(counted)
-    net = how.prepare(net).train(work == "training")
-    return looped(net, how, work)
+    net = config.prepare(net).train(work == "training")
+    return looped(net, config, work)
 
 
-def looped(net: Any, how: ComputeConfig, work: str) -> Iterator[Any]:
+def looped(net: Any, config: ComputeConfig, work: str) -> Iterator[Any]:
     """Steps of a plain loop, or answers."""
-    image, boxes, labels = made_up(how)
+    image, boxes, labels = made_up(config)
     learned = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learned, 0.0, 0.9, weight_decay=5e-4)
     while True:
         if work == "prediction":
-            with torch.no_grad(), how.autocast():
+            with torch.no_grad(), config.autocast():
                 yield net([image])
             continue
-        with how.autocast():
+        with config.autocast():
             losses = net([image], [{"boxes": boxes, "labels": labels + 1}])
         sum(losses.values()).backward()
         optimizer.step()
@@ -158,15 +158,15 @@ def looped(net: Any, how: ComputeConfig, work: str) -> Iterator[Any]:
         yield losses
 
 
-def measure(steps: Iterator[Any], how: ComputeConfig, counted: int) -> Measured:
+def measure(steps: Iterator[Any], config: ComputeConfig, counted: int) -> Measured:
     """Pictures per second, and on a GPU the peak of the allocator."""
-    cuda = how.device.startswith("cuda")
-    found = timed(steps, counted, 1, torch.cuda.synchronize if cuda else lambda: None)
+    cuda = config.device.startswith("cuda")
+    result = timed(steps, counted, 1, torch.cuda.synchronize if cuda else lambda: None)
     peak = torch.cuda.max_memory_allocated() if cuda else 0
-    return found | {"peak_gpu_bytes": peak, "regions": REGIONS[-1]}
+    return result | {"peak_gpu_bytes": peak, "regions": REGIONS[-1]}
 
 
-def asked() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", default="resnet50", help="resnet50, resnet101 or resnet152")
@@ -183,34 +183,41 @@ def asked() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = asked()
-    how = compute_config(options.device, options.threads)
-    on_gpu = how.device.startswith("cuda")
-    how = replace(how, precision=options.precision or ("bf16" if on_gpu else "float32"))
+    options = arguments()
+    config = compute_config(options.device, options.threads)
+    on_gpu = config.device.startswith("cuda")
+    config = replace(config, precision=options.precision or ("bf16" if on_gpu else "float32"))
     counted = options.steps or (20 if on_gpu else 2)
-    how.apply()
+    config.apply()
     if options.wait:
         make = ours if options.wait == "ours" else theirs
-        steps = make(options.network, how, options.work)
+        steps = make(options.network, config, options.work)
         for _ in range(5 if on_gpu else 1):
             next(steps)
-        answer(lambda: measure(steps, how, counted))
+        answer(lambda: measure(steps, config, counted))
         return
-    passed = ["--network", options.network, "--device", how.device, "--threads", str(how.threads)]
-    passed += ["--precision", how.precision, "--steps", str(counted)]
-    found = {}
+    passed = [
+        "--network",
+        options.network,
+        "--device",
+        config.device,
+        "--threads",
+        str(config.threads),
+    ]
+    passed += ["--precision", config.precision, "--steps", str(counted)]
+    result = {}
     for work in [options.work] if options.work else ["training", "prediction"]:
         sides = {name: [*passed, "--work", work] for name in SIDES}
         turns = compare("benchmarks.detection", sides, options.rounds)
-        found[work] = against(turns, "torchvision")
-        if len({each["regions"] for each in found[work].values()}) > 1:
-            raise SystemExit(f"the sides did not do the same: {found[work]}")
+        result[work] = against(turns, "torchvision")
+        if len({each["regions"] for each in result[work].values()}) > 1:
+            raise SystemExit(f"the sides did not do the same: {result[work]}")
     kept = record(
         "detection",
-        how.device,
-        **found,
+        config.device,
+        **result,
         network=options.network,
-        precision=how.precision,
+        precision=config.precision,
         rounds=options.rounds,
         steps=counted,
         size=[HEIGHT, WIDTH_OF_PICTURE],
@@ -220,8 +227,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(kept))
         return
-    for work, each in found.items():
-        print(f"{work}, {options.network}, 600x800, {how.precision}, {kept['hardware']}")
+    for work, each in result.items():
+        print(f"{work}, {options.network}, 600x800, {config.precision}, {kept['hardware']}")
         print("\n".join(in_words(each, "torchvision")))
 
 

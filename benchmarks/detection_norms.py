@@ -41,15 +41,15 @@ def moving() -> Iterator[None]:
         FasterRCNN.train = usual  # type: ignore[method-assign]
 
 
-def trained(recipe: DetectionRecipe, data: DetectionData, how: Any) -> dict[str, Any]:
+def trained(recipe: DetectionRecipe, data: DetectionData, config: Any) -> dict[str, Any]:
     """Average precision on the test split after a whole training."""
     torch.manual_seed(recipe.seed)
     net = build(recipe, len(data.train.classes))
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(True)
-    how.prepare(net)
-    device, before = torch.device(how.device), loader.imagenet_preprocessing(recipe.shorter)
+    config.prepare(net)
+    device, before = torch.device(config.device), loader.imagenet_preprocessing(recipe.shorter)
     feed = loader.TrainingLoader(data.train, recipe, before.to(device), device)
     learner = loop.start(net, recipe)
     for module in list(net.modules()):  # statistics that move are no fixed map of a convolution's
@@ -60,15 +60,15 @@ def trained(recipe: DetectionRecipe, data: DetectionData, how: Any) -> dict[str,
         learner,
         feed.batches(),
         recipe,
-        StepOptions(how.autocast, memory_format=how.memory_format),
+        StepOptions(config.autocast, memory_format=config.memory_format),
     ):
         if step.number % 50 == 0:
             print(f"{recipe.norm}: step {step.number}, loss {float(step.loss):.3f}", flush=True)
     done = TrainedDetector(
         net.eval(), recipe.network, data.train.classes, before, recipe, learner.step
     )
-    found = evaluate([done], data.test, Testing(), EvalOptions(how))
-    ap: dict[str, Any] = found["ap"]
+    result = evaluate([done], data.test, Testing(), EvalOptions(config))
+    ap: dict[str, Any] = result["ap"]
     return ap
 
 
@@ -82,23 +82,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a file for the result")
     options = parser.parse_args()
-    how = compute_config("auto", options.threads, options.precision)
-    how.apply()
+    config = compute_config("auto", options.threads, options.precision)
+    config.apply()
     changes: dict[str, Any] = dict(parse_assignment(DetectionRecipe, word) for word in options.set)
     recipe = replace(with_steps(SCRATCH, options.steps), network=options.network, **changes)
     data = train.load_data(recipe, {"where": str(options.folder)})
-    found = {"group": trained(recipe, data, how)}
+    result = {"group": trained(recipe, data, config)}
     with moving():
-        found["batch"] = trained(replace(recipe, norm="frozen"), data, how)
-    for name, ap in found.items():
+        result["batch"] = trained(replace(recipe, norm="frozen"), data, config)
+    for name, ap in result.items():
         print(f"{name} normalization: AP50 {ap['AP50-area']['mean']:.2f} %, by area")
     kept = record(
         "detection_norms",
-        how.device,
-        norms=found,
+        config.device,
+        norms=result,
         recipe_of_detectors=to_json(recipe),
         data={"name": data.test.name, "fingerprint": data.test.fingerprint},
-        precision=how.precision,
+        precision=config.precision,
     )
     if options.keep:
         write_json(options.keep, kept)

@@ -47,8 +47,8 @@ def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
     """The first training pictures of each class in turn -> images (32, 3, H, W) of mean 0 and
     deviation 1 in each channel, and labels (32,). Photographs are cut to this size."""
     labels = data.train.labels
-    own = [(labels == label).nonzero()[:, 0].tolist() for label in range(len(data.classes))]
-    turns = itertools.zip_longest(*own)
+    by_class = [(labels == label).nonzero()[:, 0].tolist() for label in range(len(data.classes))]
+    turns = itertools.zip_longest(*by_class)
     ids = [i for row in turns for i in row if i is not None][:PICTURES]
     if len(ids) < PICTURES:
         raise SystemExit(f"{data.name} has {len(ids)} training pictures, not {PICTURES}")
@@ -62,14 +62,14 @@ def pictures(data: Data, size: int) -> tuple[Tensor, Tensor]:
     return (raw - mean) / deviation, labels[ids]
 
 
-def wrong(net: nn.Module, images: Tensor, labels: Tensor, how: ComputeConfig) -> int:
+def wrong(net: nn.Module, images: Tensor, labels: Tensor, config: ComputeConfig) -> int:
     """How many are not recognised, as in a test."""
     before = net.training
     net.eval()
-    with torch.no_grad(), how.autocast():
-        found = int((net(images).argmax(dim=1) != labels).sum())
+    with torch.no_grad(), config.autocast():
+        result = int((net(images).argmax(dim=1) != labels).sum())
     net.train(before)
-    return found
+    return result
 
 
 def attempt(
@@ -78,7 +78,7 @@ def attempt(
     recipe: ClassificationRecipe,
     images: Tensor,
     labels: Tensor,
-    how: ComputeConfig,
+    config: ComputeConfig,
 ) -> dict[str, Any]:
     """One training, until all pictures are recognised or the steps are over."""
     torch.manual_seed(recipe.seed)
@@ -90,13 +90,13 @@ def attempt(
     for module in net.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    how.prepare(net)
+    config.prepare(net)
     begun, errors = time.perf_counter(), None
     steps = loop.train(
         loop.start(net, recipe),
         itertools.repeat((images, labels)),
         recipe,
-        StepOptions(how.autocast),
+        StepOptions(config.autocast),
     )
     with closing(steps):  # type: ignore[type-var]
         for step in steps:
@@ -104,7 +104,7 @@ def attempt(
                 errors = None
                 break
             if step.number % EVERY == 0 or step.number == recipe.steps:
-                errors = wrong(net, images, labels, how)
+                errors = wrong(net, images, labels, config)
             if errors == 0:
                 break
     return {
@@ -118,23 +118,23 @@ def attempt(
 
 
 def attempts(
-    name: str, data: Data, size: int, options: argparse.Namespace, how: ComputeConfig
+    name: str, data: Data, size: int, options: argparse.Namespace, config: ComputeConfig
 ) -> Iterator[dict[str, Any]]:
     """Seed by seed, rate by rate, one start after another."""
-    images, labels = (each.to(how.device) for each in pictures(data, size))
-    images = images.contiguous(memory_format=how.memory_format)
-    own, steps = recipe_for(name, ""), options.steps
+    images, labels = (each.to(config.device) for each in pictures(data, size))
+    images = images.contiguous(memory_format=config.memory_format)
+    usual, steps = recipe_for(name, ""), options.steps
     for seed, lr, start in itertools.product(range(3), options.rates, STARTS):
         recipe = ClassificationRecipe(
             name, batch=PICTURES, norm_group=PICTURES, seed=seed,
             steps=steps, lr=lr, drops=(steps // 3, 2 * steps // 3), factor=0.3,
-            optimizer="rmsprop", weight_decay=0.0, loss=own.loss,
-            auxiliary=0.0 if own.auxiliary_steps else own.auxiliary,  # which DSN drops in time
+            optimizer="rmsprop", weight_decay=0.0, loss=usual.loss,
+            auxiliary=0.0 if usual.auxiliary_steps else usual.auxiliary,  # which DSN drops in time
         )  # fmt: skip
-        yield {"size": images.shape[-1]} | attempt(name, start, recipe, images, labels, how)
+        yield {"size": images.shape[-1]} | attempt(name, start, recipe, images, labels, config)
 
 
-def asked() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", help="what `residual train --data` takes")
@@ -150,27 +150,27 @@ def asked() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = asked()
-    how = compute_config(options.device, options.threads, options.precision)
-    how.apply()
+    options = arguments()
+    config = compute_config(options.device, options.threads, options.precision)
+    config.apply()
     tried: dict[str, list[dict[str, Any]]] = {}
     for name in options.networks:
         size, whole = options.size or BASELINES[name].pixels, takes_photographs(name)
         data = load(options.folder, DEFAULT_ROOT, size=size, as_files=whole)
         tried[name] = []
-        for found in attempts(name, data, size, options, how):
-            tried[name].append(found)
-            print(f"{name}: {found}", flush=True)
-            if found["wrong"] == 0:
+        for result in attempts(name, data, size, options, config):
+            tried[name].append(result)
+            print(f"{name}: {result}", flush=True)
+            if result["wrong"] == 0:
                 break
     if options.keep:
         kept = record(
             "fitting",
-            how.device,
+            config.device,
             tried=tried,
             pictures=PICTURES,
             data={"name": data.name, "fingerprint": data.fingerprint},
-            precision=how.precision,
+            precision=config.precision,
         )
         write_json(options.keep, kept)
 

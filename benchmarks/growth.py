@@ -52,9 +52,9 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
     """In processes of their own: the median seconds of a step after the first, and the peak memory
     of all processes together."""
     world = join()
-    how = compute_config(device, threads)
-    how = replace(how, precision="bf16" if how.device.startswith("cuda") else "float32")
-    how.apply()
+    config = compute_config(device, threads)
+    config = replace(config, precision="bf16" if config.device.startswith("cuda") else "float32")
+    config.apply()
     own = point.batch // point.processes
     recipe = replace(
         recipe_for(f"resnet{point.depth}", "", KINDS[point.kind]),
@@ -62,18 +62,18 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
         drops=(), schedule="drops", patience=0, split="full",
     )  # fmt: skip
     torch.manual_seed(0)
-    net = how.prepare(build(recipe.network))
-    images = torch.rand(own, 3, point.size, point.size, device=how.device)
-    labels = torch.randint(0, 1000, (own,), device=how.device)
-    batches = itertools.repeat((images.contiguous(memory_format=how.memory_format), labels))
+    net = config.prepare(build(recipe.network))
+    images = torch.rand(own, 3, point.size, point.size, device=config.device)
+    labels = torch.randint(0, 1000, (own,), device=config.device)
+    batches = itertools.repeat((images.contiguous(memory_format=config.memory_format), labels))
     seconds, begun = [], time.perf_counter()
-    way = StepOptions(how.autocast, world=world)
+    way = StepOptions(config.autocast, world=world)
     for step in loop.train(loop.start(net, recipe), batches, recipe, way):
         float(step.loss)  # waits for the device
         seconds.append(time.perf_counter() - begun)
         begun = time.perf_counter()
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
-    if how.device.startswith("cuda"):
+    if config.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated()
     memory = int(world.all_reduce(torch.tensor(memory)))
     leave()
@@ -92,8 +92,8 @@ def in_processes(point: Point, options: argparse.Namespace) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{point} ended with status {done.returncode}: {done.stderr[-500:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measurement: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measurement
 
 
 def points(first: Point, values: dict[str, list[int]]) -> Iterator[tuple[str, Point]]:
@@ -127,7 +127,7 @@ def figure(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     return save_figure(drawn, stem)
 
 
-def asked() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     first = Point()
@@ -145,13 +145,15 @@ def asked() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = asked()
+    options = arguments()
     if options.point:
-        found = measured(Point(**options.point), options.device, options.threads, options.steps)
-        print(json.dumps(found))
+        measurement = measured(
+            Point(**options.point), options.device, options.threads, options.steps
+        )
+        print(json.dumps(measurement))
         return
-    how = compute_config(options.device, options.threads)
-    options.device, options.threads = how.device, how.threads
+    config = compute_config(options.device, options.threads)
+    options.device, options.threads = config.device, config.threads
     known: dict[Point, dict[str, float]] = {}
     rows = []
     for axis, point in points(Point(), {axis: getattr(options, axis) for axis in AXES}):
@@ -159,10 +161,10 @@ def main() -> None:
             known[point] = in_processes(point, options)
             print(point, known[point], file=sys.stderr, flush=True)
         rows.append({"axis": axis} | asdict(point) | known[point])
-    torch.set_num_threads(how.threads)
+    torch.set_num_threads(config.threads)
     result = record(
         "growth",
-        how.device,
+        config.device,
         growth=rows,
         steps=options.steps,
     )
@@ -170,7 +172,7 @@ def main() -> None:
         write_json(options.keep, result)
     if options.figure:
         options.figure.mkdir(parents=True, exist_ok=True)
-        name = "growth-gpu" if how.device.startswith("cuda") else "growth-cpu"
+        name = "growth-gpu" if config.device.startswith("cuda") else "growth-cpu"
         print("\n".join(map(str, figure(rows, options.figure / name))))
     print(json.dumps(result))
 

@@ -85,10 +85,10 @@ def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int, int]]:
         "packed jpeg 90": PackOptions(quality=90),
         "packed raw": PackOptions(form="raw"),
     }
-    for name, how in forms.items():
+    for name, config in forms.items():
         to = scratch / name.replace(" ", "-")
         try:
-            in_part = pack(folder, str(to), how).in_part
+            in_part = pack(folder, str(to), config).in_part
         except ValueError as error:
             print(f"{name}: not measured: {error}")
             continue
@@ -96,7 +96,7 @@ def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int, int]]:
         yield name, str(to), own, in_part
 
 
-def asked() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -126,7 +126,7 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = asked()
+    options = arguments()
     torch.set_num_threads(1)
     if options.wait:
         where, workers = options.folder, options.workers
@@ -139,7 +139,7 @@ def main() -> None:
         return
     photographs = load(str(options.folder), DEFAULT_ROOT, as_files=True).train
     assert isinstance(photographs, ImageFiles)
-    found = record(
+    result = record(
         "imagenet_loading",
         "cpu",
         **compared(options),
@@ -150,14 +150,16 @@ def main() -> None:
         batch=BATCH,
     )
     if options.keep:
-        write_json(options.keep, found)
+        write_json(options.keep, result)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
         return
-    print(f"{len(photographs):,} photographs, {options.workers} workers, {found['hardware']}")
-    print("\n".join(in_words(found["reading"], SIDE)))
-    print("\n".join(f"{k}: {v / 1e6:,.1f} MB on disk" for k, v in found["bytes_on_disk"].items()))
-    print(f"{options.draws:,} crops: {found['grey_levels_apart']:.2f} grey levels apart on average")
+    print(f"{len(photographs):,} photographs, {options.workers} workers, {result['hardware']}")
+    print("\n".join(in_words(result["reading"], SIDE)))
+    print("\n".join(f"{k}: {v / 1e6:,.1f} MB on disk" for k, v in result["bytes_on_disk"].items()))
+    print(
+        f"{options.draws:,} crops: {result['grey_levels_apart']:.2f} grey levels apart on average"
+    )
 
 
 if __name__ == "__main__":

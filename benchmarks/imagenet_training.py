@@ -31,22 +31,22 @@ SIDES = ("torchvision", "timm", "ours")
 WARM_UP = 3  # steps that are not counted
 
 
-def made_up(how: ComputeConfig, batch: int, size: int) -> tuple[Tensor, Tensor]:
+def made_up(config: ComputeConfig, batch: int, size: int) -> tuple[Tensor, Tensor]:
     """Noise, and classes."""
-    images = torch.rand(batch, 3, size, size, device=how.device)
-    labels = torch.randint(0, 1000, (batch,), device=how.device)
-    return images.contiguous(memory_format=how.memory_format), labels
+    images = torch.rand(batch, 3, size, size, device=config.device)
+    labels = torch.randint(0, 1000, (batch,), device=config.device)
+    return images.contiguous(memory_format=config.memory_format), labels
 
 
-def ours(network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[Any]:
+def ours(network: str, config: ComputeConfig, batch: int, size: int) -> Iterator[Any]:
     """Steps of the package's loop."""
     recipe = replace(recipe_for(f"{network}-v1.5", ""), batch=batch, norm_group=batch, steps=2**62)
-    net = how.prepare(build(recipe.network))
-    batches = itertools.repeat(made_up(how, batch, size))
-    return loop.train(loop.start(net, recipe), batches, recipe, StepOptions(how.autocast))
+    net = config.prepare(build(recipe.network))
+    batches = itertools.repeat(made_up(config, batch, size))
+    return loop.train(loop.start(net, recipe), batches, recipe, StepOptions(config.autocast))
 
 
-def theirs(side: str, network: str, how: ComputeConfig, batch: int, size: int) -> Iterator[Any]:
+def theirs(side: str, network: str, config: ComputeConfig, batch: int, size: int) -> Iterator[Any]:
     """Steps of a plain loop."""
     if side == "timm":
         import timm
@@ -56,14 +56,14 @@ def theirs(side: str, network: str, how: ComputeConfig, batch: int, size: int) -
         import torchvision
 
         net = torchvision.models.get_model(network)
-    net = how.prepare(net).train()
+    net = config.prepare(net).train()
     decayed = [p for p in net.parameters() if p.ndim > 1]
     free = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 1e-4}, {"params": free, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, 0.1, 0.9)
-    images, labels = made_up(how, batch, size)
+    images, labels = made_up(config, batch, size)
     while True:
-        with how.autocast():
+        with config.autocast():
             loss = F.cross_entropy(net(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -71,15 +71,15 @@ def theirs(side: str, network: str, how: ComputeConfig, batch: int, size: int) -
         yield loss.detach()
 
 
-def measure(steps: Iterator[Any], how: ComputeConfig, counted: int, batch: int) -> Measured:
+def measure(steps: Iterator[Any], config: ComputeConfig, counted: int, batch: int) -> Measured:
     """Images per second, and on a GPU the peak of the allocator."""
-    cuda = how.device.startswith("cuda")
+    cuda = config.device.startswith("cuda")
     next(steps)
-    found = timed(steps, counted, batch, torch.cuda.synchronize if cuda else lambda: None)
-    return found | {"peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else 0}
+    result = timed(steps, counted, batch, torch.cuda.synchronize if cuda else lambda: None)
+    return result | {"peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else 0}
 
 
-def asked() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", default="resnet50")
@@ -97,30 +97,37 @@ def asked() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = asked()
-    how = compute_config(options.device, options.threads)
-    on_gpu = how.device.startswith("cuda")
+    options = arguments()
+    config = compute_config(options.device, options.threads)
+    on_gpu = config.device.startswith("cuda")
     precision = options.precision or ("bf16" if on_gpu else "float32")
-    how = replace(how, precision=precision, compile=on_gpu)
+    config = replace(config, precision=precision, compile=on_gpu)
     batch = options.batch or (256 if on_gpu else 16)
     counted = options.steps or (30 if on_gpu else 2)
-    how.apply()
+    config.apply()
     if options.wait:
-        shape = options.network, how, batch, options.size
+        shape = options.network, config, batch, options.size
         steps = ours(*shape) if options.wait == "ours" else theirs(options.wait, *shape)
         for _ in range(WARM_UP if on_gpu else 1):
             next(steps)
-        answer(lambda: measure(steps, how, counted, batch))
+        answer(lambda: measure(steps, config, counted, batch))
         return
-    passed = ["--network", options.network, "--device", how.device, "--threads", str(how.threads)]
+    passed = [
+        "--network",
+        options.network,
+        "--device",
+        config.device,
+        "--threads",
+        str(config.threads),
+    ]
     passed += ["--precision", precision, "--batch", str(batch), "--size", str(options.size)]
     passed += ["--steps", str(counted)]
     sides = dict.fromkeys(SIDES, passed)
     turns = compare("benchmarks.imagenet_training", sides, options.rounds)
     best = max(SIDES[:2], key=lambda name: against(turns, name)[name]["images_per_second"])
-    found = record(
+    result = record(
         "imagenet_training",
-        how.device,
+        config.device,
         training=against(turns, best),
         against=best,
         network=options.network,
@@ -131,11 +138,11 @@ def main() -> None:
         steps=counted,
     )
     if options.keep:
-        write_json(options.keep, found)
+        write_json(options.keep, result)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
         return
-    print(f"{options.network}, batch {batch}, {options.size} px, {precision}, {found['hardware']}")
+    print(f"{options.network}, batch {batch}, {options.size} px, {precision}, {result['hardware']}")
     print("\n".join(in_words(against(turns, best), best)))
 
 

@@ -144,9 +144,14 @@ def rows(network: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for batch in options.batches:
             sides = {name: [*passed, "--batches", str(batch)] for name in options.sides}
             turns = compare(module, sides, options.rounds)
-            found = against(turns, "torchvision")
+            medians = against(turns, "torchvision")
             times = {name: against(turns, name)["ours"]["ratio"] for name in turns}
-            yield {"network": network, "batch": batch, "sides": found, "ours_against": times}
+            yield {
+                "network": network,
+                "batch": batch,
+                "sides": medians,
+                "ours_against": times,
+            }
 
 
 def words(row: dict[str, Any]) -> Iterator[str]:
@@ -158,7 +163,7 @@ def words(row: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def asked() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="*", default=["resnet50", "resnet152"])
@@ -175,17 +180,17 @@ def asked() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = asked()
+    options = arguments()
     if options.wait == "export":
         exported(options.networks[0], options.file)
         return
     if options.wait:
         wait(options.wait, options)
         return
-    found: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
     for network in options.networks:
         for row in rows(network, options):
-            found.append(row)
+            comparisons.append(row)
             if not options.json:
                 print("\n".join(words(row)), flush=True)
     import torch
@@ -196,7 +201,7 @@ def main() -> None:
     result = record(
         "prediction",
         "cpu",
-        rows=found,
+        rows=comparisons,
         rounds=options.rounds,
     )
     if options.json:

@@ -42,19 +42,19 @@ WARM_UP = 10  # steps of each measurement that are not counted
 FOREVER = 10**6  # steps of a neighbour
 
 
-def ours(how: ComputeConfig) -> Iterator[Any]:
+def ours(config: ComputeConfig) -> Iterator[Any]:
     """Steps of `residual train`."""
     recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        begin(run, recipe, digits(), {"where": "digits", "root": folder}, how)
+        begin(run, recipe, digits(), {"where": "digits", "root": folder}, config)
         yield from advance(run, digits(), RunOptions())
 
 
-def usual(how: ComputeConfig) -> Iterator[Any]:
+def usual(config: ComputeConfig) -> Iterator[Any]:
     """Steps of the usual loop."""
     recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
-    torch.set_num_threads(how.threads)
+    torch.set_num_threads(config.threads)
     train = require_tensors(digits().train)
     mean = per_pixel_mean(train).mean
     batches = usual_loop.loader(train.pixels, train.labels, mean, recipe)
@@ -63,8 +63,8 @@ def usual(how: ComputeConfig) -> Iterator[Any]:
 
 def steps_of(side: str, threads: int) -> Iterator[Any]:
     """Steps of a side, behind those that warm it up."""
-    how = compute_config("cpu", threads, "float32")
-    steps = usual(how) if side == "usual" else ours(how)
+    config = compute_config("cpu", threads, "float32")
+    steps = usual(config) if side == "usual" else ours(config)
     for _ in itertools.islice(steps, WARM_UP):
         pass
     return steps
@@ -102,21 +102,21 @@ class Trial:
 
 def compare(trial: Trial, rounds: int) -> dict[str, dict[str, list[float]]]:
     """All sides with all neighbours in turn -> for each its speeds, in images/s."""
-    found: dict[str, dict[str, list[float]]] = {s: {k: [] for k in NEIGHBOURS} for s in SIDES}
+    result: dict[str, dict[str, list[float]]] = {s: {k: [] for k in NEIGHBOURS} for s in SIDES}
     for n in range(rounds):
         for kind in NEIGHBOURS:
             for side in SIDES if n % 2 == 0 else reversed(SIDES):
                 speed = trial.measured(side, kind)["images_per_second"]
-                found[side][kind].append(speed)
+                result[side][kind].append(speed)
                 print(f"round {n + 1}, {side}, {kind}: {speed:,.0f} images/s", file=sys.stderr)
-    return found
+    return result
 
 
 def summary(speeds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Any]]:
     """For each side its median speeds, the share of its own speed alone that it keeps beside each
     neighbour, and its speed alone beside that of ours with spinning threads; each share is the
     median over the rounds."""
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for side, own in speeds.items():
         alone = own["alone"]
         kept = {
@@ -125,13 +125,13 @@ def summary(speeds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, An
         }
         ratios = [a / b for a, b in zip(alone, speeds["ours, spinning"]["alone"], strict=True)]
         medians = {kind: median(each) for kind, each in own.items()}
-        found[side] = {"images_per_second": medians, "kept": kept, "alone_ratio": median(ratios)}
-    return found
+        result[side] = {"images_per_second": medians, "kept": kept, "alone_ratio": median(ratios)}
+    return result
 
 
-def in_words(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+def in_words(result: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The comparison as a person reads it."""
-    for side, each in found.items():
+    for side, each in result.items():
         shares = ", ".join(f"{share:.2f} {kind}" for kind, share in each["kept"].items())
         yield (
             f"  {side:>14}: {each['images_per_second']['alone']:,.0f} images/s alone "
@@ -154,18 +154,18 @@ def main() -> None:
         return
     speeds = compare(Trial(options.threads, options.steps), options.rounds)
     compute_config("cpu", options.threads, "float32").apply()
-    found = record(
+    result = record(
         "shared_machine", "cpu",
         network=NETWORK, sides=summary(speeds), speeds=speeds, cores=os.cpu_count(),
         rounds=options.rounds, steps=options.steps,
     )  # fmt: skip
     if options.keep:
-        write_json(options.keep, found)
+        write_json(options.keep, result)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
         return
-    print(f"{NETWORK} on the digits, {found['hardware']}")
-    print("\n".join(in_words(found["sides"])))
+    print(f"{NETWORK} on the digits, {result['hardware']}")
+    print("\n".join(in_words(result["sides"])))
 
 
 if __name__ == "__main__":

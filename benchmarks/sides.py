@@ -58,10 +58,15 @@ class Side:
         environment: Mapping[str, str] | None = None,  # besides that of this process
     ) -> None:
         command = [sys.executable, "-m", module, "--wait", name, *options]
-        pipe, own = subprocess.PIPE, environment_of(name) | dict(environment or {})
+        pipe, variables = subprocess.PIPE, environment_of(name) | dict(environment or {})
         self.process = stack.enter_context(
             subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=own
+                command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=variables,
             )
         )
         stack.callback(self.process.kill)
@@ -88,11 +93,11 @@ class Side:
         watcher.start()
         try:
             self.begin()
-            found: Measured = json.loads(self.said())
+            result: Measured = json.loads(self.said())
         finally:
             over.set()
             watcher.join()
-        return found | {"peak_memory_bytes": found.pop("peak_gpu_bytes", 0) or self.peak}
+        return result | {"peak_memory_bytes": result.pop("peak_gpu_bytes", 0) or self.peak}
 
     def _watch(self, over: threading.Event) -> None:
         tree = psutil.Process(self.process.pid)
@@ -151,18 +156,18 @@ def compare(
 def against(turns: dict[str, list[Measured]], side: str) -> dict[str, dict[str, Any]]:
     """The medians of each side; and how many times as fast as one side it was, in each round and
     in the median."""
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for name, each in turns.items():
-        found[name] = {key: median(turn[key] for turn in each) for key in each[0]}
+        result[name] = {key: median(turn[key] for turn in each) for key in each[0]}
         for key in ("images_per_second", "images_per_cpu_second"):
             pairs = zip(each, turns[side], strict=True)
-            ratios = [own[key] / theirs[key] for own, theirs in pairs]
+            ratios = [ours[key] / theirs[key] for ours, theirs in pairs]
             short = "ratio" if key == "images_per_second" else "ratio_per_cpu_second"
-            found[name] |= {short: median(ratios), f"{short}s": ratios}
-    return found
+            result[name] |= {short: median(ratios), f"{short}s": ratios}
+    return result
 
 
-def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
+def record(benchmark: str, device: str, **result: Any) -> dict[str, Any]:
     """The content of a result file: what was found, where, with what, and when."""
     # Here and not above: a side without torch does not pay for its memory.
     import torch
@@ -174,16 +179,16 @@ def record(benchmark: str, device: str, **found: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "benchmark": benchmark,
-        **found,
+        **result,
         "hardware": hardware_name(ComputeConfig(device, torch.get_num_threads())),
         "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def in_words(found: dict[str, dict[str, Any]], side: str) -> Iterator[str]:
+def in_words(result: dict[str, dict[str, Any]], side: str) -> Iterator[str]:
     """The comparison as a person reads it."""
-    for name, each in found.items():
+    for name, each in result.items():
         yield (
             f"  {name:>22}: {each['images_per_second']:8,.1f} images/s, "
             f"{each['images_per_cpu_second']:8,.1f} per CPU second, peak memory "

@@ -48,9 +48,9 @@ def errors(results: Path) -> str:
     ours, rows = grouped(read_results(results), title), []
     for name, theirs in usual.items():
         for network in sorted(set(map(network_of, theirs))):
-            own = of_network(ours.get(name, []), network)
+            ours_of = of_network(ours.get(name, []), network)
             pair = (
-                Spread([result["error_top1"] for result in own]),
+                Spread([result["error_top1"] for result in ours_of]),
                 Spread([result["usual_error_top1"] for result in of_network(theirs, network)]),
             )
             rows.append([name, network, *map(str, pair), agreement(*pair)])
@@ -70,11 +70,11 @@ def agreement(ours: Spread, usual: Spread) -> str:
 def speed(folder: Path) -> str:
     """Training speed of small networks, both sides measured in turn in one run."""
     rows = [
-        [found["hardware"], found["precision"], network]
+        [result["hardware"], result["precision"], network]
         + [speed_and_memory(pair[side]) for side in ("ours", "usual")]
         + [f"{pair['ratio']:.2f}"]
-        for found in read_results(folder, "networks")
-        for network, pair in found["networks"].items()
+        for result in read_results(folder, "networks")
+        for network, pair in result["networks"].items()
     ]
     return table(["hardware", "precision", "network", "ours", "usual loop", "median ratio"], rows)
 
@@ -83,12 +83,12 @@ def shared_machine(folder: Path) -> str:
     """The share of its speed that a training keeps beside other work on the machine."""
     rows = [
         [
-            *(found["hardware"], found["network"], name),
+            *(result["hardware"], result["network"], name),
             f"{side['images_per_second']['alone']:,.0f} images/s",
             *(f"{share:.2f}" for share in side["kept"].values()),
         ]
-        for found in read_results(folder, "sides")
-        for name, side in found["sides"].items()
+        for result in read_results(folder, "sides")
+        for name, side in result["sides"].items()
     ]
     kinds = ("beside a busy loop", "beside another training")
     return table(
@@ -99,7 +99,7 @@ def shared_machine(folder: Path) -> str:
 def interruptions(folder: Path) -> list[dict[str, Any]]:
     """For each job and interruption, how many were made and how many ended equal."""
     return [
-        row for found in read_results(folder, "interruptions") for row in found["interruptions"]
+        row for result in read_results(folder, "interruptions") for row in result["interruptions"]
     ]
 
 
@@ -116,29 +116,29 @@ def endurance_sentence(results: Path) -> str:
     kills = [row for row in rows if row["interruption"] != FULL_DISK]
     if not kills:
         return ""
-    made, equal, all_made, all_equal = (
+    jobs, equal, all_jobs, all_equal = (
         sum(row[key] for row in some) for some in (kills, rows) for key in ("made", "equal")
     )
     return (
-        f"{made} jobs (training, detection, packing and reports, on one process and on two) were "
+        f"{jobs} jobs (training, detection, packing and reports, on one process and on two) were "
         "killed by `kill -9` at random moments and resumed, some after the clock was set back; "
         f"{equal} ended exactly like uninterrupted ones. So did {all_equal - equal} of "
-        f"{all_made - made} on a full disk (`make endurance`).\n\n"
+        f"{all_jobs - jobs} on a full disk (`make endurance`).\n\n"
     )
 
 
 def fitting(folder: Path) -> str:
     """The steps after which a baseline classified all of a few pictures correctly."""
     rows = []
-    for found in read_results(folder, "tried"):
-        pictures = f"{found['pictures']} of {found['data']['name']}"
-        for network, attempts in found["tried"].items():
+    for result in read_results(folder, "tried"):
+        pictures = f"{result['pictures']} of {result['data']['name']}"
+        for network, attempts in result["tried"].items():
             last = attempts[-1]
             end = "diverged" if last["wrong"] is None else f"{last['wrong']} wrong"
             rows.append(
                 [
                     *(network, f"{pictures}, {last['size']} px"),
-                    *(f"{found['hardware']}, {found['precision']}", f"{len(attempts)}"),
+                    *(f"{result['hardware']}, {result['precision']}", f"{len(attempts)}"),
                     f"{last['start']} start, seed {last['seed']}, rate {last['lr']:g}",
                     f"{last['steps']:,}" if last["wrong"] == 0 else f"not, {end}",
                 ]
@@ -159,19 +159,19 @@ def photographs(folder: Path) -> str:
     growth = sorted((folder.parent / "figures").glob("growth-*.png"))
     pictures = [f"![cost by size](../results/figures/{path.name})" for path in growth]
     reading, training, prediction = Rows(), Rows(), Rows()
-    for found in read_results(folder, "reading"):
-        what = f"{found['pictures']:,} photographs, {found['workers']} workers"
+    for result in read_results(folder, "reading"):
+        subject = f"{result['pictures']:,} photographs, {result['workers']} workers"
         unit = "images/s per core", 0, "images_per_cpu_second"
-        reading += sides(found, what, found["reading"], *unit, core="_per_cpu_second")
-    for found in read_results(folder, "training"):
-        if "batch" in found:  # else it is of detectors
-            what = f"{found['batch']} of {found['size']} px, {found['precision']}"
-            training += sides(found, f"{found['network']}, {what}", found["training"])
-    for found in read_results(folder, "rows"):
-        for row in found["rows"]:
+        reading += sides(result, subject, result["reading"], *unit, core="_per_cpu_second")
+    for result in read_results(folder, "training"):
+        if "batch" in result:  # else it is of detectors
+            subject = f"{result['batch']} of {result['size']} px, {result['precision']}"
+            training += sides(result, f"{result['network']}, {subject}", result["training"])
+    for result in read_results(folder, "rows"):
+        for row in result["rows"]:
             ratios = row["ours_against"]
             measured = {name: side | {"ratio": ratios[name]} for name, side in row["sides"].items()}
-            prediction += sides(found, f"{row['network']}, batch {row['batch']}", measured)
+            prediction += sides(result, f"{row['network']}, batch {row['batch']}", measured)
     parts = [
         "Reading photographs into normalised batches, against `ImageFolder`:",
         table(SIDES, reading),
@@ -185,28 +185,30 @@ def photographs(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def sides(found: Result, what: str, measured: dict[str, Any], *unit: Any, core: str = "") -> Rows:
+def sides(
+    result: Result, subject: str, measured: dict[str, Any], *unit: Any, core: str = ""
+) -> Rows:
     """A row for each side of a comparison: its speed, memory and disk space, and the ratio."""
     rows = []
     for name, side in measured.items():
-        size = found.get("bytes_on_disk", {}).get(name)
+        size = result.get("bytes_on_disk", {}).get(name)
         cell = speed_and_memory(side, *unit) + (f", {size / 1e6:,.1f} MB on disk" if size else "")
-        rows.append([found["hardware"], what, name, cell, f"{side['ratio' + core]:.2f}"])
+        rows.append([result["hardware"], subject, name, cell, f"{side['ratio' + core]:.2f}"])
     return rows
 
 
 def detectors(folder: Path) -> str:
     """Training and prediction of detectors beside torchvision's, and normalizations."""
     speeds = Rows()
-    for found in read_results(folder, "training"):
-        for work in ("training", "prediction") if found["benchmark"] == "detection" else ():
-            height, width = found["size"]
-            what = f"{found['network']}, {work}, {height}x{width}, {found['precision']}"
-            speeds += sides(found, what, found.get(work, {}), "pictures/s", 2)
+    for result in read_results(folder, "training"):
+        for work in ("training", "prediction") if result["benchmark"] == "detection" else ():
+            height, width = result["size"]
+            subject = f"{result['network']}, {work}, {height}x{width}, {result['precision']}"
+            speeds += sides(result, subject, result.get(work, {}), "pictures/s", 2)
     norms = [
-        [name, found["data"]["name"], f"{ap['AP50-area']['mean']:.2f}"]
-        for found in read_results(folder, "norms")
-        for name, ap in found["norms"].items()
+        [name, result["data"]["name"], f"{ap['AP50-area']['mean']:.2f}"]
+        for result in read_results(folder, "norms")
+        for name, ap in result["norms"].items()
     ]
     parts = ["Faster R-CNN with one picture at a time, and torchvision's:", table(SIDES, speeds)]
     if norms:

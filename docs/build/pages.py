@@ -161,10 +161,10 @@ def training_speeds(folder: Path) -> Speeds:
         (network_of(result), result["images_per_second"], result["hardware"])
         for result in read_results(folder)
     ]
-    for found in read_results(folder / "benchmarks", "networks"):
-        for network, sides in found["networks"].items():
+    for result in read_results(folder / "benchmarks", "networks"):
+        for network, sides in result["networks"].items():
             speed = sides.get("ours", {}).get("images_per_second")
-            measured.append((network, speed, found["hardware"]))
+            measured.append((network, speed, result["hardware"]))
     speeds: Speeds = {}
     for network, speed, machine in measured:
         if speed and speed > speeds.get(network, (0.0, ""))[0]:
