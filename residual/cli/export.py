@@ -15,6 +15,16 @@ from residual.cli.options import Device, Exact, Json, Threads, compute_config, l
 from residual.storage import display_name, json_text
 
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torchvision": ".safetensors"}
+PARITY = (
+    "batch|pictures|labels|probabilities apart|torch|ONNX Runtime",
+    "{batch}|{height}x{width}|the same|{apart:.1e}|{torch_ms:.1f} ms/picture|"
+    "{onnxruntime_ms:.1f} ms/picture",
+)
+DETECTOR_PARITY = (
+    "picture|regions|probabilities apart|boxes apart|found|by both|torch|ONNX Runtime",
+    "{height}x{width}|{regions}|{apart:.1e}|{pixels:.1e} pixels|{found}|{same}|"
+    "{torch_ms:.0f} ms|{onnxruntime_ms:.0f} ms",
+)
 
 
 def predict(
@@ -155,7 +165,7 @@ def export(
         print(json_text({"file": str(out), "format": form, "network": network, "parity": rows}))
         return
     if rows:
-        (print_detector_parity if detection else print_parity)(rows)
+        print_parity(rows, detection)
     subject, labels = (f"a detector on {network}", "classes") if detection else (network, "labels")
     print(f"{out}: {subject} as {form}, with its {labels} and its preprocessing")
 
@@ -176,26 +186,11 @@ def check_usage(form: str, preprocessing: str, out: Path) -> None:
         raise FileNotFoundError(f"cannot write {out}: no folder {out.parent}")
 
 
-def print_parity(rows: list[dict[str, Any]]) -> None:
-    """Print the comparison with the network, batch by batch."""
-    cells = (
-        "{batch}|{height}x{width}|the same|{apart:.1e}|{torch_ms:.1f} ms/picture|"
-        "{onnxruntime_ms:.1f} ms/picture"
-    )
-    heads = ["batch", "pictures", "labels", "probabilities apart", "torch", "ONNX Runtime"]
-    print_table(heads, [cells.format(**row).split("|") for row in rows])
-
-
-def print_detector_parity(rows: list[dict[str, Any]]) -> None:
-    """Print the comparison with the detector, picture by picture."""
-    cells = (
-        "{height}x{width}|{regions}|{apart:.1e}|{pixels:.1e} pixels|{found}|{same}|"
-        "{torch_ms:.0f} ms|{onnxruntime_ms:.0f} ms"
-    )
-    heads = ["picture", "regions", "probabilities apart", "boxes apart", "found", "by both"]
-    heads += ["torch", "ONNX Runtime"]
-    print_table(heads, [cells.format(**row).split("|") for row in rows])
-    if any(row["same"] < row["found"] for row in rows):
+def print_parity(rows: list[dict[str, Any]], detection: bool) -> None:
+    """Print the comparison with the network: a row for each batch, or each picture."""
+    heads, cells = DETECTOR_PARITY if detection else PARITY
+    print_table(heads.split("|"), [cells.format(**row).split("|") for row in rows])
+    if any(row["same"] < row["found"] for row in rows if detection):
         print(
             "Where fewer are found by both, regions are as good as equal, and the last bit of a "
             "number decides; each step, given the same numbers, is the same."

@@ -187,20 +187,16 @@ def train_missing(
 
     display = ProgressDisplay(place.workers, current_world().rank == 0)
     fingerprints: dict[str, set[str]] = {}
-    if everything:
-        large = has_photographs(place)
-        experiments = {
-            name: [e for e in some if takes_photographs(e.recipe.network) == large]
-            for name, some in experiments.items()
-            if (name in IMAGENET) == large
-        }
-    for large in (False, True):
+    kinds = [has_photographs(place)] if everything else [False, True]
+    for large in kinds:
         group = {
-            name: some
+            name: [
+                e for e in some if not everything or takes_photographs(e.recipe.network) == large
+            ]
             for name, some in experiments.items()
             if some and name not in BOXES and (name in IMAGENET) == large
         }
-        if group:
+        if any(group.values()):
             trainer = ClassifierTrainer(place, display, data_of(place, large))
             fingerprints |= run(group, trainer)
     if boxes := {name: some for name, some in experiments.items() if some and name in BOXES}:
