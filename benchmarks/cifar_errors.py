@@ -57,15 +57,15 @@ def errors(recipe: ClassificationRecipe, data: Data, device: torch.device) -> di
 def record(
     recipe: ClassificationRecipe, data: Data, wrong: int, seconds: float, machine: str
 ) -> dict[str, Any]:
-    seen = len(data.split("test"))
+    images_seen = len(data.split("test"))
     return {
         "format": FORMAT,
         "benchmark": "cifar_errors",
         "recipe": to_json(recipe),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "split": "test"},
-        "seen": seen,
+        "seen": images_seen,
         "wrong_top1": wrong,
-        "usual_error_top1": 100 * wrong / seen,
+        "usual_error_top1": 100 * wrong / images_seen,
         "images_per_second": round(recipe.batch * recipe.steps / seconds, 1),
         "seconds": round(seconds, 1),
         "hardware": machine,

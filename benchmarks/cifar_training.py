@@ -9,22 +9,20 @@ same made-up images. Each measurement is a process of its own, so that its memor
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
 
 from benchmarks import usual_loop
-from benchmarks.sides import environment_of, record, tree_memory
+from benchmarks.sides import Measured, Side, answer, record
 from residual.data.datasets import Data, ImageTensors, require_tensors
 from residual.data.preprocessing import per_pixel_mean
 from residual.device import ComputeConfig, compute_config
@@ -70,7 +68,7 @@ def usual(network: str, config: ComputeConfig, data: Data) -> Iterator[None]:
         yield
 
 
-def measure(side: str, network: str, config: ComputeConfig, steps: int) -> dict[str, float]:
+def measure(side: str, network: str, config: ComputeConfig, steps: int) -> Measured:
     """Images per second of one side, after a few steps, and seconds to its first step."""
     kinds: dict[str, Callable[[str, ComputeConfig, Data], Iterator[None]]] = {
         "ours": ours,
@@ -98,32 +96,16 @@ def _wait(config: ComputeConfig) -> None:
         torch.cuda.synchronize()
 
 
-def in_a_process(side: str, network: str, options: list[str]) -> dict[str, float]:
+def in_a_process(side: str, network: str, options: list[str]) -> Measured:
     """One measurement, with the peak memory of its process tree."""
-    command = [sys.executable, "-m", "benchmarks.cifar_training", "--measure", side, network]
-    with subprocess.Popen(
-        [*command, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment_of(side),
-    ) as process:
-        peak, tree = 0, psutil.Process(process.pid)
-        output: list[str] = []
-        reader = threading.Thread(target=lambda: output.append(process.communicate()[0]))
-        reader.start()
-        while reader.is_alive():
-            peak = max(peak, tree_memory(tree)) if psutil.pid_exists(process.pid) else peak
-            reader.join(timeout=0.25)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
-    result: dict[str, float] = json.loads(output[0].splitlines()[-1])
-    return result | {"peak_memory_bytes": result.pop("peak_gpu_bytes") or peak}
+    with ExitStack() as stack:
+        words = ["--networks", network, *options]
+        return Side(stack, "benchmarks.cifar_training", side, words).turn()
 
 
 def compare(network: str, rounds: int, options: list[str]) -> dict[str, Any]:
     """Both sides in turn, so many rounds, and the median of the ratios."""
-    measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    measured: dict[str, list[Measured]] = {side: [] for side in SIDES}
     for n in range(rounds):
         for side in SIDES if n % 2 == 0 else reversed(SIDES):
             measured[side].append(in_a_process(side, network, options))
@@ -159,7 +141,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="a file for the result")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--wait", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -182,9 +164,8 @@ def main() -> None:
     on_gpu = config.device.startswith("cuda")
     config = replace(config, precision=options.precision or ("bf16" if on_gpu else "float32"))
     steps = options.steps or (500 if on_gpu else 30)
-    if options.measure:
-        side, network = options.measure
-        print(json.dumps(measure(side, network, config, steps)))
+    if options.wait:
+        answer(lambda: measure(options.wait, options.networks[0], config, steps))
         return
     passed_on = ["--device", config.device, "--threads", str(config.threads)]
     passed_on += ["--precision", config.precision, "--steps", str(steps)]

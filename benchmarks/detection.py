@@ -55,13 +55,14 @@ def ours(network: str, config: ComputeConfig, work: str) -> Iterator[Any]:
     config.prepare(net)
     net.head.register_forward_hook(counted)
     image, boxes, labels = made_up(config)
-    before = loader.imagenet_preprocessing(HEIGHT).to(image.device)
+    preprocessing = loader.imagenet_preprocessing(HEIGHT).to(image.device)
     if work == "training":
-        own = learning.Sample(before.normalize(image[None].clone())[0], boxes, labels, (0, 0))
+        normalized = preprocessing.normalize(image[None].clone())[0]
+        sample = learning.Sample(normalized, boxes, labels, (0, 0))
         way = StepOptions(config.autocast, memory_format=config.memory_format)
-        return loop.train(loop.start(net, recipe), itertools.repeat([own]), recipe, way)
+        return loop.train(loop.start(net, recipe), itertools.repeat([sample]), recipe, way)
     fuse_batchnorm(net).eval()
-    return answers(net, image, before, config)
+    return answers(net, image, preprocessing, config)
 
 
 def tame(net: nn.Module, shift: nn.Conv2d) -> None:
@@ -76,14 +77,14 @@ def tame(net: nn.Module, shift: nn.Conv2d) -> None:
 REGIONS: list[int] = []  # that passed the layers behind them, in this process
 
 
-def counted(module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
-    REGIONS.append(len(given[0]))
+def counted(module: nn.Module, tensors: tuple[Tensor, ...], result: Tensor) -> None:
+    REGIONS.append(len(tensors[0]))
 
 
-def answers(net: Any, image: Tensor, before: Any, config: ComputeConfig) -> Iterator[Any]:
+def answers(net: Any, image: Tensor, preprocessing: Any, config: ComputeConfig) -> Iterator[Any]:
     while True:
         with torch.no_grad(), config.autocast():
-            inputs = before.normalize(image[None].clone())[0]
+            inputs = preprocessing.normalize(image[None].clone())[0]
             yield inference.detect([inference.ImageFeatures(net, [inputs])], Testing())
 
 
@@ -111,8 +112,8 @@ def theirs(network: str, config: ComputeConfig, work: str) -> Iterator[Any]:
     from torchvision.models.detection.rpn import AnchorGenerator
     from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-    whole = torchvision.models.get_model(network, norm_layer=FrozenBatchNorm2d)
-    parts = dict(whole.named_children())
+    classifier = torchvision.models.get_model(network, norm_layer=FrozenBatchNorm2d)
+    parts = dict(classifier.named_children())
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
     for name in ("conv1", "layer1"):
         parts[name].requires_grad_(False)

@@ -49,8 +49,9 @@ def trained(recipe: DetectionRecipe, data: DetectionData, config: Any) -> dict[s
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(True)
     config.prepare(net)
-    device, before = torch.device(config.device), loader.imagenet_preprocessing(recipe.shorter)
-    feed = loader.TrainingLoader(data.train, recipe, before.to(device), device)
+    device = torch.device(config.device)
+    preprocessing = loader.imagenet_preprocessing(recipe.shorter)
+    feed = loader.TrainingLoader(data.train, recipe, preprocessing.to(device), device)
     learner = loop.start(net, recipe)
     for module in list(net.modules()):  # statistics that move are no fixed map of a convolution's
         for name, child in module.named_children():
@@ -65,7 +66,7 @@ def trained(recipe: DetectionRecipe, data: DetectionData, config: Any) -> dict[s
         if step.number % 50 == 0:
             print(f"{recipe.norm}: step {step.number}, loss {float(step.loss):.3f}", flush=True)
     done = TrainedDetector(
-        net.eval(), recipe.network, data.train.classes, before, recipe, learner.step
+        net.eval(), recipe.network, data.train.classes, preprocessing, recipe, learner.step
     )
     result = evaluate([done], data.test, Testing(), EvalOptions(config))
     ap: dict[str, Any] = result["ap"]

@@ -155,8 +155,8 @@ def main() -> None:
     config.apply()
     tried: dict[str, list[dict[str, Any]]] = {}
     for name in options.networks:
-        size, whole = options.size or BASELINES[name].pixels, takes_photographs(name)
-        data = load(options.folder, DEFAULT_ROOT, size=size, as_files=whole)
+        size, photographs = options.size or BASELINES[name].pixels, takes_photographs(name)
+        data = load(options.folder, DEFAULT_ROOT, size=size, as_files=photographs)
         tried[name] = []
         for result in attempts(name, data, size, options, config):
             tried[name].append(result)

@@ -55,16 +55,16 @@ def measured(point: Point, device: str, threads: int, steps: int) -> dict[str, f
     config = compute_config(device, threads)
     config = replace(config, precision="bf16" if config.device.startswith("cuda") else "float32")
     config.apply()
-    own = point.batch // point.processes
+    share = point.batch // point.processes
     recipe = replace(
         recipe_for(f"resnet{point.depth}", "", KINDS[point.kind]),
-        batch=point.batch, norm_group=own, steps=steps + 1, warmup=(0, 0.01),
+        batch=point.batch, norm_group=share, steps=steps + 1, warmup=(0, 0.01),
         drops=(), schedule="drops", patience=0, split="full",
     )  # fmt: skip
     torch.manual_seed(0)
     net = config.prepare(build(recipe.network))
-    images = torch.rand(own, 3, point.size, point.size, device=config.device)
-    labels = torch.randint(0, 1000, (own,), device=config.device)
+    images = torch.rand(share, 3, point.size, point.size, device=config.device)
+    labels = torch.randint(0, 1000, (share,), device=config.device)
     batches = itertools.repeat((images.contiguous(memory_format=config.memory_format), labels))
     seconds, begun = [], time.perf_counter()
     way = StepOptions(config.autocast, world=world)
@@ -113,8 +113,8 @@ def figure(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
         ):
             axes = panels[row][column]
             for kind, colour in zip(KINDS, ("#c1272d", "#1b87b8"), strict=True):
-                own = [each for each in rows if (each["axis"], each["kind"]) == (axis, kind)]
-                x, y = [each[axis] for each in own], [each[key] / scale for each in own]
+                points = [each for each in rows if (each["axis"], each["kind"]) == (axis, kind)]
+                x, y = [each[axis] for each in points], [each[key] / scale for each in points]
                 axes.plot(x, y, color=colour, marker="o", markersize=4, label=kind)
             style_axes(axes)
             axes.set_ylim(0, 1.1 * axes.dataLim.y1)

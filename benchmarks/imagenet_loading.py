@@ -69,8 +69,8 @@ def apart(photographs: ImageFiles, cut: ScaleCrop, draws: int) -> float:
             int(randint(long - 224 + 1, *key, draw))
             for long, draw in ((width, LEFT), (height, TOP))
         )
-        whole = np.asarray(resize(image, (height, width)), dtype=np.int16)
-        plain = whole[top : top + 224, left : left + 224]
+        resized = np.asarray(resize(image, (height, width)), dtype=np.int16)
+        plain = resized[top : top + 224, left : left + 224]
         total += float(np.abs(cut(image, i, key[1])[0][0] - plain).mean())
     return total / draws
 
@@ -92,8 +92,8 @@ def places(folder: Path, scratch: Path) -> Iterator[tuple[str, str, int, int]]:
         except ValueError as error:
             print(f"{name}: not measured: {error}")
             continue
-        own = sum(path.stat().st_size for path in (to / "train").rglob("*") if path.is_file())
-        yield name, str(to), own, in_part
+        total = sum(path.stat().st_size for path in (to / "train").rglob("*") if path.is_file())
+        yield name, str(to), total, in_part
 
 
 def arguments() -> argparse.Namespace:

@@ -37,9 +37,9 @@ def ours(network: str, threads: int) -> Answer:
     from residual.models.registry import build
     from residual.runs.load import Trained
 
-    before = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224))
+    view = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224))
     net = build(f"{network}-v1.5").eval()
-    answer = engine(Trained(net, f"{network}-v1.5", None, before, None, None), "auto", threads)
+    answer = engine(Trained(net, f"{network}-v1.5", None, view, None, None), "auto", threads)
     return lambda x: answer(torch.from_numpy(x))
 
 
@@ -74,16 +74,16 @@ def product(network: str) -> Answer:
     _, multiply_adds = cost(build(f"{network}-v1.5"), 224)
     rows = round(multiply_adds / COLUMNS**2)
     left, right = torch.randn(rows, COLUMNS), torch.randn(COLUMNS, COLUMNS)
-    made = torch.empty(rows, COLUMNS)  # image by image in the same place, as caches like it
+    products = torch.empty(rows, COLUMNS)  # image by image in the same place, as caches like it
 
     def answer(x: NDArray[np.float32]) -> None:
         for _ in x:
-            torch.mm(left, right, out=made)
+            torch.mm(left, right, out=products)
 
     return answer
 
 
-def bare(file: Path, threads: int) -> Answer:
+def onnxruntime_alone(file: Path, threads: int) -> Answer:
     """ONNX Runtime as it comes."""
     import onnxruntime
 
@@ -109,7 +109,7 @@ def wait(side: str, options: argparse.Namespace) -> None:
     """In a process of its own: answer so many images in batches, at each turn."""
     network, threads = options.networks[0], options.threads
     if side == "onnxruntime":
-        answering = bare(options.file, threads)
+        answering = onnxruntime_alone(options.file, threads)
     else:
         import torch
 
@@ -139,8 +139,8 @@ def rows(network: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         passed = ["--networks", network, "--threads", str(options.threads)]
         passed += ["--images", str(options.images), "--file", str(Path(folder) / "theirs.onnx")]
-        made = [sys.executable, "-m", module, "--wait", "export", *passed]
-        subprocess.run(made, check=True, capture_output=True)
+        products = [sys.executable, "-m", module, "--wait", "export", *passed]
+        subprocess.run(products, check=True, capture_output=True)
         for batch in options.batches:
             sides = {name: [*passed, "--batches", str(batch)] for name in options.sides}
             turns = compare(module, sides, options.rounds)

@@ -117,14 +117,14 @@ def summary(speeds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, An
     neighbour, and its speed alone beside that of ours with spinning threads; each share is the
     median over the rounds."""
     result: dict[str, dict[str, Any]] = {}
-    for side, own in speeds.items():
-        alone = own["alone"]
+    for side, by_kind in speeds.items():
+        alone = by_kind["alone"]
         kept = {
-            kind: median(a / b for a, b in zip(own[kind], alone, strict=True))
+            kind: median(a / b for a, b in zip(by_kind[kind], alone, strict=True))
             for kind in NEIGHBOURS[1:]
         }
         ratios = [a / b for a, b in zip(alone, speeds["ours, spinning"]["alone"], strict=True)]
-        medians = {kind: median(each) for kind, each in own.items()}
+        medians = {kind: median(each) for kind, each in by_kind.items()}
         result[side] = {"images_per_second": medians, "kept": kept, "alone_ratio": median(ratios)}
     return result
 

@@ -71,9 +71,9 @@ class Side:
         )
         stack.callback(self.process.kill)
         self.name, self.peak = name, 0
-        self.said()
+        self.next_line()
 
-    def said(self) -> str:
+    def next_line(self) -> str:
         """The next line that it says."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -93,7 +93,7 @@ class Side:
         watcher.start()
         try:
             self.begin()
-            result: Measured = json.loads(self.said())
+            result: Measured = json.loads(self.next_line())
         finally:
             over.set()
             watcher.join()
