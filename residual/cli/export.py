@@ -109,7 +109,10 @@ def expand_word(word: str) -> list[Path]:
 
     path = Path(word)
     if path.is_dir():
-        paths = sorted(Path(entry.path) for entry in iterate_images(path, path, IgnoredFiles()))
+        ignored = IgnoredFiles()
+        paths = [path / image for image in sorted(iterate_images(path, path, ignored))]
+        if ignored.unreadable:
+            raise ignored.unreadable[0]
         if not paths:
             raise FileNotFoundError(f"{display_name(path)} holds no pictures")
         return paths

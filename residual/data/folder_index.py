@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -65,36 +65,39 @@ class IndexEntry:
 
 @dataclass
 class IgnoredFiles:
-    """The number of ignored files of each kind, and the first path of each."""
+    """The files that a walk of class folders left out, by their paths below the folder."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)  # kind: path below the folder
-
-    def note(self, kind: str, path: str) -> None:
-        self.counts[kind] += 1
-        self.first[kind] = min(path, self.first.get(kind, path))  # in any order
-
-    def file(self, name: str, path: str) -> None:
-        """Note a file that is no image. Hidden files count if they have the name of one."""
-        if not is_hidden(name):
-            suffix = Path(name).suffix.lower()
-            self.note(f"{suffix} files" if suffix else "files without a suffix", path)
-        elif is_image(name.lstrip("._")):
-            self.note("hidden pictures", path)
+    outside: list[str] = field(default_factory=list)  # images in no class folder
+    hidden: list[str] = field(default_factory=list)  # images
+    cyclic_links: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)  # folders beside the splits
+    others: list[str] = field(default_factory=list)  # files without the name of an image
+    like_images: list[str] = field(default_factory=list)  # folders that have one; they are walked
+    unreadable: list[OSError] = field(default_factory=list)  # of folders
 
     def sentences(self, folder: Path) -> Iterator[str]:
         """A sentence about all kinds, if there are any, and one more about boxes."""
-        if not self.counts:
+        kinds: dict[str, list[str]] = {
+            "folders beside the sets": self.beside,
+            "pictures in no class folder": self.outside,
+            "hidden pictures": self.hidden,
+            "links to a folder above them": self.cyclic_links,
+        }
+        for path in self.others:
+            suffix = Path(path).suffix.lower()
+            kind = f"{suffix} files" if suffix else "files without a suffix"
+            kinds.setdefault(kind, []).append(path)
+        common = sorted((-len(paths), kind, min(paths)) for kind, paths in kinds.items() if paths)
+        if not common:
             return
-        common = self.counts.most_common(NAMED_KINDS)
-        kinds = [
-            f"{display_name(kind)} ({n:,}, such as {display_name(self.first[kind])})"
-            for kind, n in common
+        named = [
+            f"{display_name(kind)} ({-n:,}, such as {display_name(path)})"
+            for n, kind, path in common[:NAMED_KINDS]
         ]
-        rest = self.counts.total() - sum(n for _, n in common)
+        rest = -sum(n for n, *_ in common[NAMED_KINDS:])
         others = f", and {rest:,} others" if rest else ""
-        yield f"left out of {display_name(folder.name)}: {', '.join(kinds)}{others}"
-        for path in self.first.values():
+        yield f"left out of {display_name(folder.name)}: {', '.join(named)}{others}"
+        for *_, path in common:
             if name := annotation_format(folder / path):
                 yield f"{display_name(path)} holds boxes in {name}'s form; {_box_advice(name)}"
                 return
@@ -160,7 +163,7 @@ def _index_splits(
     classes = _class_folders(path / first)
     for name in subfolders(path):
         if name not in splits.values():
-            ignored.note("folders beside the sets", f"{name}/")
+            ignored.beside.append(f"{name}/")
     sets: dict[Split, list[IndexEntry]] = {"train": []}
     for split, name in splits.items():
         folder = path / name
@@ -241,40 +244,44 @@ def _index_classes(
     path: Path, folder: Path, classes: tuple[str, ...], ignored: IgnoredFiles
 ) -> list[IndexEntry]:
     """The images in the class folders of a folder, with their paths below `path`."""
-    for file in os.scandir(folder):
-        if is_image(file.name) and not file.is_dir():
-            ignored.note("pictures in no class folder", _relative(path, file))
     entries = []
     for label, name in enumerate(classes):
-        files = iterate_images(folder / name, path, ignored) if (folder / name).is_dir() else ()
-        for file in sorted(files, key=lambda file: file.path):
-            try:
-                stat = file.stat()
-                entry = IndexEntry(_relative(path, file), label, stat.st_size, stat.st_mtime_ns)
-            except FileNotFoundError:  # a link to nothing, which is a damaged image
-                entry = IndexEntry(_relative(path, file), label, 0, 0)
-            entries.append(entry)
+        if not (folder / name).is_dir():
+            continue
+        for image in sorted(iterate_images(path, folder / name, ignored)):
+            size = modified = 0  # of a link to nothing, which is a damaged image
+            with suppress(FileNotFoundError):
+                stat = (path / image).stat()
+                size, modified = stat.st_size, stat.st_mtime_ns
+            entries.append(IndexEntry(image, label, size, modified))
+    if ignored.unreadable:
+        raise ignored.unreadable[0]
+    ignored.outside += images_outside(path, folder)
     return entries
 
 
-def _relative(path: Path, entry: "os.DirEntry[str]") -> str:
-    return Path(entry.path).relative_to(path).as_posix()
+def images_outside(path: Path, folder: Path) -> list[str]:
+    """The images in a folder itself, by their paths below `path`."""
+    files = sorted(file for file in folder.iterdir() if is_image(file.name))
+    return [file.relative_to(path).as_posix() for file in files if not file.is_dir()]
 
 
-def iterate_images(
-    folder: str | Path, path: Path, ignored: IgnoredFiles
-) -> Iterator["os.DirEntry[str]"]:
-    """The images in a folder and its subfolders, without hidden ones."""
-    for entry in os.scandir(folder):
-        if not is_hidden(entry.name) and entry.is_dir():
-            if entry.is_symlink() and is_cyclic_link(Path(entry.path)):
-                ignored.note("links to a folder above them", _relative(path, entry))
-            else:
-                yield from iterate_images(entry.path, path, ignored)
-        elif is_image(entry.name):
-            yield entry
-        else:
-            ignored.file(entry.name, _relative(path, entry))
+def iterate_images(path: Path, folder: Path, ignored: IgnoredFiles) -> Iterator[str]:
+    """The images in a folder and below it, without hidden ones: their paths below `path`."""
+    errors = ignored.unreadable
+    for root, folders, files in os.walk(folder, onerror=errors.append, followlinks=True):
+        place = Path(root).relative_to(path).as_posix()
+        visible = [name for name in folders if not is_hidden(name)]
+        folders[:] = [name for name in visible if not is_cyclic_link(Path(root, name))]
+        ignored.cyclic_links += [f"{place}/{name}" for name in visible if name not in folders]
+        ignored.like_images += [f"{place}/{name}" for name in folders if is_image(name)]
+        for name in files:
+            if is_image(name):
+                yield f"{place}/{name}"
+            elif not is_hidden(name):
+                ignored.others.append(f"{place}/{name}")
+            elif is_image(name.lstrip("._")):
+                ignored.hidden.append(f"{place}/{name}")
 
 
 def is_cyclic_link(folder: Path) -> bool:

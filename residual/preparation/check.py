@@ -1,24 +1,22 @@
 """Checks an image folder before training: damaged files, counts of classes, likely mistakes."""
 
 import hashlib
-import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from residual.data.datasets import Progress, no_progress
 from residual.data.decode import DamagedImage, OversizedImage, UnknownFormat, inspect_image
 from residual.data.folder_index import (
-    IMAGE_SUFFIXES,
     SPLITS,
+    IgnoredFiles,
     annotation_hint,
+    images_outside,
     index_folder,
-    is_cyclic_link,
-    is_hidden,
-    is_image,
+    iterate_images,
     require_training_set,
     split_folders,
     subfolders,
@@ -103,11 +101,7 @@ def check(path: Path, workers: int = 1, progress: Progress = no_progress) -> Fol
         )
     roots: dict[str, Path] = {name: path / folder for name, folder in folders.items()}
     roots = roots or {PLAIN: path}
-    images = {
-        file: (name, label)
-        for name, root in roots.items()
-        for label, file in class_images(path, root, report)
-    }
+    images = index_sets(path, roots, report)
     classes = sorted({readable_name(n) for root in roots.values() for n in subfolders(root)})
     report.sets = {name: dict.fromkeys(classes, 0) for name in roots}
     damaged, report.copies = inspect_images(report, path, list(images), workers, progress)
@@ -128,40 +122,27 @@ def check(path: Path, workers: int = 1, progress: Progress = no_progress) -> Fol
     return report
 
 
-def class_images(path: Path, root: Path, report: FolderReport) -> Iterator[tuple[str, str]]:
-    """The class and the path of each image that training reads in a set, by `iterate_images`.
+def index_sets(
+    path: Path, roots: Mapping[str, Path], report: FolderReport
+) -> dict[str, tuple[str, str]]:
+    """The set and the class of each image that training reads, by its path below the folder.
 
     Unreadable folders and all other files are added to the report.
     """
-
-    def below(file: Path) -> str:
-        return file.relative_to(path).as_posix()
-
-    def unreadable(error: OSError) -> None:
-        folder = Path(error.filename)
-        label = readable_name(folder.relative_to(root).parts[0])
-        report.damaged.append(LabeledProblem(below(folder), "unreadable", reason_of(error), label))
-
-    report.outside += [
-        below(entry)
-        for entry in sorted(root.iterdir())
-        if is_image(entry.name) and not entry.is_dir()
-    ]
-    for label in subfolders(root):
-        for folder, folders, files in os.walk(root / label, onerror=unreadable, followlinks=True):
-            inside = {name: Path(folder, name) for name in sorted(folders)}
-            for name, inner in list(inside.items()):
-                if is_cyclic_link(inner):
-                    unreadable(OSError(0, "it is a link to a folder above it", str(inner)))
-                    del inside[name]
-                elif name.lower().endswith(IMAGE_SUFFIXES):
-                    report.folders.append(below(inner))
-            folders[:] = [name for name in inside if not is_hidden(name)]
-            for name in sorted(name for name in files if not is_hidden(name)):
-                if is_image(name):
-                    yield readable_name(label), below(Path(folder, name))
-                else:
-                    report.others.append(below(Path(folder, name)))
+    images: dict[str, tuple[str, str]] = {}
+    for name, root in roots.items():
+        report.outside += images_outside(path, root)
+        for folder in subfolders(root):
+            ignored, label = IgnoredFiles(), readable_name(folder)
+            files = sorted(iterate_images(path, root / folder, ignored))
+            images |= dict.fromkeys(files, (name, label))
+            bad = dict.fromkeys(ignored.cyclic_links, "it is a link to a folder above it")
+            for error in ignored.unreadable:
+                bad[Path(error.filename).relative_to(path).as_posix()] = reason_of(error)
+            report.damaged += [LabeledProblem(f, "unreadable", bad[f], label) for f in bad]
+            report.others += sorted(ignored.others)
+            report.folders += sorted(ignored.like_images)
+    return images
 
 
 def inspect_images(
