@@ -9,14 +9,12 @@ import numpy as np
 from scipy.io import savemat
 from torchvision.datasets.imagenet import ARCHIVE_META
 
-from residual.preparation.imagenet import Expected
-
 WORDS = {"n00000001": "tench, Tinca tinca", "n00000002": "goldfish", "n00000003": "hen"}
 SIZES = dict(zip(WORDS, (3, 4, 2), strict=True))
 TRAIN = {wnid: [f"{wnid}_{i}.JPEG" for i in range(n)] for wnid, n in SIZES.items()}
 TRUTH = (2, 1, 3, 3, 2, 1)  # the classes of the validation set, by their numbers in the devkit
 VAL = {f"ILSVRC2012_val_{i:08}.JPEG": list(WORDS)[number - 1] for i, number in enumerate(TRUTH, 1)}
-SMALL = Expected(train=9, val=6, classes=3)
+SMALL = {"train": 9, "val": 6, "classes": 3}
 LISTS = {
     "LOC_val_solution.csv": "ImageId,PredictionString\n"
     + "".join(f"{file[:-5]},{wnid} 1 2 3 4 {wnid} 5 6 7 8\n" for file, wnid in VAL.items()),

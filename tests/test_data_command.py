@@ -10,7 +10,6 @@ from PIL import Image
 
 from residual.cli import data as cli
 from residual.preparation import imagenet as module
-from residual.preparation.imagenet import Expected
 
 
 def fill(folder: Path, n: int, light: int = 0) -> None:
@@ -121,7 +120,7 @@ def test_a_part_of_imagenet_is_told_with_what_it_lacks_and_the_status_is_1(comma
 
 def test_a_whole_imagenet_ends_with_status_0(tmp_path, monkeypatch, capsys):
     sorted_tree(tmp_path)
-    whole = partial(module.imagenet, expected=Expected(train=6, val=6, classes=2))
+    whole = partial(module.imagenet, expected={"train": 6, "val": 6, "classes": 2})
     monkeypatch.setattr(module, "imagenet", whole)
     cli.imagenet(tmp_path, tmp_path / "target")
     assert capsys.readouterr().out.splitlines() == [

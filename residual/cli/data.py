@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 MAX_LINES = 20  # of classes or missing files that are listed one by one
 
 
-def finish(
-    report: Any, extra: Mapping[str, Any], lines: Iterable[str], errors: list[str], as_json: bool
-) -> None:
-    """Print a report as JSON or as lines, then the errors; with errors, the exit status is 1."""
-    print_report(report, extra, lines, as_json)
-    exit_on(errors)
-
-
 def print_report(
     report: Any, extra: Mapping[str, Any], lines: Iterable[str], as_json: bool
 ) -> None:
@@ -44,11 +36,10 @@ def print_report(
             print(line.encode(errors="backslashreplace").decode())
 
 
-def exit_on(errors: list[str]) -> None:
+def exit_on(errors: Iterable[str]) -> None:
     """Print errors; with any, the exit status is 1."""
-    for error in errors:
-        typer.echo(f"residual: {error}", err=True)
-    if errors:
+    if lines := [f"residual: {error}" for error in errors]:
+        typer.echo("\n".join(lines), err=True)
         raise typer.Exit(1)
 
 
@@ -105,7 +96,8 @@ def check_classes(folder: Path, workers: int, as_json: bool) -> None:
         errors.append(f"{damaged} pictures in {folder} are damaged")
     if report.refusal:
         errors.append(f"training refuses {folder}: {report.refusal}")
-    finish(report, {"seen": report.total}, class_lines(report), errors, as_json)
+    print_report(report, {"seen": report.total}, class_lines(report), as_json)
+    exit_on(errors)
 
 
 def check_boxes(
@@ -272,7 +264,7 @@ def pack(
         summary = pack_folder(source, to, options, progress)
     for damage in summary.damaged:
         typer.echo(f"residual: {damage}", err=True)
-    finish(summary, {"to": to}, [pack_line(summary, to, options)], [], as_json)
+    print_report(summary, {"to": to}, [pack_line(summary, to, options)], as_json)
 
 
 def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
@@ -358,10 +350,10 @@ def coco(
 
 def finish_prepared(report: "PreparedImageNet | PreparedBoxes", name: str, as_json: bool) -> None:
     """Print the report of a preparation; the exit status is 1 if it is incomplete."""
-    errors = [] if report.complete else [f"{report.folder} does not hold the whole {name}"]
     lines = [*report.sets(), *first_lines("missing", report.missing)]
     lines += first_lines("superfluous", getattr(report, "superfluous", []))
-    finish(report, {"complete": report.complete}, lines, errors, as_json)
+    print_report(report, {"complete": report.complete}, lines, as_json)
+    exit_on([] if report.complete else [f"{report.folder} does not hold the whole {name}"])
 
 
 def first_lines(kind: str, names: list[str]) -> list[str]:

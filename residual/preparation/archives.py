@@ -36,12 +36,8 @@ class Item:
     source: Path | Callable[[], IO[bytes] | None]  # a file, or a function that opens it in a tar
 
 
-@dataclass(frozen=True)
-class Part:
-    """Images that are prepared together, and recorded as complete together."""
-
-    name: str  # their folder below the target
-    items: Callable[[], Iterable[Item]]
+# Images that are recorded as complete together: their folder below the target, and a function.
+Part = tuple[str, Callable[[], Iterable[Item]]]
 
 
 def create_target(target: Path) -> None:
@@ -66,17 +62,17 @@ def prepare(parts: Iterable[Part], target: Path, progress: Progress, total: int)
     Raises OSError if one cannot be written; the same command then resumes.
     """
     done = 0
-    for part in parts:
-        files = (file for *_, files in os.walk(target / part.name) for file in files)
-        n = read_state(target)["whole"].get(part.name)
+    for name, items in parts:
+        files = (file for *_, files in os.walk(target / name) for file in files)
+        n = read_state(target)["whole"].get(name)
         if n is None or n != sum(map(is_image, files)):
             n = 0
             with locked_target(target):
-                for item in part.items():
+                for item in items():
                     copy(item, target)
                     n += 1
                     progress(done + n, max(total, done + n))
-                record(target, "whole", part.name, n)
+                record(target, "whole", name, n)
         done += n
         progress(done, max(total, done))
 

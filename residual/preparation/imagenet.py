@@ -42,6 +42,7 @@ COLUMNS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("ILSVRC2012_ID", "num_children", "num_train_images"), int),
     **dict.fromkeys(("WNID", "words"), str),
 }
+IMAGENET = {"train": 1_281_167, "val": 50_000, "classes": 1_000}  # images (Sec. 4.1) and classes
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 SOLUTION, SYNSETS = "LOC_val_solution.csv", "LOC_synset_mapping.txt"  # Kaggle's
 
@@ -55,15 +56,6 @@ class Labels:
     val: dict[str, str] = field(default_factory=dict)  # file of val: its wnid
 
 
-@dataclass(frozen=True)
-class Expected:
-    """The number of images (Sec. 4.1) and of classes."""
-
-    train: int = 1_281_167
-    val: int = 50_000
-    classes: int = 1_000
-
-
 @dataclass
 class PreparedImageNet:
     """The content of a prepared folder, and the expected content."""
@@ -71,31 +63,30 @@ class PreparedImageNet:
     folder: str
     pictures: dict[str, int] = field(default_factory=dict)  # of the existing sets
     classes: dict[str, int] = field(default_factory=dict)
-    expected: Expected = Expected()
+    expected: Mapping[str, int] = field(default_factory=IMAGENET.copy)
     missing: list[str] = field(default_factory=list)
     superfluous: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether the existing sets have the expected images and classes."""
-        full = all(n == getattr(self.expected, name) for name, n in self.pictures.items())
-        return full and not self.missing and {*self.classes.values()} <= {self.expected.classes}
+        full = all(n == self.expected[name] for name, n in self.pictures.items())
+        return full and not self.missing and {*self.classes.values()} <= {self.expected["classes"]}
 
     def sets(self) -> Iterator[str]:
         """A sentence about each set."""
         for name in ("train", "val"):
-            n, expected = self.pictures.get(name), getattr(self.expected, name)
             text = "not there, and nothing to make it of"
-            if n is not None:
-                classes = f"{self.classes[name]:,} of {self.expected.classes:,} classes"
-                text = f"{n:,} of {expected:,} pictures in {classes}"
+            if name in self.pictures:
+                classes = f"{self.classes[name]:,} of {self.expected['classes']:,} classes"
+                text = f"{self.pictures[name]:,} of {self.expected[name]:,} pictures in {classes}"
             yield f"{self.folder}/{name}: {text}"
 
 
 def imagenet(
     source: Path,
     target: Path | None = None,
-    expected: Expected = Expected(),
+    expected: Mapping[str, int] = IMAGENET,
     archives: Archives = ARCHIVE_META,
     show: ShowProgress = silent,
 ) -> PreparedImageNet:
@@ -123,8 +114,8 @@ def imagenet(
     for name, place in todo.items():
         if place.is_file():
             verify(place, archives[name][1], target, show)
-    total = sum(getattr(expected, name) for name in todo)
     with show("preparing pictures") as progress:
+        total = sum(expected[name] for name in todo)
         prepare(parts(todo, labels), target, progress, total)
     if todo and labels.words:
         write_json(target / "classes.json", labels.words)
@@ -266,11 +257,11 @@ def parts(todo: dict[str, Path], labels: Labels) -> Iterator[Part]:
                 name, wnid = Path(member.name).name, Path(member.name).stem
                 if member.isfile() and WNID.fullmatch(wnid):
                     inner = partial(tar_images, train / name, class_path(f"train/{wnid}"))
-                    yield Part(f"train/{wnid}", partial(inner, outer.extractfile(member)))
+                    yield f"train/{wnid}", partial(inner, outer.extractfile(member))
     elif train:
         for wnid in wnids_in(train):
             path = class_path(f"train/{wnid}")
-            yield Part(f"train/{wnid}", partial(folder_images, train / wnid, path))
+            yield f"train/{wnid}", partial(folder_images, train / wnid, path)
     if not val:
         return
 
@@ -283,7 +274,7 @@ def parts(todo: dict[str, Path], labels: Labels) -> Iterator[Part]:
             yield from folder_images(folder / wnid, class_path(f"val/{wnid}"))
 
     images = partial(tar_images, val, val_path) if val.is_file() else partial(val_images, val)
-    yield Part("val", images)
+    yield "val", images
 
 
 PathOf = Callable[[str], str]  # the path below the target by a file's name; empty for other files
@@ -313,7 +304,7 @@ def folder_images(folder: Path, path_of: PathOf) -> Iterator[Item]:
 # ---- result -------------------------------------------------------------------------------------
 
 
-def compare(target: Path, labels: Labels, expected: Expected) -> PreparedImageNet:
+def compare(target: Path, labels: Labels, expected: Mapping[str, int]) -> PreparedImageNet:
     """Compare a prepared folder with its labels and the expected numbers."""
     report = PreparedImageNet(str(target), expected=expected)
     for name in ("train", "val"):
@@ -328,8 +319,8 @@ def compare(target: Path, labels: Labels, expected: Expected) -> PreparedImageNe
         report.classes[name] = len(classes)
         official = set(labels.words) or {label for label in classes if WNID.fullmatch(label)}
         report.missing += [f"{name}/{label}/" for label in sorted(official - classes.keys())]
-        if len(official) < expected.classes:
-            report.missing.append(f"{name}/: {expected.classes - len(official):,} classes")
+        if (lacking := expected["classes"] - len(official)) > 0:
+            report.missing.append(f"{name}/: {lacking:,} classes")
         report.superfluous += [f"{name}/{label}/" for label in sorted(classes.keys() - official)]
         report.superfluous += [
             f"{name}/{file.name}"
@@ -345,7 +336,7 @@ def compare(target: Path, labels: Labels, expected: Expected) -> PreparedImageNe
             report.missing += sorted(listed - paths)
             report.superfluous += sorted(paths - listed)
             continue
-        number = expected.val // expected.classes
+        number = expected["val"] // expected["classes"]
         numbers = labels.train if name == "train" else dict.fromkeys(classes, number)
         for label, images in present.items():
             n, right = len(images), numbers.get(label, len(images))
