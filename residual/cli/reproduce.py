@@ -3,8 +3,8 @@
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,33 +260,29 @@ class ProgressDisplay:
         command ends. Raises ValueError if one of them fails."""
         waiting, failed = list(runs), dict[Path, int]()
         working: dict[Path, subprocess.Popen[str]] = {}
-        readers: list[threading.Thread] = []
-        with stop_signals() as signals, Display() as display:
-            while (waiting or working) and not signals:
-                while waiting and len(working) < at_once:
-                    run = waiting.pop(0)
-                    working[run] = start_resume(run, pipe=display.live)
-                    readers.append(
-                        threading.Thread(
-                            target=print_lines,
-                            args=(run.name, working[run].stderr, display),
-                            daemon=True,
-                        )
-                    )
-                    readers[-1].start()
-                time.sleep(0.2)
-                failed |= {run: code for run, p in working.items() if (code := p.poll())}
-                working = {run: p for run, p in working.items() if p.returncode is None}
-                if display.live and display.due(1):
-                    done = len(runs) - len(waiting) - len(working)
-                    display.update("trainings", done, len(runs), f"{done} of {len(runs)} done")
-                    show_logs(list(working), display)
-            for process in working.values():
-                process.send_signal(signal.SIGTERM)
-            for process in working.values():
-                process.wait()
-            for reader in readers:
-                reader.join()
+        with (
+            stop_signals() as signals,
+            Display() as display,
+            ThreadPoolExecutor(at_once) as readers,
+        ):
+            try:
+                while (waiting or working) and not signals:
+                    while waiting and len(working) < at_once:
+                        run = waiting.pop(0)
+                        working[run] = start_resume(run, pipe=display.live)
+                        readers.submit(print_lines, run.name, working[run].stderr, display)
+                    time.sleep(0.2)
+                    failed |= {run: code for run, p in working.items() if (code := p.poll())}
+                    working = {run: p for run, p in working.items() if p.returncode is None}
+                    if display.live and display.due(1):
+                        done = len(runs) - len(waiting) - len(working)
+                        display.update("trainings", done, len(runs), f"{done} of {len(runs)} done")
+                        show_logs(list(working), display)
+            finally:
+                for process in working.values():
+                    process.send_signal(signal.SIGTERM)
+                for process in working.values():
+                    process.wait()
         if signals:
             raise typer.Exit(128 + signals[0])
         for run, code in failed.items():
@@ -298,12 +294,7 @@ def start_resume(run: Path, pipe: bool) -> "subprocess.Popen[str]":
     words = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
     stderr = subprocess.PIPE if pipe else None
     return subprocess.Popen(
-        words,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        text=True,
-        errors="replace",
-        start_new_session=True,
+        words, stdout=subprocess.DEVNULL, stderr=stderr, errors="replace", start_new_session=True
     )
 
 
