@@ -166,8 +166,8 @@ def evaluate(
         check_division(paths[0], split, [example.name for example in dataset.examples])
         scales = multiscale_sizes(recipe.shorter) if multiscale else ()
         testing, speaks = Testing(refinement=refine, scales=scales), world.rank == 0
-        with counting("detecting objects") as progress:
-            options = evaluation.EvalOptions(config, workers, progress if speaks else None, world)
+        with counting("detecting objects", speaks) as progress:
+            options = evaluation.EvalOptions(config, workers, progress, world)
             result = evaluation.evaluate(detectors, dataset, testing, options)
         if speaks:
             damaged = (f"{sentence}; nothing is found on it" for sentence in result["damaged"])

@@ -87,7 +87,6 @@ def evaluate(
 
     Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
-    from residual.data.datasets import no_progress
     from residual.tasks.classification.evaluate import evaluate_ensemble
     from residual.tasks.classification.inference import InferenceOptions
     from residual.tasks.classification.protocols import get_protocol
@@ -101,9 +100,8 @@ def evaluate(
         config = compute_config(device, threads, precision, deterministic)
         nets = [load_trained(path) for path in paths]
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
-        with counting("evaluating") as progress:
-            displayed = progress if world.rank == 0 else no_progress
-            options = InferenceOptions(config, workers, micro_batch, displayed, world)
+        with counting("evaluating", world.rank == 0) as progress:
+            options = InferenceOptions(config, workers, micro_batch, progress, world)
             evaluation = evaluate_ensemble(nets, pictures, chosen, views, options)
         if world.rank == 0:
             for path in evaluation.damaged:

@@ -116,9 +116,9 @@ class Display:
 
 
 @contextmanager
-def counting(description: str) -> Iterator["Progress"]:
+def counting(description: str, enabled: bool = True) -> Iterator["Progress"]:
     """Progress of countable work, with speed and remaining time: a function of (done, total)."""
-    with Display() as display:
+    with Display(enabled) as display:
         start = display.last_time = time.monotonic()
 
         def progress(done: int, total: int) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +37,8 @@ from residual.cli.progress import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from residual.data.datasets import Data, Progress
     from residual.reproduction.experiments import Experiment
@@ -246,14 +247,11 @@ class ProgressDisplay:
     def train(self, title: str, steps: int, advance: "Advance") -> None:
         with_progress(title, steps, advance, ProgressOptions(5.0, self.workers))
 
-    @contextmanager
-    def progress(self, title: str) -> "Iterator[Progress | None]":
-        with counting(title) as progress:
-            yield progress if self.is_first else None
+    def progress(self, title: str) -> "AbstractContextManager[Progress]":
+        return counting(title, self.is_first)
 
     def notice(self, text: str) -> None:
-        if self.is_first:
-            typer.echo(f"residual: {text}", err=True)
+        Display(self.is_first).notice(text)
 
     def resume(self, runs: "Sequence[Path]", at_once: int) -> None:
         """Resume runs in several processes. After a signal each of them saves its run, and the

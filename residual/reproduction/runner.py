@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from residual.analysis.responses import measure_responses
-from residual.data.datasets import Data, Progress, no_progress
+from residual.data.datasets import Data, Progress
 from residual.data.sources import data_source
 from residual.device import ComputeConfig, hardware_name
 from residual.distributed import current_world
@@ -61,7 +61,7 @@ class RunDisplay(Protocol):
 
     def train(self, title: str, steps: int, advance: Advance) -> object: ...
     def resume(self, runs: Sequence[Path], at_once: int) -> None: ...
-    def progress(self, title: str) -> AbstractContextManager[Progress | None]: ...
+    def progress(self, title: str) -> AbstractContextManager[Progress]: ...
     def notice(self, text: str) -> None: ...
 
 
@@ -115,9 +115,7 @@ class ClassifierTrainer:
         if measure == ENSEMBLE:
             result["weights_sha256"] = [training["weights_sha256"] for training in trainings]
         with self.display.progress(f"evaluating {', '.join(experiment.networks)}") as progress:
-            work = inference.InferenceOptions(
-                config, self.place.workers, progress=progress or no_progress
-            )
+            work = inference.InferenceOptions(config, self.place.workers, progress=progress)
             record = evaluate.evaluate_ensemble(networks, self.data, None, protocol, work).record
         machine = {"versions": versions(), "hardware": hardware_name(config)}
         return result | {measure: record} | self.size | machine

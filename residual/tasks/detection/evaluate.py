@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from residual.data.datasets import Progress
+from residual.data.datasets import Progress, no_progress
 from residual.data.decode import DamagedImage
 from residual.device import ComputeConfig, NonFiniteValues
 from residual.distributed import World
@@ -29,7 +29,7 @@ class EvalOptions:
 
     config: ComputeConfig
     workers: int = 2  # threads that read images
-    progress: Progress | None = None
+    progress: Progress = no_progress
     world: World = field(default_factory=World)
 
 
@@ -53,8 +53,7 @@ def detect_all(
         except NonFiniteValues as error:
             failure = error
             break
-        if options.progress:
-            options.progress(min(len(results) * world.size, n), n)
+        options.progress(min(len(results) * world.size, n), n)
     world.raise_any(failure)
     results = sorted(world.all_gather(results), key=lambda result: result[0])
     return [detections for _, detections, _ in results], [

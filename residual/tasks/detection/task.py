@@ -112,9 +112,8 @@ class Detection:
             self.recipe,
             self.learner.step,
         )
-        options = EvalOptions(
-            self.context.config.in_float32(), self.context.options.workers, None, self.context.world
-        )
+        config, workers = self.context.config.in_float32(), self.context.options.workers
+        options = EvalOptions(config, workers, world=self.context.world)
         record = evaluate([trained], self.data.test, Testing(), options) | {
             "trained_on": {"name": train.name, "fingerprint": train.fingerprint},
             "skipped_boxes": list(train.skipped),
