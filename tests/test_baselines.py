@@ -54,7 +54,7 @@ MULTIPLY_ADDS = {  # as printed, and within what
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_rival_has_the_parameters_of_its_publication(name):
+def test_a_baseline_has_the_parameters_of_its_publication(name):
     net = build_meta(name)
     assert cost(net, model_spec(name).input_size)[0] == PARAMETERS[name]
     in_training = sum(parameter.numel() for parameter in net.parameters())
@@ -64,7 +64,7 @@ def test_a_rival_has_the_parameters_of_its_publication(name):
 
 
 @pytest.mark.parametrize("name", MULTIPLY_ADDS)
-def test_a_rival_has_the_multiply_adds_of_its_publication(name):
+def test_a_baseline_has_the_multiply_adds_of_its_publication(name):
     printed, within = MULTIPLY_ADDS[name]
     assert cost(build_meta(name), 224)[1] == pytest.approx(printed, abs=within)
 
@@ -289,7 +289,7 @@ def test_the_last_layer_alone_learns_at_the_full_rate(name):
     assert names == classifier_parameters(name)
 
 
-def test_every_rival_has_a_recipe_and_every_recipe_a_rival():
+def test_every_baseline_has_a_recipe_and_every_recipe_a_baseline():
     taught = {"fitnet-hint", "fitnet-distilled"}  # asked for by name, and with a teacher
     assert {recipe_of(name) for name in BASELINES} == RECIPES.keys() - taught
     for name in BASELINES:

@@ -18,7 +18,7 @@ from residual.models.registry import BASELINES, build
 from residual.runs.load import Trained
 
 onnxruntime = pytest.importorskip("onnxruntime")
-SMALL = [name for name, rival in BASELINES.items() if rival.pixels == 32]
+SMALL = [name for name, baseline in BASELINES.items() if baseline.pixels == 32]
 
 
 def answered(made, **given: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def exported(net: torch.nn.Module, size: list[int | str]):
 
 
 @pytest.mark.parametrize("name", [*SMALL, "googlenet", "bn-inception"])
-def test_a_rival_s_graph_gives_its_scores(name):
+def test_a_baseline_s_graph_gives_its_scores(name):
     torch.manual_seed(0)
     net = initialize(build(name, 5), "he").eval()  # its own start gives hardly any scores
     side = BASELINES[name].pixels
@@ -50,7 +50,7 @@ def test_a_rival_s_graph_gives_its_scores(name):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "bn-inception"])
-def test_a_rival_s_graph_takes_sizes_whose_maps_are_odd(name):
+def test_a_baseline_s_graph_takes_sizes_whose_maps_are_odd(name):
     torch.manual_seed(0)
     net = initialize(build(name, 5), "he").eval()
     made = exported(net, [3, "height", "width"])

@@ -15,7 +15,7 @@ from residual.tasks.classification.train import recipe_for
 from residual.training import checkpoint
 from residual.training.loop import StepOptions
 
-SMALL = [name for name, rival in BASELINES.items() if rival.pixels == 32]
+SMALL = [name for name, baseline in BASELINES.items() if baseline.pixels == 32]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -55,7 +55,7 @@ def tame(recipe: ClassificationRecipe) -> ClassificationRecipe:
 
 
 @pytest.mark.parametrize("name", [*SMALL, "googlenet", "bn-inception"])
-def test_ten_steps_of_a_rival_equal_a_plain_loop(name):
+def test_ten_steps_of_a_baseline_equal_a_plain_loop(name):
     """Its dropouts are left out of both: their coins have a test of their own."""
     recipe = replace(tame(recipe_for(name, "cifar10")), steps=10 if name in SMALL else 2)
     size = 32 if name in SMALL else 224
@@ -134,7 +134,7 @@ def shrink(net) -> None:
 
 
 @pytest.mark.parametrize("name", ["dsn", "fitnet19", "highway19"])
-def test_a_rival_that_stops_and_resumes_takes_the_same_steps(name):
+def test_a_baseline_that_stops_and_resumes_takes_the_same_steps(name):
     """With its dropout, its heads and its optimizer."""
     recipe = replace(tame(recipe_for(name, "cifar10")), steps=4)
 

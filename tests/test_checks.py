@@ -13,8 +13,7 @@ from residual.data.folder import load_folder as small_pictures
 from residual.data.folder import open_folder
 from residual.data.sources import digits
 from residual.device import ComputeConfig
-from residual.tasks.classification import baseline_recipes as rivals
-from residual.tasks.classification import checks
+from residual.tasks.classification import baseline_recipes, checks
 from residual.tasks.classification.recipe import RECIPES, ClassificationRecipe
 from residual.tasks.classification.train import begin, nearest, recipe_for
 from residual.tasks.detection.recipe import RECIPES as DETECTION
@@ -135,7 +134,7 @@ def test_average_and_patience_are_refused_together(data):
 
 
 def test_no_named_recipe_is_refused(data):
-    for name, recipe in (RECIPES | rivals.RECIPES).items():
+    for name, recipe in (RECIPES | baseline_recipes.RECIPES).items():
         kind = SMALL if recipe.crop == "pad" else LARGE
         recipe = replace(recipe, start="f" if recipe.frozen else "")
         checks.check_effects(recipe, recipe_for(recipe.network, kind, name), data[kind])

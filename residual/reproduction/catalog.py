@@ -79,12 +79,12 @@ def pages(
         )
 
     stored = [r for measure in entry.measures for r in read_results(results, measure)]
-    for title, some in grouped(filter(chosen, stored), entry.title).items():
-        drawn: list[Path] = []
+    for title, group in grouped(filter(chosen, stored), entry.title).items():
+        paths: list[Path] = []
         if entry.figure:
             folder.mkdir(parents=True, exist_ok=True)
-            drawn = entry.figure(some, folder / f"{name}-{slug(title)}")
-        yield Page(title, entry.table(some), drawn)
+            paths = entry.figure(group, folder / f"{name}-{slug(title)}")
+        yield Page(title, entry.table(group), paths)
 
 
 def on_imagenet(
