@@ -170,7 +170,7 @@ def test_a_step_tells_its_rate_its_loss_and_what_was_wrong_before_it():
     net, (x, y) = network(), next(batches(recipe))
     scores = network().train()(x)
     (step,) = train(start(net, recipe), batches(recipe), recipe)
-    assert (step.number, step.lr, step.images) == (1, 0.1, 16)
+    assert (step.number, step.lr, step.batch_size) == (1, 0.1, 16)
     assert int(step.wrong) == sum(
         int(best) != int(label) for best, label in zip(scores.argmax(dim=1), y, strict=True)
     )

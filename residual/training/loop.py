@@ -47,7 +47,7 @@ class Step:
     lr: float
     loss: Tensor  # mean over the batch
     wrong: Tensor | None  # misclassified images of the batch, before the update
-    images: int
+    batch_size: int
     images: int  # in a micro-batch
     parts: Tensor | None = None  # of the loss, (P,)
     ends_phase: bool = False

@@ -62,7 +62,7 @@ class Meter:
         if step.parts is not None:
             self.parts += step.parts
         self.finite += step.loss.isfinite()
-        self.images += step.images
+        self.images += step.batch_size
         self.steps += 1
 
     def line(self, step: Step) -> dict[str, Any]:
