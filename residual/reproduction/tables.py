@@ -15,6 +15,7 @@ from residual.reproduction.experiments import (
     Request,
     classifiers,
     measure_of,
+    paper_recipe,
     paper_steps,
     recipes,
     with_depths,
@@ -89,6 +90,12 @@ def data_title(result: Result) -> str:
 def is_imagenet(result: Result) -> bool:
     """Whether the data has the size of ImageNet, so that a result is comparable to the paper's."""
     return result.get("pictures") == IMAGENET_SIZE
+
+
+def has_paper_budget(result: Result) -> bool:
+    """Whether a network was trained on CIFAR-10 for as long as the paper's, so that it compares."""
+    recipe, data = from_json(result["recipe"]), result["data"]["name"]
+    return data == "CIFAR-10" and paper_steps(recipe, data) == paper_recipe(recipe.network).steps
 
 
 def data_remark(results: Sequence[Result]) -> str:
@@ -226,6 +233,8 @@ def table6(results: Sequence[Result]) -> str:
         cells = [str(layers or ""), f"{parameters / 1e6:.2f}M", text]
         rows.append([name, *cells, str(spread), spread.difference(compared)])
     header = ["method", "layers", "parameters", "paper, error %", "ours, error %", "ours - paper"]
+    if not all(map(has_paper_budget, results)):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     trained = {network_of(result) for result in results}
     remark = BASELINE_REMARK if trained & set(TABLE_6_BASELINES.values()) else ""
     return markdown(header, rows) + remark
