@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cloud endurance fuzz check format results clean
+.PHONY: demo test test-cloud endurance fuzz check format results docs package check-package clean
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv  # a second Python over the first makes a mixture
@@ -40,6 +40,16 @@ format: .venv/installed
 
 results: .venv/installed  ## draw docs/ and the README's table from results/*.json
 	$(BIN)/python -m docs.build
+
+docs: .venv/installed  ## the site of docs/, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+package: .venv/installed  ## a wheel and an sdist, in build/dist
+	rm -rf build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist
+
+check-package: package  ## the wheel, in an environment of its own with the packages of .venv
+	$(BIN)/python -m tests.installed build/dist --borrow
 
 clean:
 	rm -rf .venv .venv-cloud build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,57 @@
+"""The wheel in a fresh environment: `residual --help`, a short training and a prediction.
+
+`make check-package` borrows the packages of `.venv`, so it takes seconds; without `--borrow`,
+pip installs all that the wheel requires.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+
+def check(wheel: Path, place: Path, borrow: bool) -> None:
+    """Raises CalledProcessError or AssertionError if the installed wheel does not work."""
+    environment = place / "environment"
+    run(sys.executable, "-m", "venv", *["--without-pip"] * borrow, environment, cwd=place)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    run(*pip, "install", "--quiet", *["--no-deps"] * borrow, wheel, cwd=place)
+    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))",
+                        cwd=place).strip())  # fmt: skip
+    if borrow:  # the editable residual among them is not, because its own .pth file is not read
+        (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    file = run(python, "-c", "import residual; print(residual.__file__)", cwd=place)
+    assert Path(file.strip()) == packages / "residual" / "__init__.py", file
+    residual = environment / "bin" / "residual"
+    assert "reproduce" in run(residual, "--help", cwd=place)
+    run(residual, "train", "resnet8", "--steps", "20", "--out", "run", cwd=place)
+    Image.new("RGB", (32, 32)).save(place / "black.png")
+    (answer,) = json.loads(run(residual, "predict", "run", "black.png", "--json", cwd=place))
+    assert {label["label"] for label in answer["labels"]} <= set("0123456789"), answer
+    assert (place / "run" / "result.json").exists()
+    run(residual, "report", "run", cwd=place)  # its template is a file of the wheel
+
+
+def run(*words: object, cwd: Path) -> str:
+    """The output of a command."""
+    done = subprocess.run(
+        [str(word) for word in words], cwd=cwd, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the wheel lies")
+    parser.add_argument("--borrow", action="store_true", help="use the packages of this Python")
+    options = parser.parse_args()
+    (wheel,) = options.folder.resolve().glob("*.whl")
+    with tempfile.TemporaryDirectory() as folder:
+        check(wheel, Path(folder).resolve(), options.borrow)
+    print(f"{wheel.name} works in an environment of its own")
