@@ -2,15 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from made_results import cells, detector, training
 
 from docs.build import benchmarks
 from docs.build.claims import CLAIMS
-from docs.build.pages import between_marks, documents, entry_page, readme_excerpt
-from residual.reproduction.catalog import CATALOG, pages
+from docs.build.pages import beginning_page, documents, exhibit_page, index
+from docs.build.readme import between_marks, readme_excerpt
+from docs.build.recipes import NAMES, recipes_page
+from docs.build.selection import demonstration
 from residual.reproduction.detection_tables import VOC07
+from residual.reproduction.exhibits import EXHIBITS, Page, pages
 from residual.reproduction.results import Spread
+from residual.tasks.classification import baseline_recipes
+from residual.tasks.classification import recipe as classification
+from residual.tasks.detection import recipe as detection
+from residual.training.recipe import to_json
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "residual"
@@ -31,9 +39,104 @@ def test_every_table_and_figure_has_a_page_or_is_named_as_a_gap():
 def test_the_readme_is_drawn_between_its_two_marks_and_is_short(tmp_path):
     text = "before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n"
     assert between_marks(text, "new\n") == text.replace("old", "new")
-    assert (ROOT / "README.md").read_text().count("\n") < 200
-    (tmp_path / "one.json").write_text(json.dumps(training("plain56", 13.0)))
-    assert "plain56" in readme_excerpt(list(pages("figure6", tmp_path, tmp_path)))
+    assert (ROOT / "README.md").read_text().count("\n") <= 200
+    assert "Nothing is trained" in readme_excerpt(None)
+
+
+def drawn_of(folder: Path, exhibit: str, results: list[dict]) -> list[Page]:
+    """The pages of an exhibit with these results alone."""
+    (folder / "results").mkdir(exist_ok=True)
+    for file in (folder / "results").glob("*.json"):
+        file.unlink()
+    for n, result in enumerate(results):
+        (folder / "results" / f"{n}.json").write_text(json.dumps(result))
+    return list(pages(exhibit, folder / "results", folder / "figures"))
+
+
+LONG = {"steps": 16_000}
+
+
+FOUR = ("plain20", "plain56", "resnet20", "resnet56")
+
+
+def ended(errors: tuple[float, ...], names: tuple[str, ...] = FOUR, **more: Any) -> list[dict]:
+    """Finished trainings, with the counts of their last training errors."""
+    some = []
+    if steps := more.get("steps"):
+        more["drops"] = (steps // 2, steps // 4 * 3)
+    for network, error in zip(names, errors, strict=True):
+        result = training(network, error, **more)
+        wrong = round(12.8 * error)
+        result["curve"] += [{"step": result["recipe"]["steps"], "wrong": wrong, "seen": 1_280,
+                             "train_error": error, "test_error": error}]  # fmt: skip
+        some.append(result)
+    return some
+
+
+def test_the_readme_shows_the_longest_training_on_the_best_data_that_compares_two_depths(tmp_path):
+    jpeg = ended((9, 12, 9, 7), data="CIFAR-10 (JPEG copy)", **LONG | {"steps": 32_000})
+    cifar, short = ended((9, 13, 8, 7), **LONG), ended((9, 13, 8, 7), steps=3_200)
+    one_depth = ended((9, 9), ("plain20", "resnet20"), steps=48_000)
+    demo = drawn_of(tmp_path, "demo", [
+        training(f"{kind}{depth}", 9.0, data="digits")
+        for kind in ("plain", "resnet") for depth in (20, 32)
+    ])  # fmt: skip
+
+    def chosen(*results: dict) -> Page | None:
+        return demonstration(drawn_of(tmp_path, "figure6", list(results)), demo)
+
+    assert chosen(*jpeg, *cifar, *short, *one_depth).title == "CIFAR-10, 16,000 steps"
+    assert chosen(*jpeg, *short).title == "CIFAR-10 (JPEG copy), 32,000 steps"
+    assert chosen(*short, *one_depth) is demo[0]  # 3,200 steps are the beginning of a training
+    text = readme_excerpt(chosen(*cifar))
+    assert "**Plain networks get worse with depth; residual networks do not.**" in text
+    assert "16,000 steps, 1 seed. The paper trained for 64,000 steps" in text
+    assert cells(text, "plain56") == ["12.97", "13.00", "~5.9", "~13.2"]
+    worse = readme_excerpt(chosen(*ended((9, 8, 8, 9), **LONG)))
+    assert "Plain networks do not get worse with depth; residual networks do.**" in worse
+
+
+def test_a_page_shows_its_best_result_and_the_appendix_the_others(tmp_path):
+    results = [
+        training("resnet20", 9.0),
+        training("resnet20", 19.0, steps=320),
+        training("resnet32", 90.0, steps=320),
+        training("resnet20", 10.0, data="CIFAR-10 (JPEG copy)"),
+    ]
+    drawn = drawn_of(tmp_path, "table6", results)
+    page = exhibit_page("table6", drawn, {"resnet32": (100.0, "a machine")}, PACKAGE)
+    assert page.count("### CIFAR") == 1 and "### CIFAR-10, 640 steps" in page
+    assert cells(page, "ResNet-32")[-1] == f"not run; {640 * 128 / 100 / 3600:.1f} hours"
+    assert cells(page, "ResNet-110")[-1].startswith("not run; 6.2e13 multiply-adds")
+    assert "](beginning.md#table-6-errors-on-cifar-10)" in page
+    appendix = beginning_page({"table6": drawn})
+    assert "## Table 6: errors on CIFAR-10" in appendix and "### CIFAR-10, 640" not in appendix
+    assert "### CIFAR-10, 320 steps" in appendix and "### CIFAR-10 (JPEG copy), 640" in appendix
+    assert "not run" not in appendix and "90.00" not in appendix
+    assert "Table 6: errors on CIFAR-10](table6.md): CIFAR-10, 640 steps\n" in index(
+        {"table6": drawn}
+    )
+
+
+def test_a_copy_of_the_data_alone_is_on_no_page_of_a_table(tmp_path):
+    drawn = drawn_of(tmp_path, "table6", [training("resnet20", 10.0, data="CIFAR-10 (JPEG copy)")])
+    page = exhibit_page("table6", drawn, {}, PACKAGE)
+    assert "Not run by us" in page and "JPEG" not in page and "beginning.md" in page
+
+
+def test_every_recipe_and_every_field_is_in_the_table_of_recipes():
+    page = recipes_page([training("resnet20", 4.5, data="digits")], {}, PACKAGE)
+    for kind in (classification, baseline_recipes, detection):
+        for name, recipe in kind.RECIPES.items():
+            row = cells(page, f"`{name}`")
+            assert f"`steps={recipe.steps}`" in row[0] and row[1]
+            assert all(
+                f"| `{field}`" in page for field in to_json(recipe).keys() - NAMES - {"teacher"}
+            )
+    assert "8.75 %" in cells(page, "`cifar`")[2]
+    measured = "resnet20: 4.50 (1 seed) % error after 640 steps"
+    assert cells(page, "`digits`")[2:] == [measured, "not measured"]
+    assert "multi-scale" not in cells(page, "`scales`", "`256,480`")[0]
 
 
 def test_a_page_says_what_was_not_run_and_what_it_would_cost():

@@ -1,49 +1,67 @@
-"""The pages of docs/ and the README's table, from result files and claims."""
+"""The pages of docs/ and the README's results, from result files and claims."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from docs.build import benchmarks
-from docs.build.choices import choices_of, choices_page
-from docs.build.claims import CLAIMS, Claim
-from residual.models.registry import model_spec
-from residual.reproduction.catalog import BOXES, CATALOG, NOT_COVERED, Page, pages
-from residual.reproduction.experiments import ENSEMBLE, MULTISCALE, Experiment, Request, measure_of
-from residual.reproduction.results import RESULTS, markdown, network_of, read_results
-from residual.reproduction.tables import IMAGENET_SIZE, network_cost
-from residual.tasks.classification.protocols import PROTOCOLS
-from residual.tasks.classification.recipe import ClassificationRecipe
-from residual.tasks.detection.recipe import Testing
+from docs.build.claims import CLAIMS
+from docs.build.costs import Speeds, budget_costs, exhibit_costs, training_speeds
+from docs.build.liberties import liberties_of, liberties_page
+from docs.build.readme import between_marks, readme_excerpt
+from docs.build.recipes import recipes_page
+from docs.build.selection import (
+    best,
+    demonstration,
+    fingerprints,
+    network_of_row,
+    rest,
+    steps_of,
+    with_costs,
+    without_gaps,
+)
+from residual.models.registry import NETWORKS, model_spec
+from residual.reproduction.exhibits import BOXES, EXHIBITS, NOT_COVERED, Page, pages
+from residual.reproduction.experiments import slug
+from residual.reproduction.results import RESULTS, markdown, read_results
+from residual.reproduction.tables import network_cost
 
 Pages = Mapping[str, Sequence[Page]]  # by table or figure
-Speeds = dict[str, tuple[float, str]]  # network: images per second, and the hardware
-CHOICES = "choices-and-deviations.md"
-BACKWARD = 2  # cost of a backward pass in forward passes
 RESULTS_ORDER = (
     *("table2", "table3", "table4", "table5", "figure4"),
     *("table6", "figure1", "figure6", "figure7"),
     *("table7", "table8", "table9", "table10", "table11"),
 )
-EARLY = (
-    " only the beginning of training. The paper's numbers are on CIFAR-10 after 64,000 steps; in so"
-    " few steps a deep network hardly begins to learn."
-)
-MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+DEMO_DATA = "digits"  # is in the demo and in no table or figure of the paper
+
+GUIDES = {  # page: title and content
+    "start.md": ("Start here", "install, the first training, names of networks"),
+    "your-data.md": ("Train on your own pictures", "folders, fine-tuning, checks, packed copies"),
+    "reproduce.md": ("Reproduce the paper", "digits, CIFAR-10, ImageNet, baselines"),
+    "detection.md": ("Detection", "Faster R-CNN on your own boxes, VOC or COCO"),
+    "export.md": ("Export", "ONNX, safetensors, torchvision"),
+    "recipes.md": ("Recipes", "each with its fields, source, expected error and cost"),
+    "several-machines.md": ("Several machines", "torchrun, SLURM"),
+    "architecture.md": ("Architecture", "packages, code paths, a new network or task"),
+    "results.md": ("Results", "all numbers of ours, and measured speeds"),
+}
+DEMO_TITLE = "The demo: plain and residual networks on handwritten digits"
 
 
 def documents(root: Path, figures: Path) -> dict[Path, str]:
     """The content of each generated file. Figures are written to a folder."""
     docs, results, package, readme = root / "docs", root / RESULTS, root / "residual", "README.md"
-    drawn = {name: list(pages(name, results, figures)) for name in RESULTS_ORDER}
+    data = set(fingerprints(read_results(results, "data"), DEMO_DATA))
+    drawn = {name: list(pages(name, results, figures, None, data)) for name in RESULTS_ORDER}
+    demo = list(pages("demo", results, figures))
     speeds = training_speeds(results)
-    excerpt = readme_excerpt(drawn["figure6"]) + benchmarks.endurance_sentence(results)
+    excerpt = readme_excerpt(demonstration(drawn["figure6"], demo))
     return {
-        **{docs / f"{n}.md": entry_page(n, drawn.get(n, []), speeds, package) for n in CLAIMS},
-        docs / readme: index(drawn, docs),
-        docs / CHOICES: choices_page(package),
-        docs / "results.md": results_page(drawn, results),
+        **{docs / f"{n}.md": exhibit_page(n, drawn.get(n, []), speeds, package) for n in CLAIMS},
+        docs / readme: index(drawn),
+        docs / "liberties.md": liberties_page(package),
+        docs / "recipes.md": recipes_page(read_results(results, "recipe"), speeds, package),
+        docs / "results.md": results_page(drawn, demo, speeds, results),
+        docs / "beginning.md": beginning_page(drawn),
         root / readme: between_marks((root / readme).read_text(), excerpt),
     }
 
@@ -53,129 +71,64 @@ def entry_page(name: str, drawn: Sequence[Page], speeds: Speeds, package: Path) 
     claim = CLAIMS[name]
     parts = [f"# {claim.title}", "## The claim", claim.text]
     parts += ["## The command", "```sh\n" + "\n".join(claim.commands) + "\n```"]
-    parts += ["## The cost", *costs(name, claim, speeds)]
-    parts += ["## Our result", *our_result(name, claim, drawn)]
-    parts += ["## Choices and deviations", choices_of(package, claim.sources)]
-    parts += [f"All of the package: [{CHOICES}]({CHOICES})."]
+    parts += ["## The cost", *exhibit_costs(name, not claim.networks, speeds)]
+    parts += ["## Our result", *our_result(name, drawn, speeds)]
+    parts += ["## Liberties", liberties_of(package, claim.sources)]
+    parts += ["All liberties of the package: [liberties.md](liberties.md)."]
     return "\n\n".join(parts) + "\n"
 
 
-def costs(name: str, claim: Claim, speeds: Speeds) -> list[str]:
-    """The computed cost of the paper's budget; hours only from measured speeds."""
-    experiments = [] if claim.networks else CATALOG[name].experiments(Request())
-    if not experiments:
-        return ["Nothing is trained; it takes seconds on one processor."]
-    if CATALOG[name].data == BOXES:
-        return detection_cost(experiments)
-    rows = [training_cost(r, speeds) for e in experiments for r in e.recipes]
-    header = ["network", "one image", "images", "training, estimate", "hours, estimate"]
-    text = (
-        "Multiply-adds of the paper's budget. Those of one image are computed; a backward pass is "
-        f"counted as {BACKWARD} forward passes. Hours are estimated from a measured speed."
-    )
-    return [text, markdown(header, rows), *evaluation_cost(experiments)]
-
-
-def training_cost(recipe: ClassificationRecipe, speeds: Speeds) -> list[str]:
-    network = recipe.network
-    _, products = network_cost(network, model_spec(network).input_size)
-    images, hours = recipe.steps * recipe.batch, "no speed measured"
-    if network in speeds:
-        speed, machine = speeds[network]
-        hours = f"{images / speed / 3600:,.1f} at {speed:,.0f} images/s ({machine})"
-    name = f"{network}, seed {recipe.seed}" if recipe.seed else network
-    total = (1 + BACKWARD) * products * images
-    return [name, power(products), f"{images:,}", power(total), hours]
-
-
-def detection_cost(experiments: Sequence[Experiment]) -> list[str]:
-    """The number of training pictures. Another way of testing needs no training."""
-    rows = {}
-    for e in experiments:
-        recipe = e.recipe
-        trained = replace(e, testing=Testing())
-        pictures = recipe.steps * recipe.batch * len(e.recipes)
-        counts = [f"{recipe.steps:,}", f"{pictures:,}"]
-        rows[trained] = [trained.system, recipe.train_split, *counts]
-    text = "Training pictures of each recipe. No speed was measured, so no hours are estimated."
-    return [text, markdown(["detector", "trained on", "steps", "pictures"], list(rows.values()))]
-
-
-def power(number: float) -> str:
-    """For example `1.8e9`."""
-    return f"{number:.1e}".replace("e+0", "e").replace("e+", "e")
-
-
-def evaluation_cost(experiments: Sequence[Experiment]) -> list[str]:
-    """A sentence on the cost of the protocol on ImageNet's validation set."""
-    measures = {e.measure for e in experiments}
-    name = MULTISCALE if measures & {MULTISCALE, ENSEMBLE} else measures.pop()
-    if name not in PROTOCOLS:
-        return []
-    total = 0
-    for network in (network for e in experiments for network in e.networks):
-        protocol = PROTOCOLS[measure_of(name, network)]
-        sizes = (
-            protocol.sides if protocol.fully_convolutional else (model_spec(network).input_size,)
-        )
-        views = protocol.views // len(sizes)  # of each size
-        total += views * sum(network_cost(network, size)[1] for size in sizes)
-    square = " for square photographs" if PROTOCOLS[name].fully_convolutional else ""
-    others = (
-        " (baselines by their own protocols)"
-        if name == MULTISCALE and ENSEMBLE not in measures
-        else ""
-    )
-    pictures = IMAGENET_SIZE["val"]
-    return [
-        f"Evaluation on {pictures:,} photographs with {PROTOCOLS[name].views} views "
-        f"each{others} takes {power(total * pictures)} multiply-adds, computed{square}."
-    ]
-
-
-def our_result(name: str, claim: Claim, drawn: Sequence[Page]) -> list[str]:
-    """Tables and figures, or the statement that nothing was run."""
+def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
+    """The best result, or the statement that nothing was run; and where the others are."""
+    claim, page = CLAIMS[name], best(name, drawn)
     if claim.networks:
         rows = []
         for network in claim.networks:
             parameters, products = network_cost(network, model_spec(network).input_size)
             rows.append([network, f"{parameters:,}", f"{products:,}"])
         return [markdown(["network", "parameters", "multiply-adds"], rows)]
-    if not drawn:
-        empty = CATALOG[name].table([])
-        return [empty] if name == "table1" else ["Not run by us, so we claim nothing.", empty]
-    return [part for page in drawn for part in page_parts(claim, page)]
-
-
-def page_parts(claim: Claim, page: Page) -> list[str]:
-    parts = [f"### {page.title}", page.table]
-    if page.figures:
-        picture = f"../results/figures/{page.figures[0].name}"
-        parts.append(f"![{claim.title}, {page.title}]({picture})")
+    if name == "table1":
+        return [EXHIBITS[name].table([])]
+    if page:
+        parts = best_parts(name, page, speeds)
+    else:
+        parts = ["Not run by us, so we claim nothing.", EXHIBITS[name].table([])]
+    if rest(name, drawn):
+        link = f"[How training begins](beginning.md#{slug(claim.title)})"
+        parts.append(f"{link} has shorter trainings, and those on other data.")
     return parts
 
 
-def training_speeds(folder: Path) -> Speeds:
-    """The highest training speed of each network in the results."""
-    measured = [
-        (network_of(result), result["images_per_second"], result["hardware"])
-        for result in read_results(folder)
-    ]
-    for result in read_results(folder / "benchmarks", "networks"):
-        for network, sides in result["networks"].items():
-            speed = sides.get("ours", {}).get("images_per_second")
-            measured.append((network, speed, result["hardware"]))
-    speeds: Speeds = {}
-    for network, speed, machine in measured:
-        if speed and speed > speeds.get(network, (0.0, ""))[0]:
-            speeds[network] = speed, machine
-    return speeds
+def best_parts(name: str, page: Page, speeds: Speeds) -> list[str]:
+    """A page with the cost of each network that was not run at this budget."""
+    costs = {}
+    if EXHIBITS[name].data != BOXES:
+        labels = {network_of_row(line[1:].split("|")[0].strip()) for line in page.table.split("\n")}
+        networks = sorted(labels & {spec.name for spec in map(model_spec, NETWORKS)})
+        data = page.results[0]["data"]["name"]
+        costs = budget_costs(networks, data, steps_of(name, page), speeds)
+    return page_parts(CLAIMS[name].title, page, with_costs(page, costs))
 
 
-def index(drawn: Pages, docs: Path) -> str:
-    """docs/README.md: every page, and what there is of each table and figure."""
+def page_parts(title: str, page: Page, table: str) -> list[str]:
+    parts = [f"### {page.title}", table]
+    if page.figures:
+        picture = f"../results/figures/{page.figures[0].name}"
+        parts.append(f"![{title}, {page.title}]({picture})")
+    return parts
+
+
+def index(drawn: Pages) -> str:
+    """docs/README.md: where to begin, and a line for each table and figure."""
     lines = [
-        "# Tables and figures of the paper",
+        "# residual",
+        "",
+        "*Deep Residual Learning for Image Recognition* (He, Zhang, Ren, Sun, 2015) as a Python "
+        "library and a command line.",
+        "",
+        *(f"- [{title}]({file}): {text}" for file, (title, text) in GUIDES.items()),
+        "",
+        "## Tables and figures of the paper",
         "",
         "Each page has the paper's claim, the command, the cost, our result if we have one, and "
         "our choices and deviations. `make results` generates the pages; no number is typed by "
@@ -183,49 +136,54 @@ def index(drawn: Pages, docs: Path) -> str:
         "",
     ]
     for name, claim in CLAIMS.items():
-        state = "; ".join(page.title for page in drawn.get(name, ())) or "not run by us"
+        page = best(name, drawn.get(name, ()))
+        state = page.title.split(", ") if page else ["not run by us"]
         if claim.networks or name == "table1":
-            state = "computed"
-        lines.append(f"- [{claim.title}]({name}.md): {state}")
-    lines += ["", f"Not covered: {NOT_COVERED}.", "", "Other pages:", ""]
-    others = {*docs.glob("*.md"), docs / CHOICES, docs / "results.md"}
-    names = [path.stem for path in sorted(others)]
-    lines += [f"- [{n}]({n}.md)" for n in names if n not in (*CLAIMS, "README")]
+            state = ["computed"]
+        short = state[0].split(" (fingerprint")[0]
+        budget = [part for part in state[1:] if part.endswith(" steps")]
+        lines.append(f"- [{claim.title}]({name}.md): {', '.join([short, *budget])}")
+    lines += ["", f"Not covered: {NOT_COVERED}. "]
+    lines[-1] += "Shorter trainings are in [How training begins](beginning.md)."
     return "\n".join(lines) + "\n"
 
 
-def results_page(drawn: Pages, folder: Path) -> str:
-    """docs/results.md: the tables and figures of each data set and budget."""
+def results_page(drawn: Pages, demo: Sequence[Page], speeds: Speeds, folder: Path) -> str:
+    """docs/results.md: the best results of each table and figure, and all benchmarks."""
     parts = [
         "# Results",
-        "`make results` generates this page from `results/`; no number is typed by hand. Results "
-        "on the JPEG copy of CIFAR-10 are not results on CIFAR-10, because the compression costs "
-        "accuracy. The paper's numbers are on CIFAR-10 after 64,000 steps; only results after as "
-        "many steps are comparable.",
+        "`make results` generates this page from `results/`; no number is typed by hand. A table "
+        "shows the longest trainings on the best data. The paper's numbers on CIFAR-10 are those "
+        "after 64,000 steps; only results after as many steps are comparable. "
+        "[How training begins](beginning.md) has shorter trainings, and those on the JPEG copy of "
+        "CIFAR-10.",
         f"## {CLAIMS['table1'].title}",
         CATALOG["table1"].table([]),
     ]
     for name, some in drawn.items():
         parts.append(f"## {CLAIMS[name].title}")
-        if not some:
+        if page := best(name, some):
+            parts += best_parts(name, page, speeds)
+        else:
             parts.append(f"Not run by us; [{name}.md]({name}.md) has the command and its cost.")
-        parts += [part for page in some for part in page_parts(CLAIMS[name], page)]
+    for page in demo:
+        parts += [f"## {DEMO_TITLE}", *page_parts(DEMO_TITLE, page, page.table)]
     for title, text in benchmarks.sections(folder):
         parts += [f"## {title}", text]
     return "\n\n".join(parts) + "\n"
 
 
-def readme_excerpt(drawn: Sequence[Page]) -> str:
-    """The README's table and figure: Fig. 6 on CIFAR-10 with the most steps."""
-    cifar = [page for page in drawn if page.title.startswith("CIFAR-10")]
-    if not cifar:
-        return "\nNothing is trained yet.\n\n"
-    page = max(cifar, key=lambda p: int(p.title.split(", ")[1].split()[0].replace(",", "")))
-    figure = f"results/figures/{page.figures[0].name}"
-    early = "" if "64,000 steps" in page.title else EARLY
-    return f"\n{page.title}:{early}\n\n{page.table}\n\n![Figure 6, {page.title}]({figure})\n\n"
-
-
-def between_marks(text: str, excerpt: str) -> str:
-    """The README with a new excerpt between its two marks."""
-    return MARKS.sub(lambda marks: f"{marks[1]}{excerpt}{marks[2]}", text)
+def beginning_page(drawn: Pages) -> str:
+    """docs/beginning.md: all results that are on no page of a table or figure."""
+    parts = [
+        "# How training begins",
+        "Results of short trainings, of trainings with another recipe, and of those on the JPEG "
+        "copy of CIFAR-10, whose compression costs accuracy. They show that the code works and how "
+        "training begins; they are not comparable to the paper's. Networks that had learned "
+        "nothing yet are left out.",
+    ]
+    for name, some in drawn.items():
+        for n, page in enumerate(rest(name, some)):
+            parts += [f"## {CLAIMS[name].title}"] if n == 0 else []
+            parts += page_parts(CLAIMS[name].title, page, without_gaps(page))
+    return "\n\n".join(parts) + "\n"

@@ -58,6 +58,7 @@ class Page:
     title: str
     table: str
     figures: list[Path]  # PNG first; empty if nothing is drawn
+    results: list[Result]
 
 
 def pages(
@@ -84,7 +85,7 @@ def pages(
         if entry.figure:
             folder.mkdir(parents=True, exist_ok=True)
             paths = entry.figure(group, folder / f"{name}-{slug(title)}")
-        yield Page(title, entry.table(group), paths)
+        yield Page(title, entry.table(group), paths, group)
 
 
 def on_imagenet(

@@ -1,0 +1,82 @@
+"""The README's results: one picture, its table, and what they show."""
+
+import re
+from collections.abc import Callable
+from operator import itemgetter
+
+from docs.build.selection import PAPER_STEPS, depths, steps_of
+from residual.reproduction import paper
+from residual.reproduction.exhibits import Page
+from residual.reproduction.experiments import ERROR
+from residual.reproduction.figures import degradation, last_training_error, mean_and_range
+from residual.reproduction.results import Result, markdown, of_network
+
+MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+ERRORS: dict[str, Callable[[Result], float]] = {
+    "training error %": last_training_error,
+    "test error %": itemgetter(ERROR),
+}
+
+SENTENCES = {  # whether plain and residual networks degrade with depth
+    (True, False): "Plain networks get worse with depth; residual networks do not.",
+    (True, True): "Plain and residual networks get worse with depth.",
+    (False, False): "Neither plain nor residual networks get worse with depth.",
+    (False, True): "Plain networks do not get worse with depth; residual networks do.",
+}
+
+
+def readme_excerpt(page: Page | None) -> str:
+    """What a page of Figure 6 or of the demo shows: a sentence, the table and the picture."""
+    if page is None:
+        return "\nNothing is trained yet.\n\n"
+    plain, residual = (degrades(page, prefix) for prefix in ("plain", "resnet"))
+    sentence = SENTENCES[plain, residual]
+    picture = f"![Errors during training](results/figures/{page.figures[0].name})"
+    return f"\n**{sentence}** {context(page)}\n\n{picture}\n\n{errors_by_depth(page)}\n\n"
+
+
+def degrades(page: Page, prefix: str) -> bool:
+    """Whether the training error grows with depth, which is the degradation of Figure 1."""
+    shallow, *_, deep = depths(page)
+    pair = [
+        [last_training_error(r) for r in of_network(page.results, f"{prefix}{depth}")]
+        for depth in (shallow, deep)
+    ]
+    return degradation(*pair) == "seen"
+
+
+def context(page: Page) -> str:
+    """The data, the budget and the number of trainings, in a sentence."""
+    result = page.results[0]
+    steps = steps_of("figure6", page)
+    seeds = {r["recipe"]["seed"] for r in page.results}
+    data = {"digits": "handwritten digits"}.get(result["data"]["name"], result["data"]["name"])
+    text = f"Trained by `residual reproduce` on {data}, {steps:,} steps, "
+    text += f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    if data.startswith("CIFAR-10") and steps != PAPER_STEPS:
+        return f"{text}. The paper trained for {PAPER_STEPS:,} steps."
+    return f"{text}."
+
+
+def errors_by_depth(page: Page) -> str:
+    """Mean and range of the final errors, beside those of the paper on its data."""
+    on_paper_data = page.title.startswith("CIFAR-10")
+    rows = []
+    for prefix in ("plain", "resnet"):
+        for depth in depths(page):
+            network = f"{prefix}{depth}"
+            stored = of_network(page.results, network)
+            row = [network, *(spread([f(r) for r in stored]) for f in ERRORS.values())]
+            printed = [f"~{error:g}" for error in reversed(paper.FIGURE_6.get(network, ()))]
+            rows.append(row + printed if on_paper_data else row)
+    header = ["network", *ERRORS] + [f"paper, {name}" for name in ERRORS if on_paper_data]
+    return markdown(header, [row for row in rows if len(row) == len(header)])
+
+
+def spread(errors: list[float]) -> str:
+    return mean_and_range(errors) if len(errors) > 1 else f"{errors[0]:.2f}"
+
+
+def between_marks(text: str, excerpt: str) -> str:
+    """The README with a new excerpt between its two marks."""
+    return MARKS.sub(lambda marks: f"{marks[1]}{excerpt}{marks[2]}", text)

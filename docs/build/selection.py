@@ -1,0 +1,112 @@
+"""Which results a page shows: the largest budget on the best data. The rest is in an appendix."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from residual.models.registry import model_spec
+from residual.reproduction.exhibits import EXHIBITS, Page
+from residual.reproduction.experiments import ERROR
+from residual.reproduction.figures import DEMO_DEPTHS
+from residual.reproduction.results import NOT_RUN, Result, markdown, network_of
+from residual.reproduction.tables import MODELS, TABLE_6_BASELINES
+
+JPEG_COPY = "CIFAR-10 (JPEG copy)"  # never on the page of a table or figure
+PAPER_DATA = ("imagenet", "cifar-10", "voc 2007", "voc 2012", "coco")  # how its titles begin
+PAPER_STEPS = 64_000  # Sec. 4.2
+BEGINNING = PAPER_STEPS // 10  # steps; a shorter training shows only how training begins
+CHANCE = 1.0  # percentage points: an error so close to that of guessing is one of guessing
+LABELS = MODELS | TABLE_6_BASELINES  # first cell of a row: network
+
+
+def steps_of(exhibit: str, page: Page) -> int:
+    return EXHIBITS[exhibit].steps(page.results[0])
+
+
+def best(exhibit: str, drawn: Sequence[Page]) -> Page | None:
+    """The page of the paper's data, else of other data; of these the one with the most steps, and
+    of these the one whose recipe has the fewest changes."""
+
+    def key(page: Page) -> tuple[bool, int, int]:
+        on_paper_data = page.title.lower().startswith(PAPER_DATA)
+        return on_paper_data, steps_of(exhibit, page), -page.title.count(", ")
+
+    return max((p for p in drawn if not p.title.startswith(JPEG_COPY)), key=key, default=None)
+
+
+def rest(exhibit: str, drawn: Sequence[Page]) -> list[Page]:
+    """All pages but the best, those with the most steps first."""
+    others = [page for page in drawn if page is not best(exhibit, drawn)]
+    return sorted(others, key=lambda page: -steps_of(exhibit, page))
+
+
+def is_chance(result: Result) -> bool:
+    """Whether a classifier has learned nothing yet."""
+    classes = result.get("pictures", {}).get("classes", 10)
+    return ERROR in result and bool(result[ERROR] >= 100 * (1 - 1 / classes) - CHANCE)
+
+
+def network_of_row(label: str) -> str:
+    """The network that a row is about: `resnet20` for `ResNet-20` and for itself."""
+    return LABELS.get(label, label.lower().replace("resnet-", "resnet"))
+
+
+def edited(table: str, edit: Callable[[list[str]], list[str] | None]) -> str:
+    """A Markdown table, and the text below it, with each row edited; a row of None is dropped."""
+    lines = table.splitlines()
+    end = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    header, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[:end]]
+    kept = [row for row in map(edit, rows) if row is not None]
+    return "\n".join([markdown(header, kept), *lines[end:]])
+
+
+def without_gaps(page: Page) -> str:
+    """The table of a page with the networks that were trained and are past chance."""
+    learned = {network_of(r) for r in page.results if not is_chance(r)}
+    networks = {network_of(r) for r in page.results}
+
+    def edit(row: list[str]) -> list[str] | None:
+        at_chance = network_of_row(row[0]) in networks - learned
+        return None if at_chance or NOT_RUN in row else row
+
+    return edited(page.table, edit)
+
+
+def with_costs(page: Page, costs: Mapping[str, str]) -> str:
+    """The table of a page; the row of a network that was not run says what it costs."""
+
+    def edit(row: list[str]) -> list[str]:
+        network = network_of_row(row[0])
+        cost = f"{NOT_RUN}; {costs[network]}" if network in costs else NOT_RUN
+        return [cost if cell == NOT_RUN else cell for cell in row]
+
+    return edited(page.table, edit)
+
+
+def depths(page: Page) -> list[int]:
+    """The depths of which a page has the plain and the residual network."""
+    kinds: dict[bool, set[int]] = {True: set(), False: set()}
+    for spec in map(model_spec, map(network_of, page.results)):
+        kinds[spec.option == "plain"].add(spec.depth)
+    return sorted(kinds[True] & kinds[False])
+
+
+def demonstration(figure6: Sequence[Page], demo: Sequence[Page]) -> Page | None:
+    """The page of Figure 6 that the README shows: on CIFAR-10 rather than on its JPEG copy, with
+    the most steps, if it compares two depths and is more than the beginning of a training. Else
+    the demo."""
+    data = {"CIFAR-10": 1, JPEG_COPY: 0}
+    candidates = {
+        (data[name], steps): page
+        for page in figure6
+        for name, steps in [(page.title.split(", ")[0], steps_of("figure6", page))]
+        if name in data and page.title.count(", ") == 1
+        if steps >= BEGINNING and len(depths(page)) > 1
+    }
+    demos = [page for page in demo if {*DEMO_DEPTHS} <= {*depths(page)}]
+    return candidates[max(candidates)] if candidates else best("demo", demos)
+
+
+def fingerprints(results: Collection[Result], *without: str) -> Iterator[str]:
+    """The fingerprints of the data of results, without those of some names."""
+    for result in results:
+        if result["data"]["name"] not in without:
+            yield result["data"]["fingerprint"]
