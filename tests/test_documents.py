@@ -8,12 +8,12 @@ from made_results import cells, detector, training
 
 from docs.build import benchmarks
 from docs.build.claims import CLAIMS
-from docs.build.pages import beginning_page, documents, exhibit_page, index
+from docs.build.pages import beginning_page, documents, entry_page, index
 from docs.build.readme import between_marks, readme_excerpt
 from docs.build.recipes import NAMES, recipes_page
 from docs.build.selection import demonstration
+from residual.reproduction.catalog import CATALOG, Page, pages
 from residual.reproduction.detection_tables import VOC07
-from residual.reproduction.exhibits import EXHIBITS, Page, pages
 from residual.reproduction.results import Spread
 from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification import recipe as classification
@@ -43,14 +43,14 @@ def test_the_readme_is_drawn_between_its_two_marks_and_is_short(tmp_path):
     assert "Nothing is trained" in readme_excerpt(None)
 
 
-def drawn_of(folder: Path, exhibit: str, results: list[dict]) -> list[Page]:
-    """The pages of an exhibit with these results alone."""
+def drawn_of(folder: Path, name: str, results: list[dict]) -> list[Page]:
+    """The pages of a table or figure with these results alone."""
     (folder / "results").mkdir(exist_ok=True)
     for file in (folder / "results").glob("*.json"):
         file.unlink()
     for n, result in enumerate(results):
         (folder / "results" / f"{n}.json").write_text(json.dumps(result))
-    return list(pages(exhibit, folder / "results", folder / "figures"))
+    return list(pages(name, folder / "results", folder / "figures"))
 
 
 LONG = {"steps": 16_000}
@@ -104,7 +104,7 @@ def test_a_page_shows_its_best_result_and_the_appendix_the_others(tmp_path):
         training("resnet20", 10.0, data="CIFAR-10 (JPEG copy)"),
     ]
     drawn = drawn_of(tmp_path, "table6", results)
-    page = exhibit_page("table6", drawn, {"resnet32": (100.0, "a machine")}, PACKAGE)
+    page = entry_page("table6", drawn, {"resnet32": (100.0, "a machine")}, PACKAGE)
     assert page.count("### CIFAR") == 1 and "### CIFAR-10, 640 steps" in page
     assert cells(page, "ResNet-32")[-1] == f"not run; {640 * 128 / 100 / 3600:.1f} hours"
     assert cells(page, "ResNet-110")[-1].startswith("not run; 6.2e13 multiply-adds")
@@ -120,7 +120,7 @@ def test_a_page_shows_its_best_result_and_the_appendix_the_others(tmp_path):
 
 def test_a_copy_of_the_data_alone_is_on_no_page_of_a_table(tmp_path):
     drawn = drawn_of(tmp_path, "table6", [training("resnet20", 10.0, data="CIFAR-10 (JPEG copy)")])
-    page = exhibit_page("table6", drawn, {}, PACKAGE)
+    page = entry_page("table6", drawn, {}, PACKAGE)
     assert "Not run by us" in page and "JPEG" not in page and "beginning.md" in page
 
 

@@ -47,9 +47,9 @@ def lines(block: str) -> Iterator[str]:
 def arguments(line: str) -> list[str] | None:
     """The words behind `residual`, whatever launches it; None for another command."""
     for launcher in LAUNCHERS:
-        before, found, after = f" {line} ".partition(f" {launcher} ")
-        if found and (not before.strip() or launcher != "residual"):
-            return shlex.split(after)
+        start, match, rest = f" {line} ".partition(f" {launcher} ")
+        if match and (not start.strip() or launcher != "residual"):
+            return shlex.split(rest)
     return None
 
 

@@ -26,7 +26,7 @@ def sections(results: Path) -> Iterator[tuple[str, str]]:
     yield "Compared with the usual loop", f"{errors(results)}\n\n{speed(folder)}"
     yield "Training on a shared machine", shared_machine(folder)
     header = ["job", "interruption", "equal ends"]
-    yield "Interrupted jobs", table(header, endurance(folder))
+    yield "Interrupted jobs", endurance_sentence(results) + table(header, endurance(folder))
     yield "Baselines fit a few pictures", fitting(folder)
     yield "Photographs, compared with other libraries", photographs(folder)
     yield "Detectors, compared with torchvision's", detectors(folder)
@@ -111,7 +111,7 @@ def endurance(folder: Path) -> Rows:
 
 
 def endurance_sentence(results: Path) -> str:
-    """The interruptions in total, for the README; empty if they were not measured."""
+    """The interruptions in total; empty if they were not measured."""
     rows = interruptions(results / "benchmarks")
     kills = [row for row in rows if row["interruption"] != FULL_DISK]
     if not kills:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from residual.models.registry import model_spec
-from residual.reproduction.exhibits import BOXES, EXHIBITS
+from residual.reproduction.catalog import BOXES, CATALOG
 from residual.reproduction.experiments import (
     ENSEMBLE,
     MULTISCALE,
@@ -24,12 +24,12 @@ Speeds = dict[str, tuple[float, str]]  # network: images per second, and the har
 BACKWARD = 2  # cost of a backward pass in forward passes
 
 
-def exhibit_costs(name: str, trains: bool, speeds: Speeds) -> list[str]:
+def entry_costs(name: str, trains: bool, speeds: Speeds) -> list[str]:
     """The computed cost of the paper's budget; hours only from measured speeds."""
-    experiments = EXHIBITS[name].experiments(Request()) if trains else []
+    experiments = CATALOG[name].experiments(Request()) if trains else []
     if not experiments:
         return ["Nothing is trained; it takes seconds on one processor."]
-    if EXHIBITS[name].data == BOXES:
+    if CATALOG[name].data == BOXES:
         return detection_cost(experiments)
     rows = [training_cost(r, speeds) for e in experiments for r in e.recipes]
     header = ["network", "one image", "images", "training, estimate", "hours, estimate"]
@@ -98,10 +98,12 @@ def evaluation_cost(experiments: Sequence[Experiment]) -> list[str]:
     total = 0
     for network in (network for e in experiments for network in e.networks):
         protocol = PROTOCOLS[measure_of(name, network)]
-        sizes = protocol.sides if protocol.whole else (model_spec(network).input_size,)
+        sizes = (
+            protocol.sides if protocol.fully_convolutional else (model_spec(network).input_size,)
+        )
         views = protocol.views // len(sizes)  # of each size
         total += views * sum(network_cost(network, size)[1] for size in sizes)
-    square = " for square photographs" if PROTOCOLS[name].whole else ""
+    square = " for square photographs" if PROTOCOLS[name].fully_convolutional else ""
     others = (
         " (baselines by their own protocols)"
         if name == MULTISCALE and ENSEMBLE not in measures
@@ -120,10 +122,10 @@ def training_speeds(folder: Path) -> Speeds:
         (network_of(result), result["images_per_second"], result["hardware"])
         for result in read_results(folder)
     ]
-    for found in read_results(folder / "benchmarks", "networks"):
-        for network, sides in found["networks"].items():
+    for result in read_results(folder / "benchmarks", "networks"):
+        for network, sides in result["networks"].items():
             speed = sides.get("ours", {}).get("images_per_second")
-            measured.append((network, speed, found["hardware"]))
+            measured.append((network, speed, result["hardware"]))
     speeds: Speeds = {}
     for network, speed, machine in measured:
         if speed and speed > speeds.get(network, (0.0, ""))[0]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from docs.build import benchmarks
+from docs.build.choices import choices_of, choices_page
 from docs.build.claims import CLAIMS
-from docs.build.costs import Speeds, budget_costs, exhibit_costs, training_speeds
-from docs.build.liberties import liberties_of, liberties_page
+from docs.build.costs import Speeds, budget_costs, entry_costs, training_speeds
 from docs.build.readme import between_marks, readme_excerpt
 from docs.build.recipes import recipes_page
 from docs.build.selection import (
@@ -20,7 +20,7 @@ from docs.build.selection import (
     without_gaps,
 )
 from residual.models.registry import NETWORKS, model_spec
-from residual.reproduction.exhibits import BOXES, EXHIBITS, NOT_COVERED, Page, pages
+from residual.reproduction.catalog import BOXES, CATALOG, NOT_COVERED, Page, pages
 from residual.reproduction.experiments import slug
 from residual.reproduction.results import RESULTS, markdown, read_results
 from residual.reproduction.tables import network_cost
@@ -31,6 +31,7 @@ RESULTS_ORDER = (
     *("table6", "figure1", "figure6", "figure7"),
     *("table7", "table8", "table9", "table10", "table11"),
 )
+CHOICES = "choices-and-deviations.md"
 DEMO_DATA = "digits"  # is in the demo and in no table or figure of the paper
 
 GUIDES = {  # page: title and content
@@ -56,9 +57,9 @@ def documents(root: Path, figures: Path) -> dict[Path, str]:
     speeds = training_speeds(results)
     excerpt = readme_excerpt(demonstration(drawn["figure6"], demo))
     return {
-        **{docs / f"{n}.md": exhibit_page(n, drawn.get(n, []), speeds, package) for n in CLAIMS},
+        **{docs / f"{n}.md": entry_page(n, drawn.get(n, []), speeds, package) for n in CLAIMS},
         docs / readme: index(drawn),
-        docs / "liberties.md": liberties_page(package),
+        docs / CHOICES: choices_page(package),
         docs / "recipes.md": recipes_page(read_results(results, "recipe"), speeds, package),
         docs / "results.md": results_page(drawn, demo, speeds, results),
         docs / "beginning.md": beginning_page(drawn),
@@ -71,10 +72,10 @@ def entry_page(name: str, drawn: Sequence[Page], speeds: Speeds, package: Path) 
     claim = CLAIMS[name]
     parts = [f"# {claim.title}", "## The claim", claim.text]
     parts += ["## The command", "```sh\n" + "\n".join(claim.commands) + "\n```"]
-    parts += ["## The cost", *exhibit_costs(name, not claim.networks, speeds)]
+    parts += ["## The cost", *entry_costs(name, not claim.networks, speeds)]
     parts += ["## Our result", *our_result(name, drawn, speeds)]
-    parts += ["## Liberties", liberties_of(package, claim.sources)]
-    parts += ["All liberties of the package: [liberties.md](liberties.md)."]
+    parts += ["## Choices and deviations", choices_of(package, claim.sources)]
+    parts += [f"All of the package: [{CHOICES}]({CHOICES})."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,11 +89,11 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
             rows.append([network, f"{parameters:,}", f"{products:,}"])
         return [markdown(["network", "parameters", "multiply-adds"], rows)]
     if name == "table1":
-        return [EXHIBITS[name].table([])]
+        return [CATALOG[name].table([])]
     if page:
         parts = best_parts(name, page, speeds)
     else:
-        parts = ["Not run by us, so we claim nothing.", EXHIBITS[name].table([])]
+        parts = ["Not run by us, so we claim nothing.", CATALOG[name].table([])]
     if rest(name, drawn):
         link = f"[How training begins](beginning.md#{slug(claim.title)})"
         parts.append(f"{link} has shorter trainings, and those on other data.")
@@ -102,7 +103,7 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
 def best_parts(name: str, page: Page, speeds: Speeds) -> list[str]:
     """A page with the cost of each network that was not run at this budget."""
     costs = {}
-    if EXHIBITS[name].data != BOXES:
+    if CATALOG[name].data != BOXES:
         labels = {network_of_row(line[1:].split("|")[0].strip()) for line in page.table.split("\n")}
         networks = sorted(labels & {spec.name for spec in map(model_spec, NETWORKS)})
         data = page.results[0]["data"]["name"]

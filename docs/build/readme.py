@@ -6,7 +6,7 @@ from operator import itemgetter
 
 from docs.build.selection import PAPER_STEPS, depths, steps_of
 from residual.reproduction import paper
-from residual.reproduction.exhibits import Page
+from residual.reproduction.catalog import Page
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.figures import degradation, last_training_error, mean_and_range
 from residual.reproduction.results import Result, markdown, of_network

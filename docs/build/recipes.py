@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from docs.build.choices import comment_above
 from docs.build.costs import Speeds
-from docs.build.liberties import comment_above
 from residual.reproduction import paper
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.results import Result, Spread, markdown, of_network

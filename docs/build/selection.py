@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from residual.models.registry import model_spec
-from residual.reproduction.exhibits import EXHIBITS, Page
+from residual.reproduction.catalog import CATALOG, Page
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.figures import DEMO_DEPTHS
 from residual.reproduction.results import NOT_RUN, Result, markdown, network_of
@@ -17,25 +17,25 @@ CHANCE = 1.0  # percentage points: an error so close to that of guessing is one 
 LABELS = MODELS | TABLE_6_BASELINES  # first cell of a row: network
 
 
-def steps_of(exhibit: str, page: Page) -> int:
-    return EXHIBITS[exhibit].steps(page.results[0])
+def steps_of(name: str, page: Page) -> int:
+    return CATALOG[name].steps(page.results[0])
 
 
-def best(exhibit: str, drawn: Sequence[Page]) -> Page | None:
+def best(name: str, drawn: Sequence[Page]) -> Page | None:
     """The page of the paper's data, else of other data; of these the one with the most steps, and
     of these the one whose recipe has the fewest changes."""
 
     def key(page: Page) -> tuple[bool, int, int]:
         on_paper_data = page.title.lower().startswith(PAPER_DATA)
-        return on_paper_data, steps_of(exhibit, page), -page.title.count(", ")
+        return on_paper_data, steps_of(name, page), -page.title.count(", ")
 
     return max((p for p in drawn if not p.title.startswith(JPEG_COPY)), key=key, default=None)
 
 
-def rest(exhibit: str, drawn: Sequence[Page]) -> list[Page]:
+def rest(name: str, drawn: Sequence[Page]) -> list[Page]:
     """All pages but the best, those with the most steps first."""
-    others = [page for page in drawn if page is not best(exhibit, drawn)]
-    return sorted(others, key=lambda page: -steps_of(exhibit, page))
+    others = [page for page in drawn if page is not best(name, drawn)]
+    return sorted(others, key=lambda page: -steps_of(name, page))
 
 
 def is_chance(result: Result) -> bool:
