@@ -51,13 +51,13 @@ def load_folder(
     """
     index = index_folder(path)
     cache = root / "folders" / f"{cache_key(path, index, size)}.safetensors"
-    data = _read_cache(cache, readable_name(path.resolve().name))
+    data = _read_cache(cache)
     if data is None:
         data = _decode_folder(path, index, size, workers, progress)
         with suppress(OSError):  # a full or read-only disk costs time at the next start only
             _write_cache(data, cache)
     notices = (*data.notices, *index.ignored.sentences(path))
-    return replace(data, name=KNOWN_NAMES.get(data.fingerprint, data.name), notices=notices)
+    return replace(data, name=folder_name(path, data.fingerprint), notices=notices)
 
 
 def open_folder(path: Path, root: Path, workers: int = 0, progress: Progress = no_progress) -> Data:
@@ -72,7 +72,7 @@ def open_folder(path: Path, root: Path, workers: int = 0, progress: Progress = n
         mark = str(read_json(cache)["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         digests = []
-        function = partial(_hash_file, path) if _is_hashed(entries) else lambda entry: ""
+        function = (lambda _: "") if _is_quick(index) else partial(_hash_file, path)
         for digest in _parallel_map(function, entries, workers):
             digests.append(digest)
             progress(len(digests), len(entries))
@@ -81,14 +81,19 @@ def open_folder(path: Path, root: Path, workers: int = 0, progress: Progress = n
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_json(cache, {"fingerprint": mark})
     source = FolderSource(path, [entry.path for entry in entries])
-    sets: dict[str, Any] = {}
-    first = 0
-    for split, part in index.sets.items():
-        indices = torch.arange(first, first + len(part))
-        sets[split] = ImageFiles(source, indices, torch.tensor([entry.label for entry in part]))
-        first += len(part)
-    name = KNOWN_NAMES.get(mark, readable_name(path.resolve().name))
-    return Data(name, mark, index.classes, **sets, notices=tuple(index.ignored.sentences(path)))
+    labels = torch.tensor([entry.label for entry in entries])
+    parts = torch.arange(len(entries)).split([len(part) for part in index.sets.values()])
+    sets: dict[str, Any] = {
+        split: ImageFiles(source, ids, labels[ids])
+        for split, ids in zip(index.sets, parts, strict=True)
+    }
+    notices = tuple(index.ignored.sentences(path))
+    return Data(folder_name(path, mark), mark, index.classes, **sets, notices=notices)
+
+
+def folder_name(path: Path, fingerprint: str) -> str:
+    """The name of the data in a folder."""
+    return KNOWN_NAMES.get(fingerprint, readable_name(path.resolve().name))
 
 
 def generated_split(path: Path) -> dict[Split, list[str]]:
@@ -111,17 +116,16 @@ def cache_key(path: Path, index: FolderIndex, size: int) -> str:
     return digest.hexdigest()
 
 
-def _is_hashed(entries: Sequence[IndexEntry]) -> bool:
-    return sum(entry.bytes for entry in entries) <= QUICK_ABOVE_BYTES
+def _is_quick(index: FolderIndex) -> bool:
+    return index.bytes > QUICK_ABOVE_BYTES
 
 
 def _folder_fingerprint(index: FolderIndex, digests: Sequence[str]) -> str:
-    entries = list(index)
-    mark = fingerprint(
+    files = (
         (entry.path, index.classes[entry.label], entry.bytes, digest)
-        for entry, digest in zip(entries, digests, strict=True)
+        for entry, digest in zip(index, digests, strict=True)
     )
-    return mark if _is_hashed(entries) else f"quick-{mark}"
+    return fingerprint(files, _is_quick(index))
 
 
 def _parallel_map(
@@ -166,7 +170,7 @@ def _decode_folder(
     path: Path, index: FolderIndex, size: int, workers: int, progress: Progress
 ) -> Data:
     entries = list(index)
-    read = partial(_read_image, path, size, _is_hashed(entries))
+    read = partial(_read_image, path, size, not _is_quick(index))
     results = _parallel_map(read, entries, workers)
     sets: dict[str, Any] = {}
     digests: list[str] = []
@@ -190,13 +194,8 @@ def _decode_folder(
     if index.sets["train"] and not len(sets["train"]):
         raise ValueError(f"{path} has no picture to learn from that can be read")
     notice = f"{others:,} of {len(entries):,} pictures were resized to {size}x{size}"
-    return Data(
-        readable_name(path.resolve().name),
-        _folder_fingerprint(index, digests),
-        index.classes,
-        **sets,
-        notices=(notice,) if others else (),
-    )
+    mark = _folder_fingerprint(index, digests)
+    return Data("", mark, index.classes, **sets, notices=(notice,) if others else ())
 
 
 def _write_cache(data: Data, file: Path) -> None:
@@ -225,8 +224,8 @@ def _write_cache(data: Data, file: Path) -> None:
         partial_file.unlink(missing_ok=True)
 
 
-def _read_cache(file: Path, name: str) -> Data | None:
-    """The data in a cache file, under this name; None if it is missing or damaged."""
+def _read_cache(file: Path) -> Data | None:
+    """The data in a cache file, without a name; None if it is missing or damaged."""
     try:
         with safe_open(file, "pt") as opened:
             header = opened.metadata()
@@ -240,7 +239,7 @@ def _read_cache(file: Path, name: str) -> Data | None:
             for split, damaged in json.loads(header["damaged"]).items()
         }
         classes, notices = (tuple(json.loads(header[key])) for key in ("classes", "notices"))
-        return Data(name, header["fingerprint"], classes, **sets, notices=notices)
+        return Data("", header["fingerprint"], classes, **sets, notices=notices)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
 

@@ -115,6 +115,10 @@ class FolderIndex:
     def __iter__(self) -> Iterator[IndexEntry]:
         return (entry for entries in self.sets.values() for entry in entries)
 
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self)
+
 
 def index_folder(path: Path) -> FolderIndex:
     """Index a folder with train/ and val/ or test/, or a plain folder of classes, which is split

@@ -35,7 +35,7 @@ from residual.data.decode import (
     open_picture,
 )
 from residual.data.rng import packing_order
-from residual.storage import check_format, damage_errors, read_json
+from residual.storage import check_format, damage_errors
 
 CONTENTS_FILE = "packed.json"  # written last: without it nothing is packed
 COPY_SUFFIX = " (packed copy)"  # of the name of a copy with other pixels than its source
@@ -170,18 +170,16 @@ def _download_shard(remote: str, file: Path, hashes: dict[str, str]) -> None:
 
 def read_contents(where: str) -> tuple[dict[str, Any], str]:
     """The table of contents, and its sha256."""
-    if not is_remote(where):
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(where).expanduser() / CONTENTS_FILE
-        if not file.is_file():
-            raise FileNotFoundError(f"{where} has no {CONTENTS_FILE}: nothing is packed there")
-        contents, raw = read_json(file), file.read_bytes()
-    else:
-        with tempfile.TemporaryDirectory() as folder:
+        if is_remote(where):
             file = Path(folder) / CONTENTS_FILE
             download_object(f"{where.rstrip('/')}/{CONTENTS_FILE}", file)
-            raw = file.read_bytes()
-        with damage_errors(f"{where}/{CONTENTS_FILE}"):
-            contents = json.loads(raw)
+        elif not file.is_file():
+            raise FileNotFoundError(f"{where} has no {CONTENTS_FILE}: nothing is packed there")
+        raw = file.read_bytes()
+    with damage_errors(f"{where}/{CONTENTS_FILE}"):
+        contents = json.loads(raw)
     if not isinstance(contents, dict) or "sets" not in contents:
         raise ValueError(f"{where}/{CONTENTS_FILE} is damaged: it names no sets")
     check_format(Path(CONTENTS_FILE), contents.get("format"))
@@ -231,8 +229,8 @@ def identity(contents: dict[str, Any]) -> tuple[str, str, str]:
         return name, mark, ""
     about = ("as", "quality", "shorter_side", "pictures", "kept", "resized", "damaged")
     change = json.dumps({key: contents[key] for key in about}, sort_keys=True)
-    quick = "quick-" if mark.startswith("quick-") else ""
-    return f"{name}{COPY_SUFFIX}", f"{quick}{fingerprint([(mark, change, 0, '')])}", mark
+    changed = fingerprint([(mark, change, 0, "")], quick=mark.startswith("quick-"))
+    return f"{name}{COPY_SUFFIX}", changed, mark
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from residual.data.decode import (
     resize,
     scaled_size,
 )
-from residual.data.folder import KNOWN_NAMES, QUICK_ABOVE_BYTES
+from residual.data.folder import QUICK_ABOVE_BYTES, folder_name
 from residual.data.folder_index import (
     SPLITS,
     FolderIndex,
@@ -246,12 +246,11 @@ class Packer:
         self, source: Path, index: FolderIndex, options: PackOptions, progress: Progress
     ) -> None:
         self.source, self.index, self.options, self.progress = source, index, options, progress
-        size = sum(entry.bytes for entry in index)
-        self.hashed = size <= QUICK_ABOVE_BYTES
+        self.hashed = index.bytes <= QUICK_ABOVE_BYTES
         self.total = sum(map(len, index.sets.values()))
         self.entries: list[tuple[str, str, int, str]] = []  # for the source's fingerprint
         self.changes: list[tuple[str, str, int, str]] = []  # the changed images, likewise
-        self.summary = PackSummary(bytes_before=size)
+        self.summary = PackSummary(bytes_before=index.bytes)
 
     def write(self, name: Split, folder: Path, remote: str) -> dict[str, Any]:
         """Write the shards of a set in random order. Returns its entry in the contents."""
@@ -305,13 +304,12 @@ class Packer:
 
     def contents(self, sets: dict[Split, dict[str, Any]]) -> dict[str, Any]:
         """The contents file. A copy with all pixels of its source has its name and fingerprint."""
-        mark, quick = fingerprint(self.entries), "" if self.hashed else "quick-"
-        source = f"{quick}{mark}"
-        name = KNOWN_NAMES.get(mark, readable_name(self.source.resolve().name))
-        self.summary.fingerprint = source
+        mark = source = fingerprint(self.entries, not self.hashed)
+        name = folder_name(self.source, source)
         if self.changes:
             name += COPY_SUFFIX
-            self.summary.fingerprint = f"{quick}{fingerprint([(source, '', 0, ''), *self.changes])}"
+            mark = fingerprint([(source, "", 0, ""), *self.changes], not self.hashed)
+        self.summary.fingerprint = mark
         counts = ("fingerprint", "changed", "pictures", "kept", "in_part", "resized")
         return {
             "format": FORMAT,

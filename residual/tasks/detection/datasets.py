@@ -204,8 +204,7 @@ def split_fingerprint(split: str, images: Sequence[AnnotatedImage]) -> str:
         hashes = list(pool.map(digest, paths))
     names = ((image.name, image.digest) for image in images)
     entries = [(*name, *rest) for *rest, name in zip(sizes, hashes, names, strict=True)]
-    value = fingerprint([(split, "", 0, ""), *entries])
-    return value if hashed else f"quick-{value}"
+    return fingerprint([(split, "", 0, ""), *entries], not hashed)
 
 
 # ---- formats and splits -------------------------------------------------------------------------
