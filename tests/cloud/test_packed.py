@@ -163,7 +163,7 @@ def all_pixels(where: str, root: Path, answers) -> None:
 
 def test_processes_that_share_a_cache_fetch_each_shard_once(store, folder, tmp_path, monkeypatch):
     pack(folder, "s3://pictures/shared", PackOptions())
-    fetched, plain = tmp_path / "fetched", packed_.fetch
+    fetched, plain = tmp_path / "fetched", packed_.download_object
 
     def noted(remote: str, file: Path) -> None:
         with fetched.open("a") as lines:
