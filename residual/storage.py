@@ -134,7 +134,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_format(path: Path, version: Any) -> None:
+def check_format(path: object, version: Any) -> None:
     """Raises NewerFormat for the file format of a newer version."""
     if not isinstance(version, int) or version > FORMAT:
         raise NewerFormat(

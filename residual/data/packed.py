@@ -178,11 +178,12 @@ def read_contents(where: str) -> tuple[dict[str, Any], str]:
         elif not file.is_file():
             raise FileNotFoundError(f"{where} has no {CONTENTS_FILE}: nothing is packed there")
         raw = file.read_bytes()
-    with damage_errors(f"{where}/{CONTENTS_FILE}"):
+    place = f"{where}/{CONTENTS_FILE}"
+    with damage_errors(place):
         contents = json.loads(raw)
     if not isinstance(contents, dict) or "sets" not in contents:
-        raise ValueError(f"{where}/{CONTENTS_FILE} is damaged: it names no sets")
-    check_format(Path(CONTENTS_FILE), contents.get("format"))
+        raise ValueError(f"{place} is damaged: it names no sets")
+    check_format(place, contents.get("format"))
     return contents, hashlib.sha256(raw).hexdigest()
 
 
