@@ -84,7 +84,7 @@ def attempt(
     torch.manual_seed(recipe.seed)
     net = build(name, int(labels.max()) + 1)
     if start == "he":
-        initialize(net, "he")
+        initialize(net, nn.init.kaiming_normal_)
     elif start == "raised":
         nn.init.ones_(list(net.parameters())[-1])
     for module in net.modules():

@@ -25,7 +25,7 @@ def test_gradients_flow_to_every_parameter_and_steps_lower_the_loss(name):
     recipe = replace(recipe, steps=8, lr=recipe.lr / 10)  # of eight images, not of a hundred
     net = build(name, 4)
     if name == "fitnet19":  # whose own start hardly lets a gradient through: hence its hints
-        initialize(net, "he")
+        initialize(net, torch.nn.init.kaiming_normal_)
     images, labels = patterns()
     run = loop.start(net, recipe)
     steps = loop.train(run, iter([(images, labels)] * 8), recipe)

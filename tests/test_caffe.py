@@ -119,8 +119,7 @@ def test_each_of_caffes_peculiarities_is_seen_in_the_scores(layers, conversion, 
         case "colours":
             images = IMAGES.flip(1)
         case "stride":
-            state = conversion.state
-            later = Conversion("", "resnet50-v1.5", state, [], conversion.config)
+            later = replace(conversion, network="resnet50-v1.5")
             assert not agree(later, theirs(layers, 50, IMAGES))
             return
     assert not agree(conversion, theirs(changed, 50, images))
@@ -155,7 +154,7 @@ def test_the_mean_image_is_subtracted_pixel_by_pixel(layers, conversion, tmp_pat
     assert not agree(less, theirs(layers, 50, IMAGES))
     with pytest.raises(ValueError, match="a mean image of 64x64 pixels, and a picture has 224x224"):
         conversion.with_mean_image(tmp_path / "m.binaryproto")
-    other = Conversion("torchvision or timm", "resnet50", {}, [], conversion.config)
+    other = replace(conversion, source="torchvision or timm")
     with pytest.raises(ValueError, match="a mean image belongs to the authors' release"):
         other.with_mean_image(tmp_path / "m.binaryproto")
 

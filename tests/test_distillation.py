@@ -71,7 +71,7 @@ def test_further_outputs_that_are_no_scores_cannot_count_as_scores():
 def student() -> nn.Module:
     """Whose filters let a gradient through; as published, it is too faint."""
     torch.manual_seed(0)
-    net = initialize(build("fitnet19", 3), "he")
+    net = initialize(build("fitnet19", 3), nn.init.kaiming_normal_)
     for module in net.modules():
         if hasattr(module, "max_norm"):  # which none exceeds at first
             module.weight.data.copy_(torch.renorm(module.weight.data, 2, 0, 0.9 * module.max_norm))

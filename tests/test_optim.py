@@ -110,19 +110,16 @@ def test_a_training_that_is_all_warm_up_has_a_rate():
     assert [cosine(step, 2, 0.5, 2, 0.5) for step in range(3)] == [0.25, 0.375, 0.5]
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.5])
-def test_plateaus_agree_with_torch(threshold):
+def test_plateaus_agree_with_torch():
     draw = torch.Generator().manual_seed(0)
     noise = torch.rand(60, generator=draw) * 4
     errors = (80 * 0.9 ** torch.arange(60) + noise).tolist()
     sgd = optimizer(1.0)
-    theirs = ReduceLROnPlateau(
-        sgd, factor=0.1, patience=2, threshold=threshold, threshold_mode="abs", eps=0
-    )
+    theirs = ReduceLROnPlateau(sgd, patience=2, threshold=0, eps=0)
     seen = set()
     for looks, error in enumerate(errors, 1):
         theirs.step(error)
-        drops = drops_by_plateau(errors[:looks], patience=3, threshold=threshold)
+        drops = drops_by_plateau(errors[:looks], patience=3)
         assert sgd.param_groups[0]["lr"] == pytest.approx(0.1**drops)
         seen.add(drops)
     assert len(seen) > 3
@@ -134,4 +131,3 @@ def test_the_rate_drops_after_so_many_looks_without_a_gain():
     assert drops_by_plateau([50, 40, 41, 40], 2) == 1  # to be as good is no gain
     assert drops_by_plateau([50, 40, 41, 40, 39, 39, 39], 2) == 2
     assert drops_by_plateau([50, float("nan"), float("nan")], 2) == 1
-    assert drops_by_plateau([50, 49.95, 49.9], 2, threshold=0.2) == 1

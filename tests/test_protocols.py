@@ -131,8 +131,8 @@ def means(
     """What `answers` decides by: (N, C), by the means over views and networks."""
     found = torch.full((len(images), CLASSES), torch.nan, dtype=torch.float64)
     with evaluation_mode([each.net for each in nets]):
-        for part in class_scores(nets, images, asked, work):
-            found[torch.tensor(part.ids)[part.read]] = part.scores
+        for _, read, scores in class_scores(nets, images, asked, work):
+            found[torch.tensor(read)] = scores
     return found / (asked.views * len(nets))
 
 

@@ -284,7 +284,7 @@ def test_the_verb_train_yields_each_step_and_then_the_result(tmp_path):
 
 def test_what_makes_going_on_inexact_is_named(tmp_path):
     begun(tmp_path / "run")
-    known = environment.read_environment(tmp_path / "run")
+    known = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment.differences(known, HOW) == []
     assert environment.differences(known, replace(HOW, precision="bf16")) == [
         "precision was float32 and is bf16"

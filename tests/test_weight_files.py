@@ -77,7 +77,7 @@ def test_harm_beside_weights_becomes_an_object_without_content(tmp_path, zipped,
     }[place]
     torch.save(content, file, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     found = read(file)
-    assert torch.equal(entry(found).state["conv1.weight"], state["conv1.weight"])
+    assert torch.equal(entry(found)[0]["conv1.weight"], state["conv1.weight"])
     assert not trace.exists()
     torch.load(file, weights_only=False)  # the proof that it is malicious
     assert trace.exists()
@@ -157,7 +157,7 @@ def test_arrays_come_out_of_a_pickle_as_tensors_and_momenta_do_not(tmp_path, pro
     blobs = {"conv1_w": array, "turned": array.T, "conv1_w_momentum": array, "lr": 0.1}
     raw = pickle.dumps({"blobs": blobs, "cfg": "a: 1"}, protocol=protocol)
     (tmp_path / "R-50.pkl").write_bytes(raw)
-    content = entry(read(tmp_path / "R-50.pkl")).state
+    content = entry(read(tmp_path / "R-50.pkl"))[0]
     assert set(content) == {"conv1_w", "turned", "lr"}
     assert torch.equal(content["conv1_w"], torch.tensor(array))
     assert torch.equal(content["turned"], torch.tensor(array).T)
@@ -178,7 +178,7 @@ def test_both_kinds_of_torch_files_are_read(tmp_path):
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     save_file(state, tmp_path / "a.safetensors")
     for file in ("a.pth", "a.safetensors"):
-        assert torch.equal(entry(read(tmp_path / file)).state["fc.weight"], state["fc.weight"])
+        assert torch.equal(entry(read(tmp_path / file))[0]["fc.weight"], state["fc.weight"])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

@@ -1,6 +1,5 @@
 """The commands `benchmark train`, `benchmark predict` and `benchmark data`."""
 
-import os
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,6 +132,7 @@ def data(
 
     Example: residual benchmark data photos --network resnet50 --workers 4
     """
+    from residual.device import available_cores
     from residual.runs.autotune import candidates
     from residual.tasks.classification.checks import check
     from residual.tasks.classification.throughput import Bench, stages, verdict
@@ -155,8 +155,6 @@ def data(
         measured.append(stage)
         if not as_json:
             print(f"{stage.name:<25} {stage.images_per_second:>10,.1f} images/s  ({stage.by})")
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    text = verdict(measured, workers, cores)
+    text = verdict(measured, workers, available_cores())
     values = {"stages": list(map(asdict, measured)), "bottleneck": text}
     print(json_text(values) if as_json else text)

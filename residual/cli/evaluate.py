@@ -102,12 +102,12 @@ def evaluate(
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating", world.rank == 0) as progress:
             options = InferenceOptions(config, workers, micro_batch, progress, world)
-            evaluation = evaluate_ensemble(nets, pictures, chosen, views, options)
+            record, damaged = evaluate_ensemble(nets, pictures, chosen, views, options)
         if world.rank == 0:
-            for path in evaluation.damaged:
+            for path in damaged:
                 name = display_name(path)
                 typer.echo(f"residual: {name} is damaged and counts as wrong", err=True)
-            print(json_text(evaluation.record) if as_json else in_words(evaluation.record))
+            print(json_text(record) if as_json else in_words(record))
 
 
 def in_words(record: dict[str, Any]) -> str:

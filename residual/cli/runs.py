@@ -24,7 +24,7 @@ from residual.cli.progress import (
     tensorboard_writer,
     with_progress,
 )
-from residual.storage import json_text, read_json
+from residual.storage import json_text, read_json, read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,14 +146,13 @@ def resume(
         check_exact,
         copy_run,
         existing_data,
-        read_environment,
         update_environment,
     )
     from residual.tasks import task_module
 
     with joined() as world:
-        environment = world.on_first(lambda: read_environment(run))
         task = world.on_first(lambda: folder.task_of(run))
+        environment = world.on_first(lambda: read_json_object(run / "environment.json"))
         result = run / "result.json"
         if finished := world.on_first(lambda: read_json(result) if result.exists() else None):
             typer.echo(f"residual: {run} is finished; no step is left to take", err=True)

@@ -56,7 +56,7 @@ class LoaderOptions:
     device: torch.device
     workers: int = 0
     world: World = SINGLE_PROCESS
-    on_damaged: Callable[[str, str], None] = lambda path, why: None
+    on_damaged: Callable[[str, str], object] = lambda path, why: None
 
 
 def read_ahead(
@@ -335,7 +335,7 @@ class DamagePolicy:
     """Ends the training at the first damaged image, or counts those that are skipped."""
 
     def __init__(
-        self, images: ImageFiles, skip: bool, on_damaged: Callable[[str, str], None]
+        self, images: ImageFiles, skip: bool, on_damaged: Callable[[str, str], object]
     ) -> None:
         self.size, self.skip, self.on_damaged = len(images), skip, on_damaged
         self.paths: set[str] = set()

@@ -1,8 +1,8 @@
 """Computes probabilities by ONNX Runtime, or by torch with batch normalization folded."""
 
 import gc
-import time
 from collections.abc import Callable, Generator, Sequence
+from itertools import repeat
 from threading import Lock
 from typing import Any
 
@@ -79,6 +79,8 @@ def speeds(
 ) -> Generator[dict[str, Any]]:
     """Measure a network on noise by each engine -> rows of `engine`, `batch` and
     `images_per_second`. Raises ValueError for an unknown network."""
+    from residual.tasks.classification.throughput import images_per_second
+
     size = model_spec(network).input_size
     preprocessing = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (size, size))
     net = config.prepare(build(network)).eval()
@@ -87,11 +89,7 @@ def speeds(
     for name in ("onnxruntime", "torch") if on_cpu and installed() else ("torch",):
         answer = engine(trained, name, config.threads)
         for batch in batches:
-            images, count = torch.randn(batch, 3, size, size), 0
-            answer(images)
-            start = time.perf_counter()
-            while time.perf_counter() - start < seconds:
-                answer(images)
-                count += batch
-            speed = count / (time.perf_counter() - start)
+            images = torch.randn(batch, 3, size, size)
+            work = (len(answer(images)) for _ in repeat(None))
+            speed = images_per_second(work, seconds, torch.device("cpu"))  # answers are there
             yield {"engine": name, "batch": batch, "images_per_second": speed}

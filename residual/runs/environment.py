@@ -14,7 +14,7 @@ import torch
 from residual.data.packed import is_packed
 from residual.device import ComputeConfig, hardware_name
 from residual.runs import folder
-from residual.storage import display_name, read_json_object, write_json
+from residual.storage import display_name, write_json
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
 
@@ -42,12 +42,14 @@ def versions() -> dict[str, str]:
 
 def environment(data: Named, source: dict[str, str], config: ComputeConfig) -> dict[str, Any]:
     """The content of a run's environment.json."""
-    return {
-        "data": {**source, "name": data.name, "fingerprint": data.fingerprint},
-        "setting": asdict(config),
-        "versions": versions(),
-        "hardware": hardware_name(config),
-    }
+    stored = {**source, "name": data.name, "fingerprint": data.fingerprint}
+    return {"data": stored, **machine(config)}
+
+
+def machine(config: ComputeConfig) -> dict[str, Any]:
+    """The configuration, versions and hardware."""
+    hardware = hardware_name(config)
+    return {"setting": asdict(config), "versions": versions(), "hardware": hardware}
 
 
 def peak_memory(device: str) -> int:
@@ -64,29 +66,16 @@ def peak_memory(device: str) -> int:
 DECISIVE = ("torch", "torchvision", "scikit-learn", "scipy", "pillow", "simplejpeg")
 
 
-def read_environment(run: Path) -> dict[str, Any]:
-    """The environment in which a run was trained. Raises NoRun and ValueError."""
-    folder.check_run(run)
-    return read_json_object(run / "environment.json")
-
-
 def differences(environment: dict[str, Any], config: ComputeConfig) -> list[str]:
     """Differences that make the result inexact, each as a sentence."""
     stored, current = environment["setting"], asdict(config)
-    sentences = [
-        f"{name} was {stored[name]} and is {value}"
-        for name, value in current.items()
-        if name in stored and stored[name] != value
-    ]
+    changes = [(name, stored[name], current[name]) for name in current if name in stored]
     # A run without a version of simplejpeg was made before that was used. Other libraries that it
     # does not list were not recorded, and count as equal.
     installed = versions()
     recorded = installed | {"simplejpeg": "not installed"} | environment["versions"]
-    sentences += [
-        f"{name} was {recorded[name]} and is {installed[name]}"
-        for name in DECISIVE
-        if recorded[name] != installed[name]
-    ]
+    changes += [(name, recorded[name], installed[name]) for name in DECISIVE]
+    sentences = [f"{name} was {old} and is {new}" for name, old, new in changes if old != new]
     if (machine := hardware_name(config)) != environment["hardware"] and not sentences:
         sentences.append(f"the machine was {environment['hardware']} and is {machine}")
     return sentences
@@ -128,12 +117,7 @@ def update_environment(
     run: Path, environment: dict[str, Any], source: dict[str, str], config: ComputeConfig
 ) -> None:
     """Store the current location of the data, machine and versions in a run."""
-    updated = environment | {
-        "data": environment["data"] | source,
-        "setting": asdict(config),
-        "versions": versions(),
-        "hardware": hardware_name(config),
-    }
+    updated = environment | {"data": environment["data"] | source, **machine(config)}
     if updated != environment:
         write_json(run / "environment.json", updated)
 

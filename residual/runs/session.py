@@ -18,7 +18,7 @@ from residual.runs.environment import Named, check_data, check_exact, peak_memor
 from residual.storage import FORMAT, read_json, write_json
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors, with_preprocessing
-from residual.training.loop import Step
+from residual.training.loop import Learner, Step
 from residual.training.meter import Diverged, Meter
 from residual.training.recipe import to_json
 from residual.training.task import Event, RunOptions, Stopped, log_interval
@@ -58,7 +58,7 @@ class Task(Protocol):
     def net(self) -> nn.Module: ...
 
     @property
-    def learner(self) -> checkpoint.Learning: ...
+    def learner(self) -> Learner[Any]: ...
 
     def begin(self) -> None:
         """Called before the first step, if there is no checkpoint."""
@@ -94,7 +94,7 @@ class Session:
 
     def __init__(self, task: Task, context: RunContext) -> None:
         self.task, self.context = task, context
-        self.meter = Meter.new(context.device, task.losses)
+        self.meter = Meter(context.device, task.losses)
         self.reported = 0  # skipped images
         self._restore()
 
@@ -115,10 +115,7 @@ class Session:
         self.task.restore(tensors, header)
         self.reported = len(self.task.skipped)
         if "tally" in header:
-            parts = header.get("parts", [])
-            self.meter = Meter.from_json(
-                header["tally"], self.context.device, self.task.losses, parts
-            )
+            self.meter.restore(header["tally"], header.get("parts", []))
 
     def steps(self) -> Iterator[Event]:
         """Take the steps that remain. Raises Stopped, and Diverged, with the images of the step, if
@@ -199,7 +196,7 @@ class Session:
             "skipped": self.task.skipped,
         }
         if self.task.losses:
-            header["parts"] = self.meter.parts.tolist()
+            header["parts"] = self.meter.sums[3:].tolist()
         content = with_preprocessing(tensors, header, self.task.preprocessing)
         self.context.world.on_first(lambda: folder.save(self.context.run, *content))
         self.meter.pause()

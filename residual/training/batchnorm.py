@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residual.distributed import World
-from residual.models.blocks import replace_modules
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
@@ -36,28 +35,19 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         return outputs[0] if groups == 1 else torch.cat(outputs)
 
 
-def use_ghost_batchnorm(net: nn.Module) -> list[GhostBatchNorm2d]:
-    """Replace each batch normalization of a network, in place -> the new modules. Weights,
-    statistics, hooks and names stay."""
-
-    def ghost(norm: nn.BatchNorm2d) -> GhostBatchNorm2d:
-        module = GhostBatchNorm2d(norm.num_features, device="meta")
-        module.__dict__ |= norm.__dict__
-        return module
-
-    replace_modules(net, nn.BatchNorm2d, ghost)
-    return [module for module in net.modules() if isinstance(module, GhostBatchNorm2d)]
-
-
 class GhostBatchNorms:
     """All batch normalizations of a network in training.
 
     The statistics of a step are accumulated, and the running ones move once, toward their mean over
     all groups. So they are the same on one device and on many, and a step that fails moves nothing.
+    Modules keep their weights, statistics, hooks and names.
     """
 
     def __init__(self, net: nn.Module, group: int, frozen: bool = False) -> None:
-        self.modules = use_ghost_batchnorm(net)
+        for module in net.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = GhostBatchNorm2d
+        self.modules = [m for m in net.modules() if isinstance(m, GhostBatchNorm2d)]
         self.running = [s for norm in self.modules for s in (norm.running_mean, norm.running_var)]
         self.group, self.frozen = group, frozen
         self.accumulated: list[Tensor] = []  # mean and variance of each module

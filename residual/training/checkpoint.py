@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -13,38 +13,24 @@ from torch import Tensor
 from residual.data.preprocessing import Preprocessing
 from residual.device import check_finite
 from residual.storage import FORMAT, check_format, damage_errors, json_text, write_atomic
+from residual.training.loop import Learner
 
 Tensors = dict[str, Tensor]
 
 
-class Learning(Protocol):
-    """A network in training, with its optimizer."""
-
-    step: int
-
-    @property
-    def net(self) -> torch.nn.Module: ...
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
-
-
-def _digest(tensors: Tensors, digest: Any) -> str:
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+def weights_sha256(state: Tensors, header: bytes = b"") -> str:
+    """SHA-256 over names, shapes and bytes of all weights and statistics of a network."""
+    digest = hashlib.sha256(header)
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return str(digest.hexdigest())
-
-
-def weights_sha256(state: Tensors) -> str:
-    """SHA-256 over names, shapes and bytes of all weights and statistics of a network."""
-    return _digest(state, hashlib.sha256())
+    return digest.hexdigest()
 
 
 def _checksum(tensors: Tensors, header: dict[str, str]) -> str:
     rest = {key: value for key, value in header.items() if key != "checksum"}
-    return _digest(tensors, hashlib.sha256(json.dumps(rest, sort_keys=True).encode()))
+    return weights_sha256(tensors, json.dumps(rest, sort_keys=True).encode())
 
 
 def save(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
@@ -116,7 +102,7 @@ def _from_export(
 OPTIMIZER_STATE = {"optimizer": "momentum_buffer", "square": "square_avg", "steps": "step"}
 
 
-def training_state(learner: Learning) -> Tensors:
+def training_state(learner: Learner[Any]) -> Tensors:
     """The state of a training: weights, statistics and optimizer state."""
     tensors = {f"net.{name}": tensor for name, tensor in learner.net.state_dict().items()}
     for name, parameter in learner.net.named_parameters():
@@ -127,7 +113,7 @@ def training_state(learner: Learning) -> Tensors:
     return tensors
 
 
-def restore(learner: Learning, tensors: Tensors, step: int) -> None:
+def restore(learner: Learner[Any], tensors: Tensors, step: int) -> None:
     """Restore a training from the tensors of `training_state`."""
     load_weights(learner.net, tensors)
     for name, parameter in learner.net.named_parameters():

@@ -5,8 +5,6 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from residual.models.blocks import replace_modules
-
 
 class KeyedDropout(nn.Dropout):
     """Dropout that, during a training step, draws its mask by a key. Otherwise it is an ordinary
@@ -40,14 +38,10 @@ class Dropouts:
     def __init__(self, net: nn.Module, group: int, seed: int) -> None:
         self.group, self.seed = group, seed  # images per group
         self.step, self.first = 0, 0  # steps so far, and the number of the next group of the batch
-
-        def keyed(dropout: nn.Dropout) -> KeyedDropout:
-            module = KeyedDropout(dropout.p)
-            module.__dict__ |= dropout.__dict__
-            return module
-
-        replace_modules(net, nn.Dropout, keyed)
-        self.modules = [module for module in net.modules() if isinstance(module, KeyedDropout)]
+        for module in net.modules():
+            if type(module) is nn.Dropout:
+                module.__class__ = KeyedDropout
+        self.modules = [m for m in net.modules() if isinstance(m, KeyedDropout)]
 
     def begin_step(self, step: int) -> None:
         """Begin the step after `step` steps."""

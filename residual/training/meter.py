@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from residual.training.loop import Step
+
+# Attributes of a meter by their keys in a checkpoint.
+COUNTS = {"seen": "images"} | {key: key for key in ("steps", "seconds", "since", "waited")}
 
 
 class Diverged(ArithmeticError):
@@ -23,45 +24,36 @@ class Diverged(ArithmeticError):
         self.step = step
 
 
-@dataclass
 class Meter:
     """Sums since the last line of the log. Only reading a value waits for the device."""
 
-    loss: Tensor
-    wrong: Tensor
-    finite: Tensor  # steps with a finite loss
-    parts: Tensor  # of the loss, (P,)
-    names: tuple[str, ...] = ()  # of the parts
-    images: int = 0
-    steps: int = 0
-    seconds: float = 0.0  # of training in all, also before the run was resumed
-    waited: float = 0.0  # seconds of waiting for batches, since the last line
-    since: float = 0.0  # seconds at the last line
-    _mark: float = field(default_factory=time.perf_counter)
+    def __init__(self, device: torch.device | str, names: tuple[str, ...] = ()) -> None:
+        self.names = names  # of the parts of the loss
+        # Loss, wrong images, steps with a finite loss, and the parts of the loss.
+        self.sums = torch.zeros(3 + len(names), device=device)
+        self.images = self.steps = 0
+        self.seconds = 0.0  # of training in all, also before the run was resumed
+        self.waited = 0.0  # seconds of waiting for batches, since the last line
+        self.since = 0.0  # seconds at the last line
+        self.pause()
 
-    @classmethod
-    def new(cls, device: torch.device | str, names: tuple[str, ...] = ()) -> "Meter":
-        loss, wrong, finite = torch.zeros((3,), device=device).unbind()
-        return cls(loss, wrong, finite, torch.zeros(len(names), device=device), names)
-
-    def tick(self) -> float:
-        """Seconds since the last tick, which count as training."""
-        time_now = time.perf_counter()
-        passed, self._mark = time_now - self._mark, time_now
-        self.seconds += passed
-        return passed
+    def tick(self) -> None:
+        """Count the time since the last tick as training."""
+        mark = self._mark
+        self.pause()
+        self.seconds += self._mark - mark
 
     def pause(self) -> None:
         """The time since the last tick does not count as training: a checkpoint, an evaluation."""
         self._mark = time.perf_counter()
 
     def add(self, step: Step) -> None:
-        self.loss += step.loss
+        self.sums[0] += step.loss
         if step.wrong is not None:
-            self.wrong += step.wrong
+            self.sums[1] += step.wrong
+        self.sums[2] += step.loss.isfinite()
         if step.parts is not None:
-            self.parts += step.parts
-        self.finite += step.loss.isfinite()
+            self.sums[3:] += step.parts
         self.images += step.batch_size
         self.steps += 1
 
@@ -70,58 +62,39 @@ class Meter:
         self.check(step)
         self.tick()
         passed = max(self.seconds - self.since, 1e-9)
-        wrong = int(self.wrong)
-        error = {"train_error": 100 * wrong / self.images} if step.wrong is not None else {}
+        loss, wrong, *_ = self.sums.tolist()
         line = {
             "step": step.number,
-            "loss": float(self.loss) / self.steps,
-            **({"wrong": wrong} if error else {}),
+            "loss": loss / self.steps,
+            **({} if step.wrong is None else {"wrong": int(wrong)}),
             "seen": self.images,
-            **error,
+            **({} if step.wrong is None else {"train_error": 100 * int(wrong) / self.images}),
             "lr": step.lr,
             "images_per_second": round(self.images / passed, 1),
             "waiting": round(self.waited / passed, 4),
             "seconds": round(self.seconds, 3),
-            **dict(zip(self.names, (self.parts / self.steps).tolist(), strict=True)),
+            **dict(zip(self.names, (self.sums[3:] / self.steps).tolist(), strict=True)),
         }
-        for total in (self.loss, self.wrong, self.finite, self.parts):
-            total.zero_()
+        self.sums.zero_()
         self.images = self.steps = 0
         self.waited, self.since = 0.0, self.seconds
         return line
 
     def check(self, step: Step) -> None:
         """Raises Diverged, with the first step whose loss is not finite."""
-        if not math.isfinite(float(self.loss)):
-            bad = step.number - self.steps + 1 + int(self.finite)
-            raise Diverged(f"the loss of step {bad} is {float(self.loss)}", bad)
+        loss, _, finite, *_ = self.sums.tolist()
+        if not math.isfinite(loss):
+            bad = step.number - self.steps + 1 + int(finite)
+            raise Diverged(f"the loss of step {bad} is {loss}", bad)
 
     def to_json(self) -> dict[str, float]:
         """For a checkpoint between two lines of the log."""
-        return {
-            "loss": float(self.loss),
-            "wrong": float(self.wrong),
-            "seen": self.images,
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "since": self.since,
-            "waited": self.waited,
-        }
+        counts = {key: getattr(self, name) for key, name in COUNTS.items()}
+        return dict(zip(("loss", "wrong"), self.sums.tolist(), strict=False)) | counts
 
-    @classmethod
-    def from_json(
-        cls,
-        values: dict[str, Any],
-        device: torch.device | str,
-        names: tuple[str, ...] = (),
-        parts: Sequence[float] = (),
-    ) -> "Meter":
-        meter = cls.new(device, names)
-        meter.loss += values["loss"]
-        meter.wrong += values["wrong"]
-        meter.finite += values["steps"]
-        meter.parts += torch.tensor(parts, device=device)
-        meter.images, meter.steps = values["seen"], values["steps"]
-        meter.seconds, meter.since = values["seconds"], values["since"]
-        meter.waited = values["waited"]
-        return meter
+    def restore(self, values: dict[str, Any], parts: Sequence[float]) -> None:
+        """Restore the sums from a checkpoint."""
+        finite = values["steps"]  # a checkpoint is written only if all losses are finite
+        self.sums += torch.tensor([values["loss"], values["wrong"], finite, *parts]).to(self.sums)
+        for key, name in COUNTS.items():
+            setattr(self, name, values[key])

@@ -18,13 +18,13 @@ def cosine(step: int, steps: int, lr: float, warmup_steps: int, start_factor: fl
 
 
 # Choice: "divided by 10 when the error plateaus" (Sec. 3.4) leaves open what a plateau is. Ours is
-# `patience` looks at the validation error in a row of which none lies below the best one before by
-# more than `threshold` points. After a drop the counting begins anew; the best one stays.
-def drops_by_plateau(errors: Sequence[float], patience: int, threshold: float = 0.0) -> int:
-    """The number of drops of the learning rate, given all validation errors (percent) so far."""
+# `patience` looks at the validation error in a row of which none lies below the best one before.
+# After a drop the counting begins anew; the best one stays.
+def drops_by_plateau(errors: Sequence[float], patience: int) -> int:
+    """The number of drops of the learning rate, given all validation errors so far."""
     best, waited, drops = math.inf, 0, 0
     for error in errors:
-        if error < best - threshold:
+        if error < best:
             best, waited = error, 0
         else:
             waited += 1

@@ -1,7 +1,9 @@
 """Reads Caffe's files (.caffemodel, .binaryproto), and converts its batch normalization."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +17,18 @@ DATA, SHAPE, DOUBLES = 5, 7, 8  # of a BlobProto
 DIM = 1  # of a BlobShape
 
 FIXED_SIZES = {1: 8, 5: 4}  # bytes by wire type
-Value = int | memoryview
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """The fields of a protobuf message: number, and an integer or bytes. Raises ValueError."""
+def fields(message: memoryview) -> dict[int, list[Any]]:
+    """The fields of a protobuf message by number, each an integer or bytes. Raises ValueError."""
+    values: dict[int, list[Any]] = defaultdict(list)
     position = 0
     while position < len(message):
         key, position = varint(message, position)
         number, wire_type = key >> 3, key & 7
         if wire_type == 0:
             integer, position = varint(message, position)
-            yield number, integer
+            values[number].append(integer)
             continue
         if wire_type == 2:
             size, position = varint(message, position)
@@ -36,8 +38,9 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
             raise ValueError(f"byte {position - 1} begins no field")
         if position + size > len(message):
             raise ValueError(f"field {number} is cut off")
-        yield number, message[position : position + size]
+        values[number].append(message[position : position + size])
         position += size
+    return values
 
 
 def varint(message: memoryview, position: int) -> tuple[int, int]:
@@ -55,17 +58,13 @@ def varint(message: memoryview, position: int) -> tuple[int, int]:
 
 def blob(message: memoryview) -> Tensor:
     """A BlobProto as float32. An old blob loses its leading sides of 1."""
-    values = list(fields(message))
-    integers = {number: value for number, value in values if isinstance(value, int)}
-    floats, doubles, shapes = (
-        [value for n, value in values if n == number and isinstance(value, memoryview)]
-        for number in (DATA, DOUBLES, SHAPE)
-    )
-    data = np.frombuffer(b"".join(doubles or floats), "<f8" if doubles else "<f4")
-    if shapes:
-        shape = list(dimensions(shapes[-1]))
+    values = fields(message)
+    doubles = values[DOUBLES]
+    data = np.frombuffer(b"".join(doubles or values[DATA]), "<f8" if doubles else "<f4")
+    if values[SHAPE]:
+        shape = list(dimensions(values[SHAPE][-1]))
     else:
-        shape = [integers.get(number, 1) for number in OLD_SHAPE]
+        shape = [(values[number] or [1])[-1] for number in OLD_SHAPE]
         while len(shape) > 1 and shape[0] == 1:
             del shape[0]
     return torch.from_numpy(data.astype(np.float32)).view(shape)
@@ -73,29 +72,26 @@ def blob(message: memoryview) -> Tensor:
 
 def dimensions(message: memoryview) -> Iterator[int]:
     """The sides in a BlobShape, packed or unpacked."""
-    for number, value in fields(message):
-        if number == DIM and isinstance(value, int):
+    for value in fields(message)[DIM]:
+        if isinstance(value, int):
             yield value
-        elif number == DIM and isinstance(value, memoryview):
-            position = 0
-            while position < len(value):
-                side, position = varint(value, position)
-                yield side
+            continue
+        position = 0
+        while position < len(value):
+            side, position = varint(value, position)
+            yield side
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """The blobs of a .caffemodel by name: `layer/0`, `layer/1`, ... Raises ValueError."""
     blobs: dict[str, Tensor] = {}
     try:
-        for number, layer in fields(memoryview(path.read_bytes())):
-            if number not in LAYERS or isinstance(layer, int):
-                continue
-            name_field, blob_field = LAYERS[number]
-            parts = [(n, v) for n, v in fields(layer) if isinstance(v, memoryview)]
-            name = next((str(v, "utf-8") for n, v in parts if n == name_field), "")
-            messages = (v for n, v in parts if n == blob_field)
-            blobs |= {f"{name}/{i}": blob(message) for i, message in enumerate(messages)}
-    except (ValueError, RuntimeError) as error:
+        model = fields(memoryview(path.read_bytes()))
+        for number, (name_field, blob_field) in LAYERS.items():
+            for layer in map(fields, model[number]):
+                name = str((layer[name_field] or [b""])[0], "utf-8")
+                blobs |= {f"{name}/{i}": blob(part) for i, part in enumerate(layer[blob_field])}
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or is no .caffemodel: {error}") from error
     if not blobs:
         raise ValueError(f"{path} holds no layer with weights, as a .caffemodel has")
@@ -111,7 +107,7 @@ def read_mean(path: Path) -> Tensor:
         raise FileNotFoundError(f"there is no mean image {path}")
     try:
         mean = blob(memoryview(path.read_bytes()))
-    except (ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or is no .binaryproto: {error}") from error
     if mean.ndim == 4 and mean.shape[0] == 1:
         mean = mean[0]

@@ -43,15 +43,9 @@ class Conversion:
     state: dict[str, Tensor]
     mapped: list[tuple[str, str]]  # (key in the file, name in the network)
     config: PretrainedConfig
+    mean: Tensor  # to subtract from pixels in [0, 1]: (3, 1, 1), or a mean image (3, H, W)
     notices: tuple[str, ...] = ()
-    mean_image: Tensor | None = None  # (3, H, W) of pixels in [0, 1], in place of the means
     body: bool = False  # without the last layer
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean to subtract: (3, 1, 1), or a mean image (3, H, W)."""
-        means = torch.tensor(self.config.mean).view(3, 1, 1)
-        return means if self.mean_image is None else self.mean_image
 
     def with_mean_image(self, file: Path) -> "Conversion":
         """With the mean image of a .binaryproto in place of the means. Raises ValueError."""
@@ -64,7 +58,7 @@ class Conversion:
                 f"picture has {height}x{width}"
             )
         notices = tuple(notice for notice in self.notices if notice != MEANS)
-        return replace(self, mean_image=mean, notices=notices)
+        return replace(self, mean=mean, notices=notices)
 
 
 class Incomplete(ValueError):
@@ -90,14 +84,14 @@ def convert(
     for a network without convertible weights, and unless keys and shapes are the network's.
     """
     spec = model_spec(network)
-    weights = files.entry(state, entry)
-    layout = layout_of(weights.names.values(), spec)
+    weights, inner_names, entry_notices = files.entry(state, entry)
+    layout = layout_of(inner_names.values(), spec)
     check_variant(layout, spec, config, assume)
-    names = {key: layout.name(name) for key, name in weights.names.items()}
+    names = {key: layout.name(name) for key, name in inner_names.items()}
     keys, head = {name: key for key, name in names.items() if name}, f"{layout.head}."
     # GoogLeNet's training heads have classes, too.
     body = network != "googlenet" and not any(name.startswith(head) for name in keys)
-    bias = weights.state.get(keys.get(f"{head}bias", ""))
+    bias = weights.get(keys.get(f"{head}bias", ""))
     classes = bias.numel() if isinstance(bias, Tensor) else spec.classes
     shapes = {
         name: tensor.shape
@@ -105,9 +99,9 @@ def convert(
         if not (body and name.startswith(head))
     }
     additional = caffe.additional_shapes(shapes) if layout.caffe_norm else {}
-    keys = match_keys(spec, weights.state, names, shapes, additional)
+    keys = match_keys(spec, weights, names, shapes, additional)
     sizes = shapes | additional
-    filled = {name: weights.state[key].reshape(sizes[name]) for name, key in keys.items()}
+    filled = {name: weights[key].reshape(sizes[name]) for name, key in keys.items()}
     if layout.caffe_norm:
         filled = caffe.merged(filled)
     if layout.bgr:
@@ -125,7 +119,8 @@ def convert(
         },
         mapped=[(key, name) for name, key in keys.items()],
         config=replace(config, classes=None if body else classes_of(config, spec.family, classes)),
-        notices=(*weights.notices, *notices),
+        mean=torch.tensor(config.mean).view(3, 1, 1),
+        notices=(*entry_notices, *notices),
         body=body,
     )
 

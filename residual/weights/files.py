@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +99,11 @@ HEADS = {
 CONTRASTIVE = ("encoder_q.", "encoder_k.", "base_encoder.", "momentum_encoder.")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """The weights of one network in a file."""
-
-    state: dict[str, Any]  # by the file's keys
-    names: dict[str, str]  # of each key: its name within the network, without prefixes
-    notices: tuple[str, ...] = ()
-
-
-def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
-    """The weights of one network in a file's content: the named entry, or else the usual one.
+def entry(
+    content: Mapping[str, Any], name: str | None = None
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The weights of one network in a file's content: the named entry, or else the usual one. They
+    come by the file's keys, with each key's name within the network, and notices for the user.
 
     An entry's name is the content's name for it, or the prefix of its keys. Raises ValueError if
     there is no such entry, or if there are several and none is the usual one.
@@ -128,7 +121,7 @@ def entry(content: Mapping[str, Any], name: str | None = None) -> Entry:
         notices.append(f"the weights under {place} are taken, not those under {others} (--entry)")
     if outside := [key for key in state if key not in names and short[key] != COUNT]:
         notices.append(f"keys that do not belong to the network are left out {summarize(outside)}")
-    return Entry({key: state[key] for key in names}, names, tuple(notices))
+    return {key: state[key] for key in names}, names, notices
 
 
 def state_dicts(

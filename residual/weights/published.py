@@ -9,15 +9,10 @@ from urllib.parse import urlsplit
 
 from residual.data.datasets import Progress, no_progress
 from residual.data.download import fetch
+from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD
+from residual.data.sources import CIFAR10_CLASSES
 from residual.models.resnet import ROWS
 from residual.storage import file_digest, read_json
-
-MEAN = (0.485, 0.456, 0.406)  # red, green, blue; of torchvision, timm and the CIFAR nets
-STD = (0.229, 0.224, 0.225)
-CIFAR_10 = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
 
 
 @dataclass(frozen=True)
@@ -25,8 +20,8 @@ class PretrainedConfig:
     """The preprocessing that weights expect of an image, and their classes."""
 
     says: str  # the source of these values, as a sentence
-    mean: tuple[float, ...] = MEAN  # of pixels in [0, 1]
-    std: tuple[float, ...] = STD
+    mean: tuple[float, ...] = IMAGENET_MEAN  # of pixels in [0, 1]; also for CIFAR-10 nets
+    std: tuple[float, ...] = IMAGENET_STD
     size: tuple[int, int] = (224, 224)  # of the centre crop
     shorter: int | None = 256  # pixels of the resized image's shorter side
     classes: tuple[str, ...] | None = None
@@ -87,7 +82,7 @@ GOOGLENET = PretrainedConfig(
 def class_names(family: str, classes: int) -> tuple[str, ...] | None:
     """The classes of ImageNet or CIFAR-10, if this is their number."""
     if family == "cifar":
-        return CIFAR_10 if classes == len(CIFAR_10) else None
+        return CIFAR10_CLASSES if classes == len(CIFAR10_CLASSES) else None
     from torchvision.models import ResNet50_Weights
 
     names = tuple(ResNet50_Weights.DEFAULT.meta["categories"])
@@ -221,8 +216,8 @@ def timm_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
         names = [names[str(i)] for i in range(len(names))]
     return PretrainedConfig(
         says,
-        mean=tuple(view.get("mean") or MEAN),
-        std=tuple(view.get("std") or STD),
+        mean=tuple(view.get("mean") or IMAGENET_MEAN),
+        std=tuple(view.get("std") or IMAGENET_STD),
         size=(height, width),
         shorter=math.floor(min(height, width) / (view.get("crop_pct") or 0.875)),
         classes=tuple(map(str, names)) if names else None,
@@ -248,8 +243,8 @@ def transformers_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
         f"{path} has the stride of bottlenecks in the {stride} layer: the variant {variant}; "
         "size and shorter side are "
         + (f"those of {other}" if view else f"the usual ones, for there is no {other.name}"),
-        mean=tuple(view.get("image_mean") or MEAN),
-        std=tuple(view.get("image_std") or STD),
+        mean=tuple(view.get("image_mean") or IMAGENET_MEAN),
+        std=tuple(view.get("image_std") or IMAGENET_STD),
         size=(edge, edge),
         shorter=shorter,
         classes=tuple(str(names[str(i)]) for i in range(len(names))) or None,

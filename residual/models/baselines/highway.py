@@ -36,7 +36,7 @@ def highway(depth: int, classes: int) -> nn.Module:
         drop3=nn.Dropout(0.2),
         fc=nn.Linear(100, classes),
     )
-    initialize(net, "xavier")
+    initialize(net, nn.init.xavier_uniform_)
     for module in net.modules():
         if isinstance(module, Highway) and module.gate.bias is not None:
             nn.init.constant_(module.gate.bias, GATE)

@@ -59,7 +59,7 @@ def googlenet(classes: int) -> nn.Module:
     heads = {"inception4a": auxiliary(512, classes), "inception4d": auxiliary(528, classes)}
     # Choice: Glorot's start, and biases of 0.2 but for the classifiers, as in the public training
     # with Caffe; the publication names no start.
-    net = initialize(WithHeads(parts, heads), "xavier")
+    net = initialize(WithHeads(parts, heads), nn.init.xavier_uniform_)
     for module in net.modules():
         if isinstance(module, nn.Conv2d) or (
             isinstance(module, nn.Linear) and module.out_features == 1024
@@ -117,7 +117,7 @@ def bn_inception(classes: int) -> nn.Module:
         fc=nn.Linear(1024, classes),
     )
     # Choice: He's start, as the networks of this package; the publication names none.
-    return initialize(net, "he")
+    return initialize(net, nn.init.kaiming_normal_)
 
 
 def bn_module(

@@ -1,7 +1,7 @@
 """Layers of the baselines that torch lacks, and short forms for those that it has."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -120,21 +120,11 @@ def with_max_norm(layer: nn.Conv2d | nn.Linear, norm: float) -> nn.Conv2d | nn.L
     return layer
 
 
-def initialize(net: nn.Module, kind: str, scale: float = 0.0) -> nn.Module:
-    """Draw all filters anew, in place: `normal` with a deviation of `scale`, `uniform` within it,
-    Glorot's `xavier`, or `he` for PReLU of slope `scale`. Biases become zero."""
+def initialize(net: nn.Module, draw: Callable[[Tensor], object]) -> nn.Module:
+    """Draw all filters anew, in place, by a function of `nn.init`. Biases become zero."""
     for module in net.modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        match kind:
-            case "normal":
-                nn.init.normal_(module.weight, std=scale)
-            case "uniform":
-                nn.init.uniform_(module.weight, -scale, scale)
-            case "xavier":
-                nn.init.xavier_uniform_(module.weight)
-            case "he":
-                nn.init.kaiming_normal_(module.weight, a=scale)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            draw(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return net

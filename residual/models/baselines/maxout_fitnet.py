@@ -1,5 +1,7 @@
 """The Maxout network for CIFAR-10 (Goodfellow et al., arXiv 1302.4389; pylearn2's cifar10.yaml)."""
 
+from functools import partial
+
 from torch import nn
 
 from residual.models.baselines.layers import (
@@ -11,6 +13,8 @@ from residual.models.baselines.layers import (
     sequential,
     with_max_norm,
 )
+
+START = partial(nn.init.uniform_, a=-0.005, b=0.005)
 
 
 def maxout(classes: int) -> nn.Module:
@@ -37,7 +41,7 @@ def maxout(classes: int) -> nn.Module:
         drop4=nn.Dropout(0.5),
         fc=with_max_norm(nn.Linear(500, classes), 1.9365),
     )
-    return initialize(net, "uniform", 0.005)
+    return initialize(net, START)
 
 
 WIDTHS = (*(32,) * 3, *(48,) * 2, *(80,) * 6, *(128,) * 6)
@@ -64,6 +68,9 @@ def fitnet(classes: int) -> nn.Module:
         "maxout17": Maxout(5),
         "fc": with_max_norm(nn.Linear(500, classes), 1.9365),
     }
-    body = initialize(sequential(**parts), "uniform", 0.005)
+    body = initialize(sequential(**parts), START)
     regressor = sequential(h=with_max_norm(nn.Conv2d(80, 192 * 2, 2), 0.9), maxout=Maxout(2))
-    return WithHeads(dict(body.named_children()), {GUIDED: initialize(regressor, "uniform", 0.05)})
+    return WithHeads(
+        dict(body.named_children()),
+        {GUIDED: initialize(regressor, partial(nn.init.uniform_, a=-0.05, b=0.05))},
+    )

@@ -1,6 +1,8 @@
 """Network in Network for CIFAR-10 (Lin, Chen and Yan, arXiv 1312.4400), and DSN, whose body it is
 (Lee et al., arXiv 1409.5185)."""
 
+from functools import partial
+
 from torch import nn
 
 from residual.models.baselines.layers import (
@@ -41,7 +43,7 @@ def nin(classes: int) -> nn.Module:
     """Images (N, 3, H, W) -> scores (N, classes)."""
     # Choice: ReLU after the last layer, too, before the average, as in the author's file.
     net = sequential(**body(classes), relu_cccp6=nn.ReLU(), pool=global_average())
-    return initialize(net, "normal", 0.05)
+    return initialize(net, partial(nn.init.normal_, std=0.05))
 
 
 def dsn(classes: int) -> nn.Module:
@@ -54,6 +56,6 @@ def dsn(classes: int) -> nn.Module:
         for name, side in (("conv1", 32), ("conv2", 16), ("conv3", 8))
     }
     for head in heads.values():
-        initialize(head, "xavier")
-    net = initialize(sequential(**body(classes)), "normal", 0.05)
+        initialize(head, nn.init.xavier_uniform_)
+    net = initialize(sequential(**body(classes)), partial(nn.init.normal_, std=0.05))
     return WithHeads({**dict(net.named_children()), "pool": global_average()}, heads)

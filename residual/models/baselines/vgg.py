@@ -2,6 +2,7 @@
 pooling (He et al., arXiv 1502.01852)."""
 
 import itertools
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def vgg(depth: int, classes: int) -> nn.Module:
     # Choice: Glorot's start for all layers, of which the publication says that it makes its
     # training in stages unnecessary; the deviation that it prints for its own normal start, 0.1, is
     # in doubt, and the first layers of the 11-layer net would be needed.
-    return initialize(sequential(**parts, pool=global_average()), "xavier")
+    return initialize(sequential(**parts, pool=global_average()), nn.init.xavier_uniform_)
 
 
 class Windows(nn.Module):
@@ -94,11 +95,13 @@ def prelu_net(model: str, classes: int) -> nn.Module:
     )
     # Choice: on a larger picture the windows stand 8 places apart, and one at the far border; the
     # publication says that they slide, and not how far.
-    net = initialize(sequential(**parts, windows=Windows(head)), "he", 0.25)
+    net = initialize(
+        sequential(**parts, windows=Windows(head)), partial(nn.init.kaiming_normal_, a=0.25)
+    )
     # Deviations of 0.01 for the first two fully connected layers and 0.001 for the last (a footnote
     # of Section 2.2): smaller than He's, since pixels are not normalized.
     for name, deviation in (("fc1", 0.01), ("fc2", 0.01), ("fc3", 0.001)):
-        initialize(head.get_submodule(name), "normal", deviation)
+        initialize(head.get_submodule(name), partial(nn.init.normal_, std=deviation))
     return net
 
 

@@ -1,5 +1,6 @@
 """How the compared networks were trained, as far as their publications and their files say."""
 
+import re
 from dataclasses import replace
 
 from residual.tasks.classification.recipe import ClassificationRecipe
@@ -171,12 +172,8 @@ RECIPES = {
     "fitnet-distilled": FITNET_DISTILLED,
     "highway": HIGHWAY,
 }
-OF = {"vgg16": "vgg", "vgg19": "vgg", "fitnet19": "fitnet"} | {
-    **{f"prelu-net-{model}": "prelu-net" for model in "ABC"},
-    **{f"highway{depth}": "highway" for depth in (19, 32)},
-}
 
 
 def recipe_of(network: str) -> str:
-    """The name of a compared network's recipe."""
-    return OF.get(network, network)
+    """The name of a compared network's recipe: the network's, without its depth or letter."""
+    return re.sub(r"[0-9]+$|-[ABC]$", "", network)

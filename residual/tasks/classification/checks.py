@@ -81,17 +81,12 @@ def check_sizes(recipe: ClassificationRecipe) -> None:
 def check_effects(recipe: ClassificationRecipe, usual: ClassificationRecipe, data: Data) -> None:
     """Raises ValueError for a field that differs from the usual recipe's and has no effect on this
     data, with this network."""
-    check_effect(recipe, usual, conditions(recipe, data))
+    check_effect(recipe, usual, learning_conditions(recipe) | image_conditions(recipe, data))
     if recipe.average[0] and recipe.patience and recipe.schedule != "plateau":
         raise ValueError(
             "average and patience both say which weights a training ends with; choose average=0,0 "
             "or patience=0"
         )
-
-
-def conditions(recipe: ClassificationRecipe, data: Data) -> Conditions:
-    """The conditions of all fields that do not always have an effect."""
-    return learning_conditions(recipe) | image_conditions(recipe, data)
 
 
 def learning_conditions(recipe: ClassificationRecipe) -> Conditions:

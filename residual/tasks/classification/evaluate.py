@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,6 @@ from residual.tasks.classification.metrics import Count, confusion_matrix, count
 from residual.tasks.classification.protocols import PROTOCOLS, Protocol, get_protocol
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of `residual evaluate`."""
-
-    record: dict[str, Any]
-    damaged: tuple[str, ...]  # pictures that could not be read
-
-
 def evaluate(
     paths: Sequence[Path | str] | Path | str,
     data: str,
@@ -51,7 +43,7 @@ def evaluate(
     loaded = load_data(data, DEFAULT_ROOT, size=size, as_files=as_files, workers=workers)
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     options = InferenceOptions(config or compute_config(precision="float32"), workers)
-    return evaluate_ensemble(nets, loaded, split, protocol, options).record
+    return evaluate_ensemble(nets, loaded, split, protocol, options)[0]
 
 
 def evaluate_ensemble(
@@ -60,9 +52,9 @@ def evaluate_ensemble(
     split: Split | None,
     protocol: Protocol,
     options: InferenceOptions,
-) -> Evaluation:
-    """The error on one split, each image counted once. Raises ValueError where networks, classes,
-    sizes and the protocol do not go together."""
+) -> tuple[dict[str, Any], list[str]]:
+    """The error on one split, each image counted once, and the damaged pictures. Raises ValueError
+    where networks, classes, sizes and the protocol do not go together."""
     first = nets[0]
     if first.recipe is not None:
         data = apply_split(data, first.recipe.split)
@@ -91,7 +83,7 @@ def evaluate_ensemble(
         "images_per_second": round(len(images) / seconds, 1),
         "precision": options.config.precision,
     }
-    return Evaluation(record, tuple(damaged))
+    return record, damaged
 
 
 def ensemble_member(net: Trained, first: Trained) -> Member:

@@ -20,6 +20,9 @@ from residual.tasks.classification.protocols import Protocol
 
 TOP = 5  # answers of each image
 NO_ANSWER = -1  # in place of a class, for a damaged picture
+# Some images, those of them that could be read, and the scores (n, C) of these, summed over members
+# and views.
+Scores = tuple[Sequence[int], Sequence[int], Tensor]
 # Images that pass at once: photographs on a GPU, on a CPU (as fast with few), small images.
 BATCH, CPU_BATCH, SMALL_BATCH = 64, 16, 500
 WAITING = 16  # micro-batches of decoded views that wait to be batched by their sizes
@@ -150,12 +153,11 @@ def answers(
     try:
         nets = [member.net for member in members]
         with options.config.activate(), options.config.autocast(), evaluation_mode(nets):
-            for part in class_scores(members, images, protocol, options):
-                ids = torch.tensor(part.ids)
-                table[ids.to(options.device), TOP] += 1
-                if len(part.read):
-                    best = top_k(part.scores, TOP)
-                    table[ids[part.read].to(options.device), : best.shape[1]] = best + 1
+            for ids, read, scores in class_scores(members, images, protocol, options):
+                table[torch.tensor(ids, device=options.device), TOP] += 1
+                if read:
+                    best = top_k(scores, TOP)
+                    table[torch.tensor(read, device=options.device), : best.shape[1]] = best + 1
                 done += len(ids)
                 options.progress(done, total)
     except NonFiniteValues as not_finite:
@@ -181,15 +183,6 @@ def evaluation_mode(nets: Sequence[nn.Module]) -> Iterator[None]:
             net.train(mode)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Class scores of some images, summed over members and views."""
-
-    ids: Sequence[int]
-    scores: Tensor  # (n, C)
-    read: Tensor  # (n,) positions in ids; the other pictures are damaged
-
-
 def class_scores(
     members: Sequence[Member], images: ImageSet, protocol: Protocol, options: InferenceOptions
 ) -> Iterator[Scores]:
@@ -205,8 +198,7 @@ def class_scores(
     ensemble = Ensemble(members, protocol, options.device, limit)
     for start in range(0, len(ids), batch):
         part = ids[start : start + batch]
-        scores = ensemble(pixels[part.start : part.stop : part.step])
-        yield Scores(part, scores, torch.arange(len(part)))
+        yield part, part, ensemble(pixels[part.start : part.stop : part.step])
 
 
 def photograph_scores(
@@ -229,31 +221,25 @@ def photograph_scores(
     views = Views(protocol.cut, size, tuple(side for sides in groups for side in sides))
     tasks = make_tasks(ids, [0] * len(ids), max(1, IMAGES_PER_TASK * area // views.pixels))
     batch: list[int] = []
-    pictures: list[list[Tensor]] = []
+    pictures: dict[int, list[Tensor]] = {}  # those that could be read
     waiting = 0  # pixels
     for done in read_crops(images, views, tasks, options.workers):
         batch += done.ids
-        pictures += done.cuts
+        pictures |= {i: cuts for i, cuts in zip(done.ids, done.cuts, strict=True) if cuts}
         waiting += len(done.flat) // 3
         if waiting >= WAITING * limit:
-            yield Scores(batch, *sum_views(ensembles, pictures))
-            batch, pictures, waiting = [], [], 0
+            yield batch, list(pictures), sum_views(ensembles, list(pictures.values()))
+            batch, pictures, waiting = [], {}, 0
     if batch:
-        yield Scores(batch, *sum_views(ensembles, pictures))
+        yield batch, list(pictures), sum_views(ensembles, list(pictures.values()))
 
 
-def sum_views(
-    ensembles: Sequence[Ensemble], pictures: Sequence[Sequence[Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Scores (n, C) of the pictures that were read, summed over views, and which these are (n,).
-
-    A picture is one array (views, H, W, 3) uint8 for each ensemble, or nothing where it is damaged.
-    Views of one size pass together, whichever pictures they are of.
-    """
-    read = [i for i, arrays in enumerate(pictures) if arrays]
+def sum_views(ensembles: Sequence[Ensemble], pictures: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Scores (n, C) of pictures, summed over views. A picture is one array (views, H, W, 3) uint8
+    for each ensemble. Views of one size pass together, whichever pictures they are of."""
     by_size: dict[tuple[Ensemble, int, int], list[tuple[int, Tensor]]] = defaultdict(list)
-    for row, i in enumerate(read):
-        for ensemble, array in zip(ensembles, pictures[i], strict=True):
+    for row, arrays in enumerate(pictures):
+        for ensemble, array in zip(ensembles, arrays, strict=True):
             by_size[ensemble, array.shape[1], array.shape[2]].append((row, array))
     total = torch.empty(0, 1)
     for n, ((ensemble, height, width), views) in enumerate(by_size.items()):
@@ -263,6 +249,6 @@ def sum_views(
         torch.cat([array for _, array in views], out=pixels)
         scores = ensemble(pixels.permute(0, 3, 1, 2))
         if n == 0:
-            total = scores.new_zeros((len(read), scores.shape[1]))
+            total = scores.new_zeros((len(pictures), scores.shape[1]))
         total.index_add_(0, rows.to(scores.device), scores)
-    return total, torch.tensor(read, dtype=torch.int64)
+    return total

@@ -76,46 +76,35 @@ def train(
     recipe: ClassificationRecipe,
     options: StepOptions | None = None,
 ) -> Iterator[Step]:
-    """Take the remaining steps, one at a time. Batches are this process's part."""
+    """Take the remaining steps, one at a time. Batches are this process's part. Raises
+    OutOfMemoryError where the memory does not hold one norm group."""
     options = options or StepOptions()
-    micro_batch = options.images or recipe.norm_group
+    group = recipe.norm_group
+    micro_batch = options.images or group  # halved as often as memory is short
 
     def rates(step: int) -> tuple[float, float]:
         return learning_rate(recipe, step, learner.plateaus), momentum(recipe, step)
 
     def gradients(batch: Batch) -> Tensor:
         nonlocal micro_batch
-        values, micro_batch = batch_gradients(learner, batch, recipe, options, micro_batch)
-        return values
+        while True:
+            micro_batch = min(micro_batch, len(batch[0]))
+            try:
+                return accumulate(learner, batch, recipe, options, micro_batch)
+            except torch.OutOfMemoryError:
+                half = micro_batch // (2 * group) * group
+                if not half:
+                    raise torch.OutOfMemoryError(
+                        f"the memory does not hold one norm group of {group} images; "
+                        f"choose smaller groups (--set norm_group=...), which is another recipe"
+                    ) from None
+            micro_batch = half
+            learner.optimizer.zero_grad()
 
-    for lr, values in loop.train(learner, batches, recipe.steps, rates, gradients, options.world):
-        loss, wrong = values
+    steps = loop.train(learner, batches, recipe.steps, rates, gradients, options.world)
+    for lr, (loss, wrong) in steps:
         wrong = (wrong * options.world.size).round()
         yield Step(learner.step, lr, loss, wrong, recipe.batch, micro_batch)
-
-
-def batch_gradients(
-    learner: ClassifierLearner,
-    batch: Batch,
-    recipe: ClassificationRecipe,
-    options: StepOptions,
-    micro_batch: int,
-) -> tuple[Tensor, int]:
-    """Compute the gradients of a batch -> (loss, wrong), and the size of a micro-batch: halved as
-    often as memory is short. Raises OutOfMemoryError where it does not hold one norm group."""
-    micro_batch = min(micro_batch, len(batch[0]))
-    while True:
-        try:
-            return accumulate(learner, batch, recipe, options, micro_batch), micro_batch
-        except torch.OutOfMemoryError:
-            half = micro_batch // (2 * recipe.norm_group) * recipe.norm_group
-            if not half:
-                raise torch.OutOfMemoryError(
-                    f"the memory does not hold one norm group of {recipe.norm_group} images; "
-                    f"choose smaller groups (--set norm_group=...), which is another recipe"
-                ) from None
-        micro_batch = half
-        learner.optimizer.zero_grad()
 
 
 def accumulate(

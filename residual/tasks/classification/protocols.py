@@ -9,10 +9,9 @@ from typing import Literal, cast, get_args
 
 from residual.data.preprocessing import Preprocessing
 from residual.data.test_crops import VIEWS, ViewKind
+from residual.tasks.classification.recipe import CROP
 
 Average = Literal["probabilities", "scores"]
-
-CROP = 224  # pixels on a side of the published crops, to which the sides below belong
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Protocol:
     name: str
     cut: ViewKind = "centre"
     sides: tuple[int, ...] = ()  # shorter sides in pixels; none: the one each network was made for
-    custom_sides: bool = False  # the sides were set by the user; else they are for crops of 224
+    custom_sides: bool = False  # the sides were set by the user; else they are for crops of CROP
     mirror: bool = False  # each view a second time, mirrored
     # Choice: the softmax is averaged, over views and over networks alike, as the authors' release
     # does for its ten crops; for scales and ensembles the paper says "scores" (Sec. 3.4), which may

@@ -128,10 +128,8 @@ class Classification:
             self.context.notices.append(
                 f"/dev/shm has room for the pictures of {fits} workers, not {workers}"
             )
-        return LoaderOptions(self.context.device, fits, self.context.world, self._skip)
-
-    def _skip(self, path: str, reason: str) -> None:
-        self.skipped.setdefault(path, reason)
+        skip = self.skipped.setdefault
+        return LoaderOptions(self.context.device, fits, self.context.world, skip)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches, on the device."""

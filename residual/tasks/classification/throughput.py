@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from residual.data.datasets import Data, FolderSource, ImageFiles
-from residual.data.decode import DecodedImage, PixelSource, as_pixels
+from residual.data.decode import DecodedImage, as_pixels
 from residual.data.loader import IMAGES_PER_TASK, LoaderOptions, make_collate, training_crop
 from residual.data.packed import PackedSource
 from residual.data.sampler import batch_indices
@@ -42,29 +43,59 @@ def trial_key(config: ComputeConfig, recipe: ClassificationRecipe) -> str:
 def seconds_per_step(config: ComputeConfig, recipe: ClassificationRecipe, classes: int) -> float:
     """The median over a few steps of a fresh network on one norm group of noise, after a first
     step that is not counted."""
+    group = replace(recipe, batch=recipe.norm_group, repeats=1)
     with config.activate():
-        with torch.random.fork_rng(devices=[]):
-            net = config.prepare(build(recipe.network, classes))
-        short = replace(recipe, batch=recipe.norm_group, steps=1 + STEPS, repeats=1)
-        batches = noise(recipe, recipe.norm_group, config)
-        times = [time.perf_counter()]
-        for step in loop.train(
-            loop.start(net, short), batches, short, StepOptions(config.autocast)
-        ):
-            float(step.loss)  # waits for the device
-            times.append(time.perf_counter())
-    return median(end - start for start, end in itertools.pairwise(times[1:]))
+        work = training(group, config, classes, noise(group, config))
+        times = [time.perf_counter() for _ in itertools.islice(work, 1 + STEPS)]
+    return median(end - start for start, end in itertools.pairwise(times))
 
 
-def noise(
-    recipe: ClassificationRecipe, images: int, config: ComputeConfig
-) -> Iterator[tuple[Tensor, Tensor]]:
+def training(
+    recipe: ClassificationRecipe,
+    config: ComputeConfig,
+    classes: int,
+    batches: Iterator[tuple[Tensor, Tensor]],
+) -> Iterator[int]:
+    """Train a fresh network without end -> the images of each step, when it is done."""
+    endless = replace(recipe, steps=2**62)
+    with torch.random.fork_rng(devices=[]):
+        net = config.prepare(build(recipe.network, classes))
+    for step in loop.train(
+        loop.start(net, endless), batches, endless, StepOptions(config.autocast)
+    ):
+        float(step.loss)  # waits for the device
+        yield recipe.batch
+
+
+def noise(recipe: ClassificationRecipe, config: ComputeConfig) -> Iterator[tuple[Tensor, Tensor]]:
     """One batch of noise again and again. Zeros would become denormal numbers, which are slow."""
-    device, size = torch.device(config.device), crop_size(recipe)
+    images, size = recipe.batch, crop_size(recipe)
     with torch.random.fork_rng(devices=[]):
         pixels = torch.rand(images, 3, size, size)
-    inputs = pixels.to(device).contiguous(memory_format=config.memory_format)
-    return itertools.repeat((inputs, torch.zeros(images, dtype=torch.int64, device=device)))
+    inputs = pixels.to(config.device).contiguous(memory_format=config.memory_format)
+    return itertools.repeat((inputs, torch.zeros(images, dtype=torch.int64, device=config.device)))
+
+
+def images_per_second(
+    work: Iterator[int], seconds: float, device: torch.device, ahead: int = 0
+) -> float:
+    """The speed of work on a device that yields how many images it has done. Its first part is not
+    counted, nor are as many images as may be ready ahead."""
+    next(work)
+    while ahead > 0:
+        ahead -= next(work)
+    synchronize(device)
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        done += next(work)
+    synchronize(device)
+    return done / (time.perf_counter() - start)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @dataclass(frozen=True)
@@ -112,41 +143,23 @@ def stages(bench: Bench) -> Generator[Stage]:
     """Measure each stage. Raises DamagedImage, naming the picture, and OSError."""
     one, device = "one core", bench.config.device
     workers = f"{bench.workers} workers" if bench.workers else "no worker besides this process"
+    speed = partial(images_per_second, seconds=bench.seconds, device=bench.device)
+    train = partial(training, bench.recipe, bench.config, len(bench.data.classes))
     crops = batch_of_crops(bench)  # first, so that a damaged picture is named before any output
-    yield Stage("disk", speed(reading(bench), bench), one)
-    yield Stage("decode", speed(decoding(bench), bench), one)
-    yield Stage("crop and resize", speed(cutting(bench), bench), one)
+    yield Stage("disk", speed(reading(bench)), one)
+    yield Stage("decode", speed(decoding(bench)), one)
+    yield Stage("crop and resize", speed(cutting(bench)), one)
     if bench.device.type != "cpu":
         sending = (len(crops.to(bench.device)) for _ in itertools.repeat(None))
-        yield Stage("transfer", speed(sending, bench), device)
-    yield Stage("rest of the augmentation", speed(finishing(crops, bench), bench), device)
-    ahead, inputs = bench.workers * AHEAD, noise(bench.recipe, bench.recipe.batch, bench.config)
+        yield Stage("transfer", speed(sending), device)
+    yield Stage("rest of the augmentation", speed(finishing(crops, bench)), device)
+    ahead = bench.workers * AHEAD
     # No stage's workers or network stay alive in the next one.
-    loading = speed((len(images) for images, _ in bench.batches()), bench, ahead)
+    loading = speed((len(images) for images, _ in bench.batches()), ahead=ahead)
     yield Stage("batches", loading, workers)
-    yield Stage("network", speed(training(bench, inputs), bench), device)
-    both = speed(training(bench, bench.batches()), bench, ahead)
+    yield Stage("network", speed(train(noise(bench.recipe, bench.config))), device)
+    both = speed(train(bench.batches()), ahead=ahead)
     yield Stage("end to end", both, f"{workers}, {device}")
-
-
-def speed(work: Iterator[int], bench: Bench, ahead: int = 0) -> float:
-    """Images per second of work that yields numbers of images, after a first piece and as many
-    images as may be ready ahead."""
-    next(work)
-    while ahead > 0:
-        ahead -= next(work)
-    synchronize(bench.device)
-    start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < bench.seconds:
-        done += next(work)
-    synchronize(bench.device)
-    return done / (time.perf_counter() - start)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def reading(bench: Bench) -> Iterator[int]:
@@ -165,31 +178,19 @@ def reading(bench: Bench) -> Iterator[int]:
         yield 1
 
 
-@dataclass
-class BoxRecorder:
-    """A picture that records which part of it was asked for."""
+class BoxRecorder(DecodedImage):
+    """An image that records which part of it was asked for."""
 
-    picture: PixelSource
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.picture.size
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        return self.picture.pixels
-
-    def part(self, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
-        self.box = left, top, right, bottom
-        return self.picture.part(*self.box)
+    def part(self, *box: int) -> NDArray[np.uint8]:
+        self.box = box
+        return super().part(*box)
 
 
 def decoding(bench: Bench) -> Iterator[int]:
     """Decode the pixels that the recipe's crops need, of files that are in the system's cache."""
     cut, boxes = training_crop(loader.drawing(bench.recipe)), []
     for image, epoch in itertools.islice(bench.visits(), HELD):
-        recorder = BoxRecorder(as_pixels(bench.photographs.image(image)))
+        recorder = BoxRecorder(as_pixels(bench.photographs.image(image)).pixels)
         cut(recorder, image, epoch)
         boxes.append((image, recorder.box))
     for image, box in itertools.cycle(boxes):
@@ -224,16 +225,6 @@ def finishing(crops: Tensor, bench: Bench) -> Iterator[int]:
     while True:
         finish([crops], ids, epochs)
         yield len(crops)
-
-
-def training(bench: Bench, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[int]:
-    """Train a fresh network."""
-    recipe = replace(bench.recipe, steps=2**62, drops=())
-    net = bench.config.prepare(build(recipe.network, len(bench.data.classes)))
-    options = StepOptions(bench.config.autocast)
-    for step in loop.train(loop.start(net, recipe), batches, recipe, options):
-        float(step.loss)  # waits for the device
-        yield recipe.batch
 
 
 def verdict(measured: list[Stage], workers: int, cores: int) -> str:
