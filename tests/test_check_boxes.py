@@ -11,7 +11,7 @@ from PIL import Image
 
 from residual.preparation.check_boxes import BoxCounts, draw_sheet, read_annotations, sheet_order
 from residual.preparation.check_boxes import check as checked
-from residual.tasks.detection.drawing import BAD, BAD_COLOR, COLORS, contact_sheet, draw_boxes
+from residual.tasks.detection.visualization import BAD, BAD_COLOR, COLORS, contact_sheet, draw_boxes
 
 EMPTY = ("cat", 7, 7, 7, 7)
 

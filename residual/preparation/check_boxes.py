@@ -34,8 +34,8 @@ from residual.tasks.detection.datasets import (
     select_part,
     splits,
 )
-from residual.tasks.detection.drawing import BAD, add_title, contact_sheet, draw_boxes
 from residual.tasks.detection.recipe import SKIP, Reading
+from residual.tasks.detection.visualization import BAD, add_title, contact_sheet, draw_boxes
 
 COLUMNS, WIDTH = 4, 2_000  # of a contact sheet: images and pixels
 Annotations = dict[str, SplitAnnotations]  # by split

@@ -12,11 +12,11 @@ from residual.data.decode import DamagedImage, open_image
 from residual.device import ComputeConfig, raise_non_finite
 from residual.storage import write_atomic
 from residual.tasks.detection.boxes import UNSCALED, Detections, grid_anchors, merge_proposals
-from residual.tasks.detection.drawing import draw_boxes
 from residual.tasks.detection.faster_rcnn import FasterRCNN, decode_regions, postprocess
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.loader import ResizedImage, load_image, normalize
 from residual.tasks.detection.recipe import VOC07, DetectionRecipe, Testing
+from residual.tasks.detection.visualization import draw_boxes
 
 # Pixels: of several scales, a region takes those at which its area is closest to this square's
 # (SPP-net).
