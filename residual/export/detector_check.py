@@ -25,7 +25,6 @@ from residual.tasks.detection.boxes import (
     Detections,
     filter_proposals,
     grid_anchors,
-    min_proposal_size,
     top_anchors,
 )
 from residual.tasks.detection.faster_rcnn import postprocess
@@ -129,10 +128,8 @@ def step_pairs(
     anchors = grid_anchors(features.first, recipe.scales)
     outputs = values["objectness"], values["anchor_shifts"]
     candidates, ahead = top_anchors(*outputs, anchors, features.size, testing.candidates)
-    smallest = min_proposal_size(recipe.smallest, image.scale)
-    regions, _ = filter_proposals(
-        values["candidates"], values["ahead"], testing.proposals, smallest
-    )
+    proposals = values["candidates"], values["ahead"], testing.proposals
+    regions, _ = filter_proposals(*proposals, recipe.smallest, image.scale)
     probabilities, boxes = features.predict(values["regions"])
     expected = select(values["probabilities"], values["class_boxes"], testing)
     final = in_order(values["boxes"] * image.scale, values["scores"], values["labels"])

@@ -51,13 +51,6 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([centers - halves, centers + halves], dim=-1)
 
 
-def clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Boxes (..., 4), cut off at the border of an image."""
-    x = boxes[..., 0::2].clamp(0, width)
-    y = boxes[..., 1::2].clamp(0, height)
-    return torch.stack([x, y], dim=-1).flatten(-2)
-
-
 def flip(boxes: Tensor, width: int | float) -> Tensor:
     """Boxes (N, 4) of an image of this width -> the same on the mirrored image."""
     left, top, right, bottom = boxes.unbind(-1)
@@ -105,35 +98,33 @@ def top_anchors(
     Of all anchors (A, 4), with scores (A, 2) for background and object and deltas (A, 4), in an
     image of this (height, width). The sigmoid of a logit is the probability of an object.
     """
+    from torchvision.ops import clip_boxes_to_image
+
     # Probabilities would be equal where they round to 1. Of equal ones the first is the better, so
     # that the same scores are the same proposals with every kernel, and elsewhere.
     logits = scores[:, 1].float() - scores[:, 0].float()
     top, which = (result[:n] for result in logits.sort(descending=True, stable=True))
-    return clip(decode(deltas[which].float(), anchors[which].float()), *size), top
+    boxes = decode(deltas[which].float(), anchors[which].float())
+    return clip_boxes_to_image(boxes, size), top
 
 
 def filter_proposals(
-    boxes: Tensor, logits: Tensor, n: int, min_size: tuple[float, float]
+    boxes: Tensor, logits: Tensor, n: int, smallest: int, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The best n of boxes (K, 4) by their logits (K,), after NMS and without boxes below the
-    minimum (width, height): the region proposals, the best first."""
+    """The best n of boxes (K, 4) by their logits (K,), after NMS: the region proposals, the best
+    first. Their sides are at least `smallest` pixels of the image before it was resized by `scale`
+    (4,), as `RPN_MIN_SIZE` of the published code."""
     from torchvision.ops import nms
 
     # Deviation: the best anchors are chosen before small boxes are left out, so that fewer remain;
     # the published code (py-faster-rcnn) leaves them out first. It matters only where there are
     # more anchors than candidates.
-    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
-    large = (width >= min_size[0]) & (height >= min_size[1])
+    widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
+    min_width, min_height = (scale[:2] * smallest).tolist()
+    large = (widths >= min_width) & (heights >= min_height)
     boxes, logits = boxes[large], logits[large]
     keep = nms(boxes, logits, PROPOSAL_NMS)[:n]
     return boxes[keep], logits[keep]
-
-
-def min_proposal_size(pixels: int, scale: Tensor) -> tuple[float, float]:
-    """The minimum width and height of a proposal: so many pixels of the image before it was resized
-    by `scale` (4,), as `RPN_MIN_SIZE` of the published code."""
-    width, height = (scale[:2] * pixels).tolist()
-    return width, height
 
 
 def merge_proposals(proposals: list[tuple[Tensor, Tensor]], n: int) -> Tensor:

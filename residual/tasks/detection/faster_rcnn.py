@@ -15,11 +15,9 @@ from residual.tasks.detection.boxes import (
     STRIDE,
     UNSCALED,
     Detections,
-    clip,
     decode,
     filter_proposals,
     grid_anchors,
-    min_proposal_size,
     top_anchors,
     vote,
 )
@@ -68,7 +66,6 @@ class FasterRCNN(nn.Module):
         self,
         shared: nn.Sequential,
         head: nn.Sequential,
-        widths: tuple[int, int],
         recipe: DetectionRecipe,
         classes: int,
     ) -> None:
@@ -76,8 +73,8 @@ class FasterRCNN(nn.Module):
         self.recipe, self.classes = recipe, classes
         self.bins = recipe.bins or BINS[model_spec(recipe.network).family]
         self.shared, self.head = shared, head
-        self.proposing = RegionProposalNetwork(widths[0], len(RATIOS) * len(recipe.scales))
-        width = widths[1] * (1 + recipe.context)
+        self.proposing = RegionProposalNetwork(last_width(shared), len(RATIOS) * len(recipe.scales))
+        width = last_width(head) * (1 + recipe.context)
         self.score = nn.Linear(width, classes + 1)  # background first
         self.shift = nn.Linear(width, 4 * classes)
         self.frozen = layers_of_stages(shared, recipe.fixed)  # the first layers, which do not learn
@@ -113,11 +110,13 @@ class FasterRCNN(nn.Module):
         scores, deltas = self.proposing(features)
         anchors = grid_anchors(features, self.recipe.scales)
         if samples is None:
-            outputs = zip(scores, deltas, strict=True)
-            return [
-                self.detect(features[i : i + 1], *output, anchors, size)
-                for i, output in enumerate(outputs)
-            ]
+            testing, detections = Testing(), []
+            for i, output in enumerate(zip(scores, deltas, strict=True)):
+                regions, _ = self.proposals(*output, anchors, size, UNSCALED, testing)
+                vectors = self.region_features(features[i : i + 1], regions, size)
+                decoded = decode_regions(*self.predict(vectors), regions, size)
+                detections.append(postprocess(*decoded, testing))
+            return detections
         dtype = torch.promote_types(features.dtype, torch.float32)
         anchors, total = anchors.to(dtype), features.new_zeros(4, dtype=dtype)
         for i, sample in enumerate(samples):
@@ -151,8 +150,7 @@ class FasterRCNN(nn.Module):
         """Scores (A, 2) and deltas (A, 4) of anchors (A, 4), in an image of this (height, width)
         that was resized by `scale` -> region proposals (P, 4) and logits (P,), the best first."""
         boxes, logits = top_anchors(scores, deltas, anchors, size, limits.candidates)
-        min_size = min_proposal_size(self.recipe.smallest, scale)
-        return filter_proposals(boxes, logits, limits.proposals, min_size)
+        return filter_proposals(boxes, logits, limits.proposals, self.recipe.smallest, scale)
 
     def head_losses(self, features: Tensor, sample: Sample, regions: Tensor) -> Tensor:
         """The class and the box loss (2,) of sampled regions."""
@@ -165,16 +163,6 @@ class FasterRCNN(nn.Module):
         outputs = self.predict(self.region_features(features, regions, (height, width)))
         losses = region_losses(sample, regions, matches, *outputs)
         return 0 * losses if is_empty else losses
-
-    def detect(
-        self, features: Tensor, scores: Tensor, deltas: Tensor, anchors: Tensor,
-        size: tuple[int, int],
-    ) -> Detections:  # fmt: skip
-        """The detections on one image of this (height, width); see `proposals`."""
-        testing = Testing()
-        regions, _ = self.proposals(scores, deltas, anchors, size, UNSCALED, testing)
-        outputs = self.predict(self.region_features(features, regions, size))
-        return postprocess(*decode_regions(*outputs, regions, size), testing)
 
     def region_features(self, features: Tensor, regions: Tensor, size: tuple[int, int]) -> Tensor:
         """Features (1, C, H, W) and regions (R, 4) of an image of this (height, width) -> (R, F).
@@ -211,9 +199,11 @@ def decode_regions(
 ) -> tuple[Tensor, Tensor]:
     """Scores (R, classes + 1) and deltas (R, classes, 4) of regions (R, 4) -> probabilities, and a
     box for each class (R, classes, 4), clipped to an image of this (height, width)."""
+    from torchvision.ops import clip_boxes_to_image
+
     dtype = torch.promote_types(scores.dtype, torch.float32)
     deltas = deltas.to(dtype) * torch.tensor(BOX_STD, device=deltas.device, dtype=dtype)
-    boxes = clip(decode(deltas, regions.to(dtype)[:, None]), *size)
+    boxes = clip_boxes_to_image(decode(deltas, regions.to(dtype)[:, None]), size)
     return scores.to(dtype).softmax(dim=1), boxes
 
 
@@ -264,29 +254,22 @@ def build(recipe: DetectionRecipe, classes: int) -> FasterRCNN:
     return detector
 
 
-def split_network(net: nn.Module) -> tuple[nn.Sequential, nn.Sequential, tuple[int, int]]:
-    """The layers shared by all regions, the layers of the head, and the output channels of both."""
-    parts = OrderedDict(net.named_children())
-    names = list(parts)
-    if "conv5_x" in parts:
-        start, end = names.index("conv5_x"), names.index("fc")
-        shared, head = names[:start], names[start:end]
-        widths = last_width([parts[name] for name in shared]), last_width([parts["conv5_x"]])
+def split_network(net: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
+    """The layers shared by all regions, and the layers of the head."""
+    layers = list(net.named_children())
+    names = [name for name, _ in layers]
+    if "conv5_x" in names:
+        end = names.index("conv5_x")
+        head = layers[end : names.index("fc")]
     else:
-        start, end = names.index("pool5"), names.index("fc8")
-        shared, head = names[:start], [*names[start + 1 : end], "flat"]
-        widths = 512, 4096
-        parts["flat"] = nn.Flatten()
-
-    def sequential(chosen: Sequence[str]) -> nn.Sequential:
-        return nn.Sequential(OrderedDict((name, parts[name]) for name in chosen))
-
-    return sequential(shared), sequential(head), widths
+        end = names.index("pool5")
+        head = [*layers[end + 1 : names.index("fc8")], ("flat", nn.Flatten())]
+    return nn.Sequential(OrderedDict(layers[:end])), nn.Sequential(OrderedDict(head))
 
 
-def last_width(parts: Sequence[nn.Module]) -> int:
+def last_width(layers: nn.Sequential) -> int:
     """The channels of the last convolution."""
-    *_, last = (m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d))
+    *_, last = (module for module in layers.modules() if isinstance(module, nn.Conv2d))
     return last.out_channels
 
 

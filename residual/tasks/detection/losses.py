@@ -29,32 +29,27 @@ class Sample:
     scale: Tensor = UNSCALED  # (4,), on the CPU: by which the image was resized
 
 
-@dataclass(frozen=True)
-class MatchThresholds:
-    """The IoU from which a box is an object's, and the range in which it is background."""
-
-    object: float
-    background: tuple[float, float]  # at least, and less than
-    best_match: bool = False  # the best boxes of each object match it at any IoU
-
-
-ANCHOR_THRESHOLDS = MatchThresholds(object=0.7, background=(0.0, 0.3), best_match=True)
-
-
-def match(boxes: Tensor, objects: Tensor, thresholds: MatchThresholds) -> Tensor:
+def match(
+    boxes: Tensor,
+    objects: Tensor,
+    object_iou: float,
+    background: tuple[float, float],
+    best_match: bool = False,
+) -> Tensor:
     """For each of the boxes (N, 4) the index of its object among (M, 4), or BACKGROUND, or IGNORED:
-    (N,)."""
+    (N,). A box is an object's from `object_iou` on, and with `best_match` also if it is the best
+    box of the object; it is background in a range of IoUs: at least, and less than."""
     from torchvision.ops import box_iou
 
-    low, high = thresholds.background
+    low, high = background
     if not len(objects):
         return torch.full((len(boxes),), BACKGROUND if low <= 0 else IGNORED, device=boxes.device)
     iou = box_iou(boxes, objects)  # (N, M)
     max_iou, best_object = iou.max(dim=1)
     matches = torch.full_like(best_object, IGNORED)
     matches[(max_iou >= low) & (max_iou < high)] = BACKGROUND
-    matches = torch.where(max_iou >= thresholds.object, best_object, matches)
-    if thresholds.best_match and len(boxes):
+    matches = torch.where(max_iou >= object_iou, best_object, matches)
+    if best_match and len(boxes):
         best = iou.amax(dim=0)
         is_best = ((iou == best) & (best > 0)).any(dim=1)
         matches = torch.where(is_best, best_object, matches)
@@ -80,7 +75,7 @@ def anchor_losses(
     left, top, right, bottom = anchors.unbind(-1)
     inside = (left >= 0) & (top >= 0) & (right <= width) & (bottom <= height)
     inside = inside.nonzero()[:, 0]
-    matches = match(anchors[inside], sample.boxes, ANCHOR_THRESHOLDS)
+    matches = match(anchors[inside], sample.boxes, 0.7, (0.0, 0.3), best_match=True)
     key = recipe.seed, *sample.key, ANCHOR_DRAW
     chosen = sample_matches(matches, recipe.anchors, recipe.anchors // 2, *key)
     which, matches = inside[chosen], matches[chosen]
@@ -96,8 +91,7 @@ def sample_regions(
 ) -> tuple[Tensor, Tensor]:
     """128 of the regions (R, 4) and their matches; none if no region is an object's or
     background."""
-    thresholds = MatchThresholds(object=0.5, background=(recipe.background, 0.5))
-    matches = match(regions, sample.boxes, thresholds)
+    matches = match(regions, sample.boxes, 0.5, (recipe.background, 0.5))
     key = recipe.seed, *sample.key, REGION_DRAW
     chosen = sample_matches(matches, recipe.regions, recipe.regions // 4, *key)
     return regions[chosen], matches[chosen]
