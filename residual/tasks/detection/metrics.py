@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from math import isnan, nan
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,15 +17,15 @@ from torchvision.ops import box_iou
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import DetectionDataset, Example
 
-POINTS = ("area", "11")  # the devkit's measure from 2010 on, and that of 2007
 COCO_IOUS = tuple(n / 100 for n in range(50, 100, 5))  # .5 to .95
-MEASURES = {  # by their key in a result: the IoU thresholds of the mean, and the points
+# By their key in a result: the IoU thresholds of the mean, and the devkit's measure: that of 2007
+# is by 11 points, and by area from 2010 on.
+MEASURES = {
     "AP50-11pt": ((0.5,), "11"),
     "AP50-area": ((0.5,), "area"),
     "AP[.5:.95]": (COCO_IOUS, "area"),
 }
 COCO = ("AP[.5:.95]", "AP50", "AP75", "small", "medium", "large")  # as pycocotools lists them
-MISSING = "COCO's measure needs pycocotools: pip install 'residual-learning[detection]'"
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,7 @@ class ClassMatches:
 def match_detections(
     detections: Sequence[Detections], examples: Sequence[Example], classes: int
 ) -> list[ClassMatches]:
-    """The matches of each class. Equal scores stay in the order of the images, then as detected.
-    Raises ValueError if the detections are not of these examples."""
-    if len(detections) != len(examples):
-        raise ValueError(
-            f"detections on {len(detections)} pictures cannot be judged on {len(examples)}: one "
-            f"Detections for each example, which may be empty"
-        )
+    """The matches of each class. Equal scores stay in the order of the images, then as detected."""
     floats, ints = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
     ious, indices, n = [floats], [ints], 0
     for one, example in zip(detections, examples, strict=True):
@@ -87,8 +82,6 @@ def voc_ap(
     `difficult`, difficult objects count as others; else their detections count neither way. A class
     without objects has NaN.
     """
-    if points not in POINTS:
-        raise ValueError(f"average precision is by {' or '.join(POINTS)} points, not {points!r}")
     return torch.stack([class_ap(one, iou, points, difficult) for one in matches])
 
 
@@ -100,8 +93,9 @@ def class_ap(matches: ClassMatches, iou: float, points: str, difficult: bool) ->
     hit = matches.iou >= iou
     counted = ~hit | ~matches.difficult | difficult
     hit, objects = hit[counted], matches.objects[counted]
-    right = hit.clone()
-    right[hit] = first_occurrences(objects[hit])
+    _, first = np.unique(objects[hit].numpy(), return_index=True)
+    right = torch.zeros_like(hit)
+    right[hit.nonzero()[first]] = True
     n_right = F.pad(right.cumsum(0), (1, 0))  # before the first detection there is none
     precision = n_right.double() / torch.arange(len(n_right)).clamp(min=1)
     envelope = precision.flip(0).cummax(0).values.flip(0)  # the best at this recall or a larger one
@@ -110,14 +104,6 @@ def class_ap(matches: ClassMatches, iou: float, points: str, difficult: bool) ->
     # In integers: in floating point, a recall of exactly 3/10 may miss the point 0.3.
     reached = 10 * n_right >= torch.arange(11)[:, None] * n
     return (precision * reached).amax(dim=1).mean()
-
-
-def first_occurrences(values: Tensor) -> Tensor:
-    """Whether each of the values (N,), from 0 on, occurs for the first time: (N,) bool."""
-    order = values.argsort(stable=True)
-    first = torch.zeros(len(values), dtype=torch.bool)
-    first[order] = values[order].diff(prepend=values.new_full((1,), -1)) != 0
-    return first
 
 
 def measure(detections: Sequence[Detections], dataset: DetectionDataset) -> dict[str, Any]:
@@ -162,7 +148,9 @@ def percent(share: float | Tensor) -> float | None:
 def check_pycocotools() -> None:
     """Raises ValueError if pycocotools is not installed."""
     if find_spec("pycocotools") is None:
-        raise ValueError(MISSING)
+        raise ValueError(
+            "COCO's measure needs pycocotools: pip install 'residual-learning[detection]'"
+        )
 
 
 def coco_ap(detections: Sequence[Detections], dataset: DetectionDataset) -> dict[str, float]:
@@ -171,11 +159,10 @@ def coco_ap(detections: Sequence[Detections], dataset: DetectionDataset) -> dict
 
     Raises ValueError if pycocotools is missing.
     """
-    try:
-        from pycocotools.coco import COCO as Index  # noqa: N811
-        from pycocotools.cocoeval import COCOeval
-    except ImportError:
-        raise ValueError(MISSING) from None
+    check_pycocotools()
+    from pycocotools.coco import COCO as Index  # noqa: N811
+    from pycocotools.cocoeval import COCOeval
+
     # Choice: small, medium and large are by the area of the box. COCO's own are by the area of the
     # outline, which an object here does not have; the other numbers are the same.
     # Choice: VOC's difficult objects are neither right nor wrong to find, as in the devkit. They
