@@ -9,11 +9,9 @@ COCO's x, y, width, height is x, y, x + width, y + height.
 import math
 import struct
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
@@ -39,7 +37,6 @@ class Box:
     label: str
     edges: Corners  # as the annotation counts them
     corners: Corners  # as used here
-    sides: Size  # as the annotation means them
     difficult: bool
     text: str  # the annotation's own numbers
     problem: str = ""  # set when the box is placed in its image
@@ -70,6 +67,21 @@ class SplitAnnotations:
     images: tuple[AnnotatedImage, ...]
     classes: tuple[str, ...] | None = None  # if the annotations list them
     notices: tuple[str, ...] = ()  # sentences for the user
+
+
+def parse_number(value: Any) -> float:
+    """A value of an annotation as a float; NaN if it is not numeric."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def path_ends(path: str) -> list[str]:
+    """A path and its ends, without the folders that another machine has before them: of
+    `C:\\data\\1.jpg` also data/1.jpg and 1.jpg."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 # ---- image headers ------------------------------------------------------------------------------
@@ -136,14 +148,9 @@ def rotate(corners: Corners, header: ImageHeader) -> Corners:
 # ---- checks and conversion ----------------------------------------------------------------------
 
 
-def place_all(images: Iterable[AnnotatedImage], reading: Reading) -> tuple[AnnotatedImage, ...]:
-    """The images with their boxes in pixels of the upright image, and the problem of each box."""
-    with ThreadPoolExecutor(READERS) as pool:
-        return tuple(pool.map(partial(place, reading=reading), images))
-
-
 def place(image: AnnotatedImage, reading: Reading) -> AnnotatedImage:
-    """`place_all` for one image. If it is damaged, the annotated size counts."""
+    """An image with its boxes in pixels of the upright image, and the problem of each box. If it
+    is damaged, the annotated size counts."""
     # Choice: a picture is turned as its EXIF data says, as all pictures are here, and its boxes are
     # taken to be of what is seen. Some tools annotate what is stored: then the sizes differ.
     if image.path is None or not image.boxes:
@@ -152,14 +159,15 @@ def place(image: AnnotatedImage, reading: Reading) -> AnnotatedImage:
         header = read_header(image.path)
     except (DamagedImage, OSError):
         header = ImageHeader(image.size or (math.inf, math.inf))
+    size, boxes, wrong_size = header.upright, image.boxes, ""
     if image.size not in (None, header.size_in(reading.box_frame)):
-        boxes = tuple(check_box(box, image.size, reading) for box in image.boxes)
-        return replace(image, boxes=boxes, wrong_size=size_error(image, header, reading))
-    placed = (replace(box, corners=convert(box, header, reading)) for box in image.boxes)
-    boxes = tuple(check_box(box, header.upright, reading) for box in placed)
-    rotated = header.orientation != 1
+        size, wrong_size = image.size, size_error(image, header, reading)
+    else:
+        boxes = tuple(replace(box, corners=convert(box, header, reading)) for box in boxes)
+    boxes = tuple(replace(box, problem=box_problem(box, size, reading)) for box in boxes)
+    rotated = header.orientation != 1 and not wrong_size
     ambiguous = rotated and (image.size is None or header.upright == header.stored)
-    return replace(image, boxes=boxes, ambiguous=ambiguous)
+    return replace(image, boxes=boxes, wrong_size=wrong_size, ambiguous=ambiguous)
 
 
 def convert(box: Box, header: ImageHeader, reading: Reading) -> Corners:
@@ -171,20 +179,18 @@ def convert(box: Box, header: ImageHeader, reading: Reading) -> Corners:
     return rotate(corners, header) if reading.box_frame == STORED else corners
 
 
-def check_box(box: Box, size: Size, reading: Reading) -> Box:
-    return replace(box, problem=box_problem(box, size, reading))
-
-
 def box_problem(box: Box, size: Size, reading: Reading) -> str:
     """What is wrong with a box in an image of this (width, height); "" if nothing is."""
+    left, top, right, bottom = box.edges
+    shorter = min(right - left, bottom - top)  # as the annotation means it
     left, top, right, bottom = box.corners
     if not all(map(math.isfinite, box.corners)):
         return "is not four finite numbers"
-    if min(box.sides) < 0:
+    if shorter < 0:
         return "is inverted"
     # Choice: a VOC box whose last pixel is its first is empty. By the devkit's count it is one
     # pixel wide, but nobody draws such a box, and a slip of the mouse does.
-    if min(box.sides) == 0:
+    if shorter == 0:
         return "is empty"
     # Choice: nobody draws a box around the first pixel alone either, and tools write fractions.
     if reading.box_unit == PIXELS and min(box.edges) >= 0 and max(box.edges) <= 1:

@@ -3,16 +3,21 @@
 import glob
 import hashlib
 import json
-import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from residual.data.folder_index import is_hidden, is_image, split_name
 from residual.storage import damage_errors, display_name
-from residual.tasks.detection.annotations import AnnotatedImage, Box, SplitAnnotations
+from residual.tasks.detection.annotations import (
+    AnnotatedImage,
+    Box,
+    SplitAnnotations,
+    parse_number,
+    path_ends,
+)
 from residual.tasks.detection.voc import IMAGE_FOLDERS, subfolders
 
 ANNOTATIONS, PREFIX = "annotations", "instances_"
@@ -61,10 +66,6 @@ def is_instances(file: Path) -> bool:
 def has_lists(file: Path, _changed: int, _size: int) -> bool:
     raw = file.read_bytes()
     return all(f'"{name}"'.encode() in raw for name in (*LISTS, "bbox"))
-
-
-def splits(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(annotation_files(folder)))
 
 
 def find_split(folder: Path, split: str) -> tuple[str, Path]:
@@ -125,7 +126,7 @@ def read(folder: Path, split: str) -> SplitAnnotations:
         labels = category_names(content["categories"])
         boxes = boxes_by_image(content["annotations"], labels)
         images = [read_image(image, file, folders, boxes) for image in content["images"]]
-        orphans = list(orphan_boxes(file, boxes, {image.name for image in images}))
+        names = {image.name for image in images}
         parents = parent_categories(content["categories"], labels, boxes)
         # Choice: categories of one name are one class; a service that exports them doubles some.
         in_order = dict.fromkeys(labels[ident] for ident in sorted(labels, key=numeric_order))
@@ -134,8 +135,12 @@ def read(folder: Path, split: str) -> SplitAnnotations:
         "others: no class"
         for parent in parents
     ]
+    for ident in (ident for ident in boxes if ident not in names):
+        box = boxes[ident][0].position
+        error = ValueError(f"{file}: {box} is of the image {ident}, which the file does not have")
+        images.append(AnnotatedImage(ident, file, error=error))
     classes = tuple(label for label in in_order if label not in parents)
-    return SplitAnnotations((*images, *orphans), classes, tuple(notices))
+    return SplitAnnotations(tuple(images), classes, tuple(notices))
 
 
 def read_lists(path: Path) -> dict[str, list[JsonObject]]:
@@ -202,19 +207,11 @@ def parse_box(annotation: JsonObject, position: str, label: str) -> Box:
     """An annotation's box: its upper left corner, width and height."""
     bbox = annotation.get("bbox")
     numbers = bbox if isinstance(bbox, list) and len(bbox) == 4 else [None] * 4
-    left, top, width, height = map(number, numbers)
+    left, top, width, height = map(parse_number, numbers)
     corners = (left, top, left + width, top + height)
     text = ", ".join(f"{side} {value}" for side, value in zip(SIDES, numbers, strict=True))
     crowd = bool(annotation.get("iscrowd", 0))
-    return Box(position, label, corners, corners, (width, height), crowd, text)
-
-
-def number(value: Any) -> float:
-    """A JSON value as a float; NaN if it is not numeric."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
+    return Box(position, label, corners, corners, crowd, text)
 
 
 def read_image(
@@ -223,7 +220,7 @@ def read_image(
     """An image and its boxes. That its file is missing is stored, not raised."""
     ident, name = id_text(image["id"]), str(image["file_name"])
     own_boxes, path = tuple(boxes.get(ident, ())), find_image(name, folders)
-    size = (number(image.get("width")), number(image.get("height")))
+    size = (parse_number(image.get("width")), parse_number(image.get("height")))
     content = [name, *size, *((box.label, box.text, box.difficult) for box in own_boxes)]
     error = None
     if path is None:
@@ -245,21 +242,5 @@ def read_image(
 def find_image(name: str, folders: list[Path]) -> Path | None:
     """The file of this name in one of the folders; the name may have backslashes, or folders of
     another machine before it."""
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    tails = ("/".join(parts[start:]) for start in range(len(parts)))
-    paths = (folder / tail for tail in tails for folder in folders)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def orphan_boxes(file: str, boxes: BoxesByImage, images: set[str]) -> Iterator[AnnotatedImage]:
-    """An error for each image id that has boxes and is not in the file."""
-    for ident, image_boxes in boxes.items():
-        if ident not in images:
-            sentence = (
-                f"{file}: {image_boxes[0].position} is of the image {ident}, which the file does "
-                "not have"
-            )
-            yield AnnotatedImage(ident, file, error=ValueError(sentence))
+    paths = (folder / end for end in (name, *path_ends(name)) for folder in folders)
+    return next(filter(Path.is_file, paths), None)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from residual.tasks.detection.annotations import (
     SplitAnnotations,
     describe_problem,
     orientation_notices,
-    place_all,
+    place,
 )
 from residual.tasks.detection.recipe import ERROR, SKIP, Reading
 
@@ -94,7 +95,8 @@ def read(path: Path, split: str, reading: Reading = READING) -> SplitAnnotations
     """The annotated images of a split. Raises as `load`, but not for single images or boxes."""
     form = voc if annotation_format(path) == "voc" else coco
     annotations = form.read(path, split)
-    images = place_all(annotations.images, reading)
+    with ThreadPoolExecutor(READERS) as pool:
+        images = tuple(pool.map(partial(place, reading=reading), annotations.images))
     notices = (*annotations.notices, *orientation_notices(images, reading))
     return SplitAnnotations(images, annotations.classes, notices)
 
@@ -145,10 +147,17 @@ def build_examples(
     images = [image for image in split.images if not image.wrong_size]
     boxes = [(image, box) for image in images for box in image.boxes]
     problems = tuple(describe_problem(image, box) for image, box in boxes if box.problem)
-    if bad_boxes == ERROR:
-        words = "annotation of another size", "annotations of another size", "pictures"
-        refuse_first(name, wrong_sizes, words)
-        refuse_first(name, problems, ("bad box", "bad boxes", "boxes"))
+    for sentences, singular, plural, left_out in (
+        (wrong_sizes, "annotation of another size", "annotations of another size", "pictures"),
+        (problems, "bad box", "bad boxes", "boxes"),
+    ):
+        if sentences and bad_boxes == ERROR:
+            n = len(sentences)
+            which = f"the first of {n:,} {plural}" if n > 1 else f"the only {singular}"
+            raise ValueError(
+                f"{sentences[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such "
+                f"{left_out}"
+            )
     if problems and len(problems) == len(boxes):
         raise ValueError(f"{problems[0]}; no box of {name} is good")
     if not images:
@@ -157,19 +166,6 @@ def build_examples(
         )
     labels = {label: i for i, label in enumerate(classes)}
     return tuple(build_example(image, labels) for image in images), wrong_sizes + problems
-
-
-def refuse_first(name: str, sentences: Sequence[str], words: tuple[str, str, str]) -> None:
-    """Raises ValueError with the first sentence. `words`: the problem in singular and plural, and
-    what --bad-boxes skip leaves out."""
-    if sentences:
-        singular, plural, left_out = words
-        n = len(sentences)
-        which = f"the first of {n:,} {plural}" if n > 1 else f"the only {singular}"
-        raise ValueError(
-            f"{sentences[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such "
-            f"{left_out}"
-        )
 
 
 def build_example(image: AnnotatedImage, labels: dict[str, int]) -> Example:
@@ -237,17 +233,17 @@ def annotation_format(path: Path) -> str:
 
 def splits(path: Path) -> tuple[str, ...]:
     """The splits of a folder that are not unions of others."""
-    return voc.splits(path) if annotation_format(path) == "voc" else coco.splits(path)
+    if annotation_format(path) == "voc":
+        return tuple(voc.by_split(path))
+    return tuple(sorted(coco.annotation_files(path)))
 
 
 def has_split(path: Path, split: str) -> bool:
     """Whether a folder has a split, or all of a union; images are not looked at."""
     form = voc if annotation_format(path) == "voc" else coco
-    try:
-        form.find_split(path, split.partition(":")[0])
-    except ValueError:
-        return False
-    return True
+    with suppress(ValueError):
+        return bool(form.find_split(path, split.partition(":")[0]))
+    return False
 
 
 def select_part(

@@ -4,7 +4,6 @@ Also reads folders of other tools: XML files beside images, and folders of sets 
 """
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +25,8 @@ from residual.tasks.detection.annotations import (
     Box,
     Size,
     SplitAnnotations,
+    parse_number,
+    path_ends,
 )
 
 if TYPE_CHECKING:
@@ -200,9 +201,7 @@ def possible_names(line: str) -> Iterator[str]:
     `JPEGImages\\\\cats\\\\1.jpg  1` among others cats/1."""
     marked = CLASS_LIST_LINE.fullmatch(line)
     for entry in [line, *([marked[1]] if marked else [])]:
-        parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".")]
-        for start in range(len(parts)):
-            name = "/".join(parts[start:])
+        for name in path_ends(entry):
             yield name
             stem, dot, suffix = name.rpartition(".")
             if (dot + suffix).lower() in (".xml", *IMAGE_SUFFIXES):
@@ -228,10 +227,6 @@ def by_split(folder: Path) -> dict[str, ImageList]:
             splits |= {top: ImageList(voc, prefix=f"{top}/") for top in parts}
             splits |= {} if parts else {ALL: ImageList(voc)}
     return splits
-
-
-def splits(folder: Path) -> tuple[str, ...]:
-    return tuple(by_split(folder))
 
 
 def find_split(folder: Path, split: str) -> list[ImageList]:
@@ -318,7 +313,7 @@ def parse(raw: bytes, path: Path) -> tuple[Size | None, tuple[Box, ...]]:
         raise ValueError(f"{path} is damaged: {error}") from error
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]  # without its namespace
-    width, height = number(root, "size/width"), number(root, "size/height")
+    width, height = (parse_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
     objects = enumerate(root.findall("object"), start=1)  # not the parts (head, hand) inside them
     boxes = tuple(parse_box(element, i) for i, element in objects)
     return ((width, height) if width > 0 and height > 0 else None), boxes
@@ -326,22 +321,13 @@ def parse(raw: bytes, path: Path) -> tuple[Size | None, tuple[Box, ...]]:
 
 def parse_box(element: "Element", position: int) -> Box:
     """The box of an object: VOC counts pixels from 1 and names the last one inside."""
-    left, top, right, bottom = (number(element, f"bndbox/{side}") for side in SIDES)
-    words = (element.findtext(f"bndbox/{side}", "").strip() or "missing" for side in SIDES)
+    words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
+    left, top, right, bottom = map(parse_number, words)
     return Box(
         f"box {position}",
         element.findtext("name", "").strip(),
         (left, top, right, bottom),
         (left - 1, top - 1, right, bottom),
-        (right - left, bottom - top),
         element.findtext("difficult", "").strip() not in ("", "0"),
-        ", ".join(f"{side} {word}" for side, word in zip(SIDES, words, strict=True)),
+        ", ".join(f"{side} {word or 'missing'}" for side, word in zip(SIDES, words, strict=True)),
     )
-
-
-def number(element: "Element", path: str) -> float:
-    """The text at a path as a float; NaN if it is missing or not numeric."""
-    try:
-        return float(element.findtext(path, ""))
-    except ValueError:
-        return math.nan
