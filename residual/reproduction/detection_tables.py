@@ -1,6 +1,6 @@
 """Tables 7 to 11: our average precision beside the paper's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -52,6 +52,7 @@ SYSTEMS_10 = {  # of Tables 10 and 11
     "baseline, ResNet-101": system_name("resnet101"),
     "baseline+++, ResNet-101": system_name("resnet101", True, True, True, PRETRAINING),
 }
+SYSTEMS = SYSTEMS_9 | SYSTEMS_10
 VOC_NAMES = {  # the classes that the tables abbreviate
     "aero": "aeroplane",
     "bike": "bicycle",
@@ -126,6 +127,16 @@ def by_system(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {name: by_seed(groups[name]) for name in sorted(groups, key=lambda n: (len(n), n))}
 
 
+def beside(
+    results: Sequence[Result], printed: Mapping[str, Sequence[float | None]]
+) -> Iterator[tuple[str, Sequence[float | None], list[Result]]]:
+    """Each printed system with its numbers and our results, then each other system of ours."""
+    systems = by_system(results)
+    for name, numbers in printed.items():
+        yield name, numbers, systems.pop(SYSTEMS.get(name, name), [])
+    yield from ((name, (), stored) for name, stored in systems.items())
+
+
 def title(result: Result) -> str:
     """The heading under which a result appears: the test set, the recipe, the steps, and whatever
     else differs from the paper, except for its improvements."""
@@ -194,22 +205,13 @@ def coco(measure: str) -> Metric:
     return read
 
 
-def values(results: Sequence[Result], metric: Metric) -> list[float]:
-    return [value for result in results if (value := metric(result)) is not None]
-
-
-def cell(results: Sequence[Result], metric: Metric) -> str:
-    """A cell: a metric over the seeds of one system."""
-    numbers = values(results, metric)
-    return str(Spread(numbers)) if numbers or not results else "no objects"
-
-
-def compared(results: Sequence[Result], metric: Metric, printed: float | None) -> list[str]:
-    """Three cells: the printed number, ours, and their difference if they are comparable."""
-    difference = ""
-    if printed is not None and all(map(is_comparable, results)):
-        difference = Spread(values(results, metric)).difference(printed)
-    return [percent(printed), cell(results, metric), difference]
+def compared(results: Sequence[Result], metric: Metric, printed: float | None = None) -> list[str]:
+    """Three cells: the printed number, ours over the seeds of one system, and their difference if
+    they are comparable."""
+    spread = Spread([value for result in results if (value := metric(result)) is not None])
+    ours = str(spread) if spread.values or not results else "no objects"
+    comparable = printed is not None and all(map(is_comparable, results))
+    return [percent(printed), ours, spread.difference(printed) if comparable else ""]
 
 
 def percent(printed: float | None) -> str:
@@ -273,7 +275,7 @@ def table7(results: Sequence[Result]) -> str:
 
 def table7_cells(results: Sequence[Result], measure: str, printed: float | None) -> list[str]:
     metrics = [voc(ELEVEN), voc(AREA), voc(TENTHS), voc(measure, difficult=True)]
-    others = [cell(results, metric) if results else "" for metric in metrics]
+    others = [compared(results, metric)[1] if results else "" for metric in metrics]
     return [*compared(results, voc(measure), printed), *others]
 
 
@@ -291,7 +293,7 @@ def in_table8(result: Result) -> bool:
 
 
 def table8(results: Sequence[Result]) -> str:
-    return on_coco(results, paper.TABLE_8, {name: name for name in paper.TABLE_8})
+    return on_coco(results, paper.TABLE_8)
 
 
 def table9_experiments(request: Request) -> list[Experiment]:
@@ -307,26 +309,21 @@ def table9_experiments(request: Request) -> list[Experiment]:
 
 def table9(results: Sequence[Result]) -> str:
     if is_own_data(results):
-        return on_coco(results, {}, {})
-    return on_coco(results, paper.TABLE_9, SYSTEMS_9, TEST_DEV) + TEST_DEV_REMARK
+        return on_coco(results, {})
+    return on_coco(results, paper.TABLE_9, TEST_DEV) + TEST_DEV_REMARK
 
 
 def on_coco(
     results: Sequence[Result],
     printed: Mapping[str, Sequence[float | None]],
-    names: Mapping[str, str],
     only_printed: Sequence[str] = (),
 ) -> str:
     """Two metrics of COCO, ours beside the paper's, then the columns that only the paper has. Other
     systems are rows of ours alone, as are all systems on data of one's own."""
-    systems = by_system(results)
-    printed = {} if is_own_data(results) else printed
     width, rows = len(COCO_METRICS), []
-    others = [name for name in systems if name not in [names[row] for row in printed]]
-    for row in (*printed, *others):
-        numbers = printed.get(row, [None] * (width + len(only_printed)))
-        stored = systems.get(names[row] if row in printed else row, [])
-        cells = [row]
+    for name, numbers, stored in beside(results, {} if is_own_data(results) else printed):
+        numbers = numbers or [None] * (width + len(only_printed))
+        cells = [name]
         for measure, number in zip(COCO_METRICS, numbers, strict=False):
             cells += compared(stored, coco(measure), number)
         rows.append([*cells, *map(percent, numbers[width:])])
@@ -364,7 +361,6 @@ def by_class(
 ) -> str:
     """A row for each class, and three columns for each system of the paper. Other systems are
     columns of ours alone, as are all systems on other data than the paper's."""
-    systems = by_system(results)
     test_set = benchmark(results[0]) if results else tested
     printed, measure = printed if test_set is tested else {}, test_set.measure if test_set else AREA
     classes = paper.VOC if printed else tuple(results[0][AP][AREA]["classes"])
@@ -379,14 +375,11 @@ def by_class(
             "mAP by area, difficult counted": voc(AREA, difficult=True),
         }
     header, columns = ["class"], [tuple(metrics)]
-    for name, numbers in printed.items():
-        stored = systems.pop(SYSTEMS_10[name], [])
-        header += [f"{name}: paper", "ours", "ours - paper"]
+    for name, numbers, stored in beside(results, printed):
         pairs = zip_longest(metrics.values(), numbers)
-        columns += zip(*(compared(stored, *pair) for pair in pairs), strict=True)
-    for name, stored in systems.items():
-        header.append(f"{name}: ours")
-        columns.append(tuple(cell(stored, metric) for metric in metrics.values()))
+        cells = list(zip(*(compared(stored, *pair) for pair in pairs), strict=True))
+        header += [f"{name}: paper", "ours", "ours - paper"] if numbers else [f"{name}: ours"]
+        columns += cells if numbers else cells[1:2]
     return markdown(header, list(zip(*columns, strict=True))) + data_remark(results)
 
 
