@@ -32,8 +32,7 @@ def test_the_four_stages_are_those_of_the_published_code():
     assert [each.frozen_backbone for each in found] == [False, False, True, True]
     assert [each.fixed_proposals for each in found] == [False, True, False, True]
     rates = {
-        step: phases.phase_learning_rate(VOC07_ALTERNATING, step)
-        for step in (0, 59_999, 60_000, 80_000)
+        step: phases.learning_rate(VOC07_ALTERNATING, step) for step in (0, 59_999, 60_000, 80_000)
     }
     assert rates == pytest.approx({0: 1e-3, 59_999: 1e-3, 60_000: 1e-4, 80_000: 1e-3})
 
@@ -46,9 +45,7 @@ def test_each_stage_teaches_its_own_layers():
         phases.freeze(stage, net)
         before = {name: each.clone() for name, each in net.state_dict().items()}
         one = sample(regions=torch.tensor([[4.0, 6, 30, 40], [0, 0, 90, 60]]))
-        next(
-            learning.train(learner, iter([[one]]), replace(FOUR, steps=1), loss_names=stage.losses)
-        )
+        next(learning.train(learner, iter([[one]]), FOUR, phase=stage))
         after = net.state_dict()
         changed = {
             name.split(".")[0] for name in before if not torch.equal(before[name], after[name])

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from residual.tasks.detection.phases import learning_rate
 from residual.tasks.detection.recipe import (
     RECIPES,
     VOC07,
     DetectionRecipe,
     from_json,
-    learning_rate,
     with_steps,
 )
 from residual.training.recipe import parse_assignment, to_json

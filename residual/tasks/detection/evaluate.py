@@ -3,23 +3,24 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from residual.data.datasets import Progress, no_progress
-from residual.data.decode import DamagedImage
-from residual.device import ComputeConfig, NonFiniteValues
+from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import DetectionDataset
 from residual.tasks.detection.inference import check_ensemble, detect_image, image_sides
 from residual.tasks.detection.load import TrainedDetector
-from residual.tasks.detection.loader import read_images
+from residual.tasks.detection.loader import map_images
 from residual.tasks.detection.metrics import check_pycocotools, measure
 from residual.tasks.detection.recipe import Testing
 from residual.training.recipe import to_json
 
+# On an image that cannot be read.
 NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
 
@@ -31,34 +32,6 @@ class EvalOptions:
     workers: int = 2  # threads that read images
     progress: Progress = no_progress
     world: World = field(default_factory=World)
-
-
-def detect_all(
-    detectors: Sequence[TrainedDetector],
-    dataset: DetectionDataset,
-    testing: Testing,
-    options: EvalOptions,
-) -> tuple[list[Detections], list[str]]:
-    """The detections on every image, over all processes, and a sentence for each image that cannot
-    be read, which has none."""
-    world, n = options.world, len(dataset.examples)
-    results: list[tuple[int, Detections, str]] = []
-    sides = image_sides(detectors[0].recipe, testing)
-    failure: NonFiniteValues | None = None
-    for i, read in read_images(dataset, sides, options.workers, world):
-        try:
-            results.append((i, detect_image(detectors, read(), testing, options.config), ""))
-        except (DamagedImage, FileNotFoundError) as error:
-            results.append((i, NOTHING, str(error)))
-        except NonFiniteValues as error:
-            failure = error
-            break
-        options.progress(min(len(results) * world.size, n), n)
-    world.raise_any(failure)
-    results = sorted(world.all_gather(results), key=lambda result: result[0])
-    return [detections for _, detections, _ in results], [
-        reason for *_, reason in results if reason
-    ]
 
 
 def evaluate(
@@ -79,7 +52,10 @@ def evaluate(
         )
     placed = [detector.placed(options.config) for detector in detectors]
     start = time.perf_counter()
-    detections, damaged = detect_all(placed, dataset, testing, options)
+    detect = partial(detect_image, placed, testing=testing, config=options.config)
+    sides = image_sides(detectors[0].recipe, testing)
+    results = map_images(detect, dataset, sides, options.workers, options.world, options.progress)
+    detections = [result or NOTHING for result, _ in results]
     seconds = time.perf_counter() - start
     return {
         "task": "detection",
@@ -90,6 +66,6 @@ def evaluate(
         "seen": len(dataset.examples),
         "ap": measure(detections, dataset),
         "pictures_per_second": round(len(detections) / max(seconds, 1e-9), 2),
-        "damaged": damaged,
+        "damaged": [reason for _, reason in results if reason],
         "ignored_boxes": list(dataset.skipped),
     }

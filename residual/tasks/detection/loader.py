@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,10 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from residual.data.datasets import Progress, no_progress
 from residual.data.decode import DamagedImage, open_image, resize, to_tensor
 from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD, check_damage_budget, read_ahead
 from residual.data.preprocessing import Preprocessing
 from residual.data.rng import permutation, randint
+from residual.device import NonFiniteValues
 from residual.distributed import World
 from residual.tasks.detection.annotations import read_header
 from residual.tasks.detection.boxes import STRIDE, flip
@@ -24,9 +27,8 @@ from residual.tasks.detection.recipe import DetectionRecipe
 AHEAD = 2  # steps whose images are read while one is taken
 MIRROR_DRAW = 2  # of the keyed randomness, beside those of losses.py
 MEASURED = 200  # images by which the size of objects is measured
-BatchPlace = tuple[int, int, int]  # position in the batch, epoch, index in the data set
 T = TypeVar("T")
-R = TypeVar("R")
+BatchPlace = tuple[int, int, int]  # position in the batch, epoch, index in the data set
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,6 @@ class ResizedImage:
 
     pixels: Tensor  # (3, H, W) uint8
     scale: Tensor  # (4,): resized by these factors, to multiply boxes with
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.pixels.shape[1], self.pixels.shape[2]
 
 
 def resized_size(size: tuple[int, int], shorter: int, longest: int) -> tuple[int, int]:
@@ -88,17 +85,37 @@ def median_side(dataset: DetectionDataset, recipe: DetectionRecipe) -> float:
     return float(torch.cat(sides).median()) if sides else 0.0
 
 
-def read_images(
-    dataset: DetectionDataset, sides: list[tuple[int, int]], workers: int, world: World
-) -> Iterator[tuple[int, Callable[[], list[ResizedImage]]]]:
-    """`read_ahead` of this process's images: the index of each, and a function that waits for it at
-    each of the (shorter, longest) sides."""
+def map_images(
+    compute: Callable[[list[ResizedImage]], T],
+    dataset: DetectionDataset,
+    sides: list[tuple[int, int]],
+    workers: int,
+    world: World,
+    progress: Progress = no_progress,
+) -> list[tuple[T | None, str]]:
+    """The result for each image, read at each of the (shorter, longest) sides, over all processes;
+    or None and the reason why the image cannot be read. Raises NonFiniteValues, in all processes.
+    """
 
     def read(i: int) -> list[ResizedImage]:
         return [load_image(dataset.examples[i].path, *limits) for limits in sides]
 
-    share = world.shard(len(dataset.examples))
-    return zip(share, read_ahead(read, share, workers, 2 * max(workers, 1)), strict=True)
+    n, failure = len(dataset.examples), None
+    share = world.shard(n)
+    results: list[tuple[int, T | None, str]] = []
+    waiting = read_ahead(read, share, workers, 2 * max(workers, 1))
+    for i, images in zip(share, waiting, strict=True):
+        try:
+            results.append((i, compute(images()), ""))
+        except (DamagedImage, FileNotFoundError) as error:
+            results.append((i, None, str(error)))
+        except NonFiniteValues as error:
+            failure = error
+            break
+        progress(min(len(results) * world.size, n), n)
+    world.raise_any(failure)
+    ordered = sorted(world.all_gather(results), key=itemgetter(0))
+    return [(result, reason) for _, result, reason in ordered]
 
 
 def batch_places(n: int, recipe: DetectionRecipe, step: int, world: World) -> Iterator[BatchPlace]:
@@ -121,7 +138,7 @@ class TrainingLoader:
     workers: int = 2
     damaged: dict[str, str] = field(default_factory=dict)  # path: reason
     # Region proposals (P, 4) by the index of the image, in resized pixels; None: the network's own.
-    proposals: dict[int, Tensor] | None = None
+    proposals: dict[str, Tensor] | None = None
 
     def batches(self, step: int = 0) -> Iterator[list[Sample]]:
         """Endless batches after `step` steps. Raises DamagedImage unless the recipe skips damaged
@@ -161,11 +178,11 @@ class TrainingLoader:
         boxes, labels = example.boxes[easy] * picture.scale, example.labels[easy]
         regions = None
         if self.proposals is not None:
-            regions = torch.cat([self.proposals.get(i, boxes[:0]), boxes])
+            regions = torch.cat([self.proposals.get(str(i), boxes[:0]), boxes])
         image = normalize(picture, self.preprocessing, self.device)
         if self.recipe.mirror and randint(2, self.recipe.seed, epoch, image_id, MIRROR_DRAW):
-            image, boxes = image.flip(-1), flip(boxes, picture.size[1])
-            regions = None if regions is None else flip(regions, picture.size[1])
+            image, boxes = image.flip(-1), flip(boxes, image.shape[2])
+            regions = None if regions is None else flip(regions, image.shape[2])
         return Sample(
             image,
             boxes.to(self.device),

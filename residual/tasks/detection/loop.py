@@ -1,14 +1,16 @@
 """Training steps of a detector: parameter groups, images of one size together, gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from residual.tasks.detection.faster_rcnn import FasterRCNN, fuse_batchnorm
-from residual.tasks.detection.losses import LOSSES, Sample
-from residual.tasks.detection.recipe import DetectionRecipe, learning_rate
+from residual.tasks.detection.losses import Sample
+from residual.tasks.detection.phases import Phase, learning_rate
+from residual.tasks.detection.recipe import DetectionRecipe
 from residual.training import loop
 from residual.training.dropout import Dropouts
 from residual.training.loop import Learner, Step, StepOptions
@@ -32,28 +34,26 @@ def train(
     batches: Iterator[list[Sample]],
     recipe: DetectionRecipe,
     options: StepOptions = StepOptions(),  # noqa: B008
-    loss_names: tuple[str, ...] = LOSSES,
-    rate: Callable[[int], float] | None = None,
+    phase: Phase | None = None,
 ) -> Iterator[Step]:
-    """Take the steps that remain. Batches are this process's part. The losses of a step are means
-    over the images of all processes."""
+    """Take the steps of a phase that remain, by default of joint training. Batches are this
+    process's part. The losses of a step are means over the images of all processes."""
+    phase = phase or Phase(1, 0, recipe.steps)
+    gradients = partial(accumulate_gradients, learner, phase.losses, options)
 
     def rates(step: int) -> tuple[float, float]:
-        return rate(step) if rate else learning_rate(recipe, step), recipe.momentum
+        return learning_rate(recipe, step), recipe.momentum
 
-    def gradients(samples: list[Sample]) -> Tensor:
-        return accumulate_gradients(learner, samples, loss_names, options)
-
-    for lr, losses in loop.train(learner, batches, recipe.steps, rates, gradients, options.world):
-        loss = losses.sum().float()
-        yield Step(learner.step, lr, loss, None, recipe.batch, 1, parts=losses.float())
+    for lr, losses in loop.train(learner, batches, phase.end, rates, gradients, options.world):
+        loss, parts, last = losses.sum().float(), losses.float(), learner.step == phase.end
+        yield Step(learner.step, lr, loss, None, recipe.batch, 1, parts, last)
 
 
 def accumulate_gradients(
     learner: Learner[FasterRCNN],
-    samples: list[Sample],
     loss_names: tuple[str, ...],
     options: StepOptions,
+    samples: list[Sample],
 ) -> Tensor:
     """Gradients of the mean loss over these images -> the four losses (4,)."""
     exact = torch.promote_types(next(learner.net.parameters()).dtype, torch.float32)

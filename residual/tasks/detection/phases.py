@@ -1,23 +1,19 @@
 """Phases of a training: one in joint training, four in alternating training (Ren et al. 2015)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from residual.data.decode import DamagedImage
-from residual.distributed import World
 from residual.runs.session import fresh
-from residual.tasks.detection.datasets import DetectionDataset
 from residual.tasks.detection.faster_rcnn import FasterRCNN, build
 from residual.tasks.detection.inference import ImageFeatures
-from residual.tasks.detection.loader import TrainingLoader, normalize, read_images
+from residual.tasks.detection.loader import ResizedImage, TrainingLoader, map_images, normalize
 from residual.tasks.detection.losses import LOSSES
-from residual.tasks.detection.recipe import DetectionRecipe, learning_rate
+from residual.tasks.detection.recipe import DetectionRecipe
 from residual.training import checkpoint
 from residual.training.loop import Learner
+from residual.training.recipe import milestone_rate
 
 # Choice: the four take the parts of the whole that the published schedule for VOC 2007 gives them,
 # 80k, 40k, 80k and 40k steps, with a tenth of the rate from three quarters of each on.
@@ -37,6 +33,7 @@ class Phase:
 
 
 def phases(recipe: DetectionRecipe) -> list[Phase]:
+    """The phases of a training, in order."""
     if recipe.schedule == "joint":
         return [Phase(1, 0, recipe.steps)]
     ends = [recipe.steps * sum(LENGTHS[: i + 1]) // sum(LENGTHS) for i in range(4)]
@@ -46,18 +43,16 @@ def phases(recipe: DetectionRecipe) -> list[Phase]:
     ]
 
 
-def remaining(recipe: DetectionRecipe, step: int) -> Iterator[Phase]:
-    """The phases that are not over after `step` steps."""
-    return (phase for phase in phases(recipe) if step < phase.end)
-
-
-def phase_learning_rate(recipe: DetectionRecipe, step: int) -> float:
+def learning_rate(recipe: DetectionRecipe, step: int) -> float:
     """The learning rate after `step` steps."""
-    if recipe.schedule == "joint":
-        return learning_rate(recipe, step)
-    phase = next(remaining(recipe, step))
-    late = 4 * (step - phase.first) >= 3 * (phase.end - phase.first)
-    return recipe.lr * recipe.factor**late
+    warmup_steps, warmup_rate = recipe.warmup
+    if recipe.schedule == "alternating":
+        phase = next(phase for phase in phases(recipe) if step < phase.end)
+        late = 4 * (step - phase.first) >= 3 * (phase.end - phase.first)
+        return recipe.lr * recipe.factor**late
+    if step < warmup_steps:
+        return warmup_rate + (recipe.lr - warmup_rate) * step / warmup_steps
+    return milestone_rate(recipe, step)
 
 
 def enter(phase: Phase, learner: Learner[FasterRCNN], initial: checkpoint.Tensors | None) -> None:
@@ -89,32 +84,16 @@ def freeze(phase: Phase, net: FasterRCNN) -> None:
 
 
 @torch.no_grad()
-def propose_all(
-    net: FasterRCNN, dataset: DetectionDataset, loader: TrainingLoader, world: World
-) -> dict[int, Tensor]:
-    """The region proposals (P, 4) on each image of a data set by its index, in resized pixels;
+def propose_all(net: FasterRCNN, loader: TrainingLoader) -> dict[str, Tensor]:
+    """The region proposals (P, 4) on each image of a loader by its index, in resized pixels;
     damaged images have none."""
     recipe, net = net.recipe, net.eval()
-    proposals: list[tuple[int, Tensor]] = []
+
+    def propose(images: list[ResizedImage]) -> Tensor:
+        pixels = normalize(images[0], loader.preprocessing, loader.device)
+        boxes, _ = ImageFeatures(net, [pixels], images[0].scale).proposals(recipe)
+        return boxes.cpu()
+
     sides = [(recipe.shorter, recipe.longest)]
-    for i, read in read_images(dataset, sides, loader.workers, world):
-        try:
-            (image,) = read()
-        except (DamagedImage, FileNotFoundError):
-            continue
-        pixels = normalize(image, loader.preprocessing, loader.device)
-        boxes, _ = ImageFeatures(net, [pixels], image.scale).proposals(recipe)
-        proposals.append((i, boxes.cpu()))
-    return dict(world.all_gather(proposals))
-
-
-def proposals_file(run: Path, phase: Phase) -> Path:
-    return run / f"proposals-{phase.number}.safetensors"
-
-
-def save_proposals(file: Path, proposals: dict[int, Tensor]) -> None:
-    checkpoint.save(file, {str(i): boxes for i, boxes in proposals.items()}, {})
-
-
-def load_proposals(file: Path) -> dict[int, Tensor]:
-    return {int(i): boxes for i, boxes in checkpoint.read(file)[0].items()}
+    results = map_images(propose, loader.dataset, sides, loader.workers, loader.world)
+    return {str(i): boxes for i, (boxes, _) in enumerate(results) if boxes is not None}

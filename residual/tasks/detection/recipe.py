@@ -10,7 +10,6 @@ from residual.training.recipe import (
     Positive,
     Recipe,
     check_fields,
-    milestone_rate,
     with_steps,
 )
 
@@ -154,14 +153,6 @@ MULTISCALE = (200, 400, 600, 800, 1000)  # App. B
 def multiscale_sizes(shorter: int) -> tuple[int, ...]:
     """The paper's test scales, in proportion to another shorter side than its 600 pixels."""
     return tuple(side * shorter // VOC07.shorter for side in MULTISCALE)
-
-
-def learning_rate(recipe: DetectionRecipe, step: int) -> float:
-    """The learning rate after `step` steps of a phase of the training."""
-    warmup_steps, warmup_rate = recipe.warmup
-    if step < warmup_steps:
-        return warmup_rate + (recipe.lr - warmup_rate) * step / warmup_steps
-    return milestone_rate(recipe, step)
 
 
 def changed(recipe: DetectionRecipe, changes: dict[str, Any]) -> DetectionRecipe:

@@ -1,7 +1,6 @@
 """Detection as a task of a run."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -59,27 +58,24 @@ class Detection:
             max(self.context.options.workers, 1), self.skipped,
         )  # fmt: skip
         options = StepOptions(config.autocast, world=world, memory_format=config.memory_format)
-        rates = partial(phases.phase_learning_rate, self.recipe)
-        for phase in phases.remaining(self.recipe, self.learner.step):
-            self._enter(phase, feed)
-            until = replace(self.recipe, steps=phase.end)
-            batches = timed(feed.batches(self.learner.step))
-            for step in loop.train(self.learner, batches, until, options, phase.losses, rates):
-                yield replace(step, ends_phase=step.number == phase.end)
+        for phase in phases.phases(self.recipe):
+            if self.learner.step < phase.end:
+                self._enter(phase, feed)
+                batches = timed(feed.batches(self.learner.step))
+                yield from loop.train(self.learner, batches, self.recipe, options, phase)
 
     def _enter(self, phase: phases.Phase, feed: loader.TrainingLoader) -> None:
         """Begin or resume a phase."""
-        run, world = self.context.run, self.context.world
-        file = phases.proposals_file(run, phase)
         is_start = self.learner.step == phase.first
         feed.proposals = None
         if phase.fixed_proposals:
+            file = self.context.run / f"proposals-{phase.number}.safetensors"
             if is_start:
-                proposals = phases.propose_all(self.net, self.data.train, feed, world)
-                world.on_first(lambda: phases.save_proposals(file, proposals))
-            feed.proposals = phases.load_proposals(file)
+                proposals = phases.propose_all(self.net, feed)
+                self.context.world.on_first(lambda: checkpoint.save(file, proposals, {}))
+            feed.proposals = checkpoint.read(file)[0]
         if is_start and phase.number > 1:
-            start = run / INITIAL
+            start = self.context.run / INITIAL
             if self.recipe.start and not start.exists():
                 raise ValueError(
                     f"{start} is missing: the weights that the second stage begins with"
@@ -96,7 +92,7 @@ class Detection:
         places = loader.batch_places(
             len(self.data.train.examples), self.recipe, step, self.context.world
         )
-        return phases.phase_learning_rate(self.recipe, step), [i for *_, i in places]
+        return phases.learning_rate(self.recipe, step), [i for *_, i in places]
 
     def complete(self) -> bool:
         return False
@@ -104,14 +100,8 @@ class Detection:
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The average precision on the test split."""
         train, environment, net = self.data.train, self.context.environment, self.net.eval()
-        trained = TrainedDetector(
-            net,
-            self.recipe.network,
-            self.classes,
-            self.preprocessing,
-            self.recipe,
-            self.learner.step,
-        )
+        details = self.recipe.network, self.classes, self.preprocessing, self.recipe
+        trained = TrainedDetector(net, *details, self.learner.step)
         config, workers = self.context.config.in_float32(), self.context.options.workers
         options = EvalOptions(config, workers, world=self.context.world)
         record = evaluate([trained], self.data.test, Testing(), options) | {
