@@ -21,7 +21,7 @@ from residual.preparation.archives import (
     verify,
 )
 from residual.tasks.detection.coco import ANNOTATIONS, PREFIX, read_lists
-from residual.tasks.detection.voc import VocFolder, find_split, image_lists
+from residual.tasks.detection.voc import find_split, image_lists
 
 Archives = Mapping[str, tuple[str, str]]  # (file name, md5) of each set
 
@@ -86,12 +86,12 @@ def voc(
         if name[2:] not in image_lists(year):
             report.absent[name] = archives[name][0]
             continue
-        images = VocFolder(year, year / "Annotations", year / "JPEGImages").images
-        names = [line for images in find_split(year, name[2:]) for line in images.lines()]
+        [split] = find_split(year, name[2:])
+        names, images = list(split.lines()), split.voc.images
         for image in names:
             if image not in images:
                 report.missing.append(f"{year.name}/JPEGImages/{image}.jpg")
-            if not (year / "Annotations" / f"{image}.xml").is_file():
+            if image not in split.voc.annotations:
                 report.missing.append(f"{year.name}/Annotations/{image}.xml")
         report.pictures[name] = sum(image in images for image in names)
     return report

@@ -294,43 +294,31 @@ def choose_splits(path: Path, train: str, test: str) -> tuple[str, str]:
     prefers_test = test == "val" and sets["test"]
     if has_split(path, train) and has_split(path, test) and not prefers_test:
         return train, test
-    if not any(sets.values()):
-        if len(available) != 1:
-            raise ValueError(
-                f"{path} has the splits {names(available)}, and none is called train; say "
-                "--set train_split=... --set test_split=..."
-            )
+    if not any(sets.values()) and len(available) == 1:
         return f"{available[0]}:train", f"{available[0]}:test"
-    return choose_among(path, available, sets)
 
+    def refusal(problem: str, train: str = "...", test: str = "...", more: str = "") -> ValueError:
+        options = f"--set train_split={train} --set test_split={test}{more}"
+        return ValueError(f"{path} has {problem} say {options}")
 
-def choose_among(
-    path: Path, available: Sequence[str], sets: dict[str, list[str]]
-) -> tuple[str, str]:
-    """The splits for training and testing, of splits by the set that their names mean."""
+    if not any(sets.values()):
+        raise refusal(f"the splits {names(available)}, and none is called train;")
     trains, tests = sets["train"], sets["test"] or sets["val"]
     if len(trains) > 1 and any("trainval" in split.lower() for split in trains):
         # trainval is train and val together.
         both = bool(tests) and tests == sets["test"]
         trains = [split for split in trains if ("trainval" in split.lower()) == both]
     if not trains:
-        raise ValueError(
-            f"{path} has no split to learn from; it has {names(available)}: say "
-            "--set train_split=... --set test_split=..."
-        )
-    if not tests or (tests == sets["val"] and "trainval" in trains[0].lower()):
-        raise ValueError(
-            f"{path} has {display_name(trains[0])} to learn from and nothing to be tested on; say "
-            f"--set train_split={trains[0]}:train --set test_split={trains[0]}:test, which holds "
-            "out a fifth"
-        )
+        raise refusal(f"no split to learn from; it has {names(available)}:")
+    first = trains[0]
+    if not tests or (tests == sets["val"] and "trainval" in first.lower()):
+        problem = f"{display_name(first)} to learn from and nothing to be tested on;"
+        raise refusal(problem, f"{first}:train", f"{first}:test", ", which holds out a fifth")
     for candidates in (trains, tests):
         if len(candidates) > 1:
-            raise ValueError(
-                f"{path} has {names(candidates)}, and it cannot be told which is meant; say "
-                f"--set train_split={trains[0]} --set test_split={tests[0]}, or others"
-            )
-    return trains[0], tests[0]
+            problem = f"{names(candidates)}, and it cannot be told which is meant;"
+            raise refusal(problem, first, tests[0], ", or others")
+    return first, tests[0]
 
 
 def names(splits: Iterable[str]) -> str:
