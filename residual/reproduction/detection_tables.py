@@ -210,8 +210,9 @@ def compared(results: Sequence[Result], metric: Metric, printed: float | None = 
     they are comparable."""
     spread = Spread([value for result in results if (value := metric(result)) is not None])
     ours = str(spread) if spread.values or not results else "no objects"
-    comparable = printed is not None and all(map(is_comparable, results))
-    return [percent(printed), ours, spread.difference(printed) if comparable else ""]
+    if printed is None or not all(map(is_comparable, results)):
+        return [percent(printed), ours, ""]
+    return [percent(printed), ours, spread.difference(printed)]
 
 
 def percent(printed: float | None) -> str:

@@ -112,9 +112,9 @@ class FasterRCNN(nn.Module):
         if samples is None:
             testing, detections = Testing(), []
             for i, output in enumerate(zip(scores, deltas, strict=True)):
-                regions, _ = self.proposals(*output, anchors, size, UNSCALED, testing)
-                vectors = self.region_features(features[i : i + 1], regions, size)
-                decoded = decode_regions(*self.predict(vectors), regions, size)
+                proposals, _ = self.proposals(*output, anchors, size, UNSCALED, testing)
+                vectors = self.region_features(features[i : i + 1], proposals, size)
+                decoded = decode_regions(*self.predict(vectors), proposals, size)
                 detections.append(postprocess(*decoded, testing))
             return detections
         dtype = torch.promote_types(features.dtype, torch.float32)

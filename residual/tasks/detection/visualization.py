@@ -50,12 +50,11 @@ def draw_boxes(
     if captioned:  # last, so that no line crosses a caption
         texts, grounds = [captions[rows[i]] for i in captioned], [colors[i] for i in captioned]
         font = ImageFont.truetype(font_file(), max(MIN_FONT_SIZE, round(shorter / LINES)))
-        lumas = [ImageColor.getcolor(color, "L") for color in grounds]
         origins = caption_origins(placed[captioned].tolist(), texts, font, image.size)
         canvas = draw_bounding_boxes(
             canvas, torch.tensor(list(origins)).repeat(1, 2), texts, grounds, width=0,
             font=font_file(), font_size=int(font.size), fill_labels=True,
-            label_colors=["black" if luma > 128 else "white" for luma in lumas],
+            label_colors=["black" if is_bright(color) else "white" for color in grounds],
         )  # fmt: skip
     drawn: Image.Image = to_pil_image(canvas)
     return drawn
@@ -90,6 +89,12 @@ def caption_origins(
 def shared_area(a: Place, b: Place) -> float:
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
+
+
+def is_bright(color: str) -> bool:
+    """Whether black is read better on a color than white (by its luma, ITU-R BT.601)."""
+    red, green, blue = ImageColor.getrgb(color)[:3]
+    return 0.299 * red + 0.587 * green + 0.114 * blue > 128
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
