@@ -45,9 +45,8 @@ def train(
         return learning_rate(recipe, step), recipe.momentum
 
     for lr, losses in loop.train(learner, batches, phase.end, rates, gradients, options.world):
-        loss, last = losses.sum().float(), learner.step == phase.end
-        step = Step(learner.step, lr, loss, None, recipe.batch, 1, parts=losses.float())
-        yield replace(step, ends_phase=last)
+        loss, parts, last = losses.sum().float(), losses.float(), learner.step == phase.end
+        yield Step(learner.step, lr, loss, None, recipe.batch, 1, parts, last)
 
 
 def accumulate_gradients(
