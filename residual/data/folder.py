@@ -82,7 +82,8 @@ def open_folder(path: Path, root: Path, workers: int = 0, progress: Progress = n
             write_json(cache, {"fingerprint": mark})
     source = FolderSource(path, [entry.path for entry in entries])
     labels = torch.tensor([entry.label for entry in entries])
-    parts = torch.arange(len(entries)).split([len(part) for part in index.sets.values()])
+    sizes = [len(part) for part in index.sets.values()]
+    parts = torch.split(torch.arange(len(entries)), sizes)
     sets: dict[str, Any] = {
         split: ImageFiles(source, ids, labels[ids])
         for split, ids in zip(index.sets, parts, strict=True)
