@@ -1,11 +1,15 @@
-"""Real processes that start quickly, and what is made once for many tests."""
+"""Runs commands, in this process or in one that starts quickly, and keeps what many tests use."""
 
 import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ FORK.set_forkserver_preload(
     [
         "pytest", "torch._dynamo", "typer", "rich.live", "residual.export.predict",
         "residual.tasks.classification.train", "residual.data.folder", "residual.data.sources",
+        "residual.tasks.detection.train", "residual.preparation.imagenet",
     ]
 )  # fmt: skip
 
@@ -42,44 +47,108 @@ class Answer:
     @property
     def complaint(self) -> str:
         """The one sentence on stderr, besides progress, of a command that could not be done."""
-        said = [line for line in self.err.splitlines() if line.startswith("residual: ")]
-        assert len(said) == 1, self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("residual: ")]
+        assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
         assert not self.out
-        return said[0]
-
-
-def spoken(words: list[str], where: str, out: str, err: str) -> None:
-    """In a process of its own: the command, with its output in two files."""
-    os.chdir(where)
-    for stream, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-    sys.argv = ["residual", *words]
-    from residual.cli.app import main
-
-    main()
+        return lines[0]
 
 
 Command = Callable[..., Answer]
 
 
+def call(words: list[str]) -> int:
+    """Run `residual WORDS...` in this process -> its exit status."""
+    arguments, sys.argv = sys.argv, ["residual", *words]
+    from residual.cli.app import main  # reads sys.argv
+
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.argv = arguments
+    return 0
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Warnings as a user has them; torch's settings and the environment are put back."""
+    from residual.device import torch_settings
+
+    environment, settings = dict(os.environ), torch_settings()
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        try:
+            yield
+        finally:
+            settings.set()
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
+
+
 @pytest.fixture(scope="session")
-def command(tmp_path_factory) -> Command:
+def inline(tmp_path_factory) -> Command:
+    """Runs `residual WORDS...` in this process, in an empty folder or in `cwd`."""
+
+    def run(*words: object, cwd: Path | None = None, stdin: bytes = b"") -> Answer:
+        place = tmp_path_factory.mktemp("output")
+        with (
+            (place / "out").open("w") as out,
+            (place / "err").open("w", errors="backslashreplace") as err,
+            pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err),
+            restored(), chdir(cwd or tmp_path_factory.mktemp("empty")),
+        ):  # fmt: skip
+            patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin)))
+            status = call([str(word) for word in words])
+        return Answer(status, (place / "out").read_text(), (place / "err").read_text())
+
+    return run
+
+
+def spoken(words: list[str], where: str, out: str, err: str) -> None:
+    """Run the command in a child process, with its output in two files."""
+    os.chdir(where)
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    sys.exit(call(words))
+
+
+@pytest.fixture(scope="session")
+def process(tmp_path_factory) -> Command:
     """Runs `residual WORDS...` as a process, in an empty folder or in `cwd`."""
 
     def run(*words: object, cwd: Path | None = None) -> Answer:
         place = tmp_path_factory.mktemp("process")
         out, err = place / "out", place / "err"
         where = cwd or tmp_path_factory.mktemp("empty")
-        process = FORK.Process(
+        child = FORK.Process(
             target=spoken, args=([str(word) for word in words], str(where), str(out), str(err))
         )
-        process.start()
-        process.join(120)
-        assert process.exitcode is not None, "the command did not end"
-        return Answer(process.exitcode, out.read_text(), err.read_text())
+        child.start()
+        child.join(120)
+        assert child.exitcode is not None, "the command did not end"
+        return Answer(child.exitcode, out.read_text(), err.read_text())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def command(process) -> Command:
+    """Runs a command as a process; a module whose claims need none takes `inline` instead."""
+    return process
+
+
+@pytest.fixture
+def quick_reader(monkeypatch) -> None:
+    """Lets ImageNet's devkit be read in a process that is forked and not spawned."""
+    monkeypatch.setattr("residual.preparation.imagenet.get_context", lambda _: FORK)
 
 
 EXACT = ("--threads", "1", "--precision", "float32")

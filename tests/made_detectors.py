@@ -1,6 +1,8 @@
 """Detectors with random weights that detect something, for tests."""
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,11 @@ SMALL = replace(
 
 def detector(**fields) -> TrainedDetector:
     """Drawn so that objects of every class are found, with statistics that are not the start's."""
+    return deepcopy(template(**fields))
+
+
+@cache
+def template(**fields) -> TrainedDetector:
     recipe = replace(SMALL, **fields)
     torch.manual_seed(0)
     net = build(recipe, len(CLASSES))

@@ -100,7 +100,7 @@ def test_a_map_has_the_size_that_is_published(name, layer, shape):
 
 def weighted(name: str) -> int:
     """Layers with weights one after another, as a name counts them; no gate is one, and no head."""
-    net = build(name, 10)
+    net = build_meta(name, 10)
     return sum(
         isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and not path.endswith("gate")
         for path, module in net.named_modules()
@@ -190,7 +190,7 @@ def test_vgg_gives_torchvision_s_logits_with_the_same_weights():
 
 def test_googlenet_is_its_plain_definition():
     net = build("googlenet", 5).double()
-    images = torch.randn(2, 3, 224, 224).double()
+    images = torch.randn(1, 3, 224, 224).double()
     p = dict(net.named_parameters())
 
     def conv(x, name, **how):
@@ -223,7 +223,7 @@ def test_googlenet_is_its_plain_definition():
     plain = F.linear(x, p["fc.weight"], p["fc.bias"])
     with torch.no_grad():
         assert torch.allclose(net.eval()(images), plain, atol=1e-9)
-        assert [tuple(each.shape) for each in net.train()(images)] == [(2, 5)] * 3
+        assert [tuple(each.shape) for each in net.train()(images)] == [(1, 5)] * 3
     assert auxiliary(512, 5)(torch.randn(2, 512, 14, 14)).shape == (2, 5)
 
 
@@ -235,7 +235,7 @@ LARGE = ("resnet18", "resnet50-v1.5", "resnet34-A", "vgg16", "googlenet", "bn-in
 def test_a_network_for_photographs_takes_every_size_from_224_up(name, training):
     net = build_meta(name, 7).train(training)
     with torch.no_grad(), ShapesOnly():
-        for size in (*range(224, 330), 481, 640):
+        for size in (*range(224, 257), 301, 329, 481, 640):  # all strides divide 32
             scores = net(torch.empty(2, 3, size, size + 1, device="meta"))
             assert (scores[0] if isinstance(scores, tuple) else scores).shape == (2, 7)
 

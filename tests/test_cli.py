@@ -27,6 +27,11 @@ NAMES = (
 TINY = ("resnet8", "--set", "batch=8", "--set", "norm_group=8", *EXACT)
 
 
+@pytest.fixture(scope="session")
+def command(inline):
+    return inline
+
+
 def module(*words: object) -> subprocess.CompletedProcess:
     """`python -m residual`, in an interpreter of its own."""
     return subprocess.run(
@@ -50,9 +55,9 @@ def test_each_command_has_help_with_an_example(command, name):
     assert f"Example: residual {name}" in " ".join(answer.out.split())
 
 
-def test_there_is_no_traceback_but_with_debug(command, tmp_path):
+def test_there_is_no_traceback_but_with_debug(command, process, tmp_path):
     for words in (("--debug", "resume", tmp_path), ("resume", tmp_path, "--debug")):
-        answer = command(*words)
+        answer = process(*words)
         assert answer.status == 1
         assert "Traceback" in answer.err
         assert "NoRun" in answer.err
@@ -174,9 +179,7 @@ def test_a_failure_that_nobody_hears_has_its_status(streams, status, tmp_path):
     assert (tmp_path / "status").read_text() == f"{status}\n"
 
 
-@pytest.mark.parametrize(
-    ("streams", "status"), [(">&-", 0), (">&- 2>&-", 0), (">/dev/full", 1), ("| true", 0)]
-)
+@pytest.mark.parametrize(("streams", "status"), [(">&- 2>&-", 0), (">/dev/full", 1), ("| true", 0)])
 def test_what_nobody_reads_is_done_and_what_cannot_be_written_is_not(streams, status, tmp_path):
     command, _, pipe = streams.partition("| ")
     words = f"train {' '.join(TINY)} --steps 2 --out {tmp_path}/run"

@@ -73,7 +73,7 @@ def test_torchvisions_networks_give_the_same_scores_under_our_names(depth):
     assert apart(filled(DEPTHS[depth], conversion.state), theirs, 64) < 1e-9
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("depth", [18, 50])
 def test_timms_networks_give_the_same_scores_under_our_names(depth):
     timm = pytest.importorskip("timm", reason="timm is not installed")
     with torch.device("meta"):

@@ -41,7 +41,10 @@ from residual.weights.files import entry, read
 from residual.weights.published import config_of
 from tests import release
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of Pillow's at damaged pictures
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of Pillow's at damaged pictures
+    pytest.mark.usefixtures("quick_reader"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from residual.storage import read_json
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
+def _no_waiting(monkeypatch, quick_reader):
     monkeypatch.setattr(os, "sync", lambda: None)
 
 

@@ -10,6 +10,7 @@ from made_imagenet import KIT, LISTS, TRUTH, VAL, WORDS, meta, write
 from residual.preparation.imagenet import SOLUTION, Labels, devkit_labels, read_labels
 from residual.preparation.imagenet import TRUTH as TRUTH_FILE
 
+pytestmark = pytest.mark.usefixtures("quick_reader")
 LISTS_RAW = {name: text.encode() for name, text in LISTS.items()}
 
 
@@ -37,7 +38,8 @@ def test_line_ends_and_byte_order_marks_change_nothing(tmp_path, files, end, mar
     assert (found.words, found.val) == (WORDS, VAL)
 
 
-def test_only_files_of_the_devkit_are_read(tmp_path):
+def test_only_files_of_the_devkit_are_read(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the reader's process is spawned, as for users
     with tarfile.open(tmp_path / "kit.tar.gz", "w:gz") as archive:
         for name, raw in KIT.items():
             member = tarfile.TarInfo(name)

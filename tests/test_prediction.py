@@ -3,8 +3,6 @@
 import gc
 import os
 import shutil
-import subprocess
-import sys
 import weakref
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,11 @@ from residual.export import engine as engines
 from residual.export.engine import onnxruntime_engine
 from residual.export.predict import answers
 from residual.tasks.classification.load import load
+
+
+@pytest.fixture(scope="session")
+def command(inline):
+    return inline
 
 
 @pytest.fixture(scope="module")
@@ -199,29 +202,23 @@ def test_a_folder_or_a_pattern_without_pictures_is_said(command, finished, tmp_p
     assert "no picture fits *.jpg" in command("predict", finished, "*.jpg", cwd=tmp_path).complaint
 
 
-def test_a_list_of_pictures_is_read_from_stdin(finished, photos):
-    done = subprocess.run(
-        [sys.executable, "-m", "residual", "predict", finished, "-", photos[3], "--top", "1"],
-        input=f"{photos[0]}\n\n{photos[1]}\n", capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
-        str(photos[0]), str(photos[3])
-    ]  # fmt: skip
-    assert "text.jpg is damaged" in done.stderr
+def test_a_list_of_pictures_is_read_from_stdin(command, finished, photos):
+    names = f"{photos[0]}\n\n{photos[1]}\n".encode()
+    done = command("predict", finished, "-", photos[3], "--top", 1, stdin=names)
+    assert done.status == 1 and "text.jpg is damaged" in done.err
+    answered = [line.split(":")[0] for line in done.out.splitlines()]
+    assert answered == [str(photos[0]), str(photos[3])]
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\0", b"\n"])
-def test_a_list_of_another_program_is_read_from_stdin(finished, photos, tmp_path, end):
+def test_a_list_of_another_program_is_read_from_stdin(command, finished, photos, tmp_path, end):
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff a.png"))
     shutil.copy(photos[0], odd)
     quoted = b'"%b"' % os.fsencode(photos[3]) if end != b"\0" else os.fsencode(photos[3])
-    done = subprocess.run(
-        [sys.executable, "-m", "residual", "predict", finished, "-", "--top", "1"],
-        input=end.join([os.fsencode(odd), quoted, b""]), capture_output=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, b"")
-    first, second = done.stdout.decode().splitlines()
+    names = end.join([os.fsencode(odd), quoted, b""])
+    done = command("predict", finished, "-", "--top", 1, stdin=names)
+    assert (done.status, done.err) == (0, "")
+    first, second = done.out.splitlines()
     assert first.startswith(repr(str(odd)) + ": ")
     assert second.startswith(f"{photos[3]}: ")
 

@@ -23,23 +23,23 @@ from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
 from residual.training.task import RunOptions
 
-STEPS = 24
+STEPS = 12
 RECIPE = replace(
-    DIGITS, network="resnet8", batch=16, norm_group=8, steps=STEPS, drops=(12, 18), warmup=(3, 0.01)
+    DIGITS, network="resnet8", batch=16, norm_group=8, steps=STEPS, drops=(6, 9), warmup=(3, 0.01)
 )
 Death = tuple[str, int, float]
 
 
-def twenty_moments(seed: int) -> list[Death]:
+def deaths(seed: int) -> list[Death]:
     """How a process dies, at which count, and after how many seconds more."""
     draw = random.Random(seed)
     return [
         ("before it is a run", draw.randint(1, 5), 0),
         ("before the first checkpoint", draw.randint(1, STEPS - 1), 0),
         ("after the end", 0, 0),
-        *(("in the middle of a checkpoint", n, 0) for n in draw.sample(range(1, STEPS), 4)),
-        *(("at a flush to the disk", n, 0) for n in draw.sample(range(1, 2 * STEPS + 4), 6)),
-        *(("at any time", n, draw.random() / 50) for n in draw.sample(range(STEPS), 7)),
+        *(("in the middle of a checkpoint", n, 0) for n in draw.sample(range(1, STEPS), 2)),
+        *(("at a flush to the disk", n, 0) for n in draw.sample(range(1, 2 * STEPS + 4), 4)),
+        *(("at any time", n, draw.random() / 50) for n in draw.sample(range(STEPS), 3)),
     ]
 
 
@@ -124,19 +124,15 @@ def ended(run: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert lives(run) == 0
+    work(run)
     assert lines(run) == STEPS
     return ended(run)
 
 
-MOMENTS = twenty_moments(seed=0)
+DEATHS = deaths(seed=0)
 
 
-def test_there_are_twenty_moments():
-    assert len(MOMENTS) == 20
-
-
-@pytest.mark.parametrize("death", MOMENTS, ids=[f"{how}, {count}" for how, count, _ in MOMENTS])
+@pytest.mark.parametrize("death", DEATHS, ids=[f"{how}, {count}" for how, count, _ in DEATHS])
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, whole, death):
     run, (how, *_) = tmp_path / "run", death
     middle = how == "in the middle of a checkpoint"
@@ -148,22 +144,22 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, whole, death):
         assert not folder.checkpoints(run)
     assert (run / "recipe.json").exists() != (how == "before it is a run")
     assert (run / "result.json").exists() or how != "after the end"
-    assert lives(run) == 0
+    work(run)
     assert ended(run) == whole
     assert not list(run.rglob("*.partial"))
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, whole):
-    deaths = 0
-    while lives(tmp_path / "run", "at a flush to the disk", 11) != 0:
-        deaths += 1
-    assert deaths > 3
+    times = 0
+    while lives(tmp_path / "run", "at a flush to the disk", 7) != 0:
+        times += 1
+    assert times > 3
     assert ended(tmp_path / "run") == whole
 
 
 def test_a_checkpoint_that_is_cut_off_or_changed_is_passed_over(tmp_path, whole):
     run = tmp_path / "run"
-    lives(run, "at a flush to the disk", 27)
+    lives(run, "at a flush to the disk", 17)
     *_, before, newest = folder.checkpoints(run)
     newest.write_bytes(newest.read_bytes()[:-9])
     changed = bytearray(before.read_bytes())
@@ -172,13 +168,13 @@ def test_a_checkpoint_that_is_cut_off_or_changed_is_passed_over(tmp_path, whole)
     (run / "checkpoints" / "step-00000099.safetensors.partial").write_bytes(bytes(changed[:1000]))
     first = next(advance(run, digits(), RunOptions()))
     assert f"{newest} is damaged" in first.notice
-    assert lives(run) == 0
+    work(run)
     assert ended(run) == whole
 
 
 # The command line of the same training, and the real thing: an interpreter of its own.
 WORDS = (
-    *("resnet8", "--set", "batch=16", "--set", "norm_group=8", "--steps", "100"),
+    *("resnet8", "--set", "batch=16", "--set", "norm_group=8", "--steps", "50"),
     *("--checkpoint-minutes", "0", *EXACT),
 )
 
@@ -207,10 +203,9 @@ def spawned(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-@pytest.mark.parametrize("at", [3, 60])
-def test_the_command_goes_on_exactly_after_kill_9(tmp_path, expected, at):
+def test_the_command_goes_on_exactly_after_kill_9(tmp_path, expected):
     run = tmp_path / "run"
-    assert spawned(run, at, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert spawned(run, 10, signal.SIGKILL).returncode == -signal.SIGKILL
     assert not (run / "result.json").exists()
     words = [sys.executable, "-m", "residual", "resume", str(run), "--json"]
     again = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -222,20 +217,20 @@ def test_the_command_goes_on_exactly_after_kill_9(tmp_path, expected, at):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_run_and_ends_the_command(command, tmp_path, expected, number, status):
     run = tmp_path / "run"
-    stopped = spawned(run, 20, number)
+    stopped = spawned(run, 10, number)
     assert stopped.returncode == status, stopped.stderr
     assert not stopped.stdout
     *_, last = stopped.stderr.splitlines()
     step = folder.read_log(run / "log.jsonl")[-1]["step"]
     assert last == f"residual: stopped at step {step}; go on with: residual resume {run}"
-    assert 20 <= step < 100
+    assert 10 <= step < 50
     assert folder.checkpoints(run)[-1].name == f"step-{step:08}.safetensors"
     assert command("resume", run).status == 0
     assert ended(run) == expected
 
 
-@pytest.mark.parametrize("streams", ["2>&-", ">&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("streams", [">&- 2>&-", "2>/dev/full"])
 def test_a_signal_ends_the_command_alike_where_nobody_hears_it(tmp_path, streams):
     run = tmp_path / "run"
-    assert spawned(run, 20, signal.SIGTERM, streams).returncode == 143
+    assert spawned(run, 10, signal.SIGTERM, streams).returncode == 143
     assert folder.checkpoints(run)

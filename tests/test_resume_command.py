@@ -20,6 +20,11 @@ from residual.training.task import RunOptions
 RECIPE = replace(CIFAR, network="resnet8", batch=8, norm_group=8, steps=6, drops=(4,))
 
 
+@pytest.fixture(scope="session")
+def command(inline):
+    return inline
+
+
 def start(run: Path, pictures: Path, steps: int) -> Path:
     """A run that so many steps were taken of, each with its checkpoint."""
     root = pictures.parent / "root"
@@ -194,6 +199,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_not_passed_over(command,
     tensors, header = checkpoint.read(newest)
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
     checkpoint.save(newest, tensors, header)
+    monkeypatch.undo()
     for word in ("resume", "evaluate"):
         answer = command(word, run)
         assert answer.status == 1
