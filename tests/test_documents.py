@@ -122,6 +122,7 @@ def test_a_copy_of_the_data_alone_is_on_no_page_of_a_table(tmp_path):
     drawn = drawn_of(tmp_path, "table6", [training("resnet20", 10.0, data="CIFAR-10 (JPEG copy)")])
     page = entry_page("table6", drawn, {}, PACKAGE)
     assert "Not run by us" in page and "JPEG" not in page and "beginning.md" in page
+    assert cells(page, "ResNet-20")[-1].startswith("not run; 1.0e15 multiply-adds")
 
 
 def test_every_recipe_and_every_field_is_in_the_table_of_recipes():

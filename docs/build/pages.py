@@ -6,7 +6,7 @@ from pathlib import Path
 from docs.build import benchmarks
 from docs.build.choices import choices_of, choices_page
 from docs.build.claims import CLAIMS
-from docs.build.costs import Speeds, budget_costs, entry_costs, training_speeds
+from docs.build.costs import DIGITS, Speeds, budget_costs, entry_costs, training_speeds
 from docs.build.readme import between_marks, readme_excerpt
 from docs.build.recipes import recipes_page
 from docs.build.selection import (
@@ -32,7 +32,6 @@ RESULTS_ORDER = (
     *("table7", "table8", "table9", "table10", "table11"),
 )
 CHOICES = "choices-and-deviations.md"
-DEMO_DATA = "digits"  # is in the demo and in no table or figure of the paper
 
 GUIDES = {  # page: title and content
     "start.md": ("Start here", "install, the first training, names of networks"),
@@ -51,7 +50,7 @@ DEMO_TITLE = "The demo: plain and residual networks on handwritten digits"
 def documents(root: Path, figures: Path) -> dict[Path, str]:
     """The content of each generated file. Figures are written to a folder."""
     docs, results, package, readme = root / "docs", root / RESULTS, root / "residual", "README.md"
-    data = set(fingerprints(read_results(results, "data"), DEMO_DATA))
+    data = set(fingerprints(read_results(results, "data"), DIGITS))
     drawn = {name: list(pages(name, results, figures, None, data)) for name in RESULTS_ORDER}
     demo = list(pages("demo", results, figures))
     speeds = training_speeds(results)
@@ -93,7 +92,9 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
     if page:
         parts = best_parts(name, page, speeds)
     else:
-        parts = ["Not run by us, so we claim nothing.", CATALOG[name].table([])]
+        table = CATALOG[name].table([])
+        costs = network_costs(name, table, "", None, speeds)
+        parts = ["Not run by us, so we claim nothing.", with_costs(table, costs)]
     if rest(name, drawn):
         link = f"[How training begins](beginning.md#{slug(claim.title)})"
         parts.append(f"{link} has shorter trainings, and those on other data.")
@@ -102,13 +103,20 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
 
 def best_parts(name: str, page: Page, speeds: Speeds) -> list[str]:
     """A page with the cost of each network that was not run at this budget."""
-    costs = {}
-    if CATALOG[name].data != BOXES:
-        labels = {network_of_row(line[1:].split("|")[0].strip()) for line in page.table.split("\n")}
-        networks = sorted(labels & {spec.name for spec in map(model_spec, NETWORKS)})
-        data = page.results[0]["data"]["name"]
-        costs = budget_costs(networks, data, steps_of(name, page), speeds)
-    return page_parts(CLAIMS[name].title, page, with_costs(page, costs))
+    data = page.results[0]["data"]["name"]
+    costs = network_costs(name, page.table, data, steps_of(name, page), speeds)
+    return page_parts(CLAIMS[name].title, page, with_costs(page.table, costs))
+
+
+def network_costs(
+    name: str, table: str, data: str, steps: int | None, speeds: Speeds
+) -> dict[str, str]:
+    """The cost of each network that has a row in a table, at a budget; none of detectors."""
+    if CATALOG[name].data == BOXES:
+        return {}
+    labels = {network_of_row(line[1:].split("|")[0].strip()) for line in table.split("\n")}
+    networks = sorted(labels & {model_spec(network).name for network in NETWORKS})
+    return budget_costs(networks, data, steps, speeds)
 
 
 def page_parts(title: str, page: Page, table: str) -> list[str]:

@@ -70,15 +70,15 @@ def without_gaps(page: Page) -> str:
     return edited(page.table, edit)
 
 
-def with_costs(page: Page, costs: Mapping[str, str]) -> str:
-    """The table of a page; the row of a network that was not run says what it costs."""
+def with_costs(table: str, costs: Mapping[str, str]) -> str:
+    """A table in which the row of a network that was not run says what it costs."""
 
     def edit(row: list[str]) -> list[str]:
         network = network_of_row(row[0])
         cost = f"{NOT_RUN}; {costs[network]}" if network in costs else NOT_RUN
         return [cost if cell == NOT_RUN else cell for cell in row]
 
-    return edited(page.table, edit)
+    return edited(table, edit)
 
 
 def depths(page: Page) -> list[int]:

@@ -233,7 +233,7 @@ def table6(results: Sequence[Result]) -> str:
         cells = [str(layers or ""), f"{parameters / 1e6:.2f}M", text]
         rows.append([name, *cells, str(spread), spread.difference(compared)])
     header = ["method", "layers", "parameters", "paper, error %", "ours, error %", "ours - paper"]
-    if not all(map(has_paper_budget, results)):
+    if not (results and all(map(has_paper_budget, results))):
         header, rows = header[:-1], [row[:-1] for row in rows]
     trained = {network_of(result) for result in results}
     remark = BASELINE_REMARK if trained & set(TABLE_6_BASELINES.values()) else ""
