@@ -8,7 +8,7 @@ from made_results import cells, detector, training
 
 from docs.build import benchmarks
 from docs.build.claims import CLAIMS
-from docs.build.pages import beginning_page, documents, entry_page, index
+from docs.build.pages import beginning_page, documents, entry_page, index, short_title
 from docs.build.readme import between_marks, readme_excerpt
 from docs.build.recipes import NAMES, recipes_page
 from docs.build.selection import demonstration
@@ -123,6 +123,14 @@ def test_a_copy_of_the_data_alone_is_on_no_page_of_a_table(tmp_path):
     page = entry_page("table6", drawn, {}, PACKAGE)
     assert "Not run by us" in page and "JPEG" not in page and "beginning.md" in page
     assert cells(page, "ResNet-20")[-1].startswith("not run; 1.0e15 multiply-adds")
+
+
+def test_a_long_title_is_a_short_heading_and_a_sentence():
+    title = "BCCD test (fingerprint a96823c0), recipe scratch, 2,000 steps, scales [32, 64], bins 7"
+    heading, details = short_title(title)
+    assert heading == "BCCD test, 2,000 steps"
+    assert details == "Fingerprint a96823c0, recipe scratch, scales [32, 64], bins 7"
+    assert short_title("CIFAR-10, 640 steps, bins 7") == ("CIFAR-10, 640 steps, bins 7", "")
 
 
 def test_every_recipe_and_every_field_is_in_the_table_of_recipes():

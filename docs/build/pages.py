@@ -44,6 +44,7 @@ GUIDES = {  # page: title and content
     "architecture.md": ("Architecture", "packages, code paths, a new network or task"),
     "results.md": ("Results", "all numbers of ours, and measured speeds"),
 }
+LONG_TITLE = 60  # characters that fit into a heading
 DEMO_TITLE = "The demo: plain and residual networks on handwritten digits"
 
 
@@ -119,8 +120,20 @@ def network_costs(
     return budget_costs(networks, data, steps, speeds)
 
 
+def short_title(title: str) -> tuple[str, str]:
+    """A heading of the data and the steps, and the rest of a long title as a sentence."""
+    if len(title) <= LONG_TITLE:
+        return title, ""
+    data, *others = title.split(", ")
+    data, _, fingerprint = data.rstrip(")").partition(" (fingerprint ")
+    budget = [part for part in others if part.endswith(" steps")]
+    details = ", ".join(part for part in others if part not in budget)
+    return ", ".join([data, *budget]), f"Fingerprint {fingerprint}, {details}"
+
+
 def page_parts(title: str, page: Page, table: str) -> list[str]:
-    parts = [f"### {page.title}", table]
+    heading, details = short_title(page.title)
+    parts = [f"### {heading}", *[f"{details}."] * bool(details), table]
     if page.figures:
         picture = f"../results/figures/{page.figures[0].name}"
         parts.append(f"![{title}, {page.title}]({picture})")
@@ -146,12 +159,10 @@ def index(drawn: Pages) -> str:
     ]
     for name, claim in CLAIMS.items():
         page = best(name, drawn.get(name, ()))
-        state = page.title.split(", ") if page else ["not run by us"]
+        state = short_title(page.title)[0] if page else "not run by us"
         if claim.networks or name == "table1":
-            state = ["computed"]
-        short = state[0].split(" (fingerprint")[0]
-        budget = [part for part in state[1:] if part.endswith(" steps")]
-        lines.append(f"- [{claim.title}]({name}.md): {', '.join([short, *budget])}")
+            state = "computed"
+        lines.append(f"- [{claim.title}]({name}.md): {state}")
     lines += ["", f"Not covered: {NOT_COVERED}. "]
     lines[-1] += "Shorter trainings are in [How training begins](beginning.md)."
     return "\n".join(lines) + "\n"
@@ -169,14 +180,17 @@ def results_page(drawn: Pages, demo: Sequence[Page], speeds: Speeds, folder: Pat
         f"## {CLAIMS['table1'].title}",
         CATALOG["table1"].table([]),
     ]
-    for name, some in drawn.items():
-        parts.append(f"## {CLAIMS[name].title}")
-        if page := best(name, some):
-            parts += best_parts(name, page, speeds)
-        else:
-            parts.append(f"Not run by us; [{name}.md]({name}.md) has the command and its cost.")
     for page in demo:
         parts += [f"## {DEMO_TITLE}", *page_parts(DEMO_TITLE, page, page.table)]
+    missing = []
+    for name, some in drawn.items():
+        if page := best(name, some):
+            parts += [f"## {CLAIMS[name].title}", *best_parts(name, page, speeds)]
+        else:
+            missing.append(f"- [{CLAIMS[name].title}]({name}.md)")
+    if missing:
+        text = "Each page has the command and its cost.\n\n" + "\n".join(missing)
+        parts += ["## Not run by us", text]
     for title, text in benchmarks.sections(folder):
         parts += [f"## {title}", text]
     return "\n\n".join(parts) + "\n"
