@@ -1,6 +1,7 @@
 """Which results a page shows: the largest budget on the best data. The rest is in an appendix."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import compress
 
 from residual.models.registry import model_spec
 from residual.reproduction.catalog import CATALOG, Page
@@ -50,11 +51,14 @@ def network_of_row(label: str) -> str:
 
 
 def edited(table: str, edit: Callable[[list[str]], list[str] | None]) -> str:
-    """A Markdown table, and the text below it, with each row edited; a row of None is dropped."""
+    """A Markdown table, and the text below it, with each row edited; a row of None is dropped, and
+    so is a column without a value."""
     lines = table.splitlines()
     end = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
     header, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[:end]]
     kept = [row for row in map(edit, rows) if row is not None]
+    used = [any(row[i] for row in kept) or not kept for i in range(len(header))]
+    header, *kept = [list(compress(row, used)) for row in (header, *kept)]
     return "\n".join([markdown(header, kept), *lines[end:]])
 
 
