@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,11 +158,13 @@ def place(tmp_path_factory, finished) -> Path:
 
 
 @pytest.mark.parametrize(("page", "n"), PYTHON, ids=str)
-def test_every_python_snippet_runs(page, n, place):
-    """In a process of its own; long trainings are shortened, in files that are not there."""
+def test_every_python_snippet_runs(page, n, place, tmp_path):
+    """In a process and a folder of its own; long trainings are shortened."""
     code = blocks(page, "python")[n].replace("steps=300", "steps=2")
     compile(code, str(page), "exec")
+    shutil.copytree(place, tmp_path / "here", symlinks=True)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", code], cwd=tmp_path / "here", capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
     assert not done.returncode, f"{page}, block {n + 1}: {done.stderr[-800:]}"
