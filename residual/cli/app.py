@@ -90,8 +90,8 @@ def group(text: str, *commands: Callable[..., None]) -> typer.Typer:
 app = group(
     "Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).",
     *(models.networks, models.describe, train.train, runs.resume, train.statistics),
-    *(evaluate.evaluate, export.predict, export.export, evaluate.report, evaluate.responses),
-    *(reproduce.reproduce, convert.convert),
+    *(evaluate.evaluate, evaluate.report, evaluate.responses),
+    *(export.predict, export.explain, export.export, reproduce.reproduce, convert.convert),
 )
 data_sets = group("Check, prepare and pack folders of pictures.", data.check, data.pack)
 public = "Put a public data set in its form, from its archives."

@@ -1,4 +1,4 @@
-"""The commands `predict` and `export`."""
+"""The commands `predict`, `explain` and `export`."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -89,6 +89,45 @@ def format_labels(answer: dict[str, Any]) -> str:
     """The labels and probabilities of one image."""
     labels = ", ".join(f"{x['label']} {100 * x['probability']:.1f} %" for x in answer["labels"])
     return f"{display_name(answer['image'])}: {labels}"
+
+
+def explain(
+    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
+    ],
+    out: Annotated[Path, typer.Option(help="A folder for the pictures with their maps.")],
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Of which class; by default of the best.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw over pictures where a network sees a class: its class activation map (CAM or Grad-CAM).
+
+    Example: residual explain runs/resnet50-1 cat.jpg --out maps --class tabby
+    """
+    from residual.analysis.explain import explain_files
+
+    config = compute_config(device, threads, "float32", False)
+    paths = image_paths(images)
+    trained = load_trained(path).placed(config)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write {out}: {error.strerror}") from None
+    with config.activate():
+        answers = explain_files(trained, paths, class_name, out)
+        failed = print_answers(answers, as_json, format_explanation)
+    if failed:
+        raise typer.Exit(1)
+
+
+def format_explanation(answer: dict[str, Any]) -> str:
+    """The class, its probability and the drawing of one image."""
+    label = f"{answer['label']} {100 * answer['probability']:.1f} %, {answer['method']}"
+    return f"{display_name(answer['image'])}: {label} drawn in {answer['drawing']}"
 
 
 def image_paths(words: list[str]) -> Iterator[Path]:

@@ -208,11 +208,19 @@ def scaled_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return int(shorter * width / height), shorter
 
 
+def center_box(
+    size: tuple[int, int], crop: tuple[int, int], shorter: int
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """(width, height) of an image that is resized to this shorter side, and left, top, right and
+    bottom of the centre (height, width) in it."""
+    width, height = scaled_size(size, shorter)
+    left, top = (round((width - crop[1]) / 2), round((height - crop[0]) / 2))
+    return (width, height), (left, top, left + crop[1], top + crop[0])
+
+
 def center_crop(image: Image.Image, size: tuple[int, int], shorter: int) -> Image.Image:
     """The centre (height, width) of an image that is resized to this shorter side."""
-    width, height = scaled_size(image.size, shorter)
-    left, top = (round((width - size[1]) / 2), round((height - size[0]) / 2))
-    box = left, top, left + size[1], top + size[0]
+    (width, height), box = center_box(image.size, size, shorter)
     return resize(image, (height, width)).crop(box)
 
 

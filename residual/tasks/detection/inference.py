@@ -1,7 +1,6 @@
 """Inference: from image files to detections, by one detector or an ensemble (Sec. 4.3, App. B)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,12 @@ from torch import Tensor
 
 from residual.data.decode import DamagedImage, open_image
 from residual.device import ComputeConfig, raise_non_finite
-from residual.storage import write_atomic
 from residual.tasks.detection.boxes import UNSCALED, Detections, grid_anchors, merge_proposals
 from residual.tasks.detection.faster_rcnn import FasterRCNN, decode_regions, postprocess
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.loader import ResizedImage, load_image, normalize
 from residual.tasks.detection.recipe import VOC07, DetectionRecipe, Testing
-from residual.tasks.detection.visualization import draw_boxes
+from residual.tasks.detection.visualization import draw_boxes, write_drawing
 
 # Pixels: of several scales, a region takes those at which its area is closest to this square's
 # (SPP-net).
@@ -211,13 +209,7 @@ def predict(
         ]
         if folder is not None:
             captions = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-            content = BytesIO()
-            draw_boxes(open_image(path), boxes, captions, labels).save(content, "PNG")
-            target, n = folder / f"{path.stem}-boxes.png", 1
-            while target in written:
-                n += 1
-                target = folder / f"{path.stem}-boxes-{n}.png"
-            written.add(target)
-            write_atomic(target, content.getvalue())
+            drawing = draw_boxes(open_image(path), boxes, captions, labels)
+            target = write_drawing(drawing, folder, f"{path.stem}-boxes", written)
             answer["drawing"] = str(target)
         yield answer

@@ -1,11 +1,14 @@
 """Images with boxes and captions drawn on them, and contact sheets of images."""
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+
+from residual.storage import write_atomic
 
 # Sasha Trubetskoy, "List of 20 simple, distinct colors" (2017), without white, black, grey, and
 # the red and maroon, which could be occupied for the color of bad boxes.
@@ -121,3 +124,16 @@ def add_title(image: Image.Image, text: str) -> Image.Image:
     titled.paste(image, (0, 0))
     ImageDraw.Draw(titled).text((0, image.height + 1), text, "black", font)
     return titled
+
+
+def write_drawing(image: Image.Image, folder: Path, name: str, written: set[Path]) -> Path:
+    """Write NAME.png, or NAME-2.png and so on where files of these names were written before."""
+    path, n = folder / f"{name}.png", 1
+    while path in written:
+        n += 1
+        path = folder / f"{name}-{n}.png"
+    written.add(path)
+    content = BytesIO()
+    image.save(content, "PNG")
+    write_atomic(path, content.getvalue())
+    return path
