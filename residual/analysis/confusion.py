@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.int64]  # (C, C): images of a class (row) that were taken for a class (column)
@@ -45,19 +44,13 @@ def class_scores(matrix: Matrix, names: Sequence[str]) -> list[ClassScores]:
 
 
 def draw_confusion(axes: Axes, matrix: Matrix, classes: Sequence[str]) -> None:
-    """Draw each row as shares of its class: right answers in blue, mistakes in red.
+    """Draw each row as shares of its class, on one scale of colours from zero to all.
 
-    Red has its own square-root scale up to the most frequent mistake, so that rare mistakes are
-    visible. Up to 20 classes have counts in the cells, up to 50 have names beside the axes.
+    Up to 20 classes have counts in the cells, up to 50 have names beside the axes.
     """
     n = len(matrix)
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
-    right = np.eye(n, dtype=bool)
-    mistakes = np.ma.masked_where(right | (shares == 0), shares)
-    worst = max(float(mistakes.max()), 1e-9) if mistakes.count() else 1.0
-    hits, norm = np.ma.masked_where(~right, shares), PowerNorm(0.5, 0, 1.25 * worst)
-    axes.imshow(hits, cmap="Blues", vmin=0, vmax=1.25, interpolation="nearest")
-    axes.imshow(mistakes, cmap="Reds", norm=norm, interpolation="nearest")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xlabel="answer", ylabel="class")
     axes.tick_params(length=0, labelsize=9)
     if n <= 50:
@@ -68,7 +61,6 @@ def draw_confusion(axes: Axes, matrix: Matrix, classes: Sequence[str]) -> None:
         axes.set_yticks(range(n), names, fontsize=size, parse_math=False)
     if n <= 20:
         for row, column in np.argwhere(matrix).tolist():
-            share = shares[row, column] / (1.0 if row == column else worst)
-            colour = "white" if share > 0.6 else "0.15"
+            colour = "white" if shares[row, column] > 0.6 else "0.15"
             count = f"{matrix[row, column]:,}"
             axes.text(column, row, count, ha="center", va="center", fontsize=9, color=colour)

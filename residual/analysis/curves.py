@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from residual.storage import write_atomic
 
 Point = tuple[int, float]  # step, error in percent
+Band = tuple[int, float, float]  # step, lowest and highest error in percent
 Line = dict[str, Any]
 
 MAX_POINTS = 400  # more training points than this are averaged in bins of steps
@@ -50,6 +51,7 @@ class Curve:
     training: Sequence[Point]
     test: Sequence[Point]
     bin_width: int = 0  # steps that a training point averages; 0: points are as logged
+    bands: Sequence[Band] = ()  # around the errors, for several seeds
 
 
 def curve_from_log(label: str, lines: Iterable[Line], colour: str | None = None) -> Curve:
@@ -116,6 +118,10 @@ def draw_curves(
                 marker="o" if len(points) == 1 else "",
                 markersize=4,
             )
+        if curve.bands:
+            steps, low, high = zip(*curve.bands, strict=True)
+            x = [step / unit for step in steps]
+            axes.fill_between(x, low, high, color=colours[curve.colour], alpha=0.2, linewidth=0)
     style_axes(axes)
     ends = [(c, (c.test or c.training)[-1][1]) for c in curves if c.test or c.training]
     worst = max((error for _, error in ends), default=0.0)

@@ -13,13 +13,12 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from residual.analysis.calibration import draw_calibration, expected_calibration_error
+from residual.analysis.comparison import differing_fields, group_runs, summarize_run
 from residual.analysis.confusion import ClassScores, class_scores, draw_confusion
 from residual.analysis.curves import COLOURS, curve_from_log, draw_curves, save_figure, style_axes
-from residual.runs.folder import is_detection, read_log
+from residual.runs.folder import is_detection
 from residual.storage import damage_errors, read_json, write_atomic
-from residual.tasks.classification.load import read_recipe
-from residual.tasks.detection.load import read_recipe as read_detection_recipe
-from residual.training.recipe import to_json
 
 Log = Sequence[dict[str, Any]]
 
@@ -33,26 +32,24 @@ MAX_POINTS = 100  # of a loss curve
 MAX_WEAKEST = 5  # classes that are highlighted
 
 
-def report(run: Path) -> Path:
+def report(run: Path, mistakes: Mapping[str, Any] | None = None) -> Path:
     """Write a run's report/ and return its page, report.html, which needs no other file.
 
-    Beside the page are its figures as PNG and SVG and, for a classifier, per-class.csv. Raises
-    ValueError if there is no run, or if one of its files is damaged.
+    `mistakes` are those of mistakes.py; without them the page has none. Beside the page are its
+    figures as PNG and SVG and, for a classifier, per-class.csv. Raises ValueError if there is no
+    run, or if one of its files is damaged.
     """
+    summary, mistakes = summarize_run(run), mistakes or {}
+    recipe, log, result = (summary[key] for key in ("recipe", "log", "result"))
     is_detector = is_detection(run)
-    recipe = to_json(read_detection_recipe(run) if is_detector else read_recipe(run))
-    log, result = read_log(run / "log.jsonl"), read_optional(run / "result.json")
-    environment = read_optional(run / "environment.json")
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     last = recipe["steps"] if result else 0
     context = {
+        **summary,
+        **mistakes,
         "is_detector": is_detector,
-        "title": f"{recipe['network']}: report of {run.resolve().name}",
-        "recipe": recipe,
-        "result": result,
-        "environment": environment,
-        "data": result.get("data", environment.get("data", {})),
+        "title": f"{recipe['network']}: report of {summary['name']}",
         "step": max((line["step"] for line in log), default=last),
     }
     if is_detector:
@@ -60,14 +57,12 @@ def report(run: Path) -> Path:
             context["curves"] = save_svg(loss_figure(log), folder / "losses")
     else:
         context |= classifier_figures(run, recipe["network"], log, result)
+        if "calibration" in mistakes:
+            figure = draw_calibration(mistakes["calibration"])
+            context["reliability"] = save_svg(figure, folder / "calibration")
+            context["calibration_error"] = expected_calibration_error(mistakes["calibration"])
     write_atomic(folder / "report.html", render(context).encode(errors="backslashreplace"))
     return folder / "report.html"
-
-
-def read_optional(path: Path) -> dict[str, Any]:
-    """The content of a JSON file without its format; {} if the run does not have it yet."""
-    content = read_json(path) if path.is_file() else {}
-    return {key: value for key, value in content.items() if key != "format"}
 
 
 def classifier_figures(
@@ -76,7 +71,7 @@ def classifier_figures(
     """Error curves and, of a finished run, the confusion matrix and the scores of each class."""
     context: dict[str, Any] = {}
     folder, split = run / "report", result.get("data", {}).get("split", "test")
-    curve = curve_from_log(network, log or result.get("curve", []))
+    curve = curve_from_log(network, log)
     if curve.training or curve.test:
         figure = Figure(figsize=(7.2, 4.0), layout="constrained")
         draw_curves(figure.subplots(), [curve], split=split)
@@ -123,20 +118,31 @@ def csv_table(rows: Sequence[ClassScores]) -> bytes:
 
 
 def overlay(runs: Sequence[Path], out: Path) -> list[Path]:
-    """Draw the curves of several runs in one figure, OUT.png and OUT.svg.
+    """Draw the curves of several classifiers in one figure, OUT.png and OUT.svg.
 
-    A curve is labelled with its network, or with its folder if two runs have the same network.
+    Runs that differ in their seeds alone are one curve, with a band. A curve is labelled with its
+    network, or with its folders if two curves have the same network.
     """
-    networks = [read_recipe(run).network for run in runs]
-    distinct = len(set(networks)) == len(networks)
-    labels = networks if distinct else [run.resolve().name for run in runs]
-    curves = [
-        curve_from_log(label, read_log(run / "log.jsonl"), network if distinct else None)
-        for label, run, network in zip(labels, runs, networks, strict=True)
-    ]
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    draw_curves(figure.subplots(), curves)
+    draw_curves(figure.subplots(), [group["curve"] for group in group_runs(runs)])
     return save_figure(figure, out)
+
+
+def compare(runs: Sequence[Path], out: Path) -> list[Path]:
+    """Write a page, OUT.html, that compares several runs, and the figures of `overlay`."""
+    groups, page = group_runs(runs), out.with_suffix(".html")
+    networks = ", ".join(dict.fromkeys(group["runs"][0]["recipe"]["network"] for group in groups))
+    classifiers = [run for run in runs if not is_detection(run)]
+    figures = overlay(classifiers, out) if classifiers else []
+    context = {
+        "title": f"{len(runs)} runs compared: {networks}",
+        "groups": groups,
+        "fields": differing_fields(groups),
+        "same_data": len({group["runs"][0]["data"].get("fingerprint") for group in groups}) == 1,
+        "curves": svg_address(figures[1]) if figures else "",
+    }
+    write_atomic(page, render(context).encode(errors="backslashreplace"))
+    return [page, *figures]
 
 
 def loss_figure(log: Log) -> Figure:
@@ -159,7 +165,11 @@ def loss_figure(log: Log) -> Figure:
 
 def save_svg(figure: Figure, stem: Path) -> str:
     """Write a figure as PNG and SVG -> the address of the SVG for a page that contains it."""
-    _, svg = save_figure(figure, stem)
+    return svg_address(save_figure(figure, stem)[1])
+
+
+def svg_address(svg: Path) -> str:
+    """An SVG file as an address with its content."""
     return f"data:image/svg+xml;base64,{b64encode(svg.read_bytes()).decode()}"
 
 

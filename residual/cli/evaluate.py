@@ -17,12 +17,14 @@ from residual.cli.options import (
     Workers,
     compute_config,
     data_of,
+    load_detectors,
     load_pictures,
     load_trained,
     usage_errors,
 )
 from residual.cli.progress import counting, joined
-from residual.storage import display_name, json_text
+from residual.cli.runs import data_of_run
+from residual.storage import display_name, json_text, read_json_object
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
@@ -141,21 +143,52 @@ def views_in_words(record: dict[str, Any]) -> str:
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="The runs' folders.")],
+    mistakes: Annotated[
+        bool,
+        typer.Option(help="Evaluate the test images again, to show mistakes and calibration."),
+    ] = True,
+    data: Data_ = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 2,
 ) -> None:
-    """Draw curves, confusion matrix and per-class table of a run; curves of several in one figure.
+    """Write a page about a run: curves, classes, mistakes, calibration; compare several runs.
 
     Example: residual report runs/resnet20-1
     """
-    from residual.analysis.report import overlay
+    from residual.analysis.report import compare
     from residual.analysis.report import report as write_report
     from residual.runs.folder import is_detection
 
+    config = compute_config(device, threads, "float32", False)
     for run in runs:
-        print(write_report(run))
-    classifiers = [run for run in runs if not is_detection(run)]
-    if len(classifiers) > 1:
-        for path in overlay(classifiers, classifiers[0] / "report" / "together"):
+        mistakes_of_run = {}
+        try:
+            if mistakes and (run / "result.json").is_file():
+                mistakes_of_run = find_mistakes(run, config, workers, data)
+        except (OSError, ValueError) as error:
+            typer.echo(f"residual: {error}; the report is without mistakes", err=True)
+        print(write_report(run, mistakes_of_run), flush=True)
+    if len(runs) > 1:
+        first = next((run for run in runs if not is_detection(run)), runs[0])
+        for path in compare(runs, first / "report" / "together"):
             print(path)
+
+
+def find_mistakes(run: Path, config: Any, workers: int, data: str | None) -> dict[str, Any]:
+    """The mistakes of a finished run on its test images."""
+    from residual.analysis import mistakes
+    from residual.runs.folder import is_detection
+    from residual.tasks.classification.inference import InferenceOptions
+    from residual.tasks.detection.evaluate import EvalOptions
+
+    _, pictures = data_of_run(run, read_json_object(run / "environment.json"), workers, data)
+    with counting("looking for mistakes") as progress:
+        if is_detection(run):
+            options = EvalOptions(config, workers, progress)
+            return mistakes.detector_mistakes(load_detectors([run])[0], pictures.test, options)
+        inference = InferenceOptions(config, workers, progress=progress)
+        return mistakes.classifier_mistakes(load_trained(run), pictures, inference)
 
 
 def responses(

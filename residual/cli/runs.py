@@ -139,15 +139,8 @@ def resume(
 
     Example: residual resume runs/resnet20-1
     """
-    from residual.data.sources import data_source
     from residual.runs import folder
-    from residual.runs.environment import (
-        check_data,
-        check_exact,
-        copy_run,
-        existing_data,
-        update_environment,
-    )
+    from residual.runs.environment import check_exact, copy_run, update_environment
     from residual.tasks import task_module
 
     with joined() as world:
@@ -164,20 +157,36 @@ def resume(
         config = resumed_config(environment, device, threads, precision)
         if not inexact:
             check_exact(run, environment, config)
-        source = data_source(
-            data or existing_data(run, environment["data"]["where"]),
-            root or Path(environment["data"]["root"]),
-        )
+        source, pictures = data_of_run(run, environment, workers, data, root)
         module = task_module(task)
         recipe = module.read_recipe(run)
-        classes = tuple(read_json(run / "classes.json")) if task == "detection" else None
-        pictures = load_data(task, recipe, source, workers, classes)
-        check_data(run, environment, pictures)
         target = world.on_first(lambda: copy_run(run, out)) if out else run
         with folder.writing(target):
             world.on_first(lambda: update_environment(target, environment, source, config))
         progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
         run_training(target, recipe.steps, module, pictures, progress)
+
+
+def data_of_run(
+    run: Path,
+    environment: dict[str, Any],
+    workers: int,
+    name: str | None = None,
+    root: Path | None = None,
+) -> tuple[dict[str, str], Any]:
+    """The location of a run's data, which may be another than before, and the data. Raises
+    ValueError for other data, and FileNotFoundError."""
+    from residual.data.sources import data_source
+    from residual.runs import folder
+    from residual.runs.environment import check_data, existing_data
+    from residual.tasks import task_module
+
+    task, stored = folder.task_of(run), environment["data"]
+    source = data_source(name or existing_data(run, stored["where"]), root or Path(stored["root"]))
+    classes = tuple(read_json(run / "classes.json")) if task == "detection" else None
+    data = load_data(task, task_module(task).read_recipe(run), source, workers, classes)
+    check_data(run, environment, data)
+    return source, data
 
 
 def resumed_config(
