@@ -207,7 +207,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(command, place, words, senten
     assert answer.status == 1 and sentence.format(place) in answer.complaint
 
 
-def test_the_commands_of_the_page_about_it_work(command, finished, tmp_path, monkeypatch):
+def test_the_commands_of_the_page_about_it_work(command, finished, tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "looking-inside.md").read_text()
     for name in ("resnet20-1", "resnet20-2", "plain20-1"):
         shutil.copytree(finished, tmp_path / "runs" / name)
@@ -223,7 +223,3 @@ def test_the_commands_of_the_page_about_it_work(command, finished, tmp_path, mon
         answer = command(*words, cwd=tmp_path)
         assert answer.status == 0, answer.err
     assert (tmp_path / "runs" / "resnet20-1" / "report" / "together.html").is_file()
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "looking-inside.md", "exec"), {})
-    assert Image.open("map.png").size == (512, 512)

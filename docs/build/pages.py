@@ -38,6 +38,7 @@ GUIDES = {  # page: title and content
     "your-data.md": ("Train on your own pictures", "folders, fine-tuning, checks, packed copies"),
     "reproduce.md": ("Reproduce the paper", "digits, CIFAR-10, ImageNet, baselines"),
     "detection.md": ("Detection", "Faster R-CNN on your own boxes, VOC or COCO"),
+    "looking-inside.md": ("Look inside a network", "class activation maps, mistakes, comparisons"),
     "export.md": ("Export", "ONNX, safetensors, torchvision"),
     "recipes.md": ("Recipes", "each with its fields, source, expected error and cost"),
     "several-machines.md": ("Several machines", "torchrun, SLURM"),
