@@ -22,7 +22,8 @@ def calibrate(confidence: Values, right: NDArray[np.bool_]) -> Bins:
 
     accuracy, mean = calibration_curve(right, confidence, n_bins=BINS, pos_label=1)
     bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)  # as scikit-learn's
-    return np.unique(bins, return_counts=True)[1], mean, accuracy
+    counts = np.unique(bins, return_counts=True)[1].astype(np.float64)
+    return counts, mean, accuracy
 
 
 def expected_calibration_error(bins: Bins) -> float:

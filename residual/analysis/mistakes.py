@@ -3,9 +3,11 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,17 +21,24 @@ from residual.tasks.classification import inference
 from residual.tasks.classification.protocols import get_protocol
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import DetectionDataset, Example
-from residual.tasks.detection.drawing import draw_boxes
-from residual.tasks.detection.evaluate import EvalOptions, detect_all
+from residual.tasks.detection.evaluate import NOTHING, EvalOptions
+from residual.tasks.detection.inference import detect_image, image_sides
 from residual.tasks.detection.load import TrainedDetector
-from residual.tasks.detection.metrics import first_occurrences, match_detections
+from residual.tasks.detection.loader import map_images
+from residual.tasks.detection.metrics import match_detections
 from residual.tasks.detection.recipe import Testing
+from residual.tasks.detection.visualization import draw_boxes
 
 PICTURES = 12  # of a classifier, on the page
 SIDE = 200  # pixels of the longer side of such a picture
 SCENES, SCENE_SIDE = 8, 640  # pictures of a detector, and the most pixels of their longer sides
 MIN_SCORE, MIN_IOU = 0.5, 0.5  # of a detection that is shown, and of one that is right
-RIGHT, MISSED, WRONG, IGNORED = 0, 1, 2, -1  # the first are green, blue, orange in drawing.COLORS
+RIGHT, MISSED, WRONG, IGNORED = (
+    0,
+    1,
+    2,
+    -1,
+)  # colours 0 to 2 are green, blue, orange
 
 
 def jpeg(image: Image.Image) -> str:
@@ -102,7 +111,8 @@ def judge(detections: Detections, example: Example, classes: int) -> tuple[Tenso
     for label, one in enumerate(match_detections([detections], [example], classes)):
         rows, hit = torch.nonzero(detections.labels == label)[:, 0], one.iou >= MIN_IOU
         missed[one.objects[hit]] = False
-        roles[rows[hit][first_occurrences(one.objects[hit])]] = RIGHT
+        _, first = np.unique(one.objects[hit].numpy(), return_index=True)
+        roles[rows[hit][first]] = RIGHT
         roles[rows[hit & one.difficult]] = IGNORED
     return roles, missed
 
@@ -111,9 +121,12 @@ def detector_mistakes(
     detector: TrainedDetector, dataset: DetectionDataset, options: EvalOptions
 ) -> dict[str, Any]:
     """The images with the most false positives and misses as `scenes`, and all `counts`."""
-    results, _ = detect_all([detector.placed(options.config)], dataset, Testing(), options)
+    placed, sides = [detector.placed(options.config)], image_sides(detector.recipe, Testing())
+    detect = partial(detect_image, placed, testing=Testing(), config=options.config)
+    results = map_images(detect, dataset, sides, options.workers, options.world, options.progress)
     counts, scenes = {"right": 0, "wrong": 0, "missed": 0}, []
-    for example, one in zip(dataset.examples, results, strict=True):
+    for example, (result, _) in zip(dataset.examples, results, strict=True):
+        one = result or NOTHING
         keep = one.scores >= MIN_SCORE
         detections = Detections(one.boxes[keep], one.scores[keep], one.labels[keep])
         roles, missed = judge(detections, example, len(dataset.classes))
