@@ -150,7 +150,12 @@ class Session:
             if not last and world.any(options.stop()):
                 self._stop(step)
             yield from self.notices()
-            yield Event(step.number, line)
+            try:
+                yield Event(step.number, line)
+            except GeneratorExit:  # the caller closes the generator
+                if not last and world.size == 1:
+                    self._keep(step)
+                raise
             if last:
                 return
 
@@ -201,11 +206,15 @@ class Session:
         self.context.world.on_first(lambda: folder.save(self.context.run, *content))
         self.meter.pause()
 
-    def _stop(self, step: Step) -> None:
-        """Save and raise Stopped."""
+    def _keep(self, step: Step) -> None:
+        """Save before the training is left. Raises Diverged."""
         self.meter.check(step)
         self.meter.tick()
         self._save()
+
+    def _stop(self, step: Step) -> None:
+        """Save and raise Stopped."""
+        self._keep(step)
         raise Stopped(
             f"stopped at step {step.number}; go on with: residual resume {self.context.run}"
         )

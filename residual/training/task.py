@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from residual.data.datasets import Progress, no_progress
@@ -29,6 +30,7 @@ class Event:
     line: dict[str, Any] | None = None  # of the log, if the step is logged
     result: dict[str, Any] | None = None  # at the end
     notice: str = ""  # a sentence for the user
+    run: Path | None = None  # its folder
 
 
 def log_interval(steps: int) -> int:
