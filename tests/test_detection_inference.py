@@ -46,7 +46,7 @@ def test_what_is_found_agrees_with_its_definition():
     with torch.no_grad():
         look = ImageFeatures(net, [picture()])
         regions, _ = look.proposals(asking)
-        scores, shifts = net.predict(net.region_features(look.first, regions, (64, 96)))
+        scores, shifts = net.predict_regions(net.region_features(look.first, regions, (64, 96)))
         sure = scores.softmax(dim=1)
         every = []
         for r, region in enumerate(regions):

@@ -207,7 +207,7 @@ def plain_losses(net: FasterRCNN, one: Sample, regions: Tensor) -> list[float]:
     for k in taken.tolist():
         box = regions[k : k + 1]
         vector = net.region_features(maps, box, tuple(one.image.shape[1:]))
-        scores_, shifts_ = net.predict(vector)
+        scores_, shifts_ = net.predict_regions(vector)
         label = one.labels[kinds[k]] + 1 if kinds[k] >= 0 else 0
         sums[2] += -float(scores_[0].log_softmax(0)[label]) / len(taken)
         if label:

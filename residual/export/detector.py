@@ -191,7 +191,7 @@ def classify(
         vectors = graph("Concat", vectors, context, axis=1)
     scores = layer(graph, net.score, "score", vectors)
     shifts = layer(graph, net.shift, "shift", vectors)
-    moved = graph("Reshape", shifts, [-1, net.classes, 4]) * floats(*BOX_STD)
+    moved = graph("Reshape", shifts, [-1, net.num_classes, 4]) * floats(*BOX_STD)
     boxes = decode(graph, moved, graph("Unsqueeze", regions, [1]))
     return graph("Softmax", scores, axis=1), clip(graph, boxes, limits)
 

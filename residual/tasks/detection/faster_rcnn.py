@@ -70,7 +70,7 @@ class FasterRCNN(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
-        self.recipe, self.classes = recipe, classes
+        self.recipe, self.num_classes = recipe, classes
         self.bins = recipe.bins or BINS[model_spec(recipe.network).family]
         self.shared, self.head = shared, head
         self.proposing = RegionProposalNetwork(last_width(shared), len(RATIOS) * len(recipe.scales))
@@ -114,7 +114,7 @@ class FasterRCNN(nn.Module):
             for i, output in enumerate(zip(scores, deltas, strict=True)):
                 proposals, _ = self.proposals(*output, anchors, size, UNSCALED, testing)
                 vectors = self.region_features(features[i : i + 1], proposals, size)
-                decoded = decode_regions(*self.predict(vectors), proposals, size)
+                decoded = decode_regions(*self.predict_regions(vectors), proposals, size)
                 detections.append(postprocess(*decoded, testing))
             return detections
         dtype = torch.promote_types(features.dtype, torch.float32)
@@ -160,7 +160,7 @@ class FasterRCNN(nn.Module):
             regions = regions.new_tensor([[0, 0, 1, 1]])
             matches = matches.new_full((1,), BACKGROUND)
         height, width = sample.image.shape[1:]
-        outputs = self.predict(self.region_features(features, regions, (height, width)))
+        outputs = self.predict_regions(self.region_features(features, regions, (height, width)))
         losses = region_losses(sample, regions, matches, *outputs)
         return 0 * losses if is_empty else losses
 
@@ -189,9 +189,9 @@ class FasterRCNN(nn.Module):
             pooled = roi_align(exact, [boxes], self.bins, 1 / STRIDE, 2, aligned=True)
         return pooled
 
-    def predict(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_regions(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """(R, F) -> scores (R, classes + 1), background first, and deltas (R, classes, 4)."""
-        return self.score(vectors), self.shift(vectors).view(-1, self.classes, 4)
+        return self.score(vectors), self.shift(vectors).view(-1, self.num_classes, 4)
 
 
 def decode_regions(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from residual.data.decode import DamagedImage, open_image
@@ -19,7 +20,8 @@ from residual.tasks.detection.visualization import draw_boxes, write_drawing
 # Pixels: of several scales, a region takes those at which its area is closest to this square's
 # (SPP-net).
 REGION_SIDE = 224
-Detect = Callable[[Path], Detections]  # boxes are in pixels of the upright image
+Picture = Path | Image.Image
+Detect = Callable[[Picture], Detections]  # boxes are in pixels of the upright image
 
 
 class ImageFeatures:
@@ -81,7 +83,7 @@ class ImageFeatures:
 
     def predict(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (R, classes + 1), and a box for each class (R, classes, 4)."""
-        scores, deltas = self.net.predict(self.region_features(regions))
+        scores, deltas = self.net.predict_regions(self.region_features(regions))
         self.finite += [scores.isfinite().all(), deltas.isfinite().all()]
         return decode_regions(scores, deltas, regions, self.size)
 
@@ -176,7 +178,7 @@ def file_detector(
     placed = [detector.placed(config) for detector in detectors]
     sides = image_sides(detectors[0].recipe, testing)
 
-    def detect_file(path: Path) -> Detections:
+    def detect_file(path: Picture) -> Detections:
         return detect_image(placed, [load_image(path, *side) for side in sides], testing, config)
 
     return detect_file
@@ -185,17 +187,18 @@ def file_detector(
 def predict(
     detect_file: Detect,
     classes: Sequence[str],
-    paths: Iterable[Path],
+    pictures: Iterable[Picture],
     min_score: float,
     folder: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yields for each file `image`, and `objects`, the best first, with `label`, `score` and `box`
-    (left, top, right, bottom in pixels); or `error`. With a folder, each image with its boxes is
-    written there as NAME-boxes.png, its `drawing`."""
+    """Yields for each picture `image` and `objects`, the best first, with `label`, `score` and
+    `box` (left, top, right, bottom in pixels); or `error`. With a folder, each image with its boxes
+    is written there as NAME-boxes.png, its `drawing`."""
     written: set[Path] = set()
-    for path in paths:
+    for i, picture in enumerate(pictures):
+        path = picture if isinstance(picture, Path) else Path(f"image {i}")
         try:
-            result = detect_file(path)
+            result = detect_file(picture)
         except (DamagedImage, OSError) as error:
             yield {"image": str(path), "error": str(error)}
             continue
@@ -209,7 +212,7 @@ def predict(
         ]
         if folder is not None:
             captions = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-            drawing = draw_boxes(open_image(path), boxes, captions, labels)
+            drawing = draw_boxes(open_image(picture), boxes, captions, labels)
             target = write_drawing(drawing, folder, f"{path.stem}-boxes", written)
             answer["drawing"] = str(target)
         yield answer

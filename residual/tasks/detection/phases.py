@@ -61,7 +61,7 @@ def enter(phase: Phase, learner: Learner[FasterRCNN], initial: checkpoint.Tensor
     net = learner.net
 
     def initialized() -> FasterRCNN:
-        return fresh(net.recipe.seed, lambda: build(net.recipe, net.classes))
+        return fresh(net.recipe.seed, lambda: build(net.recipe, net.num_classes))
 
     if phase.number == 2:
         state = initialized().state_dict()
