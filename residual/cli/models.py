@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from residual.models.complexity import Layer, LayerPair
     from residual.models.resnet import ModelSpec
 
-NETWORK = typer.Argument(help="The network's name, e.g. resnet20, plain56, resnet50-v1.5.")
+NETWORK = typer.Argument(
+    help="The network's name, e.g. resnet20, plain56, resnet50-v1.5; or public weights."
+)
 
 
 def networks(as_json: Json = False) -> None:
@@ -55,7 +57,9 @@ def describe(
     """
     from residual.models.complexity import cost, layers
     from residual.models.registry import BASELINES, build_meta, compare_layers, source
+    from residual.weights.published import network_of
 
+    network, card = network_of(network)
     spec = spec_named(network)
     if compare is not None:
         with usage_errors():
@@ -69,6 +73,7 @@ def describe(
     in_training = sum(parameter.numel() for parameter in net.parameters())
     if as_json:
         values = {"parameters_in_training": in_training, "readings": comments}
+        values |= {"card": card} if card else {}
         print(json_text(summary(spec.name) | values | {"layers": list(map(asdict, rows))}))
         return
     print_table(
@@ -79,7 +84,7 @@ def describe(
         f"{spec.name} at {spec.input_size}x{spec.input_size}, {spec.classes} classes: "
         f"{parameters:,} parameters{heads}, {multiply_adds:,} multiply-adds"
     )
-    for comment in comments:
+    for comment in (*comments, *(f"{key}: {value}" for key, value in card.items())):
         print(comment)
 
 

@@ -72,7 +72,9 @@ def usage_errors() -> Iterator[None]:
 def load_trained(path: Path, body: bool = False) -> "Trained":
     """Load a run or a file of weights, and print its notices."""
     from residual.tasks.classification.load import load
+    from residual.weights.convert import locate
 
+    path = locate(path, CACHE)
     trained = load(path, body=body)
     for notice in trained.notices:
         typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)

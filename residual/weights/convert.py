@@ -215,20 +215,33 @@ def write(conversion: Conversion, out: Path) -> None:
 def find_or_download(name: str, root: Path, progress: Progress = no_progress) -> Path:
     """The path of a run or a weight file, or of public weights, downloaded and converted.
 
-    Public weights have torchvision's names, e.g. resnet50.IMAGENET1K_V2, and are kept in
-    `root/weights`. Raises ValueError for files of other programs and unknown names, and OSError,
-    saying where to put the file by hand, if the download fails.
+    Public weights are those in the package, e.g. resnet20.cifar10, and torchvision's by their
+    names, e.g. resnet50.IMAGENET1K_V2, which are kept in `root/weights`. Raises ValueError for
+    files of other programs and unknown names, and OSError, saying where to put the file by hand, if
+    the download fails.
     """
     path = Path(name)
     if path.exists():
         require_own_format(path)
         return path
+    for shipped, file in published.shipped_files().items():
+        if shipped.lower() == published.plain_name(name):
+            return file
     weights = published.published(name)
     path = root / "weights" / f"{weights.name}.safetensors"
     if not path.exists():
         state = files.read(published.download(weights, root, progress))
         write(convert(state, weights.network, config=weights.config), path)
     return path
+
+
+def locate(source: Path | str, root: Path, progress: Progress = no_progress) -> Path:
+    """The path of public weights by their name; anything else is a path already."""
+    path, name = Path(source), published.plain_name(str(source))
+    if path.exists() or "." not in name or path.suffix in (".safetensors", ".onnx"):
+        return path
+    is_public = name in map(str.lower, published.public_names())
+    return find_or_download(str(source), root, progress) if is_public else path
 
 
 def require_own_format(path: Path) -> None:

@@ -134,15 +134,44 @@ def torchvision_files() -> dict[str, Published]:
     return files
 
 
+BOX = Path(__file__).with_name("pretrained")  # our trained networks: NETWORK.DATA.safetensors
+
+
+def shipped_files() -> dict[str, Path]:
+    """The weights that come with the package, by name; beside each file is its card, in JSON."""
+    return {path.stem: path for path in sorted(BOX.glob("*.safetensors"))}
+
+
+def public_names() -> dict[str, str]:
+    """The names of all public weights, and the network of each; ours come first."""
+    theirs = {name: file.network for name, file in torchvision_files().items()}
+    return {name: name.partition(".")[0] for name in shipped_files()} | theirs
+
+
+def network_of(name: str) -> tuple[str, dict[str, Any]]:
+    """The network of public weights, and what is known of them; any other name itself."""
+    for shipped, file in shipped_files().items():
+        if shipped.lower() == plain_name(name):
+            return shipped.partition(".")[0], dict(read_json(file.with_suffix(".json")))
+    if "." not in name.removesuffix("-v1.5"):
+        return name, {}
+    fits = [file for file in torchvision_files().values() if file.name.lower() == plain_name(name)]
+    return (fits[0].network, {"weights": fits[0].config.says}) if fits else (name, {})
+
+
+def plain_name(name: str) -> str:
+    """A name of public weights as it is compared: torchvision's own spelling is accepted."""
+    return name.replace("_Weights.", ".").lower()
+
+
 def published(name: str) -> Published:
     """Torchvision's weights by its name for them. Raises ValueError for an unknown name."""
-    files = torchvision_files()
-    plain = name.replace("_Weights.", ".").lower()
-    for file in files.values():
-        if file.name.lower() == plain:
+    for file in torchvision_files().values():
+        if file.name.lower() == plain_name(name):
             return file
     raise ValueError(
-        f"there is no file {name}, and no public weights of that name; there are {', '.join(files)}"
+        f"there is no file {name}, and no public weights of that name; there are "
+        f"{', '.join(public_names())}"
     )
 
 
