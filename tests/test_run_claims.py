@@ -10,12 +10,13 @@ import pytest
 from conftest import EXACT
 from test_runs import SHORT, begun
 
+import residual
 from residual.cli.runs import begin_once
 from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks import task_module
-from residual.tasks.classification.train import advance, recipe_for, train
+from residual.tasks.classification.train import advance, recipe_for
 from residual.training.recipe import to_json
 from residual.training.task import RunOptions
 
@@ -126,6 +127,6 @@ def test_what_starts_again_takes_its_own_run_and_none_that_is_worked_on(tmp_path
 def test_the_library_takes_the_next_folder_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for n in (1, 2):
-        *_, last = train("resnet8", steps=1, batch=8, norm_group=8)
+        *_, last = residual.train("resnet8", steps=1, batch=8, norm_group=8)
         assert last.result
         assert (tmp_path / "runs" / f"resnet8-{n}" / "result.json").exists()

@@ -18,7 +18,7 @@ from residual.runs import environment, folder
 from residual.tasks.classification import loader
 from residual.tasks.classification.load import load, read_recipe
 from residual.tasks.classification.recipe import DIGITS, ClassificationRecipe
-from residual.tasks.classification.train import advance, begin, check, recipe_for, train
+from residual.tasks.classification.train import advance, begin, check, recipe_for
 from residual.training import checkpoint, task
 from residual.training.meter import Diverged
 from residual.training.recipe import to_json
@@ -276,7 +276,9 @@ def test_deep_networks_warm_up_and_digits_have_their_own_recipe():
 
 
 def test_the_verb_train_yields_each_step_and_then_the_result(tmp_path):
-    steps = list(train("resnet8", steps=3, batch=8, norm_group=8, out=tmp_path / "run", config=HOW))
+    steps = list(
+        residual.train("resnet8", steps=3, batch=8, norm_group=8, out=tmp_path / "run", config=HOW)
+    )
     assert [moment.step for moment in steps] == [1, 2, 3, 3]
     assert steps[-1].result["seen"] == 360
     assert residual.load(tmp_path / "run").classes == digits().classes

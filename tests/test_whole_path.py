@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import EXACT
 
+import residual
 from residual.data.decode import DamagedImage
 from residual.data.sources import digits
 from residual.device import ComputeConfig
@@ -13,7 +14,7 @@ from residual.models.registry import build
 from residual.runs.session import RunContext, Session
 from residual.storage import read_json
 from residual.tasks.classification.task import Classification
-from residual.tasks.classification.train import begin, recipe_for, train
+from residual.tasks.classification.train import begin, recipe_for
 from residual.training.task import RunOptions
 
 SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)
@@ -136,10 +137,10 @@ def test_every_key_is_printed_when_weights_are_not_all_there(command, tmp_path):
 
 def test_a_field_that_a_recipe_lacks_and_a_folder_that_cannot_be_made_are_named(tmp_path):
     with pytest.raises(ValueError, match="no field 'step' in a recipe; it has network"):
-        next(train("resnet8", step=3, out=str(tmp_path / "run")))
+        next(residual.train("resnet8", step=3, out=str(tmp_path / "run")))
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot make the folder .*file: Not a directory"):
-        next(train("resnet8", steps=3, out=str(tmp_path / "file")))
+        next(residual.train("resnet8", steps=3, out=str(tmp_path / "file")))
 
 
 def test_damaged_pictures_that_all_processes_skipped_count_together(tmp_path):

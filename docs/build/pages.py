@@ -35,6 +35,7 @@ CHOICES = "choices-and-deviations.md"
 
 GUIDES = {  # page: title and content
     "start.md": ("Start here", "install, the first training, names of networks"),
+    "python.md": ("Python", "training, arrays in memory, modules of your own, detectors"),
     "your-data.md": ("Train on your own pictures", "folders, fine-tuning, checks, packed copies"),
     "reproduce.md": ("Reproduce the paper", "digits, CIFAR-10, ImageNet, baselines"),
     "detection.md": ("Detection", "Faster R-CNN on your own boxes, VOC or COCO"),

@@ -25,7 +25,7 @@ from residual.cli.options import (
 from residual.cli.output import format_precision
 from residual.cli.progress import ProgressOptions, joined
 from residual.cli.runs import Minutes, Start, Tensorboard, begin_run
-from residual.storage import json_text, read_json
+from residual.storage import json_text
 
 if TYPE_CHECKING:
     from residual.device import ComputeConfig
@@ -95,8 +95,8 @@ def train(
     Example: residual detect train resnet101 --data VOCdevkit --weights resnet101.safetensors
     """
     from residual.tasks.detection.datasets import annotation_format
-    from residual.tasks.detection.recipe import DetectionRecipe, changed, with_steps
-    from residual.tasks.detection.train import check_effects, recipe_for, with_splits
+    from residual.tasks.detection.recipe import DetectionRecipe
+    from residual.tasks.detection.train import check_effects, choose_recipe, with_splits
     from residual.training.recipe import parse_assignment
 
     options = {"bad_boxes": bad_boxes, "bad_images": bad_images}
@@ -106,12 +106,9 @@ def train(
     assignments += ["context=true"] if context else []
     annotation_format(data)  # refuses other folders, which is not a wrong command line
     with usage_errors():
-        usual = recipe_for(network, str(data), recipe)
-        usual = usual if steps is None else with_steps(usual, steps)
         texts = [*assignments, *(set_ or [])]
         changes = dict(parse_assignment(DetectionRecipe, text) for text in texts)
-        chosen = changed(usual, {"seed": seed} | changes)
-    usual = replace(usual, train_split=chosen.train_split, test_split=chosen.test_split)
+        usual, chosen = choose_recipe(network, str(data), recipe, steps, {"seed": seed} | changes)
     check_effects(chosen, usual)
     chosen = with_splits(chosen, str(data), changes)
     progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
@@ -163,7 +160,7 @@ def evaluate(
         with usage_errors():
             reading = replace(recipe.reading, **changes)
         dataset = load(folder, split, detectors[0].classes, reading)
-        check_division(paths[0], split, [example.name for example in dataset.examples])
+        evaluation.check_division(paths[0], split, [example.name for example in dataset.examples])
         scales = multiscale_sizes(recipe.shorter) if multiscale else ()
         testing, speaks = Testing(refinement=refine, scales=scales), world.rank == 0
         with counting("detecting objects", speaks) as progress:
@@ -174,17 +171,6 @@ def evaluate(
             for sentence in (*dataset.notices, *damaged):
                 typer.echo(f"residual: {sentence}", err=True)
             print(json_text(result) if as_json else format_precision(result))
-
-
-def check_division(run: Path, split: str, images: list[str]) -> None:
-    """Raises ValueError if a split that was divided for a run would be divided differently now."""
-    file = run / "split.json"
-    divided = read_json(file).get(split) if file.is_file() else None
-    if divided is not None and sorted(divided) != sorted(images):
-        raise ValueError(
-            f"the pictures of {split} are not those of {file}: others lie in the folder now, and "
-            f"some of {split} may have been learned from"
-        )
 
 
 def predict(

@@ -141,22 +141,13 @@ def recipes(
     network: str, data: str, name: str, steps: int | None, seed: int, assignments: list[str]
 ) -> "tuple[ClassificationRecipe, ClassificationRecipe]":
     """The usual recipe, and the one that the command line asks for."""
-    from residual.tasks.classification.recipe import (
-        ClassificationRecipe,
-        changed,
-        check_average,
-        with_steps,
-    )
-    from residual.tasks.classification.train import recipe_for
+    from residual.tasks.classification.recipe import ClassificationRecipe
+    from residual.tasks.classification.train import choose_recipe
     from residual.training.recipe import parse_assignment
 
     with usage_errors():
-        usual = recipe_for(network, data, name)
-        usual = usual if steps is None else with_steps(usual, steps)
         changes = dict(parse_assignment(ClassificationRecipe, text) for text in assignments)
-        chosen = changed(usual, {"seed": seed} | changes)
-        check_average(chosen)
-        return usual, chosen
+        return choose_recipe(network, data, name, steps, {"seed": seed} | changes)
 
 
 def statistics(

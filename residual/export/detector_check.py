@@ -231,7 +231,7 @@ def read(path: Path, threads: int) -> tuple[Detect, tuple[str, ...], Testing]:
         testing = Testing(**json.loads(texts["testing"]) | {"scales": ()})
         labels = tuple(json.loads(texts["labels"]))
 
-    def detect(picture: Path) -> Detections:
+    def detect(picture: Path | Image.Image) -> Detections:
         outputs = run(session, np.asarray(open_image(picture))[None])
         check_finite(outputs, f"detections of {path} on {picture}")
         return Detections(*(outputs[name] for name in OUTPUTS))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,37 +14,12 @@ from torch import Tensor, nn
 
 from residual.data.decode import DamagedImage, decode
 from residual.data.loader import read_ahead
-from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite
+from residual.device import NON_FINITE, NonFiniteValues, is_finite
 from residual.export.engine import Engine, engine
 from residual.runs.load import Trained
-from residual.tasks.classification.load import load
 from residual.tasks.classification.metrics import top_k
 
 Picture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
-
-
-def predict(
-    trained: Trained | Path | str, images: Iterable[Picture] | Picture, top: int = 5
-) -> list[dict[str, Any]]:
-    """The best labels of each picture, or of one, sorted by probability, or an error.
-
-    A picture is a path, a Pillow image, an array (H, W, 3) or (H, W), or a tensor (3, H, W) or
-    (H, W), of 8-bit values; batches of arrays and tensors are possible. A picture in memory gives
-    the result of the same picture in a file. Results are `{"image", "labels": [{"label",
-    "probability"}, ...]}` or `{"image", "error"}`; `image` is the path, or `image 0`, `image 1` and
-    so on. Raises ValueError for anything but a picture.
-    """
-    single = isinstance(images, str | Path | Image.Image) or (
-        isinstance(images, np.ndarray | Tensor) and images.ndim < 4
-    )
-    pictures = cast(Iterable[Picture], [images] if single else images)
-    opened = [to_image(picture) for picture in pictures]
-    threads = torch.get_num_threads()
-    if isinstance(trained, Trained):
-        device = str(next(trained.net.parameters()).device)
-        return list(ComputeConfig(device, threads).iterate(answers(trained, opened, top)))
-    # The generator alone holds the network, and frees it once an engine has the weights.
-    return list(ComputeConfig(threads=threads).iterate(answers(load(trained), opened, top)))
 
 
 def to_image(picture: Picture) -> Path | Image.Image:
@@ -80,7 +55,8 @@ def answers(
     create_engine: Callable[[Trained], Engine] = engine,
     batch: int = 16,
 ) -> Generator[dict[str, Any]]:
-    """The results of `predict` one by one. The next batch is decoded during inference.
+    """The best labels of each picture, or an error; see `residual.predict`. The next batch is
+    decoded during inference.
 
     Raises NonFiniteValues for a probability that is not finite.
     """

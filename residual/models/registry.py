@@ -1,10 +1,12 @@
 """Every network by name: the paper's, and the baselines of Tables 3 to 6."""
 
+import importlib
 import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 import torch
 from torch import nn
@@ -48,7 +50,12 @@ NETWORKS = (*resnet.NETWORKS, *BASELINES)
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The specification of a network by name. Raises ValueError for an unknown name."""
+    """The specification of a network by name, or of a user's class by its path, module:Class. The
+    class may say its `input_size`; else it is 32 pixels. Raises ValueError for any other name.
+    """
+    if ":" in name:
+        size = getattr(user_class(name), "input_size", 32)
+        return ModelSpec(name, "user", 0, "", "", size, 1000 if size == 224 else 10)
     if name not in BASELINES:
         return resnet.parse_name(name, NETWORKS)
     baseline = BASELINES[name]
@@ -64,7 +71,23 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     """
     spec = model_spec(name)
     classes = spec.classes if classes is None else classes
+    if spec.family == "user":
+        kind = user_class(name)
+        takes_classes = "num_classes" in inspect.signature(kind).parameters
+        return kind(num_classes=classes) if takes_classes else kind()
     return BASELINES[name].make(classes) if name in BASELINES else resnet.resnet(spec, classes)
+
+
+def user_class(path: str) -> type[nn.Module]:
+    """A class of networks by its path, `module:Class`. Raises ValueError."""
+    module, _, name = path.partition(":")
+    try:
+        kind = attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"the network {path} is a class that is not here: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"{path} is no class of networks, which extends torch.nn.Module")
+    return kind
 
 
 def build_meta(name: str, classes: int | None = None) -> nn.Module:

@@ -71,7 +71,8 @@ def create(
         refuse_held(run)
         refuse_taken(run)
     try:
-        run = run or make_numbered(recipe["network"], RUNS)
+        # A class of the user's is named by its path, module:Class.
+        run = run or make_numbered(recipe["network"].rpartition(":")[2], RUNS)
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {run or RUNS}: {error.strerror}") from error

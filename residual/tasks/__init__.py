@@ -15,6 +15,10 @@ class TaskModule(Protocol):
     def read_recipe(self, run: Path) -> Any:
         """The recipe of a run."""
 
+    @property
+    def choose_recipe(self) -> Callable[..., tuple[Any, Any]]:
+        """(network, data, recipe, steps, changes) -> the usual recipe, and the chosen one."""
+
     def load_data(
         self,
         recipe: Any,

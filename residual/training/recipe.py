@@ -92,6 +92,22 @@ def check_effect(recipe: Any, usual: Any, effects: dict[str, tuple[bool, str]]) 
             raise ValueError(f"{name}={in_text(value)} would change nothing here: {reason}")
 
 
+def check_changes(recipe: R, changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes to the fields of a recipe, with lists as tuples. Raises ValueError."""
+    kind = type(recipe)
+    names = [f.name for f in fields(kind)]
+    if unknown := sorted(changes.keys() - set(names)):
+        raise ValueError(f"no field {unknown[0]!r} in a recipe; it has {', '.join(names)}")
+    if refused := sorted(changes.keys() & kind.not_settable):
+        raise ValueError(f"{refused[0]} is not set as a field of the recipe")
+    typed = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
+    types = get_type_hints(kind)
+    for name, value in typed.items():
+        if not has_type(value, types[name]):
+            raise ValueError(f"{name} is like {in_text(getattr(recipe, name))}, not {value!r}")
+    return typed
+
+
 def parse_assignment(kind: type[Recipe], assignment: str) -> tuple[str, Any]:
     """`field=value` as a field's name and its value. Raises ValueError."""
     name, equals, text = assignment.partition("=")

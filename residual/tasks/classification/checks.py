@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from residual.data import arrays
 from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
 from residual.models.complexity import HEADS
 from residual.models.registry import (
@@ -22,7 +23,7 @@ from residual.tasks.classification.protocols import PROTOCOLS, Protocol
 from residual.tasks.classification.recipe import CROP, ClassificationRecipe
 from residual.training.recipe import check_effect, in_text
 
-IN_MEMORY = ("digits", "CIFAR-10")  # data that are no folder of pictures
+IN_MEMORY = ("digits", "CIFAR-10", arrays.NAME)  # data that are no folder of pictures
 Conditions = dict[str, tuple[bool, str]]  # field -> whether it has an effect, and why it has none
 
 

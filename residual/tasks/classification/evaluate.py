@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,38 +11,12 @@ from torch import Tensor
 from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
 from residual.data.folder_index import Split
 from residual.data.preprocessing import Preprocessing
-from residual.data.sources import DEFAULT_ROOT
-from residual.data.sources import load as load_data
-from residual.device import ComputeConfig, compute_config
 from residual.models.registry import num_classes
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_ensemble, match_labels
 from residual.tasks.classification.inference import NO_ANSWER, InferenceOptions, Member, answers
-from residual.tasks.classification.load import load
 from residual.tasks.classification.metrics import Count, confusion_matrix, count
-from residual.tasks.classification.protocols import PROTOCOLS, Protocol, get_protocol
-
-
-def evaluate(
-    paths: Sequence[Path | str] | Path | str,
-    data: str,
-    *,
-    split: Split | None = None,
-    protocol: str | Protocol = "1crop",
-    config: ComputeConfig | None = None,
-    workers: int = 0,
-) -> dict[str, Any]:
-    """The error of one run or file, or of several as an ensemble, with the keys of
-    `residual evaluate --json`.
-
-    The split is the test set where there is one. Raises ValueError where classes do not match.
-    """
-    nets = [load(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    size, as_files = nets[0].preprocessing.size[0], nets[0].preprocessing.shorter is not None
-    loaded = load_data(data, DEFAULT_ROOT, size=size, as_files=as_files, workers=workers)
-    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    options = InferenceOptions(config or compute_config(precision="float32"), workers)
-    return evaluate_ensemble(nets, loaded, split, protocol, options)[0]
+from residual.tasks.classification.protocols import PROTOCOLS, Protocol
 
 
 def evaluate_ensemble(
@@ -55,11 +28,24 @@ def evaluate_ensemble(
 ) -> tuple[dict[str, Any], list[str]]:
     """The error on one split, each image counted once, and the damaged pictures. Raises ValueError
     where networks, classes, sizes and the protocol do not go together."""
+    return evaluate_classes(nets, data, split, protocol, options)[:2]
+
+
+def evaluate_classes(
+    nets: Sequence[Trained],
+    data: Data,
+    split: Split | None,
+    protocol: Protocol,
+    options: InferenceOptions,
+) -> tuple[dict[str, Any], list[str], list[Count]]:
+    """What `evaluate_ensemble` returns, and a count for each class of the first network."""
     first = nets[0]
     if first.recipe is not None:
         data = apply_split(data, first.recipe.split)
     split = split or data.headline
     images = data.split(split)
+    torn = torch.tensor([label for _, label in images.damaged], dtype=torch.int64)
+    torn = match_labels(first, data, torn)
     images = replace(images, labels=match_labels(first, data, images.labels))
     check_ensemble(nets, images, data.name, protocol)
     members = [ensemble_member(net.placed(options.config), first) for net in nets]
@@ -67,7 +53,12 @@ def evaluate_ensemble(
     predictions = answers(members, images, protocol, options)
     seconds = time.perf_counter() - start
     damaged = damaged_paths(predictions, images)
-    counted = count(predictions, images.labels.cpu(), damaged=len(images.damaged))
+    labels, classes = images.labels.cpu(), range(num_classes(first.net))
+    counted = count(predictions, labels, damaged=len(torn))
+    by_class = [
+        count(predictions[labels == i], labels[labels == i], damaged=int((torn == i).sum()))
+        for i in classes
+    ]
     top5 = min(len(data.classes), num_classes(first.net)) >= 6
     names = [net.network for net in nets]
     record = {
@@ -83,7 +74,7 @@ def evaluate_ensemble(
         "images_per_second": round(len(images) / seconds, 1),
         "precision": options.config.precision,
     }
-    return record, damaged
+    return record, damaged, by_class
 
 
 def ensemble_member(net: Trained, first: Trained) -> Member:

@@ -9,8 +9,8 @@ from typing import Any
 from residual.data.datasets import Data, Progress, no_progress
 from residual.data.folder import generated_split
 from residual.data.packed import is_packed
-from residual.data.sources import DEFAULT_ROOT, data_source, load
-from residual.device import ComputeConfig, check_finite, training_config
+from residual.data.sources import load
+from residual.device import ComputeConfig, check_finite
 from residual.distributed import current_world
 from residual.models.registry import build, classifier_parameters, model_spec
 from residual.runs import folder, session
@@ -21,7 +21,6 @@ from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects
 from residual.tasks.classification.distillation import check_teacher, load_teacher, with_teacher
-from residual.tasks.classification.load import load as load_trained
 from residual.tasks.classification.load import read_recipe
 from residual.tasks.classification.loader import crop_size, test_size
 from residual.tasks.classification.recipe import (
@@ -34,12 +33,12 @@ from residual.tasks.classification.recipe import (
 from residual.tasks.classification.task import Classification
 from residual.tasks.classification.throughput import seconds_per_step, trial_key
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import to_json
+from residual.training.recipe import check_changes, to_json
 from residual.training.task import Event, RunOptions
 
 __all__ = [
-    "advance", "begin", "check_effects", "complete_recipe", "load_data", "notices", "read_recipe",
-    "train",
+    "advance", "begin", "check_effects", "choose_recipe", "complete_recipe", "load_data", "notices",
+    "read_recipe",
 ]  # fmt: skip
 
 
@@ -58,6 +57,27 @@ def recipe_for(network: str, data: str, name: str = "auto") -> ClassificationRec
     if name not in recipes:
         raise ValueError(f"no recipe {name!r}; there are auto, {', '.join(recipes)}")
     return replace(recipes[name], network=spec.name)
+
+
+def choose_recipe(
+    network: str,
+    data: str,
+    recipe: str | ClassificationRecipe,
+    steps: int | None,
+    changes: dict[str, Any],
+) -> tuple[ClassificationRecipe, ClassificationRecipe]:
+    """The usual recipe, and the one with changes; drops and the like are in proportion to `steps`.
+    Raises ValueError for an unknown network, recipe or field, and for an impossible value."""
+    if isinstance(recipe, str):
+        usual = chosen = recipe_for(network, data, recipe)
+    else:
+        chosen = replace(recipe, network=model_spec(network).name)
+        usual = nearest(chosen)
+    if steps is not None:
+        usual, chosen = with_steps(usual, steps), with_steps(chosen, steps)
+    chosen = changed(chosen, check_changes(chosen, changes))
+    check_average(chosen)
+    return usual, chosen
 
 
 def nearest(recipe: ClassificationRecipe) -> ClassificationRecipe:
@@ -171,44 +191,6 @@ def from_weights(recipe: ClassificationRecipe, weights: Trained) -> Classificati
     state = weights.net.state_dict()
     check_finite(state, "these initial weights cannot be used")
     return replace(recipe, start=weights_sha256(state))
-
-
-def train(
-    network: str = "resnet20",
-    data: str = "digits",
-    *,
-    recipe: ClassificationRecipe | None = None,
-    out: Path | str | None = None,
-    config: ComputeConfig | None = None,
-    weights: Path | str | None = None,
-    **changes: Any,
-) -> Iterator[Event]:
-    """Train a network; `for event in train("resnet20"): ...` takes the steps one at a time.
-
-    Without a recipe it is the usual one of network and data, with `changes` to its fields:
-    `seed=1`, or `steps=800`, for which drops, warm-up and average keep their proportions.
-    The run is kept in `out`, by default runs/<network>-<n>. Raises ValueError and OSError, in a
-    sentence, for an unknown network, field or data.
-    """
-    usual = nearest(recipe) if recipe else recipe_for(network, data)
-    recipe = recipe or usual
-    if "steps" in changes:
-        steps = changes.pop("steps")
-        recipe, usual = with_steps(recipe, steps), with_steps(usual, steps)
-    if unknown := sorted(changes.keys() - to_json(recipe).keys()):
-        raise ValueError(
-            f"no field {unknown[0]!r} in a recipe; it has {', '.join(to_json(recipe))}"
-        )
-    recipe = changed(recipe, changes)
-    initial = None if weights is None else load_trained(weights, body=True)
-    if initial:
-        recipe = from_weights(recipe, initial)
-    source = data_source(data, DEFAULT_ROOT)
-    loaded = load_data(recipe, source)
-    check_effects(recipe, usual, loaded)
-    config = config or training_config()
-    run = begin(Path(out) if out else None, recipe, loaded, source, config, initial)
-    yield from advance(run, loaded, RunOptions())
 
 
 def advance(run: Path, data: Data, options: RunOptions) -> Iterator[Event]:

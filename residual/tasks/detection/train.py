@@ -27,15 +27,16 @@ from residual.tasks.detection.faster_rcnn import (
 from residual.tasks.detection.load import TrainedDetector, read_recipe
 from residual.tasks.detection.loader import median_side
 from residual.tasks.detection.metrics import check_pycocotools
-from residual.tasks.detection.recipe import RECIPES, DetectionRecipe
+from residual.tasks.detection.recipe import RECIPES, DetectionRecipe, changed, with_steps
 from residual.tasks.detection.task import INITIAL, Detection
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
-from residual.training.recipe import check_effect, to_json
+from residual.training.recipe import check_changes, check_effect, to_json
 from residual.training.task import Event, RunOptions
 
 __all__ = [
-    "advance", "begin", "check_effects", "complete_recipe", "load_data", "notices", "read_recipe"
+    "advance", "begin", "check_effects", "choose_recipe", "complete_recipe", "load_data", "notices",
+    "read_recipe",
 ]  # fmt: skip
 
 
@@ -50,6 +51,24 @@ def recipe_for(network: str, data: str, name: str = "auto") -> DetectionRecipe:
     if coco and name != "coco":
         recipe = replace(recipe, train_split="train", test_split="val")
     return recipe
+
+
+def choose_recipe(
+    network: str,
+    data: str,
+    recipe: str | DetectionRecipe,
+    steps: int | None,
+    changes: dict[str, Any],
+) -> tuple[DetectionRecipe, DetectionRecipe]:
+    """The usual recipe, and the one with changes; the drops are in proportion to `steps`. Raises
+    ValueError for an unknown network, recipe or field, and for an impossible value."""
+    if isinstance(recipe, str):
+        usual = recipe_for(network, data, recipe)
+    else:
+        usual = replace(recipe, network=model_spec(network).name)
+    usual = usual if steps is None else with_steps(usual, steps)
+    chosen = changed(usual, check_changes(usual, changes))
+    return replace(usual, train_split=chosen.train_split, test_split=chosen.test_split), chosen
 
 
 def with_splits(recipe: DetectionRecipe, data: str, chosen: Collection[str]) -> DetectionRecipe:

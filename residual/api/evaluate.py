@@ -1,0 +1,169 @@
+"""Evaluation in Python: the error of a classifier, or the average precision of a detector."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from residual.api.models import as_trained, load_trained
+from residual.api.train import DataLike, in_memory, refuse_boxes
+from residual.data.datasets import Data
+from residual.data.folder_index import Split
+from residual.data.sources import DEFAULT_ROOT
+from residual.data.sources import load as load_data
+from residual.device import ComputeConfig, compute_config
+from residual.runs.environment import existing_data
+from residual.runs.load import Trained
+from residual.storage import read_json_object
+from residual.tasks.classification.evaluate import evaluate_classes
+from residual.tasks.classification.inference import InferenceOptions
+from residual.tasks.classification.protocols import Protocol, get_protocol
+
+Source = nn.Module | Path | str
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The result of an evaluation. Errors and average precision are in percent."""
+
+    networks: tuple[str, ...]
+    data: str  # its name
+    protocol: str
+    seen: int  # images, each of them once
+    damaged: tuple[str, ...]  # images that could not be read; they count as wrong, or as empty
+    per_class: Mapping[str, Any]  # `Count` of a classifier; AP50-area of a detector
+    record: Mapping[str, Any]  # what `residual evaluate --json` prints
+    wrong_top1: int | None = None  # of a classifier
+    wrong_top5: int | None = None  # of one with six classes or more
+    ap: Mapping[str, float | None] | None = None  # of a detector, by the name of the measure
+
+    @property
+    def error_top1(self) -> float | None:
+        return self.record.get("error_top1")
+
+    @property
+    def error_top5(self) -> float | None:
+        return self.record.get("error_top5")
+
+
+def evaluate(
+    models: Source | Sequence[Source],
+    data: DataLike | None = None,
+    *,
+    split: str | None = None,
+    protocol: str | Protocol = "1crop",
+    refine: bool = False,
+    multiscale: bool = False,
+    workers: int = 0,
+    device: str = "auto",
+    config: ComputeConfig | None = None,
+    root: Path | str = DEFAULT_ROOT,
+) -> EvalResult:
+    """The error of a network by a named protocol, or of several as an ensemble.
+
+    A network is one that `load` has returned, a run, a file, or public weights. `data` is as in
+    `train`, by default that of the run; arrays are evaluated as a whole. The split is the test set
+    if there is one. `refine` and `multiscale` are for detectors. Raises ValueError and OSError, in
+    a sentence, if networks, classes and data do not go together.
+
+    >>> result = evaluate(run, "digits")
+    >>> result.seen == sum(count.images for count in result.per_class.values())
+    True
+    """
+    root = Path(root).expanduser()
+    sources: list[Any] = list(models) if isinstance(models, list | tuple) else [models]
+    if not sources:
+        raise ValueError("there is no network to evaluate")
+    config = config or compute_config(device, torch.get_num_threads(), "float32")
+    nets = [trained_copy(source, root) for source in sources]
+    if data is None:
+        data, root = data_of_run(sources[0])
+    if all(hasattr(net, "annotations") for net in nets):
+        if protocol != "1crop" or not isinstance(data, str | Path):
+            raise ValueError("a detector is evaluated on a folder, with refine and multiscale")
+        return evaluate_detectors(
+            nets, sources[0], data, split, refine, multiscale, config, workers
+        )
+    if refine or multiscale or any(hasattr(net, "annotations") for net in nets):
+        raise ValueError("refine and multiscale are for detectors, which are evaluated alone")
+    if split not in (None, "train", "val", "test"):
+        raise ValueError(f"no split {split!r}; there are test, val and train")
+    loaded = evaluation_data(data, nets[0], workers, root)
+    views = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    options = InferenceOptions(config, workers)
+    part = cast("Split | None", split)
+    record, damaged, by_class = evaluate_classes(nets, loaded, part, views, options)
+    counts = zip(nets[0].classes or loaded.classes, by_class, strict=True)
+    return EvalResult(
+        tuple(net.network for net in nets), loaded.name, record["protocol"], record["seen"],
+        tuple(damaged), {name: count for name, count in counts if count.images}, record,
+        record["wrong_top1"], record["wrong_top5"],
+    )  # fmt: skip
+
+
+def trained_copy(source: Any, root: Path) -> Trained:
+    """A trained network, which may be moved and fused."""
+    if isinstance(source, nn.Module):
+        trained = as_trained(source)
+        return replace(trained, net=copy.deepcopy(trained.net))
+    if not isinstance(source, str | Path):
+        raise ValueError(f"{source!r:.60} is no network: give a run, or what residual.load returns")
+    return load_trained(source, root)
+
+
+def data_of_run(source: Source) -> tuple[str, Path]:
+    """The data that a run was trained on, and its root. Raises ValueError."""
+    if isinstance(source, nn.Module) or not (Path(source) / "environment.json").exists():
+        raise ValueError("this is no run; name the data to evaluate it on")
+    data = read_json_object(Path(source) / "environment.json")["data"]
+    return existing_data(Path(source), data["where"]), Path(data["root"])
+
+
+def evaluation_data(data: DataLike, net: Trained, workers: int, root: Path) -> Data:
+    """The data of an evaluation, as the network takes it. Arrays are the test set."""
+    view = net.preprocessing
+    as_files = view.shorter is not None
+    if isinstance(data, str | Path):
+        refuse_boxes(str(data))
+        return load_data(str(data), root, size=view.size[0], as_files=as_files, workers=workers)
+    if isinstance(data, tuple) and len(data) == 3:
+        data = (*data, data[:2])
+    return in_memory(data, as_files)
+
+
+def evaluate_detectors(
+    detectors: Sequence[Any],
+    source: Source,
+    data: str | Path,
+    split: str | None,
+    refine: bool,
+    multiscale: bool,
+    config: ComputeConfig,
+    workers: int,
+) -> EvalResult:
+    """The average precision of a detector, or of an ensemble."""
+    from residual.tasks.detection import datasets
+    from residual.tasks.detection import evaluate as detection
+    from residual.tasks.detection.metrics import MEASURES
+    from residual.tasks.detection.recipe import Testing, multiscale_sizes
+
+    recipe = detectors[0].recipe
+    split = split or recipe.test_split
+    dataset = datasets.load(Path(data), split, detectors[0].classes, recipe.reading)
+    if not isinstance(source, nn.Module):
+        names = [example.name for example in dataset.examples]
+        detection.check_division(Path(source), split, names)
+    testing = Testing(
+        refinement=refine, scales=multiscale_sizes(recipe.shorter) if multiscale else ()
+    )
+    options = detection.EvalOptions(config, max(workers, 1))
+    record = detection.evaluate(detectors, dataset, testing, options)
+    ap = {name: record["ap"][name]["mean"] for name in MEASURES}
+    return EvalResult(
+        tuple(record["networks"]), dataset.name, record["protocol"], record["seen"],
+        tuple(record["damaged"]), record["ap"]["AP50-area"]["classes"], record, ap=ap,
+    )  # fmt: skip

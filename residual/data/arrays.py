@@ -1,0 +1,92 @@
+"""Data sets of arrays in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from residual.data.datasets import (
+    Data,
+    ImageFiles,
+    ImageTensors,
+    stratified_split,
+    tensor_fingerprint,
+)
+from residual.data.decode import Picture
+
+NAME = "arrays in memory"
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Photographs in memory, as the source of `ImageFiles`."""
+
+    images: NDArray[np.uint8]  # (N, H, W, 3)
+
+    def name(self, i: int) -> str:
+        return f"image {i}"
+
+    def image(self, i: int) -> Picture:
+        return Image.fromarray(self.images[i])
+
+
+def array_data(
+    images: Any,
+    labels: Any,
+    classes: Sequence[str],
+    test: tuple[Any, Any] | None = None,
+    *,
+    as_files: bool = False,
+) -> Data:
+    """Arrays or tensors as data: images (N, H, W, 3) uint8, and labels (N,), indices of classes.
+
+    Without images and labels for the `test`, a fifth is held out, stratified and always the same.
+    `as_files` is for networks that take photographs. Raises ValueError.
+    """
+    names = tuple(map(str, classes))
+    train = image_tensors(images, labels, names)
+    if test is None:
+        fraction, counts = max(0.2, len(names) / len(train)), train.labels.bincount()
+        if fraction > 0.5 or int(counts[counts > 0].min()) < 2:
+            raise ValueError(
+                f"{NAME}: each class needs two images or more, one of them for the test; or give "
+                f"(images, labels, classes, (test_images, test_labels))"
+            )
+        train, rest = (train.subset(part) for part in stratified_split(train.labels, fraction))
+    else:
+        rest = image_tensors(*test, names)
+    mark = tensor_fingerprint(names, train=train, test=rest)
+    if as_files:
+        return Data(NAME, mark, names, as_photographs(train), as_photographs(rest))
+    return Data(NAME, mark, names, train, rest)
+
+
+def image_tensors(images: Any, labels: Any, classes: Sequence[str]) -> ImageTensors:
+    """Images in memory. Raises ValueError for another form."""
+    pixels, numbers = torch.as_tensor(images), torch.as_tensor(labels)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or not len(pixels):
+        kind = str(pixels.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"images are an array (N, H, W, 3) of uint8, not {tuple(pixels.shape)} of {kind}"
+        )
+    if numbers.is_floating_point() or numbers.shape != pixels.shape[:1]:
+        raise ValueError(
+            f"{len(pixels):,} images have as many labels, which are integers, not an array "
+            f"{tuple(numbers.shape)} of {str(numbers.dtype).removeprefix('torch.')}"
+        )
+    if not 0 <= int(numbers.min()) <= int(numbers.max()) < len(classes):
+        raise ValueError(
+            f"labels are indices of the {len(classes)} classes, from 0 to {len(classes) - 1}, not "
+            f"{int(numbers.min())} to {int(numbers.max())}"
+        )
+    return ImageTensors(pixels.cpu().permute(0, 3, 1, 2).contiguous(), numbers.cpu().long())
+
+
+def as_photographs(images: ImageTensors) -> ImageFiles:
+    """Images in memory in the form of files, which are cropped one by one."""
+    source = ArraySource(images.pixels.permute(0, 2, 3, 1).contiguous().numpy())
+    return ImageFiles(source, torch.arange(len(images)), images.labels)

@@ -1,0 +1,27 @@
+"""The notebook and the entry points of torch.hub."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import hubconf
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_tour_runs(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tour = nbformat.read(ROOT / "docs" / "tour.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in tour.cells)  # they are made by whoever reads it
+    client = nbclient.NotebookClient(tour, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    printed = str([cell.get("outputs") for cell in tour.cells])
+    assert "of 360 images are wrong" in printed and "image/png" in printed
+
+
+def test_torch_hub_has_each_network():
+    assert {"resnet20", "resnet50-v1.5", "create_model"} <= vars(hubconf).keys()
+    net = torch.hub.load(str(ROOT), "resnet20", source="local", num_classes=3)
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
