@@ -186,8 +186,8 @@ def results_page(drawn: Pages, demo: Sequence[Page], speeds: Speeds, folder: Pat
         parts += [f"## {DEMO_TITLE}", *page_parts(DEMO_TITLE, page, page.table)]
     missing = []
     for name, some in drawn.items():
-        if page := best(name, some):
-            parts += [f"## {CLAIMS[name].title}", *best_parts(name, page, speeds)]
+        if longest := best(name, some):
+            parts += [f"## {CLAIMS[name].title}", *best_parts(name, longest, speeds)]
         else:
             missing.append(f"- [{CLAIMS[name].title}]({name}.md)")
     if missing:
