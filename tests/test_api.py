@@ -103,6 +103,10 @@ def test_models_are_listed_by_pattern_and_made_with_other_classes():
         ValueError, match="no public weights of that name; there are .*resnet50.IMAGE"
     ):
         residual.create_model("resnet20", pretrained="cifar99")
+    with pytest.raises(
+        ValueError, match="IMAGENET1K_V2 are those of resnet50-v1.5, not of resnet5"
+    ):
+        residual.create_model("resnet50", pretrained="IMAGENET1K_V2")
     with pytest.raises(ValueError, match="there are no public weights of plain20"):
         residual.create_model("plain20", pretrained=True)
 

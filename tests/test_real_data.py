@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from archives import unpack
 
+import residual
+from residual.weights.published import shipped_files
+
 SHARED = os.environ.get("RESIDUAL_SHARED", "")
 needs_shared = pytest.mark.skipif(
     not SHARED, reason="needs RESIDUAL_SHARED: the JPEG copy of CIFAR-10 and foreign weights"
@@ -53,3 +56,18 @@ def test_plain20_has_the_shapes_of_the_foreign_resnet20_and_refuses_its_weights(
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "plain").exists()
+
+
+@needs_shared
+def test_our_weights_are_wrong_on_as_many_test_pictures_as_their_card_says(tmp_path):
+    """Of CIFAR-10 itself, in RESIDUAL_SHARED."""
+    names = [name for name in shipped_files() if name.endswith(".cifar10")]
+    if not names:
+        pytest.skip("no weights of CIFAR-10 come with the package yet")
+    unpacking = Path(SHARED) / "unpack_cifar10.py"
+    subprocess.run([sys.executable, unpacking, tmp_path], check=True)
+    for name in names:
+        net = residual.load(name)
+        result = residual.evaluate(net, "cifar10", root=tmp_path)
+        assert result.record["data"]["fingerprint"] == net.card["data"]["fingerprint"]
+        assert (result.seen, result.wrong_top1) == (net.card["seen"], net.card["wrong_top1"])

@@ -110,12 +110,18 @@ def create_model(
 
 def weights_name(network: str, pretrained: str | Path | bool) -> str:
     """The name of public weights of a network, or the path of others."""
-    names = [name for name, other in public_names().items() if other == network]
+    public = public_names()
+    names = [name for name, other in public.items() if other == network]
     if pretrained is True:
         if not names:
             raise ValueError(f"there are no public weights of {network}")
         return names[0]
     fits = [name for name in names if name.partition(".")[2].lower() == str(pretrained).lower()]
+    other = public.get(f"{network}.{pretrained}", network)
+    if other != network:
+        raise ValueError(
+            f"the weights {network}.{pretrained} are those of {other}, not of {network}"
+        )
     return fits[0] if fits else str(pretrained)
 
 
