@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from test_evaluate_command import weights
 
+import residual
 from residual.analysis.explain import explain
 from residual.data.decode import decode
 from residual.data.preprocessing import Preprocessing
 from residual.models.registry import build
 from residual.runs.load import Trained
+from residual.tasks.classification.load import load
 
 CLASSES = ("cat", "dog", "eel", "fox", "gnu")
 GLOBAL_AVERAGE = ("resnet20", "resnet18", "plain8", "googlenet", "bn-inception", "highway19", "nin")
@@ -223,3 +225,11 @@ def test_the_commands_of_the_page_about_it_work(command, finished, tmp_path):
         answer = command(*words, cwd=tmp_path)
         assert answer.status == 0, answer.err
     assert (tmp_path / "runs" / "resnet20-1" / "report" / "together.html").is_file()
+
+
+def test_a_loaded_network_explains_pictures_in_memory(finished):
+    model, pixels = residual.load(finished), np.asarray(photograph(8, 8))
+    result = model.explain(pixels, "3")
+    expected = explain(load(finished), Image.fromarray(pixels), "3")
+    assert torch.equal(result.map, expected.map) and result.label == "3"
+    assert model.explain(pixels).label == model.predict(pixels)[0]["labels"][0]["label"]

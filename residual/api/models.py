@@ -40,6 +40,7 @@ Answer = dict[str, Any]
 Source = nn.Module | Trained | Path | str  # of a network
 
 if TYPE_CHECKING:
+    from residual.analysis.explain import Explanation
 
     class TrainedModel(nn.Module):
         """What `load` and `create_model` return: the network itself, with these attributes."""
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         step: int | None
         card: dict[str, Any] | None  # of weights that come with the package
         predict: Callable[..., Any]  # see `residual.predict`
+        explain: Callable[..., "Explanation"]  # of a classifier
 else:
     TrainedModel = nn.Module
 
@@ -160,6 +162,7 @@ def attach(trained: Trained) -> TrainedModel:
         recipe=recipe,
         step=trained.step,
         predict=partial(predict, net),
+        explain=partial(explain, net),
         card=read_json(shipped.with_suffix(".json")) if shipped else None,
     )
     if view is not None:
@@ -188,6 +191,17 @@ def as_trained(net: nn.Module) -> Trained:
 
     fused = copy.deepcopy(net).eval()  # for its layers are fused
     return TrainedDetector(cast("Any", fused), *parts[1:])
+
+
+def explain(net: nn.Module, image: Picture, class_name: str | None = None) -> "Explanation":
+    """The class activation map of a picture, for the best class or one by name, by a classifier
+    that `load` returned. Raises ValueError for a detector and what `analysis.explain` raises."""
+    from residual.analysis.explain import explain as explain_image
+
+    trained = as_trained(net)
+    if hasattr(trained, "annotations"):
+        raise ValueError("a detector has no class activation map; its boxes show what it sees")
+    return explain_image(trained, to_image(image), class_name)
 
 
 # ---- predictions --------------------------------------------------------------------------------
