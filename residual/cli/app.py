@@ -20,6 +20,7 @@ from residual.cli import (
     evaluate,
     export,
     models,
+    predict,
     reproduce,
     runs,
     train,
@@ -91,10 +92,10 @@ app = group(
     "Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).",
     *(models.networks, models.describe, train.train, runs.resume, train.statistics),
     *(evaluate.evaluate, evaluate.report, evaluate.responses),
-    *(export.predict, export.explain, export.export, reproduce.reproduce, convert.convert),
+    *(predict.predict, predict.explain, export.export, reproduce.reproduce, convert.convert),
 )
 data_sets = group("Check, prepare and pack folders of pictures.", data.check, data.pack)
-public = "Put a public data set in its form, from its archives."
+public = "Prepare a public data set from its archives."
 data_sets.add_typer(group(public, data.imagenet, data.voc, data.coco), name="prepare")
 app.add_typer(data_sets, name="data")
 detection = "Object detection: Faster R-CNN on these networks (Section 4.3)."

@@ -32,10 +32,10 @@ def train(
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure a network in training, in each precision and memory format worth a trial.
+    """Measure training speed in each precision and memory format.
 
-    It learns from noise in memory, one norm group at a time. The last line says which setting
-    `residual train` takes, and how long the recipe would take.
+    The images are random numbers in memory, one norm group per step. The last line prints the
+    setting that `residual train` would select, and the duration of the recipe.
 
     Example: residual benchmark train resnet50
     """
@@ -85,14 +85,13 @@ def duration(days: float) -> str:
 
 def predict(
     network: Network = "resnet50",
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images at a time.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="For each measurement.")] = 3.0,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images per batch.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = 3.0,
     device: Device = "auto",
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast a network answers, by each engine that is here; by default for 1 image at a
-    time, and for 16.
+    """Measure prediction speed with each installed engine; default: batches of 1 and 16.
 
     Example: residual benchmark predict resnet50
     """
@@ -114,9 +113,9 @@ def predict(
 def data(
     folder: Annotated[str, typer.Argument(help="A folder of photographs, or packed data.")],
     network: Annotated[str, typer.Option(help="A network that takes photographs.")] = "resnet50",
-    recipe: Annotated[str, typer.Option(help="Whose augmentation: imagenet, modern.")] = "imagenet",
-    batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 32,
-    seconds: Annotated[float, typer.Option(min=0.01, help="For each stage.")] = 3.0,
+    recipe: Annotated[str, typer.Option(help="Augmentation of imagenet or modern.")] = "imagenet",
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 32,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per stage.")] = 3.0,
     device: Device = "auto",
     threads: Threads = 0,
     precision: Precision = "auto",
@@ -124,11 +123,11 @@ def data(
     root: Root = CACHE,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast photographs come to a network, stage by stage.
+    """Measure the speed of data loading, stage by stage.
 
-    The stages are the disk, decoding, the crop, the rest of the augmentation, the way to the
-    device, batches as they come from the workers, the network alone, and a training end to end.
-    The last line names the bottleneck.
+    The stages are the disk, decoding, the crop, the rest of the augmentation, the copy to the
+    device, the workers together, the network alone, and a training end to end. The last line
+    names the bottleneck.
 
     Example: residual benchmark data photos --network resnet50 --workers 4
     """

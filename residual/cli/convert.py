@@ -27,7 +27,7 @@ def convert(
         str | None, typer.Option(help="The network they are for, e.g. resnet50-v1.5.")
     ] = None,
     assume: Annotated[
-        str | None, typer.Option(help="v1 or v1.5: you know which variant bottleneck weights are.")
+        str | None, typer.Option(help="v1 or v1.5: the variant, if the file does not tell.")
     ] = None,
     entry: Annotated[
         str | None,
@@ -37,10 +37,10 @@ def convert(
         Path | None, typer.Option(help="The authors' mean image, ResNet_mean.binaryproto.")
     ] = None,
     shorter: Annotated[
-        int | None, typer.Option(min=1, help="Pixels of a picture's shorter side.")
+        int | None, typer.Option(min=1, help="Pixels of a resized picture's shorter side.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels on a side of the centre cut out of it.")
+        int | None, typer.Option(min=1, help="Pixels on a side of the centre crop.")
     ] = None,
     root: Root = CACHE,
 ) -> None:

@@ -47,16 +47,14 @@ def exit_on(errors: Iterable[str]) -> None:
 
 
 def check(
-    folder: Annotated[
-        Path, typer.Argument(help="With train/, val/ or test/, with classes, or with boxes.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="A folder of images by class, or with boxes.")],
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that read pictures; 0 takes every core.")
     ] = 0,
     draw: Annotated[
-        int, typer.Option(min=0, help="Draw so many pictures with their boxes on one sheet.")
+        int, typer.Option(min=0, help="Number of pictures to draw with their boxes.")
     ] = 0,
-    out: Annotated[Path, typer.Option(help="The file of the sheet.")] = Path("boxes.png"),
+    out: Annotated[Path, typer.Option(help="The file of --draw.")] = Path("boxes.png"),
     box_frame: BoxFrame = None,
     box_unit: BoxUnit = None,
     as_json: Json = False,
@@ -64,8 +62,8 @@ def check(
     """Find damaged pictures in a folder, and count classes.
 
     Also lists how decoding changes pictures, and likely mistakes: classes that are empty or very
-    unequal, equal pictures. In a folder of PASCAL VOC's or COCO's form, impossible boxes are found,
-    too. The exit status is 1 if any picture or box is bad, or if training would refuse the folder.
+    unequal, equal pictures; in PASCAL VOC's or COCO's format also invalid boxes. The exit status is
+    1 if any picture or box is bad, or if training would refuse the folder.
 
     Example: residual data check photos
     """
@@ -221,9 +219,7 @@ def section(title: str, lines: list[str]) -> Iterator[str]:
 def pack(
     source: Annotated[Path, typer.Argument(help="A folder of pictures, as for training.")],
     to: Annotated[str, typer.Argument(help="A new folder, or a place like s3://bucket/name.")],
-    shorter_side: Annotated[
-        int, typer.Option(min=1, help="Pixels that a shorter side has at most.")
-    ] = 480,
+    shorter_side: Annotated[int, typer.Option(min=1, help="Most pixels of a shorter side.")] = 480,
     form: Annotated[
         str, typer.Option("--as", help="jpeg; or raw: decoded, larger and faster to read.")
     ] = "jpeg",
@@ -236,18 +232,18 @@ def pack(
         ),
     ] = 0,
     bad_images: Annotated[
-        str, typer.Option(help="error, or skip: damaged ones are packed as they are, and named.")
+        str, typer.Option(help="error; or skip: pack damaged ones unchanged, and list them.")
     ] = "error",
     workers: Workers = 2,
     as_json: Json = False,
 ) -> None:
     """Pack a folder of pictures into shards, for speed or for an object store.
 
-    A JPEG that needs no change keeps its pixels, without loss. Where jpegtran is installed, a part
-    of libjpeg-turbo, it gets restart markers, by which training decodes only the part that it
-    needs; what is no pixel, such as EXIF data, is left out then.
+    A JPEG that needs no change keeps its pixels. If jpegtran (of libjpeg-turbo) is installed, the
+    JPEG gets restart markers, so that training decodes only the crop; metadata such as EXIF is
+    then removed.
 
-    An S3 store other than Amazon's is named by the variable S3_ENDPOINT_URL.
+    The environment variable S3_ENDPOINT_URL selects an S3 store other than Amazon's.
 
     Example: residual data pack photos packed --shorter-side 480
     """
@@ -292,7 +288,7 @@ def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
 
 # ---- prepare ------------------------------------------------------------------------------------
 
-Source = Annotated[Path, typer.Argument(help="Where the archives lie.")]
+Source = Annotated[Path, typer.Argument(help="The folder of the archives.")]
 
 
 def target(default: str) -> Any:
@@ -300,15 +296,15 @@ def target(default: str) -> Any:
 
 
 def imagenet(
-    source: Annotated[Path, typer.Argument(help="Where the archives or folders lie.")],
+    source: Annotated[Path, typer.Argument(help="The folder of the archives or folders.")],
     to: Annotated[Path | None, target("imagenet")] = None,
     as_json: Json = False,
 ) -> None:
     """Sort ImageNet (ILSVRC 2012) into train/ and val/.
 
-    Takes the official archives, a flat validation folder with the devkit, Kaggle's layout, or a
-    sorted tree; says what is missing then. Goes on where it was interrupted. Changes nothing in
-    SOURCE; files are hard-linked where that can be.
+    Reads the official archives, a flat validation folder with the devkit, Kaggle's layout, or a
+    sorted tree, and lists what is missing. Continues after an interruption. SOURCE stays
+    unchanged; files are hard-linked if possible.
 
     Example: residual data prepare imagenet downloads imagenet
     """
@@ -322,9 +318,9 @@ def voc(
 ) -> None:
     """Unpack PASCAL VOC 2007 and 2012 into VOCdevkit/VOC2007 and VOC2012.
 
-    Takes the official archives (VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar,
-    VOCtrainval_11-May-2012.tar), or some of them; says what is missing then. Goes on where it was
-    interrupted. Changes nothing in SOURCE.
+    Reads the official archives (VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar,
+    VOCtrainval_11-May-2012.tar), or some of them, and lists what is missing. Continues after an
+    interruption. SOURCE stays unchanged.
 
     Example: residual data prepare voc downloads voc
     """
@@ -338,8 +334,8 @@ def coco(
 ) -> None:
     """Unpack COCO into annotations/, train2017/ and val2017/, or those of 2014.
 
-    Takes the official archives (train2017.zip, val2017.zip, annotations_trainval2017.zip), or some
-    of them; says what is missing then. Goes on where it was interrupted. Changes nothing in SOURCE.
+    Reads the official archives (train2017.zip, val2017.zip, annotations_trainval2017.zip), or some
+    of them, and lists what is missing. Continues after an interruption. SOURCE stays unchanged.
 
     Example: residual data prepare coco downloads coco
     """

@@ -22,9 +22,8 @@ from residual.cli.options import (
     load_detectors,
     usage_errors,
 )
-from residual.cli.output import format_precision
 from residual.cli.progress import ProgressOptions, joined
-from residual.cli.runs import Minutes, Start, Tensorboard, begin_run
+from residual.cli.runs import Minutes, Start, Tensorboard, begin_run, format_precision
 from residual.storage import json_text
 
 if TYPE_CHECKING:
@@ -38,9 +37,9 @@ Refine = Annotated[
 Multiscale = Annotated[
     bool, typer.Option("--multiscale", help="Test at five scales, two for each region (Table 9).")
 ]
-Boxes = Annotated[Path, typer.Option("--data", help="A folder of PASCAL VOC's form, or of COCO's.")]
+Boxes = Annotated[Path, typer.Option("--data", help="A folder in PASCAL VOC's or COCO's format.")]
 Context = Annotated[
-    bool, typer.Option("--context", help="The whole picture beside each region (Table 9).")
+    bool, typer.Option("--context", help="Add features of the whole picture (Table 9).")
 ]
 
 
@@ -61,7 +60,7 @@ def train(
     ] = None,
     shorter_side: Annotated[
         int | None,
-        typer.Option(min=16, help="Pixels of a picture's shorter side: 600; anchors go with it."),
+        typer.Option(min=16, help="Pixels of the shorter side, e.g. 300; scales anchors too."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed: weights, order, flips, samples.")] = 0,
     weights: Annotated[
@@ -184,7 +183,7 @@ def predict(
         float, typer.Option("--score", min=0, max=1, help="Objects of at least this score.")
     ] = 0.5,
     out: Annotated[
-        Path | None, typer.Option(help="A folder for pictures with boxes; none without it.")
+        Path | None, typer.Option(help="A folder for pictures with their boxes drawn.")
     ] = None,
     refine: Refine = False,
     multiscale: Multiscale = False,
@@ -197,7 +196,7 @@ def predict(
 
     Example: residual detect predict runs/resnet101-1 street.jpg --out found
     """
-    from residual.cli.export import image_paths, print_answers
+    from residual.cli.predict import image_paths, print_answers
     from residual.tasks.detection import inference
     from residual.tasks.detection.recipe import Testing, multiscale_sizes
 

@@ -68,7 +68,7 @@ def evaluate(
         str, typer.Option(help="probabilities or scores, over views and networks.")
     ] = "probabilities",
     mirror: Annotated[
-        bool | None, typer.Option(help="Mirrored views too; by default as the protocol has it.")
+        bool | None, typer.Option(help="Add mirrored views; default: as in the protocol.")
     ] = None,
     sides: Annotated[
         str | None, typer.Option(help="Shorter sides of photographs in pixels, like 224,256.")

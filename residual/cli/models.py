@@ -47,11 +47,11 @@ def networks(as_json: Json = False) -> None:
 def describe(
     network: Annotated[str, NETWORK],
     compare: Annotated[
-        str | None, typer.Option(help="Beside another library's network: torchvision.")
+        str | None, typer.Option(help="Compare with another library: torchvision.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a network layer by layer, or how it differs from another library's of that name.
+    """Show the layers of a network, or how they differ from another library's.
 
     Example: residual describe resnet50 --compare torchvision
     """

@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 CACHE = Path.home() / ".cache" / "residual"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes the GPU where there is one.")
-]
-Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes every core.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: the GPU if there is one.")]
+Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0: every core.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
-Precision = Annotated[
-    str, typer.Option(help="float32 or bf16; auto takes what a short trial shows to pay.")
-]
+Precision = Annotated[str, typer.Option(help="float32 or bf16; auto: the faster in a short trial.")]
 Exact = Annotated[
     str, typer.Option("--precision", help="float32, or bf16: less exact, often faster.")
 ]
@@ -43,10 +39,10 @@ BoxUnit = Annotated[
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="Refuse operations that may differ between runs.")
 ]
-Root = Annotated[Path, typer.Option(help="Where data sets lie and caches are kept.")]
+Root = Annotated[Path, typer.Option(help="The folder of data sets and caches.")]
 Data_ = Annotated[
     str | None,
-    typer.Option("--data", help="digits, cifar10, or a folder with train/ and test/ or val/."),
+    typer.Option("--data", help="digits, cifar10, or a folder of images by class."),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Begins, resumes and shows runs of both tasks: what their commands share, and `resume`."""
+"""The command `resume`, and what the training commands of both tasks share."""
 
 import os
 from dataclasses import dataclass, replace
@@ -17,7 +17,6 @@ from residual.cli.options import (
     load_trained,
     usage_errors,
 )
-from residual.cli.output import format_precision
 from residual.cli.progress import (
     ProgressOptions,
     joined,
@@ -35,8 +34,10 @@ if TYPE_CHECKING:
 
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
 Tensorboard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard into the run, too.")
+    bool, typer.Option("--tensorboard", help="Also write TensorBoard curves into the run.")
 ]
+
+MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
 
 
 @dataclass(frozen=True)
@@ -121,18 +122,20 @@ def resume(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     data: Data_ = None,
     out: Annotated[
-        Path | None, typer.Option(help="Go on in a copy of the run, and leave this one as it is.")
+        Path | None, typer.Option(help="Continue in a copy; this run stays unchanged.")
     ] = None,
     inexact: Annotated[
-        bool, typer.Option("--inexact", help="Go on although versions or the machine differ.")
+        bool, typer.Option("--inexact", help="Continue although versions or the machine differ.")
     ] = False,
     checkpoint_minutes: Minutes = 5.0,
     tensorboard: Tensorboard = False,
-    root: Annotated[Path | None, typer.Option(help="Where data sets lie now.")] = None,
-    device: Annotated[str | None, typer.Option(help="Another device than before.")] = None,
-    threads: Annotated[int | None, typer.Option(min=0, help="Other threads than before.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of data sets, if it was moved.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Default: as before.")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="Default: as before.")] = None,
     workers: Workers = 2,
-    precision: Annotated[str | None, typer.Option(help="Another precision than before.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Default: as before.")] = None,
     as_json: Json = False,
 ) -> None:
     """Resume a run; the result is that of an uninterrupted run.
@@ -238,3 +241,29 @@ def print_result(run: Path, result: dict[str, Any], as_json: bool) -> None:
             f"{result['data']['split']} images wrong, one view each"
         )
     print(f"{run} has it; see: residual report {run}")
+
+
+def format_precision(result: dict[str, Any]) -> str:
+    """A table of average precision in percent."""
+    ap, testing = result["ap"], result["testing"]
+    title = [" + ".join(result["networks"]), *["with box refinement"] * testing["refinement"]]
+    title += [f"at sides {', '.join(map(str, testing['scales']))}"] if testing["scales"] else []
+    widths = {name: max(8, len(name) + 2) for name in ap["AP50-area"]["classes"]}
+    lines = [
+        f"{', '.join(title)} on {result['data']['name']}: {ap['pictures']:,} pictures, "
+        f"{ap['objects']:,} objects, {ap['detections']:,} boxes found, "
+        f"{result['pictures_per_second']:.1f} pictures/s",
+        f"average precision, %{'mean':>12}"
+        + "".join(f"{name:>{width}}" for name, width in widths.items()),
+    ]
+    rows = {name: ap[name] for name in MEASURES}
+    if ap["difficult"]:
+        rows |= {f"{name}, difficult too": ap["difficult counted"][name] for name in MEASURES}
+
+    def cell(percent: float | None) -> str:
+        return "-" if percent is None else f"{percent:.2f}"  # a class without objects has no AP
+
+    for name, row in rows.items():
+        cells = (f"{cell(row['classes'][label]):>{width}}" for label, width in widths.items())
+        lines.append(f"{name:<20}{cell(row['mean']):>10}{''.join(cells)}")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The commands `train`, `resume` and `statistics`."""
+"""The commands `train` and `statistics`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -70,14 +70,14 @@ def train(
         str | None,
         typer.Option(
             "--bad-images",
-            help="error, or skip: of photographs, up to 0.1 % that are damaged are replaced.",
+            help="error; or skip: replace damaged photographs, at most 0.1 %.",
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")
     ] = None,
     test_curve: Annotated[
-        bool, typer.Option("--test-curve", help="Also evaluate on the test set in training.")
+        bool, typer.Option("--test-curve", help="Also evaluate on the test set during training.")
     ] = False,
     checkpoint_minutes: Minutes = 5.0,
     tensorboard: Tensorboard = False,
@@ -85,9 +85,7 @@ def train(
     device: Device = "auto",
     threads: Annotated[
         int,
-        typer.Option(
-            min=0, help="Processor threads; 0 takes as many as a short trial shows to pay."
-        ),
+        typer.Option(min=0, help="Processor threads; 0: the fastest number in a short trial."),
     ] = 0,
     workers: Workers = 2,
     precision: Precision = "auto",
@@ -98,7 +96,7 @@ def train(
 
     Example: residual train resnet20 --data cifar10
 
-    FitNet-19 learns from a Maxout network in two stages, as its row of Table 6 does:
+    FitNet-19 (Table 6) learns from a Maxout network in two stages:
     residual train maxout --data cifar10 --out TEACHER;
     residual train fitnet19 --data cifar10 --recipe fitnet-hint --teacher TEACHER --out HINT;
     residual train fitnet19 --data cifar10 --recipe fitnet-distilled --teacher TEACHER --weights
@@ -155,7 +153,7 @@ def statistics(
     out: Annotated[Path, typer.Option(help="The file of weights to write.")],
     data: Data_ = None,
     images: Annotated[
-        int, typer.Option(min=1, help="So many training images, or all, in whole batches.")
+        int, typer.Option(min=1, help="Number of training images, at most all.")
     ] = 50_000,
     root: Root = CACHE,
     device: Device = "auto",

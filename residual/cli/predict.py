@@ -1,0 +1,150 @@
+"""The commands `predict` and `explain`."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from glob import glob
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from residual.cli.options import Device, Exact, Json, Threads, compute_config, load_trained
+from residual.storage import display_name, json_text
+
+
+def predict(
+    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Number of labels per picture.")] = 5,
+    engine: Annotated[
+        str, typer.Option(help="onnxruntime or torch; auto: the faster one.")
+    ] = "auto",
+    device: Device = "auto",
+    threads: Threads = 0,
+    precision: Exact = "float32",
+    as_json: Json = False,
+) -> None:
+    """Print labels and probabilities of pictures.
+
+    Example: residual predict runs/resnet20-1 cat.jpg pictures/ --top 3
+    """
+    from residual.export.engine import ENGINES
+    from residual.export.engine import engine as create_engine
+    from residual.export.predict import answers
+
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
+    if engine == "onnxruntime" and precision != "float32":
+        raise typer.BadParameter("the engine onnxruntime computes in float32")
+    config = compute_config(device, threads, precision, False)
+    pictures = image_paths(images)
+    name = engine if precision == "float32" else "torch"
+    chosen = partial(create_engine, name=name, threads=config.threads)
+    with config.activate(), config.autocast():
+        results = answers(load_trained(path).placed(config), pictures, top, chosen)
+        failed = print_answers(results, as_json, format_labels)
+    if failed:
+        raise typer.Exit(1)
+
+
+def print_answers(
+    answers: Iterable[dict[str, Any]],
+    as_json: bool,
+    format_answer: Callable[[dict[str, Any]], str],
+) -> bool:
+    """Print answers as they come, or all as JSON -> whether there was an error."""
+    printed = []
+    failed = False
+    for answer in answers:
+        if "error" in answer:
+            failed = True
+            typer.echo(f"residual: {answer['error']}", err=True)
+        elif not as_json:
+            print(format_answer(answer), flush=True)
+        if as_json:
+            printed.append(answer)
+    if as_json:
+        print(json_text(printed))
+    return failed
+
+
+def format_labels(answer: dict[str, Any]) -> str:
+    """The labels and probabilities of one image."""
+    labels = ", ".join(f"{x['label']} {100 * x['probability']:.1f} %" for x in answer["labels"])
+    return f"{display_name(answer['image'])}: {labels}"
+
+
+def explain(
+    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
+    ],
+    out: Annotated[Path, typer.Option(help="A folder for the pictures with their maps.")],
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Label; default: the most probable.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw class activation maps (CAM or Grad-CAM) over pictures.
+
+    Example: residual explain runs/resnet50-1 cat.jpg --out maps --class tabby
+    """
+    from residual.analysis.explain import explain_files
+
+    config = compute_config(device, threads, "float32", False)
+    paths = image_paths(images)
+    trained = load_trained(path).placed(config)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write {out}: {error.strerror}") from None
+    with config.activate():
+        answers = explain_files(trained, paths, class_name, out)
+        failed = print_answers(answers, as_json, format_explanation)
+    if failed:
+        raise typer.Exit(1)
+
+
+def format_explanation(answer: dict[str, Any]) -> str:
+    """The class, its probability and the drawing of one image."""
+    label = f"{answer['label']} {100 * answer['probability']:.1f} %, {answer['method']}"
+    return f"{display_name(answer['image'])}: {label} drawn in {answer['drawing']}"
+
+
+def image_paths(words: list[str]) -> Iterator[Path]:
+    """The pictures that words name: files, all in a folder and below it, a pattern, or a list on
+    stdin, which is read as it comes. Raises FileNotFoundError for a word without pictures."""
+    from residual.storage import iterate_list
+
+    paths: list[Iterable[Path]] = [
+        map(Path, iterate_list(sys.stdin.buffer)) if word == "-" else expand_word(word)
+        for word in words
+    ]
+    return chain.from_iterable(paths)
+
+
+def expand_word(word: str) -> list[Path]:
+    """The pictures of a folder or a pattern, or else the path itself, even if it does not exist."""
+    from residual.data.folder_index import IgnoredFiles, iterate_images
+
+    path = Path(word)
+    if path.is_dir():
+        ignored = IgnoredFiles()
+        paths = [path / image for image in sorted(iterate_images(path, path, ignored))]
+        if ignored.unreadable:
+            raise ignored.unreadable[0]
+        if not paths:
+            raise FileNotFoundError(f"{display_name(path)} holds no pictures")
+        return paths
+    if not path.exists() and any(sign in word for sign in "*?["):
+        paths = [Path(name) for name in sorted(glob(word, recursive=True))]  # noqa: PTH207
+        if not paths:
+            raise FileNotFoundError(f"no picture fits {display_name(word)}")
+        return paths
+    return [path]
