@@ -6,6 +6,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import residual
 from benchmarks.shipped_weights import ship
 from residual.data.sources import digits
 from residual.device import torch_settings
+from residual.runs.session import Session
+from residual.training.task import Event
 from residual.weights import published
 
 ROOT = Path(__file__).parents[1]
@@ -199,6 +202,30 @@ def test_a_training_that_is_closed_goes_on_to_the_same_weights(tmp_path):
     rest = list(residual.resume(tmp_path / "left", data))
     assert rest[0].step == 5 and rest[0].run == tmp_path / "left"
     assert rest[-1].result["weights_sha256"] == whole.result["weights_sha256"]
+
+
+def one_notice(session: Session) -> Iterator[Event]:
+    yield Event(session.task.learner.step, notice="a picture is damaged")
+
+
+def test_a_training_that_is_closed_at_a_notice_is_saved_with_its_last_step(tmp_path, monkeypatch):
+    changes = {"batch": 8, "norm_group": 8, "steps": 10, **ONE}
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "notices", one_notice)
+        events = residual.train("resnet8", colours(), out=tmp_path / "run", **changes)
+        next(event for event in events if event.step == 4)
+        events.close()
+    assert next(residual.resume(tmp_path / "run", colours())).step == 5
+
+
+def test_what_is_closed_after_a_loss_that_is_not_finite_keeps_its_last_checkpoint(tmp_path):
+    changes = {"batch": 8, "norm_group": 8, "steps": 1_000, "lr": 1e30, **ONE}
+    events = residual.train("resnet8", colours(), out=tmp_path / "run", **changes)
+    for event in events:
+        if event.step == 4:  # the log tells of it at the fifth step
+            break
+    events.close()
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_module_of_ones_own_is_the_beginning_and_is_rebuilt_by_its_class(tmp_path):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,12 +150,13 @@ class Session:
                 saved = time.monotonic()
             if not last and world.any(options.stop()):
                 self._stop(step)
-            yield from self.notices()
             try:
+                yield from self.notices()
                 yield Event(step.number, line)
             except GeneratorExit:  # the caller closes the generator
                 if not last and world.size == 1:
-                    self._keep(step)
+                    with suppress(Diverged, NonFiniteValues):  # the last good checkpoint stays
+                        self._keep(step)
                 raise
             if last:
                 return
