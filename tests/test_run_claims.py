@@ -17,6 +17,7 @@ from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks import task_module
 from residual.tasks.classification.train import advance, recipe_for
+from residual.training.meter import Meter
 from residual.training.recipe import to_json
 from residual.training.task import RunOptions
 
@@ -130,3 +131,11 @@ def test_the_library_takes_the_next_folder_too(tmp_path, monkeypatch):
         *_, last = residual.train("resnet8", steps=1, batch=8, norm_group=8)
         assert last.result
         assert (tmp_path / "runs" / f"resnet8-{n}" / "result.json").exists()
+
+
+def test_the_time_until_a_checkpoint_is_restored_does_not_count_as_training():
+    meter = Meter("cpu")
+    meter._mark -= 1_000  # seconds ago
+    meter.restore(Meter("cpu").to_json(), [])
+    meter.tick()
+    assert meter.seconds < 1_000

@@ -98,3 +98,4 @@ class Meter:
         self.sums += torch.tensor([values["loss"], values["wrong"], finite, *parts]).to(self.sums)
         for key, name in COUNTS.items():
             setattr(self, name, values[key])
+        self.pause()  # reading the checkpoint does not count
