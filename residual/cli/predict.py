@@ -136,7 +136,7 @@ def expand_word(word: str) -> list[Path]:
     path = Path(word)
     if path.is_dir():
         ignored = IgnoredFiles()
-        paths = [path / image for image in sorted(iterate_images(path, path, ignored))]
+        paths = sorted(path / image for image in iterate_images(path, path, ignored))
         if ignored.unreadable:
             raise ignored.unreadable[0]
         if not paths:
