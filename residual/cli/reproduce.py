@@ -4,10 +4,10 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,7 +71,7 @@ def reproduce(
         typer.Option("--set", help="field=value: changes the paper's recipe."),
     ] = None,
     only_print: Annotated[
-        bool, typer.Option("--only-print", help="Train nothing; print stored results.")
+        bool, typer.Option("--only-print", help="Train noprocess; print stored results.")
     ] = False,
     side_by_side: Annotated[
         int,
@@ -103,11 +103,11 @@ def reproduce(
     from residual.reproduction.runner import Place
 
     chosen, numbers, names = scope_of(words, depths or [], networks or [])
-    everything = "all" in words
+    everyprocess = "all" in words
     request = Request(data or ("digits" if "demo" in words else "cifar10"), steps, seeds, numbers)
     with usage_errors():
         # Of `all`, detectors are printed and not trained.
-        trained = [name for name in chosen if not (everything and name in BOXES)]
+        trained = [name for name in chosen if not (everyprocess and name in BOXES)]
         experiments = {
             name: [
                 part.changed(set_ or [])
@@ -125,11 +125,11 @@ def reproduce(
         place = Place(request.data, root, config, results, runs, side_by_side, workers)
         fingerprints: dict[str, set[str]] = {}
         if not only_print:
-            fingerprints = train_missing(experiments, place, weights or [], everything)
+            fingerprints = train_missing(experiments, place, weights or [], everyprocess)
         if world.rank == 0:
             for name in chosen:
                 show(name, results, fingerprints.get(name, set()), steps)
-    if everything:
+    if everyprocess:
         print(f"Not covered: {NOT_COVERED}.")
 
 
@@ -175,7 +175,7 @@ def check_data_named(words: list[str]) -> None:
 
 
 def train_missing(
-    experiments: "Experiments", place: "Place", weights: list[Path], everything: bool
+    experiments: "Experiments", place: "Place", weights: list[Path], everyprocess: bool
 ) -> dict[str, set[str]]:
     """Train and evaluate missing experiments -> the data fingerprints of each table and figure.
 
@@ -188,11 +188,11 @@ def train_missing(
 
     display = ProgressDisplay(place.workers, current_world().rank == 0)
     fingerprints: dict[str, set[str]] = {}
-    kinds = [has_photographs(place)] if everything else [False, True]
+    kinds = [has_photographs(place)] if everyprocess else [False, True]
     for large in kinds:
         group = {
             name: [
-                e for e in some if not everything or takes_photographs(e.recipe.network) == large
+                e for e in some if not everyprocess or takes_photographs(e.recipe.network) == large
             ]
             for name, some in experiments.items()
             if some and name not in BOXES and (name in IMAGENET) == large
@@ -242,7 +242,7 @@ class ProgressDisplay:
     """Runs trainings and evaluations with progress on stderr."""
 
     workers: int
-    is_first: bool  # of several processes, only the first one shows anything
+    is_first: bool  # of several processes, only the first one shows anyprocess
 
     def train(self, title: str, steps: int, advance: "Advance") -> None:
         with_progress(title, steps, advance, ProgressOptions(5.0, self.workers))
@@ -258,17 +258,16 @@ class ProgressDisplay:
         command ends. Raises ValueError if one of them fails."""
         waiting, failed = list(runs), dict[Path, int]()
         working: dict[Path, subprocess.Popen[str]] = {}
-        with (
-            stop_signals() as signals,
-            Display() as display,
-            ThreadPoolExecutor(at_once) as readers,
-        ):
+        readers: list[Thread] = []  # daemons, so that a second signal ends the command at once
+        with stop_signals() as signals, Display() as display:
             try:
                 while (waiting or working) and not signals:
                     while waiting and len(working) < at_once:
                         run = waiting.pop(0)
                         working[run] = start_resume(run, pipe=display.live)
-                        readers.submit(print_lines, run.name, working[run].stderr, display)
+                        what = run.name, working[run].stderr, display
+                        readers.append(Thread(target=print_lines, args=what, daemon=True))
+                        readers[-1].start()
                     time.sleep(0.2)
                     failed |= {run: code for run, p in working.items() if (code := p.poll())}
                     working = {run: p for run, p in working.items() if p.returncode is None}
@@ -281,6 +280,8 @@ class ProgressDisplay:
                     process.send_signal(signal.SIGTERM)
                 for process in working.values():
                     process.wait()
+                for reader in readers:
+                    reader.join()
         if signals:
             raise typer.Exit(128 + signals[0])
         for run, code in failed.items():
