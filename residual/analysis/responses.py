@@ -57,9 +57,9 @@ def responses(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[
 
     Raises ValueError if there is no image or no 3x3 layer.
     """
-    # Choice: the paper does not say on which images, with which batch-norm statistics, or over what
-    # the deviation is taken. The images are those of the test set without augmentation, the
-    # statistics those of inference, and one deviation is over all images, channels and positions.
+    # Choice: the paper does not define the images, the batch-norm statistics, or the axes of the
+    # standard deviation. We take the test set without augmentation, the statistics of inference,
+    # and one deviation over all images, channels and positions.
     layers = [
         norm
         for conv, norm in pairwise(net.modules())

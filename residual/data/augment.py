@@ -287,8 +287,8 @@ def mix_batch(
     (Zhang et al. 2018) and `cutmix` (Yun et al. 2019) are the alphas of their Beta distributions;
     if both are above 0, one of them is drawn for all images.
     """
-    # Choice: as torchvision does, partners are neighbours, since the order is random already, and
-    # one lambda is for all. The draws are made on the CPU, so they are equal on every device.
+    # Choice: as in torchvision, neighbours are mixed, because the order is random already, with one
+    # lambda for all. The CPU draws, so that the numbers are equal on every device.
     kinds = [(alpha, mix) for alpha, mix in ((mixup, blend), (cutmix, paste)) if alpha > 0]
     targets = F.one_hot(labels, classes).float()
     if not kinds:

@@ -159,8 +159,8 @@ def apply_split(data: Data, split: str) -> Data:
     """
     if split == "full" or (data.val is not None and data.test is not None):
         return data
-    # Choice: the 5,000 are drawn once, as many of each class; the paper does not say how. Where the
-    # data has only a val set beside the training set, the headline is on that, and no choice.
+    # Choice: the 5,000 validation images are drawn once and stratified; the paper does not say how.
+    # If the data has a val set but no test set, the reported error is on the val set.
     fraction = max(0.1, len(data.classes) / len(data.train))
     rest, out = stratified_split(data.train.labels, fraction)
     # The damaged images of the training set are divided by the same fraction.

@@ -188,8 +188,8 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def resize(image: Picture, size: tuple[int, int]) -> Image.Image:
     """Resize to (height, width); an image of that size is returned itself."""
-    # Choice: bilinear with antialiasing, on 8-bit pixels, for all resizing (Pillow's BILINEAR, and
-    # torch's for training crops, which rounds otherwise); the paper names no filter.
+    # Choice: all resizing is bilinear with antialiasing on 8-bit pixels (by Pillow; by torch for
+    # training crops, with other rounding); the paper names no filter.
     height, width = size
     image = as_image(image)
     if image.size == (width, height):
@@ -270,7 +270,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.has_transparency_data:
-        # Choice: what is transparent shows white; the paper's pictures have no transparency.
+        # Choice: transparent pixels become white; the paper's pictures have no transparency.
         layer = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
@@ -279,9 +279,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     """A grey image of more than 8 bits, rescaled without clipping: (H, W)."""
-    # Choice: whole numbers span 0 to 65,535, as in PNG, where 257 of them make one step. Floating
-    # point spans the least of 0 to 1, 255 and 65,535 that holds it. Where a value lies beyond, the
-    # least becomes black and the greatest white.
+    # Choice: integers of more than 8 bits span 0 to 65,535, as in PNG. Floating-point values span
+    # the smallest of 0 to 1, 0 to 255 and 0 to 65,535 that contains them; if none does, the minimum
+    # becomes black and the maximum white.
     grey = np.asarray(image).astype(np.float64)
     low, high = float(grey.min()), float(grey.max())
     if not np.isfinite(low + high):

@@ -196,8 +196,8 @@ def _split_classes(
     path: Path, classes: tuple[str, ...], entries: list[IndexEntry]
 ) -> dict[Split, list[IndexEntry]]:
     """Four fifths of each class for training and one fifth for the test."""
-    # Choice: a fifth of each class, rounded, but at least one picture, drawn by the same integer
-    # hash as all else; the split depends on nothing but how many pictures each class has.
+    # Choice: the test set is a fifth of each class, rounded, at least one picture, drawn by a hash
+    # of integers; the split depends only on the number of pictures per class.
     sets: dict[Split, list[IndexEntry]] = {"train": [], "test": []}
     for label, name in enumerate(classes):
         members = [entry for entry in entries if entry.label == label]

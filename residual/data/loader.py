@@ -368,8 +368,8 @@ def measure_preprocessing(
     if mean_kind == "imagenet":
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return Preprocessing(mean, std, (size, size), shorter)
-    # Choice: the mean is taken over centre crops of at most 10,000 training pictures, drawn by the
-    # keyed order; the paper says only "per-pixel mean subtracted". Damaged pictures are left out.
+    # Choice: the mean is that of centre crops of at most 10,000 random training pictures, without
+    # damaged ones; the paper says only "per-pixel mean subtracted".
     ids = permutation(0, 0, len(images))[:MEAN_IMAGES].tolist()
     tasks, crop = make_tasks(ids, [0] * len(ids)), Views("centre", (size, size), (shorter,))
     total, crop_count, done = torch.zeros(size, size, 3, dtype=torch.int64), 0, 0

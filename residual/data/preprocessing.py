@@ -26,10 +26,9 @@ class Preprocessing:
     contrast: bool = False  # of each image is normalized before the mean
     whitening: Tensor | None = None  # (D, D), of D = 3 H W values, after the mean
 
-    # Choice: a network meets pixels in [0, 1], less the mean, where that scale changes nothing
-    # (batch normalization stands behind the first convolution) or contrast normalisation gives
-    # another; VGG, GoogLeNet and PReLU-net have neither, and meet 0 to 255, for which their
-    # published start, rates and response normalisation are made.
+    # Choice: pixels are in [0, 1] before the mean is subtracted. That scale has no effect in
+    # networks with batch normalization after the first convolution, or with contrast normalization.
+    # VGG, GoogLeNet and PReLU-net have neither: they get 0 to 255, as published.
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) uint8 -> input (N, 3, H, W), in the mean's precision."""
         values = pixels.to(self.mean.dtype).div_(255)

@@ -58,8 +58,8 @@ def batch_indices(
     Repeated augmentation (Hoffer et al. 2020): a batch holds each of its images several times, so
     far apart that no norm group holds one twice.
     """
-    # Choice: torchvision starts a new order after as many images as the set has, so that an epoch
-    # sees a fourth of them four times; we go on, so that four epochs see each exactly four times.
+    # Choice: torchvision's epoch ends after as many images as the set has: it has a fourth of them
+    # four times. We continue, so that four epochs have each exactly four times.
     distinct = config.batch // config.repeats
     start, n = step * distinct, len(labels)
     stop = start + distinct

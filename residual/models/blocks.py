@@ -31,8 +31,8 @@ class Residual(nn.Module):
 class Pad(nn.Module):
     """Shortcut A: the identity, subsampled, with zeros in the new channels. No parameters."""
 
-    # Choice: the zero channels come behind the real ones, as in the Torch release
-    # (fb.resnet.torch); the paper does not say where, and it does not change the function class.
+    # Choice: the zero channels follow the real ones, as in the Torch release (fb.resnet.torch); the
+    # paper does not say where. The function class is the same.
     def __init__(self, n_new: int, stride: int) -> None:
         super().__init__()
         self.n_new, self.stride = n_new, stride
@@ -44,8 +44,8 @@ class Pad(nn.Module):
 def conv_bn(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """A convolution, then batch normalization (Sec. 3.4)."""
     conv = nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False)
-    # Choice: running statistics move by a tenth per step and the variance gets 1e-5, the library's
-    # values; the paper gives neither.
+    # Choice: running statistics have a momentum of 0.1 and the variance an epsilon of 1e-5, the
+    # defaults of PyTorch; the paper gives neither.
     return nn.Sequential(conv, nn.BatchNorm2d(n_out))
 
 

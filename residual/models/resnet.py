@@ -80,8 +80,8 @@ def resnet(spec: ModelSpec, classes: int) -> nn.Module:
     """A plain or residual network. Images (N, 3, H, W) -> scores (N, classes)."""
     net = imagenet(spec, classes) if spec.family == "imagenet" else cifar(spec, classes)
     # He et al. 2015, the paper's [13].
-    # Choice: fan-in, the forward case of He et al.; the paper does not say which. The last layer
-    # keeps the library's uniform start and batch normalization starts as the identity.
+    # Choice: He's initialization uses fan-in, the forward case; the paper does not say which. The
+    # last layer keeps PyTorch's uniform initialization; batch norm begins as the identity.
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -93,8 +93,8 @@ def imagenet(spec: ModelSpec, classes: int) -> nn.Module:
     branch, w, (n2, n3, n4, n5) = ROWS[spec.depth]
     if spec.variant == "v1.5":
         branch = partial(bottleneck, v15=True)
-    # Choice: max pooling looks one pixel beyond the border, as the Torch release does; the Caffe
-    # release starts at pixel 0 and rounds up. Both give 56x56.
+    # Choice: max pooling is padded by one pixel, as in the Torch release; the Caffe release starts
+    # at pixel 0 and rounds up. Both give 56x56.
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Sequential(conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True)),

@@ -27,8 +27,8 @@ from residual.storage import display_name, readable_name, summarize
 
 AHEAD = 16  # files of each thread that are inspected ahead
 PLAIN = "all"  # the one set of a folder without sets
-# Choice: classes count as unequal from this ratio of sizes on. Of ImageNet's classes, the largest
-# is 1.8 times the smallest.
+# Choice: classes are reported as unequal if their sizes have at least this ratio. The largest class
+# of ImageNet has 1.8 times the images of the smallest.
 UNEQUAL = 5
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 

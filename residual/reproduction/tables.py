@@ -25,7 +25,7 @@ from residual.tasks.classification.recipe import from_json, with_steps
 from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import to_json
 
-# Choice: VGG's row is the 19-layer net by its dense test; the row printed is of crops besides.
+# Choice: the row VGG (v5) is VGG-19 tested densely; the published result also has crops.
 MODELS = {  # the networks of Tables 3 and 4 by the names printed there
     "VGG-16": "vgg16",
     "GoogLeNet": "googlenet",

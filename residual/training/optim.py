@@ -10,16 +10,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 def cosine(step: int, steps: int, lr: float, warmup_steps: int, start_factor: float) -> float:
     """The learning rate after `step` steps: a linear warm-up, then half a cosine down to 0."""
-    # Choice: the rate moves with each step; in torchvision's recipe it moves with each epoch.
+    # Choice: the learning rate changes at each step; in torchvision's recipe at each epoch.
     if step < warmup_steps:
         return lr * (start_factor + (1 - start_factor) * step / warmup_steps)
     decay_steps = max(1, steps - warmup_steps)
     return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / decay_steps))
 
 
-# Choice: "divided by 10 when the error plateaus" (Sec. 3.4) leaves open what a plateau is. Ours is
-# `patience` looks at the validation error in a row of which none lies below the best one before.
-# After a drop the counting begins anew; the best one stays.
+# Choice: "divided by 10 when the error plateaus" (Sec. 3.4) does not define a plateau. Ours is
+# `patience` validations in a row without a new lowest error. After a drop the count restarts; the
+# lowest error stays.
 def drops_by_plateau(errors: Sequence[float], patience: int) -> int:
     """The number of drops of the learning rate, given all validation errors so far."""
     best, waited, drops = math.inf, 0, 0

@@ -20,10 +20,9 @@ from residual.weights import caffe, files, published
 from residual.weights.layouts import AUTHORS, check_variant, layout_of, with_padding_behind
 from residual.weights.published import PretrainedConfig, class_names
 
-# Deviation: our max pooling begins one pixel before the border, and the authors' weights were
-# trained with Caffe's, which begins at the first pixel and rounds the size up. No weights make up
-# for that: within an image it is as if the image were moved by two pixels, and at its border a few
-# windows hold other pixels.
+# Deviation: our max pooling begins one pixel before the border; the authors' weights were trained
+# with Caffe's, which begins at the first pixel and rounds the size up. No conversion corrects this:
+# inside, the image is in effect shifted by two pixels, and a few windows at the border differ.
 POOLING = (
     "Caffe's max pooling begins at the first pixel and ours one before it: within a picture it is "
     "as if the picture were moved by two pixels, and at its border a few windows differ"

@@ -62,9 +62,9 @@ UNKNOWN = PretrainedConfig(
 )
 TORCHVISION = PretrainedConfig("size and shorter side are torchvision's usual ones")
 CIFAR = PretrainedConfig("the size is CIFAR-10's", size=(32, 32), shorter=None)
-# Choice: the authors take the centre of 224 pixels of an image whose shorter side is 256, less a
-# mean image (their README). Without that image, we take the means of its channels that all ports
-# use. Their weights expect 0 to 255, hence the divisor.
+# Choice: the authors subtract a mean image and take the centre 224 pixels of an image with a
+# shorter side of 256 (their README). Without the mean image, we subtract its channel means, as all
+# ports do. Their weights expect 0 to 255, hence the divisor.
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 MSRA = PretrainedConfig(
     "size and shorter side are those of the authors' README",
@@ -264,8 +264,8 @@ def transformers_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
     view = read_json(other) if other.is_file() else {}
     edge = view.get("size", 224)
     edge = int(edge["shortest_edge"] if isinstance(edge, dict) else edge)
-    # Choice: from 384 pixels on, transformers makes images square, whatever their shape; here the
-    # centre is taken. Resizing is bilinear here, as everywhere; transformers' default is bicubic.
+    # Choice: from 384 pixels on, transformers resizes images to squares; here the centre is cut.
+    # Resizing is bilinear, as everywhere here; transformers' default is bicubic.
     shorter = edge if edge >= 384 else int(edge / view.get("crop_pct", 224 / 256))
     names = values.get("id2label") or {}
     return PretrainedConfig(

@@ -14,12 +14,12 @@ STAGES = {  # filters, and the kernels of the highway layers
 
 def highway(depth: int, classes: int) -> nn.Module:
     """Images (N, 3, H, W) -> scores (N, classes)."""
-    # Choice: 19 layers as in the released configuration, whose head is a 1x1 convolution and the
-    # average (2,256,838 parameters, 7.60 % in the publication); the net of the row, 7.54 %, has a
-    # fully-connected layer of a size that is not published.
-    # Choice: no file of the 32-layer net is public. Three stages of ten layers, of 32, 64 and 96
-    # filters, the first of each plain and the others 1x1 and 3x3 in turn, and the 19-layer net's
-    # head: 1,264,502 parameters, where 1.25M are printed.
+    # Choice: Highway-19 is the released configuration, which ends in a 1x1 convolution and the
+    # average (2,256,838 parameters, 7.60 % in the publication); Table 6 has 7.54 %, of a net with a
+    # fully-connected layer of unpublished size.
+    # Choice: no file of Highway-32 is public. It has three stages of ten layers (32, 64 and 96
+    # filters; the first of each stage plain, the others 1x1 and 3x3 in turn) and the last layers of
+    # Highway-19: 1,264,502 parameters; the publication says 1.25M.
     parts: dict[str, nn.Module] = {"drop0": nn.Dropout(0.2)}
     n_in, number = 3, 1
     for stage, (width, kernels) in enumerate(STAGES[depth], 1):
@@ -42,7 +42,7 @@ def highway(depth: int, classes: int) -> nn.Module:
             nn.init.constant_(module.gate.bias, GATE)
     last = net.get_submodule("fc")
     assert isinstance(last, nn.Linear)
-    # Choice: the first layer starts as the others do; its published start, a normal deviation of 1,
-    # looks like a slip.
+    # Choice: the first layer is initialized as the others; its published initialization, a normal
+    # deviation of 1, is probably a misprint.
     nn.init.normal_(last.weight, std=0.05)
     return net

@@ -54,11 +54,11 @@ def googlenet(classes: int) -> nn.Module:
         if name in ("3b", "4e"):
             parts[f"pool{name[0]}"] = max_pool(3, 2)
     parts |= {"pool5": global_average(), "drop": nn.Dropout(0.4), "fc": nn.Linear(1024, classes)}
-    # Choice: GoogLeNet's heads average the pooled map of a larger image than 224x224 to the 4x4
-    # that their first layer takes.
+    # Choice: for images larger than 224x224, GoogLeNet's auxiliary classifiers average their
+    # feature map to the 4x4 that their first layer takes.
     heads = {"inception4a": auxiliary(512, classes), "inception4d": auxiliary(528, classes)}
-    # Choice: Glorot's start, and biases of 0.2 but for the classifiers, as in the public training
-    # with Caffe; the publication names no start.
+    # Choice: GoogLeNet has Glorot's initialization, and biases of 0.2 except in the classifiers, as
+    # in the public Caffe training; the publication names none.
     net = initialize(WithHeads(parts, heads), nn.init.xavier_uniform_)
     for module in net.modules():
         if isinstance(module, nn.Conv2d) or (
@@ -101,10 +101,10 @@ def auxiliary(n_in: int, classes: int) -> nn.Module:
 
 def bn_inception(classes: int) -> nn.Module:
     """Images (N, 3, H, W) -> scores (N, classes)."""
-    # Choice: the projections of 4c and 4d have 96 channels, which gives the sizes 576 and 1024 that
-    # the publication prints; the 128 that it prints beside them would give 608 and 1056.
-    # Convolutions have no bias and the first is a plain 7x7: 11,194,984 parameters, where the
-    # publication says 13.6M without a word on heads, of which there are none here.
+    # Choice: in BN-Inception the projections of 4c and 4d have 96 channels, which gives the
+    # published sizes 576 and 1024; the published 128 would give 608 and 1056. Convolutions have no
+    # bias and the first is a plain 7x7: 11,194,984 parameters. The publication says 13.6M, perhaps
+    # with auxiliary classifiers; ours has none.
     modules = {f"inception{name}": bn_module(*row) for name, row in BN_INCEPTION.items()}
     net = sequential(
         conv1=unit(3, 64, 7, 2),
@@ -116,7 +116,7 @@ def bn_inception(classes: int) -> nn.Module:
         pool=global_average(),
         fc=nn.Linear(1024, classes),
     )
-    # Choice: He's start, as the networks of this package; the publication names none.
+    # Choice: BN-Inception has He's initialization, as the ResNets; the publication names none.
     return initialize(net, nn.init.kaiming_normal_)
 
 

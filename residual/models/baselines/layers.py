@@ -38,8 +38,8 @@ class Highway(nn.Module):
 class SpatialPyramid(nn.Module):
     """Max pooling of each channel over the cells of several grids (He et al. 2014)."""
 
-    # Choice: cell i of n spans floor(i a/n) to ceil((i+1) a/n), as the later text of spatial
-    # pyramid pooling has it, so that a map of any size a will do.
+    # Choice: PReLU-net's pyramid: cell i of n spans floor(i a/n) to ceil((i+1) a/n) of a map of
+    # size a, as in the later text of spatial pyramid pooling, so that any size works.
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         self.levels = levels

@@ -19,8 +19,8 @@ START = partial(nn.init.uniform_, a=-0.005, b=0.005)
 
 def maxout(classes: int) -> nn.Module:
     """Images (N, 3, 32, 32) -> scores (N, classes)."""
-    # Choice: five pieces in the fully-connected layer, as its file says: 16,247,830 parameters. The
-    # "9M" that FitNets counts for it are two pieces.
+    # Choice: Maxout has five pieces in the fully-connected layer, as in its published file:
+    # 16,247,830 parameters. The "9M" of the FitNets publication have two pieces.
     net = sequential(
         drop0=UnscaledDropout(0.2),
         h0=with_max_norm(nn.Conv2d(3, 96 * 2, 8, padding=4), 0.9),
@@ -60,8 +60,8 @@ def fitnet(classes: int) -> nn.Module:
         if i in POOLED:
             parts[f"pool{i}"] = nn.MaxPool2d(POOLED[i])
         n_in = width
-    # Choice: five pieces in the fully-connected layer, as its file says: 2,742,102 parameters; the
-    # "2.5M" that are printed for it are two.
+    # Choice: FitNet-19 has five pieces in the fully-connected layer, as in its published file:
+    # 2,742,102 parameters; the published "2.5M" have two pieces.
     parts |= {
         "flat": nn.Flatten(),
         "h17": with_max_norm(nn.Linear(128, 500 * 5), 1.9),

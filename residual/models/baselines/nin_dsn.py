@@ -33,15 +33,15 @@ def body(classes: int) -> dict[str, nn.Module]:
         if name != "cccp6":
             parts[f"relu_{name}"] = nn.ReLU()
         if name in ("cccp2", "cccp4"):
-            # Choice: both poolings take the maximum, as in the author's file; the later one of
-            # Caffe's collection takes the average in the second.
+            # Choice: both poolings of NIN are max pooling, as in the author's file; Caffe's model
+            # zoo has average pooling second.
             parts[f"pool_{name}"], parts[f"drop_{name}"] = max_pool(3, 2), nn.Dropout(0.5)
     return parts
 
 
 def nin(classes: int) -> nn.Module:
     """Images (N, 3, H, W) -> scores (N, classes)."""
-    # Choice: ReLU after the last layer, too, before the average, as in the author's file.
+    # Choice: NIN's last layer also has a ReLU before the average, as in the author's file.
     net = sequential(**body(classes), relu_cccp6=nn.ReLU(), pool=global_average())
     return initialize(net, partial(nn.init.normal_, std=0.05))
 

@@ -43,9 +43,9 @@ def vgg(depth: int, classes: int) -> nn.Module:
     parts["fc6"], parts["drop6"] = conv(512, 4096, 7, pad=0), nn.Dropout(0.5)
     parts["fc7"], parts["drop7"] = conv(4096, 4096, 1), nn.Dropout(0.5)
     parts["fc8"] = nn.Conv2d(4096, classes, 1)
-    # Choice: Glorot's start for all layers, of which the publication says that it makes its
-    # training in stages unnecessary; the deviation that it prints for its own normal start, 0.1, is
-    # in doubt, and the first layers of the 11-layer net would be needed.
+    # Choice: VGG has Glorot's initialization; by the publication it makes training in stages
+    # unnecessary. The published normal initialization (deviation 0.1, perhaps a misprint) would
+    # also need the first layers of the 11-layer net.
     return initialize(sequential(**parts, pool=global_average()), nn.init.xavier_uniform_)
 
 
@@ -93,8 +93,8 @@ def prelu_net(model: str, classes: int) -> nn.Module:
         drop2=nn.Dropout(0.5),
         fc3=nn.Linear(4096, classes),
     )
-    # Choice: on a larger picture the windows stand 8 places apart, and one at the far border; the
-    # publication says that they slide, and not how far.
+    # Choice: on a larger picture PReLU-net's windows have a stride of 8, and one is at the far
+    # border; the publication does not give the stride.
     net = initialize(
         sequential(**parts, windows=Windows(head)), partial(nn.init.kaiming_normal_, a=0.25)
     )

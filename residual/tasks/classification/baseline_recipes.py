@@ -7,7 +7,7 @@ from residual.tasks.classification.recipe import ClassificationRecipe
 
 # Simonyan and Zisserman 2015, Sec. 3.1: batch 256, weight decay 5e-4, a rate of 0.01 that was
 # lowered three times, 370,000 iterations; the shorter side is drawn from 256 to 512.
-# Choice: the three drops come at even distances; they came when the accuracy stalled.
+# Choice: VGG's rate drops at equal distances; published: when the accuracy stopped improving.
 VGG = ClassificationRecipe(
     "vgg16",
     batch=256,
@@ -23,10 +23,10 @@ VGG = ClassificationRecipe(
 )
 # Szegedy et al. 2014: momentum 0.9, the rate lowered by 4 %, an average of the weights, and crops
 # of 8 to 100 % of the area. The batch and the rates are those of the public training with Caffe.
-# Deviation: the photometric distortions and the random interpolation are left out, and colours are
-# shifted as in AlexNet.
-# Choice: the weights are averaged over about the last 100,000 steps; Polyak's average is all that
-# is published.
+# Deviation: GoogLeNet is trained without photometric distortions and random interpolation; colours
+# are shifted as in AlexNet.
+# Choice: GoogLeNet's weights are averaged over about the last 100,000 steps; the publication says
+# only "Polyak averaging".
 GOOGLENET = ClassificationRecipe(
     "googlenet",
     batch=32,
@@ -44,7 +44,7 @@ GOOGLENET = ClassificationRecipe(
 )
 # Ioffe and Szegedy 2015, BN-x30: a rate of 0.045, 6 million steps of 32 images, no dropout. The
 # decays are those of a public training: 4 % each 6,400 steps of 64, and 2e-4.
-# Deviation: the photometric distortions are AlexNet's colour shift.
+# Deviation: BN-Inception has AlexNet's colour shift as photometric distortion.
 BN_INCEPTION = replace(
     GOOGLENET,
     network="bn-inception",
@@ -56,8 +56,8 @@ BN_INCEPTION = replace(
 )
 # He et al. 2015, "Delving deep": batch 128, weight decay 5e-4, rates of 0.01, 0.001 and 0.0001,
 # about 80 epochs, the shorter side from 256 to 512.
-# Choice: 800,000 steps are 80 epochs of 1,281,167 images, and the drops come at half and at three
-# quarters; they came when the error stalled.
+# Choice: PReLU-net is trained for 800,000 steps (80 epochs of 1,281,167 images), with drops at a
+# half and three quarters; published: when the error stopped improving.
 PRELU_NET = replace(
     VGG,
     network="prelu-net-A",
@@ -101,7 +101,7 @@ NIN = replace(
 )
 # Lee et al. 2015, the released files: batch 100, 50,000 iterations with the companion heads and
 # 120,000 without them, then 30,000 at 1e-4; the last layer at a tenth of 0.025.
-# Deviation: the heads learn at a thousandth of the rate, which does not fall further by itself.
+# Deviation: DSN's heads have a thousandth of the learning rate, without a decay of their own.
 DSN = replace(
     NIN,
     network="dsn",
@@ -119,8 +119,8 @@ DSN = replace(
     contrast="normalized",
 )
 # Romero et al. 2015: RMSProp at 0.005, convolutions at a twentieth, 288 epochs.
-# Deviation: without the teacher. The published 8.39 % was reached by the two recipes that follow,
-# one after the other; trained alone, so deep a thin net did not learn there.
+# Deviation: FitNet-19 is trained without a teacher. The published 8.39 % is of the next two
+# recipes, one after the other; in the publication so deep and thin a net did not learn alone.
 FITNET = replace(
     MAXOUT,
     network="fitnet19",
@@ -136,10 +136,10 @@ FITNET = replace(
 # The same in two stages, with a Maxout network as the teacher: first the layers up to the guided
 # one, by the teacher's second hidden layer; then, from there, the whole network by labels and by
 # the teacher's answers at temperature 3, which count 4 at first and 1 at the end.
-# Choice: the first stage has as many epochs as the second, 288; published is that it had at most
-# 500, and ended after 100 without improvement.
-# Choice: what the answers count falls over the whole training; their file has it fall from epoch 5
-# to epoch 400, of which 288 were trained.
+# Choice: the first stage has 288 epochs, as the second; published: at most 500, and an end after
+# 100 epochs without improvement.
+# Choice: the weight of the distillation loss falls over the whole training; in the authors' file it
+# falls from epoch 5 to epoch 400, of which 288 were trained.
 FITNET_HINT = replace(FITNET, lesson="hint")
 FITNET_DISTILLED = replace(FITNET, lesson="distillation", guidance=(4.0, 1.0), temperature=3.0)
 # Srivastava et al. 2015, the released solver: batch 100, 200,000 iterations, weight decay 0.001 and

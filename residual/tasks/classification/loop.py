@@ -33,8 +33,8 @@ class ClassifierLearner(loop.Learner[nn.Module]):
 
 def start(net: nn.Module, recipe: ClassificationRecipe) -> ClassifierLearner:
     """Weight decay is on weights, not on biases or batch-norm scales (the authors' release)."""
-    # Deviation: momentum gathers gradients and the rate multiplies them afterwards, as in torch;
-    # the authors' Caffe multiplies first. The two differ only right after the rate drops.
+    # Deviation: momentum sums gradients, and the learning rate multiplies the sum, as in torch; the
+    # authors' Caffe multiplies first. They differ only directly after a drop of the rate.
     groups = [
         {"params": parameters, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in parameter_groups(net, recipe).items()

@@ -23,9 +23,9 @@ class Protocol:
     sides: tuple[int, ...] = ()  # shorter sides in pixels; none: the one each network was made for
     custom_sides: bool = False  # the sides were set by the user; else they are for crops of CROP
     mirror: bool = False  # each view a second time, mirrored
-    # Choice: the softmax is averaged, over views and over networks alike, as the authors' release
-    # does for its ten crops; for scales and ensembles the paper says "scores" (Sec. 3.4), which may
-    # be either.
+    # Choice: the softmax is averaged over views and networks, as in the authors' release for ten
+    # crops; for scales and ensembles the paper says "scores" (Sec. 3.4), which may be before or
+    # after the softmax.
     average: Average = "probabilities"
 
     @property
@@ -52,15 +52,15 @@ PROTOCOLS = {
     "1crop": Protocol("1crop"),
     # Choice: the shorter side is 256, as in the authors' release; the paper names none for testing.
     "10crop": Protocol("10crop", "corners", sides=(256,), mirror=True),
-    # Choice: the mirrored picture too, as in the works that the paper cites for this protocol.
+    # Choice: multi-scale tests have mirrored views, as in the works that the paper cites.
     "multiscale": Protocol("multiscale", "whole", sides=(224, 256, 384, 480, 640), mirror=True),
     # GoogLeNet (Szegedy et al. 2015) and BN-inception (Ioffe and Szegedy 2015).
     "144crop": Protocol("144crop", "squares", sides=(256, 288, 320, 352), mirror=True),
     # VGG (Simonyan and Zisserman 2015), multi-crop and dense, of nets trained on [256, 512].
     "150crop": Protocol("150crop", "grid", sides=(256, 384, 512), mirror=True),
     "dense": Protocol("dense", "whole", sides=(256, 384, 512), mirror=True),
-    # Choice: PReLU-net (He et al. 2015) combines several scales, and we do not know exactly which;
-    # these are the ones whose results its publication reports one by one.
+    # Choice: PReLU-net (He et al. 2015) combines several scales that are not published exactly;
+    # these are the scales with results of their own in the publication.
     "multiview": Protocol("multiview", "whole", sides=(256, 384, 480), mirror=True),
 }
 

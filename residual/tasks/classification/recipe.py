@@ -99,18 +99,18 @@ class ClassificationRecipe(Recipe):
 # on each of its two GPUs. We take all 128: over three seeds of 800 steps, groups of 64
 # gained nothing beyond the deviation (docs/results.md).
 CIFAR = ClassificationRecipe("resnet20")
-# Choice: "about 400 iterations" (Sec. 4.2), not the error of 80 % that they led to; the 1202-layer
-# net, "trained as described above", is warmed up alike. The 400 are among the 64,000.
+# Choice: the warm-up has "about 400 iterations" (Sec. 4.2), not an end at an error of 80 %. They
+# are among the 64,000. The 1202-layer net, "trained as described above", has the same.
 CIFAR_DEEP = replace(CIFAR, network="resnet110", warmup=(400, 0.01))
-# Choice: the digits are no data of the paper. A shift by one of eight pixels stands for its four of
-# thirty-two, a digit is never mirrored, and 600 steps are 53 epochs.
+# Choice: the digits are not data of the paper. They are shifted by one of 8 pixels, in proportion
+# to the paper's 4 of 32, and never mirrored; 600 steps are 53 epochs.
 DIGITS = replace(CIFAR, steps=600, drops=(300, 450), padding=1, mirror=False)
 
 # Sec. 3.4: batch 256 on 8 GPUs, so batch normalization saw 32 images; 60 x 10^4 iterations.
-# Choice: the rate drops after 150,000 and 300,000 iterations, where Fig. 4 shows it to, and once
-# more after 450,000; the text says only "when the error plateaus" (`--set schedule=plateau`).
-# Choice: the final statistics are measured over 50,000 training images: the authors' release says
-# "a sufficiently large training batch".
+# Choice: the learning rate drops after 150,000 and 300,000 iterations, as in Fig. 4, and after
+# 450,000; the text says only "when the error plateaus" (`--set schedule=plateau`).
+# Choice: the final batch-norm statistics are measured over 50,000 training images; the authors'
+# release says "a sufficiently large training batch".
 IMAGENET = ClassificationRecipe(
     "resnet50",
     batch=256,
@@ -125,7 +125,7 @@ IMAGENET = ClassificationRecipe(
 # By its publication ResNet-50 reaches 80.858 % top-1 accuracy, and 81.886 and 82.284 with 101 and
 # 152 layers (V. Vryniotis, "How to Train State-Of-The-Art Models Using TorchVision's Latest
 # Primitives", pytorch.org/blog, 2021, as revised; the command is in pytorch/vision#6433).
-# Deviation: biases are not decayed here; there, batch-norm scales and shifts alone are not.
+# Deviation: no bias has weight decay; torchvision exempts only batch-norm scales and shifts.
 MODERN = ClassificationRecipe(
     "resnet50-v1.5",
     batch=1024,
@@ -149,8 +149,8 @@ MODERN = ClassificationRecipe(
     cutmix=1.0,
     repeats=4,
 )
-# Choice: a recipe for a folder of one's own is none of the paper's. The new last layer learns ten
-# times as fast as the rest, and the training ends when six looks at a val set gained nothing.
+# Choice: `finetune` is not a recipe of the paper. The new last layer has ten times the learning
+# rate of the rest; training stops early after six validations without improvement.
 FINETUNE = ClassificationRecipe(
     "resnet50-v1.5",
     batch=32,
@@ -208,8 +208,8 @@ def guidance(recipe: ClassificationRecipe, step: int) -> float:
 
 def with_steps(recipe: ClassificationRecipe, steps: int) -> ClassificationRecipe:
     """The recipe for another budget: milestones, warm-up and averaging keep their proportions."""
-    # Choice: the average covers the same part of a training of any length: its interval is
-    # scaled like the drops, and its decay so that as little of the first weights remains.
+    # Choice: the average of the weights covers the same share of a training of any length: its
+    # interval scales with the steps, its decay so that the same weight remains on the first steps.
     (every, decay), part = recipe.average, steps / recipe.steps
     interval = scaled_steps(recipe, every, steps)
     average = (interval, decay ** (interval / every / part)) if every else recipe.average

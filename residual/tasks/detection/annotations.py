@@ -21,8 +21,8 @@ from residual.storage import display_name, summarize
 from residual.tasks.detection.recipe import FRACTION, PIXELS, STORED, UPRIGHT, Reading
 
 READERS = 8  # threads; most of their time they wait for the disk
-# Choice: a box may lie beyond the border of its picture by so many pixels, and is left as it is.
-# Tools that count pixels from 0 write VOC files, too, and COCO's are rounded.
+# Choice: a box may cross the border of its picture by this many pixels and is not changed. Some
+# tools count VOC pixels from 0, and COCO's coordinates are rounded.
 TOLERANCE = 1
 ROTATED = range(5, 9)  # EXIF orientations that turn an image by a quarter
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
@@ -151,8 +151,8 @@ def rotate(corners: Corners, header: ImageHeader) -> Corners:
 def place(image: AnnotatedImage, reading: Reading) -> AnnotatedImage:
     """An image with its boxes in pixels of the upright image, and the problem of each box. If it
     is damaged, the annotated size counts."""
-    # Choice: a picture is turned as its EXIF data says, as all pictures are here, and its boxes are
-    # taken to be of what is seen. Some tools annotate what is stored: then the sizes differ.
+    # Choice: pictures are rotated by their EXIF orientation, and boxes refer to the rotated
+    # picture. Some tools annotate the stored picture: then the sizes differ.
     if image.path is None or not image.boxes:
         return image
     try:
@@ -188,11 +188,11 @@ def box_problem(box: Box, size: Size, reading: Reading) -> str:
         return "is not four finite numbers"
     if shorter < 0:
         return "is inverted"
-    # Choice: a VOC box whose last pixel is its first is empty. By the devkit's count it is one
-    # pixel wide, but nobody draws such a box, and a slip of the mouse does.
+    # Choice: a VOC box with equal first and last pixel is empty. The devkit counts one pixel, but
+    # such boxes come from accidental clicks.
     if shorter == 0:
         return "is empty"
-    # Choice: nobody draws a box around the first pixel alone either, and tools write fractions.
+    # Choice: a box in pixels that lies within 0 to 1 is invalid; some tools write fractions.
     if reading.box_unit == PIXELS and min(box.edges) >= 0 and max(box.edges) <= 1:
         return (
             "has only numbers from 0 to 1; if they are fractions of the picture, say "

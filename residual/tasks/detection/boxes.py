@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Choice: a box never becomes more than 62.5 times as wide or high as its anchor, so that a wild
-# guess of an untrained network is no infinite box; the bound is that of the usual libraries.
+# Choice: a box becomes at most 62.5 times as wide or high as its anchor, the bound of torchvision
+# and detectron2, so that an untrained network predicts no infinite box.
 MAX_LOG_SCALE = math.log(1000 / 16)
 STRIDE = 16  # pixels between two places of the last shared map: conv4_x, or conv5_3 of VGG-16
 RATIOS = (0.5, 1.0, 2.0)  # heights of anchors in widths
@@ -116,8 +116,8 @@ def filter_proposals(
     (4,), as `RPN_MIN_SIZE` of the published code."""
     from torchvision.ops import nms
 
-    # Deviation: the best anchors are chosen before small boxes are left out, so that fewer remain;
-    # the published code (py-faster-rcnn) leaves them out first. It matters only where there are
+    # Deviation: the best anchors are selected before small boxes are removed, so that fewer remain;
+    # the published code (py-faster-rcnn) removes small boxes first. It matters only if there are
     # more anchors than candidates.
     widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
     min_width, min_height = (scale[:2] * smallest).tolist()
@@ -133,8 +133,8 @@ def merge_proposals(proposals: list[tuple[Tensor, Tensor]], n: int) -> Tensor:
 
     if len(proposals) == 1:
         return proposals[0][0]
-    # Choice: of proposals of two networks that overlap by more than 0.7 the better one stays, as of
-    # those of one; the paper says "the union".
+    # Choice: the ensemble merges proposals by NMS at an IoU of 0.7, as for one network; the paper
+    # says "the union".
     boxes, scores = (torch.cat(parts) for parts in zip(*proposals, strict=True))
     merged: Tensor = boxes[nms(boxes, scores, PROPOSAL_NMS)[:n]]
     return merged

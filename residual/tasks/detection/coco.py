@@ -128,7 +128,7 @@ def read(folder: Path, split: str) -> SplitAnnotations:
         images = [read_image(image, file, folders, boxes) for image in content["images"]]
         names = {image.name for image in images}
         parents = parent_categories(content["categories"], labels, boxes)
-        # Choice: categories of one name are one class; a service that exports them doubles some.
+        # Choice: categories of one name are one class; some exports have them twice.
         in_order = dict.fromkeys(labels[ident] for ident in sorted(labels, key=numeric_order))
     notices = [
         f"{file}: the category {display_name(parent)} has no box and only stands above "

@@ -264,8 +264,8 @@ def select_part(
 
 def divide(name: str, split: SplitAnnotations, part: str) -> SplitAnnotations:
     """The part for training or for testing of a split. Raises ValueError."""
-    # Choice: a fifth of the pictures, rounded, drawn by the same integer hash as all else; the
-    # split depends on nothing but how many pictures there are, by their names.
+    # Choice: the test set is a fifth of the pictures, rounded, drawn by the same integer hash as
+    # everything else; the split depends only on the number of pictures, sorted by name.
     for error in find_errors(name, split.images):
         raise error
     images = sorted(split.images, key=lambda image: str(image.path))

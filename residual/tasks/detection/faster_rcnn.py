@@ -103,8 +103,8 @@ class FasterRCNN(nn.Module):
         The four losses (4,) are summed over the images; each is a mean over the sampled anchors or
         regions of an image, and 0 if it is not asked for.
         """
-        # Choice: pictures are not padded to a common size, so that none changes with its
-        # neighbours; those of one size pass the shared layers together.
+        # Choice: pictures are not padded to a common size, so that the result of one does not
+        # depend on the others; pictures of equal size share a forward pass of the shared layers.
         size = images.shape[2], images.shape[3]
         features = self.features(images)
         scores, deltas = self.proposing(features)
@@ -245,8 +245,8 @@ def build(recipe: DetectionRecipe, classes: int) -> FasterRCNN:
     if recipe.norm == "group":  # Wu and He 2018
         replace_modules(net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(32, norm.num_features))
     detector = FasterRCNN(*split_network(net), recipe, classes)
-    # Choice: the new layers are drawn as in the published code: normal, of deviation 0.01, and
-    # 0.001 for the boxes of regions.
+    # Choice: the new layers are initialized as in the published code: normal, of deviation 0.01,
+    # and 0.001 for box regression.
     for layer in (*detector.proposing.children(), detector.score, detector.shift):
         assert isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None
         nn.init.normal_(layer.weight, std=0.001 if layer is detector.shift else 0.01)

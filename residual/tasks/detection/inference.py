@@ -72,8 +72,8 @@ class ImageFeatures:
 
     def smaller_scale(self, regions: Tensor) -> Tensor:
         """The index of the smaller one of the two neighboring scales for each region (R,)."""
-        # Choice: the two scales at which a region's area lies on both sides of 224x224 pixels, and
-        # at the ends the last two, as in "networks on convolutional feature maps" (NoC).
+        # Choice: a region uses the two scales at which its areas enclose 224x224 pixels, or the
+        # last two at either end, as in "networks on convolutional feature maps" (NoC).
         area = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1)
         areas = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.by_size]
         # In proportion, where the shorter side of training is none of the paper's 600 pixels.
@@ -115,7 +115,7 @@ def detect(members: Sequence[ImageFeatures], testing: Testing) -> Detections:
     regions = merge_proposals(proposals, testing.proposals * len(members))
     probabilities, boxes = predict(regions)
     if testing.refinement and len(regions):
-        # Choice: a region is looked at again where the box of its best class lies: 300 more.
+        # Choice: refinement evaluates the box of each region's best class: 300 more regions.
         best = probabilities[:, 1:].argmax(dim=1)
         refined = predict(boxes[torch.arange(len(best), device=best.device), best])
         probabilities = torch.cat([probabilities, refined[0]])

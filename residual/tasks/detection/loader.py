@@ -42,8 +42,8 @@ class ResizedImage:
 def resized_size(size: tuple[int, int], shorter: int, longest: int) -> tuple[int, int]:
     """The (width, height) of an image with a shorter side of so many pixels, or a longer side of
     the maximum if it would have more."""
-    # Choice: a longest side for 600 pixels grows and shrinks with the shorter side that is asked
-    # for, so that a picture keeps its proportions at every scale.
+    # Choice: the longest side for 600 pixels scales with the shorter side, so that a picture keeps
+    # its proportions at every scale.
     short, long = sorted(size)
     sides = shorter, int(shorter * long / short)
     if sides[1] > longest:
@@ -172,8 +172,8 @@ class TrainingLoader:
         """The image of index i and its objects, on the device."""
         position, epoch, image_id = place
         example = self.dataset.examples[i]
-        # Choice: difficult objects and crowds teach nothing, as in the published code: they are no
-        # objects, and regions on them may be background.
+        # Choice: difficult objects and crowds are not training targets, as in the published code;
+        # regions on them may be background.
         easy = ~example.difficult
         boxes, labels = example.boxes[easy] * picture.scale, example.labels[easy]
         regions = None

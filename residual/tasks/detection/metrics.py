@@ -163,11 +163,11 @@ def coco_ap(detections: Sequence[Detections], dataset: DetectionDataset) -> dict
     from pycocotools.coco import COCO as Index  # noqa: N811
     from pycocotools.cocoeval import COCOeval
 
-    # Choice: small, medium and large are by the area of the box. COCO's own are by the area of the
-    # outline, which an object here does not have; the other numbers are the same.
-    # Choice: VOC's difficult objects are neither right nor wrong to find, as in the devkit. They
-    # are no crowds, of which any part may be found any number of times, so they are given an area
-    # that is in no range.
+    # Choice: small, medium and large are by the area of the box. COCO uses the area of the
+    # segmentation, which is not read here; the other numbers are equal.
+    # Choice: detections of VOC's difficult objects are neither right nor wrong, as in the devkit.
+    # They are not crowds (which match any number of detections), so they get an area outside of
+    # every range.
     crowds = dataset.format == "coco"
     truth = [
         annotation(i, box, label, iscrowd=int(difficult and crowds))

@@ -15,8 +15,8 @@ from residual.training import checkpoint
 from residual.training.loop import Learner
 from residual.training.recipe import milestone_rate
 
-# Choice: the four take the parts of the whole that the published schedule for VOC 2007 gives them,
-# 80k, 40k, 80k and 40k steps, with a tenth of the rate from three quarters of each on.
+# Choice: the four phases have the shares of the published schedule for VOC 2007 (80k, 40k, 80k and
+# 40k steps); the rate drops to a tenth after three quarters of each.
 LENGTHS = (2, 1, 2, 1)
 
 
@@ -70,7 +70,7 @@ def enter(phase: Phase, learner: Learner[FasterRCNN], initial: checkpoint.Tensor
         backbone = {k: v for k, v in state.items() if k.startswith(("shared.", "head."))}
         net.load_state_dict(backbone, strict=False)
     if phase.number == 3:
-        # Choice: the layers that propose are drawn anew, as in the published code.
+        # Choice: the layers of the RPN are initialized again, as in the published code.
         net.proposing.load_state_dict(initialized().proposing.state_dict())
     if phase.number > 1:
         learner.optimizer.state.clear()

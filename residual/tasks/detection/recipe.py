@@ -83,15 +83,15 @@ class DetectionRecipe(Recipe):
 
 # The published code's end-to-end training on VOC 2007 (py-faster-rcnn): one picture a step.
 VOC07 = DetectionRecipe()
-# Choice: the paper does not print the schedules of joint training on the larger sets; as many
-# passes over the pictures as VOC 2007 gets, the drop at the same part of them.
+# Choice: the paper does not print the schedules of joint training on the larger sets. We take as
+# many epochs as for VOC 2007, with the drop at the same share of them.
 VOC0712 = replace(VOC07, train_split="07+12", test_split="07test", steps=231_000, drops=(165_000,))
 VOC0712_BOTH = replace(VOC0712, train_split="07++12", test_split="12test", steps=300_000)
 VOC0712_BOTH = replace(VOC0712_BOTH, drops=(214_000,))
 # App. A: 8 pictures a step, 240k iterations at 0.001, then 80k at 0.0001.
-# Choice: anchors of 64 pixels too, and background from overlap 0, as the journal version of Faster
-# R-CNN has them for the same system; the rate is the paper's. Both steps see 8 pictures: the
-# paper's second one has 16, and joint training has one batch for both.
+# Choice: COCO has anchors of 64 pixels too, and background from IoU 0, as in the journal version of
+# Faster R-CNN; the rate is the paper's. RPN and head get 8 pictures per step; in the paper the head
+# gets 16, but joint training has one batch for both.
 COCO = replace(
     VOC07,
     train_split="train2014",
@@ -104,8 +104,8 @@ COCO = replace(
 # The four steps, in which regions that touch no object teach nothing.
 # Choice: 128 regions of one picture in each step; the published code takes 64 of each of two.
 VOC07_ALTERNATING = replace(VOC07, schedule="alternating", steps=240_000, drops=(), background=0.1)
-# Choice: training from scratch is none of the paper's: group normalization in place of statistics
-# that one picture cannot give, every layer learns, and faster.
+# Choice: training from scratch is not in the paper: it has group normalization, since one picture
+# gives no batch statistics, and a higher rate for all layers.
 SCRATCH = replace(
     VOC07,
     norm="group",
