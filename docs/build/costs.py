@@ -22,6 +22,7 @@ from residual.tasks.detection.recipe import Testing
 
 Speeds = dict[str, tuple[float, str]]  # network: images per second, and the hardware
 DIGITS = "digits"  # the data of the demo
+NO_SPEED = "no speed measured"
 BACKWARD = 2  # cost of a backward pass in forward passes
 
 
@@ -33,18 +34,23 @@ def entry_costs(name: str, trains: bool, speeds: Speeds) -> list[str]:
     if CATALOG[name].data == BOXES:
         return detection_cost(experiments)
     rows = [training_cost(r, speeds) for e in experiments for r in e.recipes]
-    header = ["network", "one image", "images", "training, estimate", "hours, estimate"]
+    header = ["network", "multiply-adds, one image", "images", "multiply-adds, training", "hours"]
     text = (
-        "Multiply-adds of the paper's budget. Those of one image are computed; a backward pass is "
-        f"counted as {BACKWARD} forward passes. Hours are estimated from a measured speed."
+        "Multiply-adds of one image are computed. Those of a training at the paper's budget are "
+        f"estimated: a backward pass counts as {BACKWARD} forward passes. "
     )
+    if all(row[-1] == NO_SPEED for row in rows):
+        text += "No speed was measured, so no hours are estimated."
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    else:
+        text += "Hours are estimated from a measured speed."
     return [text, markdown(header, rows), *evaluation_cost(experiments)]
 
 
 def training_cost(recipe: ClassificationRecipe, speeds: Speeds) -> list[str]:
     network = recipe.network
     _, products = network_cost(network, model_spec(network).input_size)
-    images, hours = recipe.steps * recipe.batch, "no speed measured"
+    images, hours = recipe.steps * recipe.batch, NO_SPEED
     if network in speeds:
         speed, machine = speeds[network]
         hours = f"{images / speed / 3600:,.1f} at {speed:,.0f} images/s ({machine})"

@@ -18,6 +18,7 @@ from docs.build.selection import (
     steps_of,
     with_costs,
     without_gaps,
+    without_ours,
 )
 from residual.models.registry import NETWORKS, model_spec
 from residual.reproduction.catalog import BOXES, CATALOG, NOT_COVERED, Page, pages
@@ -95,9 +96,7 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
     if page:
         parts = best_parts(name, page, speeds)
     else:
-        table = CATALOG[name].table([])
-        costs = network_costs(name, table, "", None, speeds)
-        parts = ["Not run by us, so we claim nothing.", with_costs(table, costs)]
+        parts = ["Not run by us. The paper's numbers:", without_ours(CATALOG[name].table([]))]
     if rest(name, drawn):
         link = f"[How training begins](beginning.md#{slug(claim.title)})"
         parts.append(f"{link} has shorter trainings, and those on other data.")

@@ -74,6 +74,16 @@ def without_gaps(page: Page) -> str:
     return edited(page.table, edit)
 
 
+def without_ours(table: str) -> str:
+    """The table of what was not run: the paper's numbers alone."""
+
+    def edit(row: list[str]) -> list[str] | None:
+        cells = ["" if cell == NOT_RUN else cell for cell in row]
+        return cells if any(cells[1:]) else None
+
+    return edited(table, edit)
+
+
 def with_costs(table: str, costs: Mapping[str, str]) -> str:
     """A table in which the row of a network that was not run says what it costs."""
 

@@ -29,8 +29,8 @@ from residual.training.recipe import to_json
 
 Metric = Callable[[Result], float | None]  # in percent; None if there are no objects
 
-# Choice: the paper does not say by which of the two measures of PASCAL VOC it counts. On VOC 2007
-# we take the eleven points, that year's own; by area, as later years count, stands beside them.
+# Choice: the paper does not say which of PASCAL VOC's two measures it reports. On VOC 2007 we take
+# that year's 11-point measure; the area under the curve, the measure since 2010, is beside it.
 AREA, ELEVEN, TENTHS = "AP50-area", "AP50-11pt", "AP[.5:.95]"
 NOT_IN_TITLE = ("network", "seed", "start", "context", "test_split")  # fields of a recipe
 REFINED = Testing(refinement=True)
@@ -269,7 +269,7 @@ def table7(results: Sequence[Result]) -> str:
     for name, stored in systems.items():
         data = tested.title if tested else data_name(stored[0])
         rows.append([data, name, *table7_cells(stored, tested.measure if tested else AREA, None)])
-    header = ["test set", "network", "mAP %, paper", "ours", "ours - paper"]
+    header = ["test set", "network", "mAP %, paper", "mAP %, ours", "ours - paper"]
     header += ["by 11 points", "by area", "over [.5, .95]", "difficult counted"]
     return markdown(header, rows) + data_remark(results)
 
@@ -330,7 +330,7 @@ def on_coco(
         rows.append([*cells, *map(percent, numbers[width:])])
     header = ["system"]
     for name in COCO_METRICS.values():
-        header += [f"{name}, paper", "ours", "ours - paper"]
+        header += [f"{name}, paper", f"{name}, ours", "ours - paper"]
     return markdown([*header, *only_printed], rows) + data_remark(results)
 
 
