@@ -153,7 +153,7 @@ def test_a_detector_whose_weights_are_no_numbers_is_refused(part, tmp_path):
 
 def test_looking_twice_is_not_exported(tmp_path):
     for testing in (Asking(refinement=True), Asking(scales=(32, 64))):
-        with pytest.raises(ValueError, match="looks once, at one scale"):
+        with pytest.raises(ValueError, match="detects at one scale"):
             exporting.write_onnx(detector(), tmp_path / "net.onnx", testing)
 
 
@@ -246,7 +246,7 @@ def test_what_an_exported_detector_cannot_do_is_a_wrong_command_line(command, ex
     picture((20, 20)).save(file)
     for words in (["--refine"], ["--multiscale"], ["--precision", "bf16"]):
         answer = command("detect", "predict", exported[1], file, *words)
-        assert answer.status == 2 and "looks once, at one scale" in answer.err
+        assert answer.status == 2 and "detects at one scale" in answer.err
     answer = command("detect", "predict", exported[1], file, "--score", 0.01)
     assert answer.status == 2 and "scores above 0.05" in answer.err
 

@@ -231,8 +231,8 @@ def exported_detector(
 
     if refined or config.device != "cpu" or config.precision != "float32":
         raise typer.BadParameter(
-            "an exported detector looks once, at one scale, on the processor and in float32; for "
-            "more, ask the run"
+            "an exported detector detects at one scale, without refinement, on the CPU and in "
+            "float32; for more, use the run"
         )
     detect, classes, testing = read(path, config.threads)
     if min_score < testing.least:

@@ -161,8 +161,8 @@ def _index_splits(
     first = next(iter(splits.values()))
     if list(splits) == ["train"]:
         raise ValueError(
-            f"{display_name(path)} has {display_name(first)}/ but neither test/ nor val/ to be "
-            f"judged on; of {display_name(path / first)} itself, a fifth would be kept for that"
+            f"{display_name(path)} has {display_name(first)}/ but neither test/ nor val/ for "
+            f"the evaluation; give {display_name(path / first)} itself to hold out a fifth of it"
         )
     classes = _class_folders(path / first)
     for name in subfolders(path):

@@ -50,7 +50,7 @@ def write_onnx(trained: TrainedDetector, out: Path, testing: Testing | None = No
     """
     testing = testing or Testing()
     if testing.refinement or testing.scales:
-        raise ValueError("an ONNX model looks once, at one scale: no refinement and no multi-scale")
+        raise ValueError("an ONNX model detects at one scale, without refinement")
     check_exportable(trained)
     graph = detector_graph(trained, testing)
     model = graph.serialize(INPUTS, OUTPUTS, detector_metadata(trained, testing))

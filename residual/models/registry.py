@@ -60,7 +60,7 @@ def model_spec(name: str) -> ModelSpec:
         return resnet.parse_name(name, NETWORKS)
     baseline = BASELINES[name]
     size, classes = baseline.pixels, 1000 if baseline.pixels == 224 else 10
-    return ModelSpec(name, "rival", baseline.layers, "", "", size, classes, baseline.pixel_range)
+    return ModelSpec(name, "baseline", baseline.layers, "", "", size, classes, baseline.pixel_range)
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:

@@ -39,7 +39,7 @@ class ModelSpec:
     """The properties of a network that follow from its name."""
 
     name: str
-    family: str  # "imagenet" or "cifar"; "rival" for a network that the paper compares with
+    family: str  # "imagenet" or "cifar"; "baseline" for a network that the paper compares with
     depth: int
     option: str  # "plain", "A", "B" or "C"
     variant: str  # "v1", or "v1.5" of the bottleneck nets

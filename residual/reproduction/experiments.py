@@ -191,7 +191,7 @@ def paper_steps(recipe: ClassificationRecipe, data: str) -> int:
     """The training length in steps of the paper's batch. A baseline that was trained by the full
     schedule of its own publication counts as trained by the paper's full schedule."""
     default, paper = recipe_for(recipe.network, data), paper_recipe(recipe.network)
-    if model_spec(recipe.network).family == "rival" and recipe.steps == default.steps:
+    if model_spec(recipe.network).family == "baseline" and recipe.steps == default.steps:
         return paper.steps
     return round(recipe.steps * default.batch / paper.batch)
 

@@ -161,7 +161,7 @@ LAYOUTS = (
 def layout_of(keys: Iterable[str], spec: ModelSpec) -> Layout:
     """The layout of weights for a network, by their keys. Raises ValueError for unknown keys."""
     keys = list(keys)
-    if spec.family == "rival":
+    if spec.family == "baseline":
         return baseline_layout(keys, spec)
 
     def fit(layout: Layout) -> tuple[int, bool]:
@@ -296,4 +296,4 @@ def baseline_layout(keys: list[str], spec: ModelSpec) -> Layout:
             " the weights that fit are those of Caffe's bvlc_googlenet.caffemodel"
         )
     source, head = "Caffe's model collection" if caffe else "torchvision", "fc8" if vgg else "fc"
-    return Layout(source, names, config, family="rival", options="", head=head, bgr=caffe)
+    return Layout(source, names, config, family="baseline", options="", head=head, bgr=caffe)

@@ -49,7 +49,7 @@ def nin(classes: int) -> nn.Module:
 def dsn(classes: int) -> nn.Module:
     """Images (N, 3, H, W) -> scores (N, classes); in training those of three heads behind them.
 
-    Each head looks at a convolution before its ReLU.
+    Each head takes the output of a convolution before its ReLU.
     """
     heads = {
         name: nn.Sequential(nn.Flatten(), nn.Linear(192 * side * side, classes))

@@ -142,8 +142,8 @@ def answers(
 ) -> Tensor:
     """The five best classes (N, 5) of each image, best first, in every process.
 
-    NO_ANSWER fills the row of a damaged picture, and the places behind fewer classes. Every process
-    looks at its share of the images. Raises NonFiniteValues, in every process, where a score is not
+    NO_ANSWER fills the row of a damaged picture, and the places behind fewer classes. Each process
+    evaluates its share of the images. Raises NonFiniteValues, in each process, if a score is not
     finite.
     """
     total, done = len(options.world.shard(len(images))), 0

@@ -47,7 +47,7 @@ def recipe_for(network: str, data: str, name: str = "auto") -> ClassificationRec
     unknown network or recipe."""
     spec = model_spec(network)
     deep = spec.family == "cifar" and spec.depth >= 110
-    if name == "auto" and spec.family == "rival":
+    if name == "auto" and spec.family == "baseline":
         name = recipe_of(spec.name)
     elif name == "auto" and spec.input_size == 224:
         name = "imagenet"

@@ -36,7 +36,7 @@ from residual.training.dropout import Dropouts
 VGGS = ("vgg16", "vgg19")
 RPN_WIDTH = 512  # channels of the proposal network; the paper does not say it for ResNets
 # Choice: RoI pooling makes 14x14 bins before conv5_1, whose stride then leaves 7x7.
-BINS = {"imagenet": 14, "rival": 7}
+BINS = {"imagenet": 14, "baseline": 7}
 
 
 class RegionProposalNetwork(nn.Module):

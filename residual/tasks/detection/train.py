@@ -138,7 +138,7 @@ def check(recipe: DetectionRecipe, config: ComputeConfig) -> None:
     if (
         recipe.norm == "frozen"
         and not recipe.start
-        and model_spec(recipe.network).family != "rival"
+        and model_spec(recipe.network).family != "baseline"
     ):
         raise ValueError(
             "frozen batch normalization needs the statistics of pretrained weights; name them "
@@ -183,7 +183,7 @@ def check_effects(
 ) -> None:
     """Raises ValueError for a field that was set and has no effect, whatever the data."""
     drops = recipe.schedule == "alternating" or any(d < recipe.steps for d in recipe.drops)
-    has_norm = model_spec(recipe.network).family != "rival"
+    has_norm = model_spec(recipe.network).family != "baseline"
     effects = {
         "drops": (drops, f"the rate drops within the {recipe.steps:,} steps"),
         "factor": (drops, "the rate never drops by it"),
