@@ -169,12 +169,14 @@ def test_what_is_left_out_is_said_with_its_kinds(tmp_path):
     (path / "more").mkdir()
     (path / "__MACOSX" / "train" / "cat").mkdir(parents=True)
     kinds = said(path).removeprefix("left out of pets: ").split("), ")
-    assert {kind.split(", such as")[0] for kind in kinds} == {
+    assert [kind.split(", such as")[0] for kind in kinds] == [
         ".heic files (2",
-        "hidden pictures (1",
-        "pictures in no class folder (1",
         "folders beside the sets (1",
-    }
+        "pictures in no class folder (1",
+        "hidden pictures (1",
+    ]
+    (path / "train" / "cat" / "notes.csv").touch()
+    assert said(path).index("hidden pictures") < said(path).index(".csv files")
     assert "such as val/dog/._0.jpg" in said(path) and "such as more/" in said(path)
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -83,18 +84,19 @@ class IgnoredFiles:
             "hidden pictures": self.hidden,
             "links to a folder above them": self.cyclic_links,
         }
-        for path in self.others:
+        for path in sorted(self.others):
             suffix = Path(path).suffix.lower()
             kind = f"{suffix} files" if suffix else "files without a suffix"
             kinds.setdefault(kind, []).append(path)
-        common = sorted((-len(paths), kind, min(paths)) for kind, paths in kinds.items() if paths)
+        common = [(len(paths), kind, min(paths)) for kind, paths in kinds.items() if paths]
+        common.sort(key=itemgetter(0), reverse=True)  # of equal numbers the first kind stays first
         if not common:
             return
         named = [
-            f"{display_name(kind)} ({-n:,}, such as {display_name(path)})"
+            f"{display_name(kind)} ({n:,}, such as {display_name(path)})"
             for n, kind, path in common[:NAMED_KINDS]
         ]
-        rest = -sum(n for n, *_ in common[NAMED_KINDS:])
+        rest = sum(n for n, *_ in common[NAMED_KINDS:])
         others = f", and {rest:,} others" if rest else ""
         yield f"left out of {display_name(folder.name)}: {', '.join(named)}{others}"
         for *_, path in common:
