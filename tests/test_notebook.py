@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import hubconf
+import residual
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,5 +24,7 @@ def test_the_tour_runs(tmp_path, monkeypatch):
 
 def test_torch_hub_has_each_network():
     assert {"resnet20", "resnet50-v1.5", "create_model"} <= vars(hubconf).keys()
+    names = [name for name in vars(hubconf) if callable(getattr(hubconf, name)) and name[0] != "_"]
+    assert set(names) == {*residual.list_models(), "create_model"}  # as torch.hub.list has them
     net = torch.hub.load(str(ROOT), "resnet20", source="local", num_classes=3)
     assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
