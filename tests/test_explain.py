@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,14 @@ def test_grad_cam_is_its_definition_on_the_last_convolution(name, size, layer):
     alpha = features.grad[0].mean(dim=(1, 2))  # Equation 1 of Grad-CAM
     by_hand = sum(a * channel for a, channel in zip(alpha, features[0], strict=True)).detach()
     assert torch.allclose(result.map, by_hand, rtol=1e-3, atol=1e-4 * float(by_hand.abs().max()))
+
+
+def test_a_linear_layer_on_all_places_is_not_cam():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten()]
+    net = torch.nn.Sequential(*layers, torch.nn.Linear(8 * 30 * 30, len(CLASSES)))
+    mine = replace(trained("resnet8", 32), net=net.eval())
+    assert explain(mine, photograph(32, 32)).method == "Grad-CAM"
 
 
 def test_a_network_is_left_as_it_was():

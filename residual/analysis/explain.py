@@ -21,6 +21,7 @@ from residual.data.decode import DamagedImage, center_box, decode, open_image
 from residual.device import is_finite, raise_non_finite
 from residual.models.registry import num_classes
 from residual.runs.load import Trained
+from residual.tasks.classification.inference import evaluation_mode
 from residual.tasks.detection.visualization import add_title, write_drawing
 
 POOLING = nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.Dropout  # and what follows it
@@ -71,8 +72,6 @@ def resize_longer_side(image: Image.Image, side: int) -> Image.Image:
     return ImageOps.contain(image, (side, side), kind)
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def explain(
     trained: Trained, image: Path | str | Image.Image, class_name: str | None = None
 ) -> Explanation:
@@ -86,18 +85,22 @@ def explain(
     net, view = trained.net, trained.preprocessing
     names = trained.classes or tuple(map(str, range(num_classes(net))))
     if class_name is not None and class_name not in names:
-        near = ", ".join(get_close_matches(class_name, names, n=5, cutoff=0.0))
+        near = ", ".join(get_close_matches(str(class_name), names, n=5, cutoff=0.0))
         raise ValueError(f"{trained.network} knows no class {class_name!r}; the nearest are {near}")
     picture = open_image(image if isinstance(image, Image.Image) else Path(image))
     inputs = view(decode(picture, view.size, view.shorter)[None])
-    inputs = inputs.to(next(net.parameters()).device)
-    scores, features, exact = forward(net, inputs)
-    if not is_finite(scores):
-        raise_non_finite(trained.network, net, lambda: net(inputs))
-    index = int(scores.argmax()) if class_name is None else names.index(class_name)
-    (gradients,) = torch.autograd.grad(scores[0, index], features)
+    inputs = inputs.to(next(net.parameters()))
+    with evaluation_mode([net]), torch.inference_mode(False), torch.enable_grad():
+        inputs = inputs.clone()
+        scores, features, exact = forward(net, inputs)
+        if not is_finite(scores):
+            raise_non_finite(trained.network, net, lambda: net(inputs))
+        index = int(scores.argmax()) if class_name is None else names.index(class_name)
+        (gradients,) = torch.autograd.grad(scores[0, index], features)
     # CAM is the case of Grad-CAM in which the sum of the gradients is the weight in the linear
-    # layer (Grad-CAM, Section 3.1).
+    # layer (Grad-CAM, Section 3.1). Behind an average, they are the same at each place.
+    apart = (gradients - gradients[:, :, :1, :1]).abs().max()
+    exact = exact and bool(apart <= 1e-3 * gradients.abs().max())
     weights = (gradients.sum if exact else gradients.mean)(dim=(2, 3), keepdim=True)
     size, box = picture.size, (0, 0, *picture.size)
     if view.shorter is not None:
@@ -126,14 +129,12 @@ def forward(net: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor, bool]:
         elif not any(module.children()):
             head.append(module)
 
-    mode = net.training
     handles = [module.register_forward_hook(record) for module in net.modules()]
     try:
-        scores = net.eval()(inputs.requires_grad_())
+        scores = net(inputs.requires_grad_())
     finally:
         for handle in handles:
             handle.remove()
-        net.train(mode)
     if not features:
         raise ValueError("the network has no map of several places of a picture of this size")
     linear = sum(isinstance(module, nn.Linear) for module in head)

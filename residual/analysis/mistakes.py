@@ -33,12 +33,7 @@ PICTURES = 12  # of a classifier, on the page
 SIDE = 200  # pixels of the longer side of such a picture
 SCENES, SCENE_SIDE = 8, 640  # pictures of a detector, and the most pixels of their longer sides
 MIN_SCORE, MIN_IOU = 0.5, 0.5  # of a detection that is shown, and of one that is right
-RIGHT, MISSED, WRONG, IGNORED = (
-    0,
-    1,
-    2,
-    -1,
-)  # colours 0 to 2 are green, blue, orange
+RIGHT, MISSED, WRONG, IGNORED = 0, 1, 2, -1  # colours 0 to 2 are green, blue, orange
 
 
 def jpeg(image: Image.Image) -> str:

@@ -171,16 +171,16 @@ def answers(
 
 @contextmanager
 def evaluation_mode(nets: Sequence[nn.Module]) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each network has its mode again."""
-    modes = [net.training for net in nets]
+    """Evaluation mode without gradients; afterwards each module has its mode again."""
+    modes = [(module, module.training) for net in nets for module in net.modules()]
     try:
         with torch.inference_mode():
             for net in nets:
                 net.eval()
             yield
     finally:
-        for net, mode in zip(nets, modes, strict=True):
-            net.train(mode)
+        for module, mode in modes:
+            module.training = mode
 
 
 def class_scores(
