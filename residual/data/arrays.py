@@ -1,6 +1,6 @@
 """Data sets of arrays in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from residual.data.datasets import (
     Data,
@@ -47,7 +48,9 @@ def array_data(
     Without images and labels for the `test`, a fifth is held out, stratified and always the same.
     `as_files` is for networks that take photographs. Raises ValueError.
     """
-    names = tuple(map(str, classes))
+    names = tuple(map(str, classes)) if isinstance(classes, Iterable) else ()
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"classes are different names, one for each number, not {classes!r:.60}")
     train = image_tensors(images, labels, names)
     if test is None:
         fraction, counts = max(0.2, len(names) / len(train)), train.labels.bincount()
@@ -57,8 +60,13 @@ def array_data(
                 f"(images, labels, classes, (test_images, test_labels))"
             )
         train, rest = (train.subset(part) for part in stratified_split(train.labels, fraction))
-    else:
+    elif isinstance(test, tuple | list) and len(test) == 2:
         rest = image_tensors(*test, names)
+        sides = [tuple(part.pixels.shape[2:]) for part in (train, rest)]
+        if sides[0] != sides[1] and not as_files:
+            raise ValueError(f"the images are {sides[0]}, and those of the test are {sides[1]}")
+    else:
+        raise ValueError("the fourth element of the data is a tuple (test_images, test_labels)")
     mark = tensor_fingerprint(names, train=train, test=rest)
     if as_files:
         return Data(NAME, mark, names, as_photographs(train), as_photographs(rest))
@@ -67,7 +75,7 @@ def array_data(
 
 def image_tensors(images: Any, labels: Any, classes: Sequence[str]) -> ImageTensors:
     """Images in memory. Raises ValueError for another form."""
-    pixels, numbers = torch.as_tensor(images), torch.as_tensor(labels)
+    pixels, numbers = as_tensor(images), as_tensor(labels)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or not len(pixels):
         kind = str(pixels.dtype).removeprefix("torch.")
         raise ValueError(
@@ -78,12 +86,23 @@ def image_tensors(images: Any, labels: Any, classes: Sequence[str]) -> ImageTens
             f"{len(pixels):,} images have as many labels, which are integers, not an array "
             f"{tuple(numbers.shape)} of {str(numbers.dtype).removeprefix('torch.')}"
         )
+    numbers = numbers.long()
     if not 0 <= int(numbers.min()) <= int(numbers.max()) < len(classes):
         raise ValueError(
             f"labels are indices of the {len(classes)} classes, from 0 to {len(classes) - 1}, not "
             f"{int(numbers.min())} to {int(numbers.max())}"
         )
-    return ImageTensors(pixels.cpu().permute(0, 3, 1, 2).contiguous(), numbers.cpu().long())
+    return ImageTensors(pixels.permute(0, 3, 1, 2).contiguous(), numbers)
+
+
+def as_tensor(values: Any) -> Tensor:
+    """An array, a tensor or a list as a tensor on the CPU. Raises ValueError."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    try:
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"images and labels are arrays of numbers: {error}") from None
 
 
 def as_photographs(images: ImageTensors) -> ImageFiles:

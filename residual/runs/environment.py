@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from residual.data import arrays
 from residual.data.packed import is_packed
 from residual.device import ComputeConfig, hardware_name
 from residual.runs import folder
@@ -91,7 +92,10 @@ def check_exact(run: Path, environment: dict[str, Any], config: ComputeConfig) -
 
 
 def existing_data(run: Path, where: str) -> str:
-    """The location of a run's data. Raises FileNotFoundError if nothing is there any more."""
+    """The location of a run's data. Raises FileNotFoundError if nothing is there any more,
+    and ValueError if the data was in memory."""
+    if where == arrays.NAME:
+        raise ValueError(f"{run} was trained on {where}: give them to resume or evaluate in Python")
     if Path(where).is_absolute() and not Path(where).exists():
         raise FileNotFoundError(
             f"{run} was trained on data in {display_name(where)}, which is not there any "
