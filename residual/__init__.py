@@ -33,19 +33,7 @@ NAMES = {
     "residual.training.task": ("Event",),
 }
 MODULES = {name: module for module, names in NAMES.items() for name in names}
-__all__ = [
-    "EvalResult",
-    "Event",
-    "Transform",
-    "build",
-    "create_model",
-    "evaluate",
-    "list_models",
-    "load",
-    "predict",
-    "resume",
-    "train",
-]
+__all__ = list(MODULES)
 
 
 def __getattr__(name: str) -> Any:

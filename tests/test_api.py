@@ -56,6 +56,17 @@ class Wide(Small):
         self.factor = factor
 
 
+class Named(Small):
+    """One with an attribute that `load` would set."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.classes = num_classes
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        return self(images).softmax(dim=1)
+
+
 def colours(n: int = 40) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Red and blue images with noise, their labels and their classes."""
     draw, labels = np.random.default_rng(0), np.arange(n) % 2
@@ -100,6 +111,8 @@ def test_models_are_listed_by_pattern_and_made_with_other_classes():
     ]
     made = residual.create_model("resnet20", num_classes=3)
     assert made(torch.zeros(2, 3, 32, 32)).shape == (2, 3) and made.network == "resnet20"
+    with pytest.raises(ValueError, match="num_classes is at least 1, not 0"):
+        residual.create_model("resnet20", num_classes=0)
     with pytest.raises(ValueError, match="no network 'resnet21'"):
         residual.create_model("resnet21")
     with pytest.raises(
@@ -141,8 +154,24 @@ def test_copies_pickles_exports_and_other_types_of_numbers_work(net):
     exported = torch.export.export(net, (torch.zeros(1, 3, 8, 8),)).module()
     inputs = net.transform(image)[None]
     assert torch.allclose(exported(inputs), net(inputs), atol=1e-5)
-    (answer,) = copy.deepcopy(net).double().predict(image)
-    assert answer["labels"][0]["label"] == expected[0]["labels"][0]["label"]
+    best, wrong = expected[0]["labels"][0]["label"], residual.evaluate(net, "digits").wrong_top1
+    for twin in (copy.deepcopy(net).double(), copy.deepcopy(net).half(), torch.compile(net)):
+        assert residual.predict(twin, image, 1)[0]["labels"][0]["label"] == best
+        assert twin.explain(image).label == best
+        assert abs(residual.evaluate(twin, "digits").wrong_top1 - wrong) <= 2
+
+
+def test_a_module_that_is_used_keeps_the_mode_of_each_part_and_torch_its_random_numbers(
+    net, finished
+):
+    twin, image = copy.deepcopy(net).train(), np.zeros((8, 8, 3), np.uint8)
+    twin.conv1.eval()  # as one does for statistics that stay
+    modes, state = [part.training for part in twin.modules()], torch.get_rng_state()
+    for use in (twin.predict, twin.explain, lambda _: residual.evaluate(twin, "digits")):
+        use(image)
+        assert [part.training for part in twin.modules()] == modes
+    residual.evaluate(finished)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_predictions_of_a_generator_come_one_by_one_and_of_a_module_as_of_its_run(net, finished):
@@ -155,6 +184,8 @@ def test_predictions_of_a_generator_come_one_by_one_and_of_a_module_as_of_its_ru
     net.train()
     assert net.predict(images) == from_net and net.training
     net.eval()
+    with pytest.raises(ValueError, match="top is at least 1, not 0"):
+        net.predict(images, top=0)
     for wrong in (3, None, [object()]):
         with pytest.raises(ValueError, match="is no picture"):
             residual.predict(net, wrong)
@@ -184,6 +215,9 @@ def test_arrays_are_learned_and_evaluated(tmp_path):
     own = residual.train("resnet8", (images, labels, classes, test), out=tmp_path / "b", **changes)
     *_, last = own
     assert last.result["seen"] == 4
+    pictures = [Image.fromarray(image[..., ::-1]) for image in images]
+    assert residual.evaluate(net, (pictures, labels, ["blue", "red"])).wrong_top1 == 0
+    assert residual.evaluate(net, (images[..., ::-1], labels, classes)).wrong_top1 == 40
 
 
 def test_a_training_that_is_closed_goes_on_to_the_same_weights(tmp_path):
@@ -197,6 +231,9 @@ def test_a_training_that_is_closed_goes_on_to_the_same_weights(tmp_path):
             break
     events.close()
     assert torch_settings() == mine
+    for use in (lambda run: list(residual.resume(run)), residual.evaluate):
+        with pytest.raises(ValueError, match="left was trained on arrays in memory: give them"):
+            use(tmp_path / "left")
     with pytest.raises(ValueError, match="other data"):
         list(residual.resume(tmp_path / "left", (*data[:2], ["a", "b"])))
     rest = list(residual.resume(tmp_path / "left", data))
@@ -243,6 +280,7 @@ def test_a_module_of_ones_own_is_the_beginning_and_is_rebuilt_by_its_class(tmp_p
     for wrong, reason in (
         (Wide(2), "missing 1 required positional argument: 'factor'"),
         (Small(7), "size mismatch for last.weight"),
+        (Named(2), "load sets 'classes': rename that attribute of Named"),
         (nn.Sequential(nn.Flatten(), nn.Linear(432, 2)), "Unexpected key"),
     ):
         with pytest.raises(ValueError, match="cannot be rebuilt by its class") as e:
@@ -272,6 +310,18 @@ def test_a_network_of_ours_may_be_the_beginning(net, tmp_path):
         ((np.zeros((4, 8, 8, 3), np.uint8), [0, 1], "ab"), "4 images have as many labels"),
         ((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 2, 1], "ab"), "labels are indices of the 2 cl"),
         ((np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], "ab"), "each class needs two images"),
+        (([[1], [2, 3]], [0, 1], "ab"), "images and labels are arrays of numbers: "),
+        ((np.zeros((4, 8, 8, 3), np.uint8), list("abab"), "ab"), "arrays of numbers: can't"),
+        ((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1], "aa"), "classes are different names"),
+        ((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1], 2), "one for each number, not 2"),
+        ((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1], "ab", 4), r"\(test_images, test_labels"),
+        (
+            (
+                *[np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1], "ab"],
+                (np.zeros((1, 9, 8, 3), np.uint8), [0]),
+            ),
+            r"the images are \(8, 8\), and those of the test are \(9, 8\)",
+        ),
         ("no-such-folder", "no data 'no-such-folder'"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from residual.api.models import as_trained, load_trained
+from residual.api.models import Source, as_trained, load_trained
 from residual.api.train import DataLike, in_memory, refuse_boxes
 from residual.data.datasets import Data
 from residual.data.folder_index import Split
@@ -22,8 +22,6 @@ from residual.storage import read_json_object
 from residual.tasks.classification.evaluate import evaluate_classes
 from residual.tasks.classification.inference import InferenceOptions
 from residual.tasks.classification.protocols import Protocol, get_protocol
-
-Source = nn.Module | Path | str
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,9 @@ class EvalResult:
     record: Mapping[str, Any]  # what `residual evaluate --json` prints
     wrong_top1: int | None = None  # of a classifier
     wrong_top5: int | None = None  # of one with six classes or more
+    error_top1: float | None = None
+    error_top5: float | None = None
     ap: Mapping[str, float | None] | None = None  # of a detector, by the name of the measure
-
-    @property
-    def error_top1(self) -> float | None:
-        return self.record.get("error_top1")
-
-    @property
-    def error_top5(self) -> float | None:
-        return self.record.get("error_top5")
 
 
 def evaluate(
@@ -101,23 +93,25 @@ def evaluate(
     return EvalResult(
         tuple(net.network for net in nets), loaded.name, record["protocol"], record["seen"],
         tuple(damaged), {name: count for name, count in counts if count.images}, record,
-        record["wrong_top1"], record["wrong_top5"],
+        *(record[key] for key in ("wrong_top1", "wrong_top5", "error_top1", "error_top5")),
     )  # fmt: skip
 
 
 def trained_copy(source: Any, root: Path) -> Trained:
-    """A trained network, which may be moved and fused."""
-    if isinstance(source, nn.Module):
-        trained = as_trained(source)
-        return replace(trained, net=copy.deepcopy(trained.net))
-    if not isinstance(source, str | Path):
+    """A trained network, which may be moved and fused, in float32 or with more bits."""
+    if isinstance(source, str | Path):
+        return load_trained(source, root)
+    if not isinstance(source, nn.Module | Trained):
         raise ValueError(f"{source!r:.60} is no network: give a run, or what residual.load returns")
-    return load_trained(source, root)
+    trained = source if isinstance(source, Trained) else as_trained(source)
+    net = copy.deepcopy(trained.net)
+    wide = next(net.parameters()).dtype == torch.float64
+    return replace(trained, net=net if wide else net.float())
 
 
 def data_of_run(source: Source) -> tuple[str, Path]:
     """The data that a run was trained on, and its root. Raises ValueError."""
-    if isinstance(source, nn.Module) or not (Path(source) / "environment.json").exists():
+    if not isinstance(source, str | Path) or not (Path(source) / "environment.json").exists():
         raise ValueError("this is no run; name the data to evaluate it on")
     data = read_json_object(Path(source) / "environment.json")["data"]
     return existing_data(Path(source), data["where"]), Path(data["root"])
@@ -154,7 +148,7 @@ def evaluate_detectors(
     recipe = detectors[0].recipe
     split = split or recipe.test_split
     dataset = datasets.load(Path(data), split, detectors[0].classes, recipe.reading)
-    if not isinstance(source, nn.Module):
+    if isinstance(source, str | Path):
         names = [example.name for example in dataset.examples]
         detection.check_division(Path(source), split, names)
     testing = Testing(

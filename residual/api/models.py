@@ -19,15 +19,7 @@ from residual.data.sources import DEFAULT_ROOT
 from residual.device import ComputeConfig, compute_config, is_finite, raise_non_finite
 from residual.export.engine import Engine, engine
 from residual.export.predict import Picture, answers, to_image
-from residual.models.registry import (
-    NETWORKS,
-    build,
-    classifier_parameters,
-    model_spec,
-)
-from residual.models.registry import (
-    num_classes as outputs_of,
-)
+from residual.models import registry
 from residual.runs.folder import is_detection
 from residual.runs.load import Trained
 from residual.storage import read_json
@@ -80,7 +72,7 @@ def list_models(filter: str = "*") -> list[str]:
     >>> list_models("resnet1??")
     ['resnet101', 'resnet152', 'resnet110']
     """
-    return [name for name in NETWORKS if fnmatch(name, filter)]
+    return [name for name in registry.NETWORKS if fnmatch(name, filter)]
 
 
 def create_model(
@@ -96,14 +88,16 @@ def create_model(
     >>> net(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 3])
     """
-    network = model_spec(name).name
+    network = registry.model_spec(name).name
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes is at least 1, not {num_classes}")
     if not pretrained:
-        return attach(untrained(build(name, num_classes), network))
+        return attach(untrained(registry.build(name, num_classes), network))
     trained = load_trained(weights_name(network, pretrained))
     if trained.network != network:
         raise ValueError(f"the weights are those of {trained.network}, not of {network}")
-    if num_classes not in (None, outputs_of(trained.net)):
-        net, last = build(name, num_classes), classifier_parameters(network)
+    if num_classes not in (None, registry.num_classes(trained.net)):
+        net, last = registry.build(name, num_classes), registry.classifier_parameters(network)
         state = trained.net.state_dict().items()
         net.load_state_dict({k: t for k, t in state if k not in last}, strict=False)
         trained = replace(trained, net=net, classes=None)
@@ -138,6 +132,7 @@ def load(source: Path | str, *, root: Path = DEFAULT_ROOT) -> TrainedModel:
     return attach(load_trained(source, root))
 
 
+@torch.random.fork_rng(devices=[])  # what draws weights at first leaves the caller's generator
 def load_trained(source: Path | str, root: Path = DEFAULT_ROOT, body: bool = False) -> Trained:
     """A trained network by the path of its run or file, or by the name of public weights. Only with
     `body=True` may the weights lack the last layer."""
@@ -153,20 +148,25 @@ def load_trained(source: Path | str, root: Path = DEFAULT_ROOT, body: bool = Fal
 
 
 def attach(trained: Trained) -> TrainedModel:
-    """The network with its classes and the rest as attributes. Its class stays what it is."""
+    """The network with its classes and the rest as attributes. Its class stays what it is, and its
+    methods `predict` and `explain` stay if it has them. Raises ValueError for other such names."""
     net, recipe, view = trained.net, trained.recipe, trained.preprocessing
     shipped = shipped_files().get(trained.source or "")
-    vars(net).update(
-        network=trained.network,
-        classes=trained.classes,
-        recipe=recipe,
-        step=trained.step,
-        predict=partial(predict, net),
-        explain=partial(explain, net),
-        card=read_json(shipped.with_suffix(".json")) if shipped else None,
-    )
+    attributes: dict[str, Any] = {
+        "network": trained.network,
+        "classes": trained.classes,
+        "recipe": recipe,
+        "step": trained.step,
+        "card": read_json(shipped.with_suffix(".json")) if shipped else None,
+        "predict": partial(predict, net),
+        "explain": partial(explain, net),
+    }
     if view is not None:
-        vars(net)["transform"] = Transform(view, getattr(recipe, "longest", None))
+        attributes["transform"] = Transform(view, getattr(recipe, "longest", None))
+    taken = [name for name, value in attributes.items() if getattr(net, name, value) is not value]
+    if lost := [name for name in taken if name not in ("predict", "explain")]:
+        raise ValueError(f"load sets {lost[0]!r}: rename that attribute of {type(net).__name__}")
+    vars(net).update({name: value for name, value in attributes.items() if name not in taken})
     return cast("TrainedModel", net)
 
 
@@ -177,8 +177,9 @@ def untrained(net: nn.Module, network: str) -> Trained:
 
 def as_trained(net: nn.Module) -> Trained:
     """A network with the attributes of `attach`, which shares its weights. Raises ValueError."""
+    net = getattr(net, "_orig_mod", net)  # which torch.compile has wrapped
     values = vars(net)
-    if not values.keys() >= {"network", "transform"}:
+    if "network" not in values or not isinstance(values.get("transform"), Transform):
         raise ValueError(
             f"this {type(net).__name__} has no preprocessing: give what residual.load or "
             f"residual.create_model with pretrained weights has returned"
@@ -189,7 +190,7 @@ def as_trained(net: nn.Module) -> Trained:
         return Trained(*parts)
     from residual.tasks.detection.load import TrainedDetector
 
-    fused = copy.deepcopy(net).eval()  # for its layers are fused
+    fused = copy.deepcopy(net).eval().float()  # for its layers are fused
     return TrainedDetector(cast("Any", fused), *parts[1:])
 
 
@@ -239,6 +240,8 @@ def predict(
 
     A network is used where it is, or on `device`. Raises ValueError for anything but a picture.
     """
+    if top < 1:
+        raise ValueError(f"top is at least 1, not {top}")
     single = isinstance(images, str | Path | Image.Image) or (
         isinstance(images, np.ndarray | Tensor) and images.ndim < 4
     )
@@ -263,19 +266,14 @@ def results_of(
 ) -> Iterator[dict[str, Any]]:
     """The results of `predict`, one by one."""
     threads = torch.get_num_threads()
-    create: Callable[[Trained], Engine] = engine
-    if isinstance(model, nn.Module):
-        trained, create = as_trained(model), live_engine
-    else:
-        trained = model if isinstance(model, Trained) else load_trained(model)
-    place = str(next(trained.net.parameters()).device)
     if isinstance(model, str | Path):
-        device = device or "auto"
+        model, device = load_trained(model), device or "auto"
+    create = engine if isinstance(model, Trained) else live_engine
+    trained = model if isinstance(model, Trained) else as_trained(model)
+    config = ComputeConfig(str(next(trained.net.parameters()).device), threads)
     if device is not None:
-        device = compute_config(device, threads, "float32").device
-    if device is not None and torch.device(device) != torch.device(place):
-        place, trained = device, replace(trained, net=copy.deepcopy(trained.net).to(device))
-    config = ComputeConfig(place, threads)
+        config = compute_config(device, threads, "float32")
+        trained = replace(trained, net=copy.deepcopy(trained.net).to(config.device))
     if hasattr(trained, "annotations"):
         return config.iterate(objects(trained, pictures, min_score, config, **options))
     if any(options.values()):

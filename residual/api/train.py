@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from residual.api.models import as_trained, load_trained, untrained
+from residual.api.models import Transform, as_trained, attach, load_trained, untrained
 from residual.data import arrays
 from residual.data.datasets import Data, no_progress
 from residual.data.sources import DEFAULT_ROOT, data_source
@@ -71,6 +71,7 @@ def train(
     >>> event.result["seen"]
     360
     """
+    model = getattr(model, "_orig_mod", model)  # which torch.compile has wrapped
     task = "detection" if is_detector(model, recipe) else "classification"
     if isinstance(model, nn.Module) and weights is not None:
         raise ValueError("a module has weights already; name others with a network's name")
@@ -181,7 +182,7 @@ def initial_weights(
     net = model if isinstance(model, nn.Module) else weights
     if not isinstance(net, nn.Module):
         return None if net is None else load_trained(net, root, body=True)
-    if net is weights or "transform" in vars(net):
+    if net is weights or isinstance(vars(net).get("transform"), Transform):
         return as_trained(net)
     return untrained(net, network_name(net, ""))
 
@@ -195,7 +196,7 @@ def open_data(
     classes: tuple[str, ...] | None = None,
 ) -> Any:
     """The data of a training. Raises ValueError for data of another task or kind."""
-    if isinstance(data, str | Path):
+    if task == "detection" or isinstance(data, str | Path):
         if task == "classification":
             refuse_boxes(source["where"])
         return task_module(task).load_data(recipe, source, workers, no_progress, classes)
@@ -207,8 +208,9 @@ def in_memory(data: Any, as_files: bool) -> Data:
     if isinstance(data, Data):
         return data
     if not isinstance(data, tuple) or len(data) not in (3, 4):
+        shown = " ".join(repr(data).split())[:60]
         raise ValueError(
-            f"{data!r:.60} is no data: name digits, cifar10 or a folder, or give arrays as a tuple "
+            f"{shown} is no data: name digits, cifar10 or a folder, or give arrays as a tuple "
             f"(images, labels, classes)"
         )
     return arrays.array_data(*data, as_files=as_files)
@@ -225,7 +227,7 @@ def refuse_boxes(where: str) -> None:
 def checked_module(initial: Trained, recipe: Any, data: Data, workers: int) -> Trained:
     """A module as the beginning of a training, with the preprocessing of the recipe if it has none.
     Raises ValueError for one that cannot be rebuilt from its name or its class."""
-    if "transform" not in vars(initial.net):
+    if not isinstance(vars(initial.net).get("transform"), Transform):
         measured = loader.preprocessing(recipe, data, workers)
         initial = replace(initial, preprocessing=measured)
     if model_spec(recipe.network).family == "user":
@@ -247,6 +249,7 @@ def check_rebuilt(net: nn.Module, path: str, classes: int, size: tuple[int, int]
         again.load_state_dict(net.state_dict())
         with torch.no_grad():
             scores, expected = again(inputs), copy.deepcopy(net).cpu().eval()(inputs)
+        attach(untrained(again, path))
         reason = "the same weights give other scores"
         if tuple(scores.shape) != (2, classes):
             reason = f"two images give {tuple(scores.shape)}, not scores of {classes} classes"

@@ -166,9 +166,8 @@ def plain_name(name: str) -> str:
 
 def published(name: str) -> Published:
     """Torchvision's weights by its name for them. Raises ValueError for an unknown name."""
-    for file in torchvision_files().values():
-        if file.name.lower() == plain_name(name):
-            return file
+    if fits := [f for f in torchvision_files().values() if f.name.lower() == plain_name(name)]:
+        return fits[0]
     raise ValueError(
         f"there is no file {name}, and no public weights of that name; there are "
         f"{', '.join(public_names())}"
