@@ -32,6 +32,7 @@ RESULTS_ORDER = (
     *("table6", "figure1", "figure6", "figure7"),
     *("table7", "table8", "table9", "table10", "table11"),
 )
+ONLY_COCO = ("table8", "table9")  # results on other data are shown once, by Tables 7 and 10
 CHOICES = "choices-and-deviations.md"
 
 GUIDES = {  # page: title and content
@@ -56,6 +57,8 @@ def documents(root: Path, figures: Path) -> dict[Path, str]:
     docs, results, package, readme = root / "docs", root / RESULTS, root / "residual", "README.md"
     data = set(fingerprints(read_results(results, "data"), DIGITS))
     drawn = {name: list(pages(name, results, figures, None, data)) for name in RESULTS_ORDER}
+    for name in ONLY_COCO:
+        drawn[name] = [page for page in drawn[name] if page.title.startswith("COCO")]
     demo = list(pages("demo", results, figures))
     speeds = training_speeds(results)
     excerpt = readme_excerpt(demonstration(drawn["figure6"], demo))
