@@ -29,7 +29,7 @@ from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification.train import advance, begin, recipe_for
-from residual.training.task import RunOptions
+from residual.training.events import RunOptions
 
 NETWORKS = ("resnet20", "resnet56")
 IMAGES = 50_000

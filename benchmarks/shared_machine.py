@@ -33,7 +33,7 @@ from residual.models.registry import build
 from residual.storage import write_json
 from residual.tasks.classification.recipe import with_steps
 from residual.tasks.classification.train import advance, begin, recipe_for
-from residual.training.task import RunOptions
+from residual.training.events import RunOptions
 
 SIDES: dict[str, dict[str, str]] = {"ours": {}, "ours, spinning": SPINNING, "usual": {}}
 NEIGHBOURS = ("alone", "beside a busy loop", "beside another training")

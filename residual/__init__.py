@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from residual.api.train import resume as resume
     from residual.api.train import train as train
     from residual.models.registry import build as build
-    from residual.training.task import Event as Event
+    from residual.training.events import Event as Event
 
 # GNU OpenMP reads these when torch is loaded. By default its threads spin for 300,000 turns while
 # they wait for one another, and beside other work that takes most of a training's speed
@@ -30,7 +30,7 @@ NAMES = {
     "residual.api.models": ("Transform", "create_model", "list_models", "load", "predict"),
     "residual.api.train": ("resume", "train"),
     "residual.models.registry": ("build",),
-    "residual.training.task": ("Event",),
+    "residual.training.events": ("Event",),
 }
 MODULES = {name: module for module, names in NAMES.items() for name in names}
 __all__ = list(MODULES)

@@ -23,7 +23,7 @@ from benchmarks.shipped_weights import ship
 from residual.data.sources import digits
 from residual.device import torch_settings
 from residual.runs.session import Session
-from residual.training.task import Event
+from residual.training.events import Event
 from residual.weights import published
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from test_processes import side_by_side
 from residual.runs.folder import writing
 from residual.tasks.detection import load
 from residual.tasks.detection import train as running
-from residual.training.task import RunOptions
+from residual.training.events import RunOptions
 
 SMALL = (
     *("--recipe", "scratch", "--shorter-side", 64, "--set", "bins=3", "--set", "scales=16,32"),

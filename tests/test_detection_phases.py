@@ -15,7 +15,7 @@ from residual.tasks.detection import loop as learning
 from residual.tasks.detection.recipe import VOC07, VOC07_ALTERNATING
 from residual.training import checkpoint
 from residual.training.checkpoint import with_preprocessing
-from residual.training.task import RunOptions, Stopped
+from residual.training.events import RunOptions, Stopped
 
 FOUR = replace(SMALL, schedule="alternating", steps=12)
 

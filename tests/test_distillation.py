@@ -21,8 +21,8 @@ from residual.tasks.classification.losses import total_loss
 from residual.tasks.classification.recipe import guidance
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
+from residual.training.events import RunOptions
 from residual.training.loop import StepOptions
-from residual.training.task import RunOptions
 
 SIZES = {"batch": 4, "norm_group": 4, "steps": 3}
 HINT = replace(RECIPES["fitnet-hint"], **SIZES)

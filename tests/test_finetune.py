@@ -22,7 +22,7 @@ from residual.tasks.classification.recipe import RECIPES
 from residual.tasks.classification.train import advance, begin, from_weights
 from residual.training import checkpoint
 from residual.training.early_stopping import EarlyStopping
-from residual.training.task import RunOptions
+from residual.training.events import RunOptions
 from residual.weights import convert
 from residual.weights.convert import write
 

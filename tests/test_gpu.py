@@ -19,7 +19,7 @@ from residual.tasks.classification.recipe import with_steps
 from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.tasks.detection import train
 from residual.tasks.detection.recipe import Testing as Asking
-from residual.training.task import RunOptions, Stopped
+from residual.training.events import RunOptions, Stopped
 
 pytestmark = [
     pytest.mark.gpu,

@@ -21,7 +21,7 @@ from residual.runs import folder
 from residual.tasks.classification.recipe import DIGITS
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
-from residual.training.task import RunOptions
+from residual.training.events import RunOptions
 
 STEPS = 12
 RECIPE = replace(

@@ -15,7 +15,7 @@ from residual.runs import folder
 from residual.tasks.classification.recipe import CIFAR
 from residual.tasks.classification.train import advance, begin
 from residual.training import checkpoint
-from residual.training.task import RunOptions
+from residual.training.events import RunOptions
 
 RECIPE = replace(CIFAR, network="resnet8", batch=8, norm_group=8, steps=6, drops=(4,))
 

@@ -17,9 +17,9 @@ from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.tasks import task_module
 from residual.tasks.classification.train import advance, recipe_for
+from residual.training.events import RunOptions
 from residual.training.meter import Meter
 from residual.training.recipe import to_json
-from residual.training.task import RunOptions
 
 TRAIN = ("train", "resnet8", "--steps", 3, *EXACT, "--json")
 

@@ -19,10 +19,10 @@ from residual.tasks.classification import loader
 from residual.tasks.classification.load import load, read_recipe
 from residual.tasks.classification.recipe import DIGITS, ClassificationRecipe
 from residual.tasks.classification.train import advance, begin, check, recipe_for
-from residual.training import checkpoint, task
+from residual.training import checkpoint, events
+from residual.training.events import Event, RunOptions
 from residual.training.meter import Diverged
 from residual.training.recipe import to_json
-from residual.training.task import Event, RunOptions
 
 HOW = ComputeConfig(threads=1)
 WHERE = {"where": "digits", "root": "none"}
@@ -105,14 +105,14 @@ def test_a_line_of_the_log_counts_what_was_seen_since_the_line_before(tmp_path):
 
 
 def test_a_full_training_is_logged_every_100_steps():
-    assert [task.log_interval(n) for n in (1, 40, 600, 3_900, 64_000)] == [1, 1, 3, 19, 100]
-    assert task.evaluation_interval(64_000) == 1_000
+    assert [events.log_interval(n) for n in (1, 40, 600, 3_900, 64_000)] == [1, 1, 3, 19, 100]
+    assert events.evaluation_interval(64_000) == 1_000
 
 
 @pytest.mark.parametrize("steps", [1, 12, 300, 800, 3_900, 10_000, 64_000])
 def test_the_test_curve_has_at_least_eight_points_and_each_at_a_logged_step(steps):
-    every = task.evaluation_interval(steps)
-    assert every % task.log_interval(steps) == 0
+    every = events.evaluation_interval(steps)
+    assert every % events.log_interval(steps) == 0
     assert steps // every >= min(8, steps)
 
 

@@ -18,8 +18,8 @@ from residual.runs import folder, session
 from residual.runs.environment import environment
 from residual.storage import read_json
 from residual.training.dropout import Dropouts
+from residual.training.events import Event, RunOptions, Stopped
 from residual.training.loop import Learner, Step, train
-from residual.training.task import Event, RunOptions, Stopped
 
 
 @dataclass(frozen=True)

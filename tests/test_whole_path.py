@@ -15,7 +15,7 @@ from residual.runs.session import RunContext, Session
 from residual.storage import read_json
 from residual.tasks.classification.task import Classification
 from residual.tasks.classification.train import begin, recipe_for
-from residual.training.task import RunOptions
+from residual.training.events import RunOptions
 
 SMALL = ("--data", "digits", "--depths", "8", "14", "--steps", "20", *EXACT)
 

@@ -1,4 +1,4 @@
-"""Networks in Python: created by name, loaded from a run, a file or public weights, and asked."""
+"""Networks in Python: create by name, load a run, a file or public weights, predict, explain."""
 
 import copy
 from collections.abc import Callable, Generator, Iterable, Iterator

@@ -25,8 +25,8 @@ from residual.tasks.classification import loader
 from residual.tasks.classification.load import check_shapes
 from residual.tasks.classification.train import takes_photographs
 from residual.tasks.detection.datasets import detect_format
+from residual.training.events import Event, RunOptions
 from residual.training.recipe import Recipe
-from residual.training.task import Event, RunOptions
 
 DETECTOR = "fasterrcnn-"  # prefix of a network's name: a detector on it
 # A name or a folder, arrays in memory (images, labels, classes), or what `array_data` returns.

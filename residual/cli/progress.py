@@ -19,7 +19,7 @@ from rich.table import Column
 if TYPE_CHECKING:
     from residual.data.datasets import Progress
     from residual.distributed import World
-    from residual.training.task import Event, RunOptions
+    from residual.training.events import Event, RunOptions
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -170,7 +170,7 @@ def with_progress(
     """Take the steps that remain of a run and show them -> its result. A signal saves the run and
     ends the command."""
     from residual.distributed import current_world
-    from residual.training.task import RunOptions, Stopped
+    from residual.training.events import RunOptions, Stopped
 
     result: dict[str, Any] = {}
     with stop_signals() as signals, Display(current_world().rank == 0) as display:

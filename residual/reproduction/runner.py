@@ -33,7 +33,7 @@ from residual.tasks.detection import datasets
 from residual.tasks.detection import evaluate as detection
 from residual.tasks.detection import load as detectors
 from residual.tasks.detection import train as detector
-from residual.training.task import Event, RunOptions
+from residual.training.events import Event, RunOptions
 
 Advance = Callable[[RunOptions], Iterator[Event]]
 

@@ -1,4 +1,4 @@
-"""The environment of a run: data, versions, hardware; and what resuming it demands."""
+"""The environment of a run (data, versions, hardware), and its comparison when a run is resumed."""
 
 import platform
 import resource

@@ -19,10 +19,10 @@ from residual.runs.environment import Named, check_data, check_exact, peak_memor
 from residual.storage import FORMAT, read_json, write_json
 from residual.training import checkpoint
 from residual.training.checkpoint import Tensors, with_preprocessing
+from residual.training.events import Event, RunOptions, Stopped, log_interval
 from residual.training.loop import Learner, Step
 from residual.training.meter import Diverged, Meter
 from residual.training.recipe import to_json
-from residual.training.task import Event, RunOptions, Stopped, log_interval
 
 Net = TypeVar("Net", bound=nn.Module)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from residual.data.datasets import Progress
-    from residual.training.task import Event, RunOptions
+    from residual.training.events import Event, RunOptions
 
 
 class TaskModule(Protocol):

@@ -1,4 +1,4 @@
-"""Ghost batch normalization: statistics of groups of images, however many pass at once."""
+"""Ghost batch normalization (statistics of groups of images), and precise statistics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager

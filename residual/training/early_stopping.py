@@ -1,4 +1,4 @@
-"""Early stopping by the validation error, and plateaus of it."""
+"""Early stopping, and the count of plateaus, by the validation error."""
 
 from collections.abc import Sequence
 from typing import Any

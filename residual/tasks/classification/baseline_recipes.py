@@ -1,4 +1,4 @@
-"""How the compared networks were trained, as far as their publications and their files say."""
+"""The recipes of the baselines, from their publications and released files."""
 
 import re
 from dataclasses import replace

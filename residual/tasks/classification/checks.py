@@ -1,4 +1,4 @@
-"""Checks before the first step or the first answer: do recipe, data, networks, protocol agree?"""
+"""Checks before training and evaluation: recipe, data, networks and protocol fit together."""
 
 from collections.abc import Sequence
 from dataclasses import replace

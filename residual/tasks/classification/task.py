@@ -22,8 +22,8 @@ from residual.tasks.classification.recipe import ClassificationRecipe, learning_
 from residual.training import optim
 from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.early_stopping import EarlyStopping
+from residual.training.events import evaluation_interval
 from residual.training.loop import Step, StepOptions
-from residual.training.task import evaluation_interval
 
 
 class Classification:

@@ -33,8 +33,8 @@ from residual.tasks.classification.recipe import (
 from residual.tasks.classification.task import Classification
 from residual.tasks.classification.throughput import seconds_per_step, trial_key
 from residual.training.checkpoint import weights_sha256
+from residual.training.events import Event, RunOptions
 from residual.training.recipe import check_changes, to_json
-from residual.training.task import Event, RunOptions
 
 __all__ = [
     "advance", "begin", "check_effects", "choose_recipe", "complete_recipe", "load_data", "notices",

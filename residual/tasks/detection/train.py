@@ -31,8 +31,8 @@ from residual.tasks.detection.recipe import RECIPES, DetectionRecipe, changed, w
 from residual.tasks.detection.task import INITIAL, Detection
 from residual.training import checkpoint
 from residual.training.checkpoint import weights_sha256
+from residual.training.events import Event, RunOptions
 from residual.training.recipe import check_changes, check_effect, to_json
-from residual.training.task import Event, RunOptions
 
 __all__ = [
     "advance", "begin", "check_effects", "choose_recipe", "complete_recipe", "load_data", "notices",

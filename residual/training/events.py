@@ -1,4 +1,4 @@
-"""Options and events of a run."""
+"""The options of a training, the events that it yields, and their intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
