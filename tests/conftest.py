@@ -140,9 +140,9 @@ def process(tmp_path_factory) -> Command:
 
 
 @pytest.fixture(scope="session")
-def command(process) -> Command:
-    """Runs a command as a process; a module whose claims need none takes `inline` instead."""
-    return process
+def command(inline) -> Command:
+    """Runs a command in this process; what needs a process of its own takes `process`."""
+    return inline
 
 
 @pytest.fixture

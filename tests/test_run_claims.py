@@ -24,14 +24,14 @@ from residual.training.recipe import to_json
 TRAIN = ("train", "resnet8", "--steps", 3, *EXACT, "--json")
 
 
-def at_once(command, *commands, cwd):
+def at_once(process, *commands, cwd):
     with ThreadPoolExecutor(len(commands)) as pool:
-        return [*pool.map(lambda words: command(*words, cwd=cwd), commands)]
+        return [*pool.map(lambda words: process(*words, cwd=cwd), commands)]
 
 
-def test_trainings_started_together_each_take_a_folder(command, tmp_path):
+def test_trainings_started_together_each_take_a_folder(process, tmp_path):
     words = [(*TRAIN, "--seed", seed) for seed in range(3)]
-    answers = at_once(command, *words, cwd=tmp_path)
+    answers = at_once(process, *words, cwd=tmp_path)
     assert [answer.status for answer in answers] == [0, 0, 0], answers
     runs = [answer.json["run"] for answer in answers]
     assert sorted(runs) == [f"runs/resnet8-{n}" for n in (1, 2, 3)]
@@ -40,9 +40,9 @@ def test_trainings_started_together_each_take_a_folder(command, tmp_path):
         assert json.loads((tmp_path / run / "result.json").read_text())["recipe"]["seed"] == seed
 
 
-def test_of_two_trainings_into_one_folder_one_is_refused(command, tmp_path):
+def test_of_two_trainings_into_one_folder_one_is_refused(process, tmp_path):
     words = [(*TRAIN, "--out", "run", "--seed", seed) for seed in (0, 1)]
-    answers = at_once(command, *words, cwd=tmp_path)
+    answers = at_once(process, *words, cwd=tmp_path)
     assert sorted(answer.status for answer in answers) == [0, 1]
     (refused,) = [answer for answer in answers if answer.status]
     assert "run holds a run already" in refused.complaint or "run is in use by" in refused.complaint

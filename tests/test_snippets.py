@@ -1,15 +1,16 @@
 """The commands and Python snippets of README.md and docs/: each is checked or executed."""
 
+import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+from conftest import FORK
 
 from residual.cli.app import app
 from residual.models.registry import model_spec
@@ -158,14 +159,19 @@ def place(tmp_path_factory, finished) -> Path:
     return folder
 
 
+def run_code(code: str, folder: str) -> None:
+    """Run Python code in a folder; what it prints to stderr is in the file err."""
+    os.chdir(folder)
+    os.dup2(os.open("err", os.O_WRONLY | os.O_CREAT), 2)
+    exec(compile(code, "<snippet>", "exec"), vars(sys.modules["__main__"]))
+
+
 @pytest.mark.parametrize(("page", "n"), PYTHON, ids=str)
 def test_every_python_snippet_runs(page, n, place, tmp_path):
     """In a process and a folder of its own; long trainings are shortened."""
     code = blocks(page, "python")[n].replace("steps=300", "steps=2")
-    compile(code, str(page), "exec")
     shutil.copytree(place, tmp_path / "here", symlinks=True)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "here", capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert not done.returncode, f"{page}, block {n + 1}: {done.stderr[-800:]}"
+    child = FORK.Process(target=run_code, args=(code, str(tmp_path / "here")))
+    child.start()
+    child.join(120)
+    assert child.exitcode == 0, f"{page}, block {n + 1}: {(tmp_path / 'here' / 'err').read_text()}"

@@ -103,7 +103,10 @@ def check_changes(recipe: R, changes: dict[str, Any]) -> dict[str, Any]:
     typed = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
     types = get_type_hints(kind)
     for name, value in typed.items():
-        if not has_type(value, types[name]):
+        expected = types[name]
+        if get_origin(expected) is tuple:  # its length is checked with the other fields
+            expected = tuple[get_args(expected)[0], ...]
+        if not has_type(value, expected):
             raise ValueError(f"{name} is like {in_text(getattr(recipe, name))}, not {value!r}")
     return typed
 
