@@ -19,7 +19,8 @@ def test_the_tour_runs(tmp_path, monkeypatch):
     client = nbclient.NotebookClient(tour, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     printed = str([cell.get("outputs") for cell in tour.cells])
-    assert "of 360 images are wrong" in printed and "image/png" in printed
+    assert "of 360 images are wrong" in printed and "('CAM', (2, 2))" in printed
+    assert printed.count("image/png") == 3  # the curve, the mistakes and their maps
 
 
 def test_torch_hub_has_each_network():
