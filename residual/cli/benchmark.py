@@ -85,13 +85,15 @@ def duration(days: float) -> str:
 
 def predict(
     network: Network = "resnet50",
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images per batch.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images per batch; default: 1, 16.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = 3.0,
     device: Device = "auto",
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure prediction speed with each installed engine; default: batches of 1 and 16.
+    """Measure prediction speed with each installed engine.
 
     Example: residual benchmark predict resnet50
     """

@@ -44,7 +44,7 @@ def convert(
     ] = None,
     root: Root = CACHE,
 ) -> None:
-    """Convert weights of torchvision, timm, the authors' release and others, checked key by key.
+    """Convert weights of torchvision, timm, Caffe and others.
 
     Example: residual convert resnet50.pth --network resnet50-v1.5 --out resnet50.safetensors
     """

@@ -237,11 +237,10 @@ def pack(
     workers: Workers = 2,
     as_json: Json = False,
 ) -> None:
-    """Pack a folder of pictures into shards, for speed or for an object store.
+    """Pack a folder into shards, for speed or an object store.
 
-    A JPEG that needs no change keeps its pixels. If jpegtran (of libjpeg-turbo) is installed, the
-    JPEG gets restart markers, so that training decodes only the crop; metadata such as EXIF is
-    then removed.
+    A JPEG that needs no change keeps its exact pixels. If jpegtran (of libjpeg-turbo) is installed,
+    it gets restart markers, so that training decodes only the crop, and loses EXIF metadata.
 
     The environment variable S3_ENDPOINT_URL selects an S3 store other than Amazon's.
 
@@ -316,7 +315,7 @@ def imagenet(
 def voc(
     source: Source, to: Annotated[Path | None, target("voc")] = None, as_json: Json = False
 ) -> None:
-    """Unpack PASCAL VOC 2007 and 2012 into VOCdevkit/VOC2007 and VOC2012.
+    """Unpack PASCAL VOC 2007 and 2012 as VOCdevkit/VOC20xx.
 
     Reads the official archives (VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar,
     VOCtrainval_11-May-2012.tar), or some of them, and lists what is missing. Continues after an
@@ -332,7 +331,7 @@ def voc(
 def coco(
     source: Source, to: Annotated[Path | None, target("coco")] = None, as_json: Json = False
 ) -> None:
-    """Unpack COCO into annotations/, train2017/ and val2017/, or those of 2014.
+    """Unpack COCO of 2017 or 2014 in its usual folders.
 
     Reads the official archives (train2017.zip, val2017.zip, annotations_trainval2017.zip), or some
     of them, and lists what is missing. Continues after an interruption. SOURCE stays unchanged.

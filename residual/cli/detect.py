@@ -139,7 +139,7 @@ def evaluate(
     deterministic: Deterministic = False,
     as_json: Json = False,
 ) -> None:
-    """Print the average precision of a detector, or of several as an ensemble.
+    """Print the average precision of a detector or an ensemble.
 
     Example: residual detect evaluate runs/resnet101-1 --split 07test --refine
     """

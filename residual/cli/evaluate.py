@@ -85,7 +85,7 @@ def evaluate(
     deterministic: Deterministic = False,
     as_json: Json = False,
 ) -> None:
-    """Print the error of a network, or of several as an ensemble, by a named protocol.
+    """Print the error of a network or an ensemble by a protocol.
 
     Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
@@ -152,7 +152,7 @@ def report(
     threads: Threads = 0,
     workers: Workers = 2,
 ) -> None:
-    """Write a page about a run: curves, classes, mistakes, calibration; compare several runs.
+    """Write a page on a run or several: curves, mistakes, calibration.
 
     Example: residual report runs/resnet20-1
     """
@@ -200,7 +200,7 @@ def responses(
     workers: Workers = 2,
     as_json: Json = False,
 ) -> None:
-    """Measure how strongly each 3x3 layer responds (Fig. 7), and draw it.
+    """Measure and draw the responses of 3x3 layers (Figure 7).
 
     Example: residual responses runs/resnet20-1
     """

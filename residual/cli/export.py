@@ -34,9 +34,10 @@ def export(
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Export a trained network; an ONNX model is checked against the network.
+    """Export a trained network as ONNX or safetensors.
 
-    A detector's ONNX model reads a picture of any size and returns boxes, scores and labels.
+    An ONNX model is checked against the network. That of a detector reads a picture of any size
+    and returns boxes, scores and labels.
 
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """

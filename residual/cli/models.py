@@ -21,7 +21,7 @@ NETWORK = typer.Argument(
 
 
 def networks(as_json: Json = False) -> None:
-    """List every network of the paper with its parameters and multiply-adds.
+    """List all networks with parameters and multiply-adds.
 
     Example: residual networks --json
     """
@@ -51,7 +51,7 @@ def describe(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the layers of a network, or how they differ from another library's.
+    """Show the layers of a network, or compare two libraries.
 
     Example: residual describe resnet50 --compare torchvision
     """

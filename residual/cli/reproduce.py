@@ -94,7 +94,7 @@ def reproduce(
     precision: Precision = "auto",
     deterministic: Deterministic = False,
 ) -> None:
-    """Print tables and draw figures of the paper, after training what is missing.
+    """Train what is missing; print tables and draw figures.
 
     Example: residual reproduce figure6 --data cifar10 --depths 20 56 --seeds 3
     """

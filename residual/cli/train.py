@@ -44,7 +44,7 @@ def train(
         str,
         typer.Option(
             help="cifar, cifar-deep, digits, imagenet, modern, finetune, fitnet-hint or "
-            "fitnet-distilled; auto goes by network and data."
+            "fitnet-distilled; auto: by network and data."
         ),
     ] = "auto",
     steps: Annotated[
@@ -92,15 +92,12 @@ def train(
     deterministic: Deterministic = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network of the paper; without options, on the bundled handwritten digits.
+    """Train a network; by default on the bundled digits.
 
     Example: residual train resnet20 --data cifar10
 
-    FitNet-19 (Table 6) learns from a Maxout network in two stages:
-    residual train maxout --data cifar10 --out TEACHER;
-    residual train fitnet19 --data cifar10 --recipe fitnet-hint --teacher TEACHER --out HINT;
-    residual train fitnet19 --data cifar10 --recipe fitnet-distilled --teacher TEACHER --weights
-    HINT.
+    FitNet-19 learns from a finished run of maxout: first with --recipe fitnet-hint --teacher RUN,
+    then with --recipe fitnet-distilled --teacher RUN --weights HINT, the run of the first stage.
     """
     from residual.device import training_config
 
@@ -161,7 +158,9 @@ def statistics(
     workers: Workers = 2,
     precision: Exact = "float32",
 ) -> None:
-    """Measure precise batch-norm statistics over training images, in place of moving averages.
+    """Measure precise batch-norm statistics.
+
+    They are averages over training images, and replace the moving averages.
 
     Example: residual statistics runs/resnet50-1 --out resnet50.safetensors
     """
