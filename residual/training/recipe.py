@@ -105,7 +105,7 @@ def check_changes(recipe: R, changes: dict[str, Any]) -> dict[str, Any]:
     for name, value in typed.items():
         expected = types[name]
         if get_origin(expected) is tuple:  # its length is checked with the other fields
-            expected = tuple[get_args(expected)[0], ...]
+            expected = tuple[get_args(expected)[0], ...]  # type: ignore[misc]
         if not has_type(value, expected):
             raise ValueError(f"{name} is like {in_text(getattr(recipe, name))}, not {value!r}")
     return typed
