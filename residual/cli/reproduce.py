@@ -255,10 +255,9 @@ class ProgressDisplay:
 
     def resume(self, runs: "Sequence[Path]", at_once: int) -> None:
         """Resume runs in several processes. After a signal each of them saves its run, and the
-        command ends. Raises ValueError if one of them fails."""
-        waiting, failed = list(runs), dict[Path, int]()
+        command ends; after a second one, at once. Raises ValueError if one of them fails."""
+        waiting, failed, readers = list(runs), dict[Path, int](), list[Thread]()
         working: dict[Path, subprocess.Popen[str]] = {}
-        readers: list[Thread] = []  # daemons, so that a second signal ends the command at once
         with stop_signals() as signals, Display() as display:
             try:
                 while (waiting or working) and not signals:

@@ -43,9 +43,8 @@ class Protocol:
         size = min(preprocessing.size)
         if not self.sides:
             return (preprocessing.shorter or size,)
-        return (
-            self.sides if self.custom_sides else tuple(round(s * size / CROP) for s in self.sides)
-        )
+        made_for = size if self.custom_sides else CROP
+        return tuple(round(side * size / made_for) for side in self.sides)
 
 
 PROTOCOLS = {
