@@ -29,12 +29,9 @@ def class_scores(matrix: Matrix, names: Sequence[str]) -> list[ClassScores]:
     from sklearn.metrics import precision_recall_fscore_support
 
     truth, answer = np.nonzero(matrix)
+    labels, images = range(len(matrix)), matrix[truth, answer]
     precision, recall, f1, _ = precision_recall_fscore_support(
-        truth,
-        answer,
-        labels=range(len(matrix)),
-        sample_weight=matrix[truth, answer],
-        zero_division=np.nan,
+        truth, answer, labels=labels, sample_weight=images, zero_division=np.nan
     )
     wrong = matrix - np.diag(matrix.diagonal())
     counts = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
