@@ -10,7 +10,7 @@ from typing import Any
 from residual.storage import read_json, write_json
 from residual.tasks.classification.load import load, save
 from residual.training.checkpoint import weights_sha256
-from residual.weights.published import BOX
+from residual.weights.published import PRETRAINED
 
 LICENCE = (
     "The weights have the licence of the package, MIT. They contain no image; the images of the "
@@ -19,7 +19,7 @@ LICENCE = (
 RESULT = ("data", "protocol", "seen", "wrong_top1", "error_top1", "recipe", "hardware", "versions")
 
 
-def ship(run: Path, data: str, folder: Path = BOX) -> Path:
+def ship(run: Path, data: str, folder: Path = PRETRAINED) -> Path:
     """Write NETWORK.DATA.safetensors, and its card as .json beside it. Raises ValueError for a run
     whose result is of other weights, and OSError for one without a result."""
     result, trained = read_json(run / "result.json"), load(run)

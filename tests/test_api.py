@@ -308,7 +308,7 @@ def boxes(tmp_path_factory):
     return draw_voc(tmp_path_factory.mktemp("boxes") / "made", n=4)
 
 
-def test_a_detector_is_trained_evaluated_and_asked(boxes, tmp_path):
+def test_a_detector_is_trained_and_evaluated(boxes, finished, tmp_path):
     small = {"shorter": 64, "bins": 3, "scales": [16, 32], "smallest": 4, "candidates": 300}
     small |= {"proposals": 50, "regions": 8, "anchors": 16, "lr": 0.005}
     options = {"recipe": "scratch", "steps": 2, "out": tmp_path / "run", "threads": 1}
@@ -319,6 +319,8 @@ def test_a_detector_is_trained_evaluated_and_asked(boxes, tmp_path):
         result = residual.evaluate(model, boxes)
         assert result.seen == 4 and result.per_class.keys() == {"bar", "square"}
         assert result.ap["AP50-area"] == last.result["ap"]["AP50-area"]["mean"]
+    with pytest.raises(ValueError, match="classifiers or detectors, not both"):
+        residual.evaluate([net, finished], boxes)
     with pytest.raises(ValueError, match="holds boxes around objects: name a detector"):
         next(residual.train("resnet18", boxes))
     with pytest.raises(ValueError, match="a detector is trained on a folder"):
@@ -347,7 +349,7 @@ def test_objects_are_found_on_pictures_in_memory_as_in_files(finished, tmp_path)
 
 @pytest.fixture
 def shipped(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(published, "BOX", tmp_path)
+    monkeypatch.setattr(published, "PRETRAINED", tmp_path)
     return ship(finished, "digits", tmp_path)
 
 

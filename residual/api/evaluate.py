@@ -71,17 +71,17 @@ def evaluate(
     if not sources:
         raise ValueError("there is no network to evaluate")
     config = config or compute_config(device, torch.get_num_threads(), "float32")
-    nets = [trained_copy(source, root) for source in sources]
+    nets, first = [trained_copy(source, root) for source in sources], sources[0]
     if data is None:
-        data, root = data_of_run(sources[0])
+        data, root = default_data(first)
     if all(hasattr(net, "annotations") for net in nets):
         if protocol != "1crop" or not isinstance(data, str | Path):
-            raise ValueError("a detector is evaluated on a folder, with refine and multiscale")
-        return evaluate_detectors(
-            nets, sources[0], data, split, refine, multiscale, config, workers
-        )
-    if refine or multiscale or any(hasattr(net, "annotations") for net in nets):
-        raise ValueError("refine and multiscale are for detectors, which are evaluated alone")
+            raise ValueError("a detector is evaluated on a folder, without a protocol")
+        return evaluate_detectors(nets, first, data, split, refine, multiscale, config, workers)
+    if any(hasattr(net, "annotations") for net in nets):
+        raise ValueError("an ensemble has classifiers or detectors, not both")
+    if refine or multiscale:
+        raise ValueError("refine and multiscale are for detectors")
     if split not in (None, "train", "val", "test"):
         raise ValueError(f"no split {split!r}; there are test, val and train")
     loaded = evaluation_data(data, nets[0], workers, root)
@@ -109,7 +109,7 @@ def trained_copy(source: Any, root: Path) -> Trained:
     return replace(trained, net=net if wide else net.float())
 
 
-def data_of_run(source: Source) -> tuple[str, Path]:
+def default_data(source: Source) -> tuple[str, Path]:
     """The data that a run was trained on, and its root. Raises ValueError."""
     if not isinstance(source, str | Path) or not (Path(source) / "environment.json").exists():
         raise ValueError("this is no run; name the data to evaluate it on")

@@ -302,7 +302,7 @@ def objects(
 
 
 def live_engine(trained: Trained) -> Engine:
-    """Probabilities by the network itself, as it is at the time. Raises NonFiniteValues."""
+    """Input (N, 3, H, W) -> probabilities (N, C) by the network as it is then; NonFiniteValues."""
     net = trained.net
 
     def infer(inputs: Tensor) -> Tensor:

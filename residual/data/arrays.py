@@ -59,18 +59,18 @@ def array_data(
                 f"{NAME}: each class needs two images or more, one of them for the test; or give "
                 f"(images, labels, classes, (test_images, test_labels))"
             )
-        train, rest = (train.subset(part) for part in stratified_split(train.labels, fraction))
+        train, held_out = (train.subset(part) for part in stratified_split(train.labels, fraction))
     elif isinstance(test, tuple | list) and len(test) == 2:
-        rest = image_tensors(*test, names)
-        sides = [tuple(part.pixels.shape[2:]) for part in (train, rest)]
+        held_out = image_tensors(*test, names)
+        sides = [tuple(part.pixels.shape[2:]) for part in (train, held_out)]
         if sides[0] != sides[1] and not as_files:
             raise ValueError(f"the images are {sides[0]}, and those of the test are {sides[1]}")
     else:
         raise ValueError("the fourth element of the data is a tuple (test_images, test_labels)")
-    mark = tensor_fingerprint(names, train=train, test=rest)
+    fingerprint = tensor_fingerprint(names, train=train, test=held_out)
     if as_files:
-        return Data(NAME, mark, names, as_photographs(train), as_photographs(rest))
-    return Data(NAME, mark, names, train, rest)
+        return Data(NAME, fingerprint, names, as_photographs(train), as_photographs(held_out))
+    return Data(NAME, fingerprint, names, train, held_out)
 
 
 def image_tensors(images: Any, labels: Any, classes: Sequence[str]) -> ImageTensors:

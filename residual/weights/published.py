@@ -134,12 +134,12 @@ def torchvision_files() -> dict[str, Published]:
     return files
 
 
-BOX = Path(__file__).with_name("pretrained")  # our trained networks: NETWORK.DATA.safetensors
+PRETRAINED = Path(__file__).with_name("pretrained")  # NETWORK.DATA.safetensors, ours
 
 
 def shipped_files() -> dict[str, Path]:
     """The weights that come with the package, by name; beside each file is its card, in JSON."""
-    return {path.stem: path for path in sorted(BOX.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(PRETRAINED.glob("*.safetensors"))}
 
 
 def public_names() -> dict[str, str]:
