@@ -46,6 +46,7 @@ def test_the_module_is_the_command():
     assert not found.stderr
     for name in NAMES:
         assert f" {name} " in found.stdout
+    assert "..." not in found.stdout.split("Commands:")[1]  # no summary is cut
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -152,7 +152,7 @@ def report(
     threads: Threads = 0,
     workers: Workers = 2,
 ) -> None:
-    """Write a page on a run or several: curves, mistakes, calibration.
+    """Write a page on runs: curves, mistakes, calibration.
 
     Example: residual report runs/resnet20-1
     """
