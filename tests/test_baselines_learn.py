@@ -60,6 +60,8 @@ def test_steps_of_a_baseline_equal_a_plain_loop(name):
     recipe = replace(tame(recipe_for(name, "cifar10")), steps=4 if name in SMALL else 2)
     size = 32 if name in SMALL else 224
     recipe = replace(recipe, batch=2, norm_group=2)
+    if recipe.schedule == "drops":
+        recipe = replace(recipe, drops=(recipe.steps // 2,))
     images, labels = torch.randn(2, 3, size, size).double(), torch.arange(2)
     nets = []
     for _ in range(2):
@@ -100,6 +102,8 @@ def plainly(net, recipe, images, labels) -> list[float]:
         rate = recipe.lr
         if recipe.schedule == "linear":
             rate *= 1 - (1 - recipe.factor) * step / recipe.drops[0]
+        elif step >= recipe.drops[0]:
+            rate *= recipe.factor
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate"]
             if recipe.momentum_rise[0]:
