@@ -194,6 +194,10 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_curve_with_a_band(tmp_pat
     assert plain["deviation"] is None and not plain["curve"].bands
     errors = {step: [5 / step + 2 * seed for seed in range(3)] for step in (1, 2)}
     assert list(group["curve"].test) == [(step, mean(e)) for step, e in errors.items()]
+    begun = a_run(tmp_path / "begun", recipe=RECIPE | {"seed": 9}, result=None)
+    (begun / "log.jsonl").unlink()
+    more = group_runs([*(tmp_path / f"seed{seed}" for seed in range(3)), begun])
+    assert [one["curve"].bands for one in more if len(one["runs"]) == 4] == [group["curve"].bands]
     for (step, low, high), e in zip(group["curve"].bands, errors.values(), strict=True):
         assert step in errors
         assert (low, high) == pytest.approx((mean(e) - stdev(e), mean(e) + stdev(e)))

@@ -68,13 +68,14 @@ def mean_curve(label: str, runs: Sequence[dict[str, Any]]) -> Curve:
         return curves[0]
     points = []
     for series in ([curve.training for curve in curves], [curve.test for curve in curves]):
-        tables = [dict(one) for one in series]
-        steps = sorted(set(tables[0]).intersection(*tables[1:]))
+        tables = [dict(one) for one in series if one]  # a run that has just begun has no points
+        steps = sorted(set[int].intersection(*map(set, tables))) if tables else []
         points.append([(step, [table[step] for table in tables]) for step in steps])
     training, test = ([(step, fmean(errors)) for step, errors in part] for part in points)
     bands = [
         (step, max(0.0, fmean(errors) - stdev(errors)), fmean(errors) + stdev(errors))
         for step, errors in (points[1] if len(test) > 1 else points[0])
+        if len(errors) > 1
     ]
     return replace(curves[0], training=training, test=test, bands=bands)
 
