@@ -78,7 +78,7 @@ def digits() -> Data:
     levels, numbers = load_digits(return_X_y=True)  # (1797, 64), from 0 to 16
     grey = torch.from_numpy(np.round(levels * 255 / 16).astype(np.uint8)).view(-1, 1, 8, 8)
     images = ImageTensors(grey.repeat(1, 3, 1, 1), torch.from_numpy(numbers).long())
-    # Choice: a fifth is held out for the test, stratified, once and for all; the set has no split.
+    # Choice: the digits have no test set: a stratified fifth is held out, always the same.
     train, test = (images.subset(places) for places in stratified_split(images.labels, 0.2))
     classes = tuple(map(str, range(10)))
     return Data("digits", tensor_fingerprint(classes, train=train, test=test), classes, train, test)

@@ -95,9 +95,9 @@ class ClassificationRecipe(Recipe):
             raise ValueError("patience needs a validation set; choose split=45k5k")
 
 
-# Choice: the paper leaves open whether batch normalization saw the 128 images of a step or the 64
-# on each of its two GPUs. We take all 128: over three seeds of 800 steps, groups of 64
-# gained nothing beyond the deviation (docs/results.md).
+# Choice: the paper does not say whether batch normalization had the 128 images of a step or the 64
+# of each GPU. We take 128: over three seeds of 800 steps, groups of 64 were not better
+# (docs/beginning.md).
 CIFAR = ClassificationRecipe("resnet20")
 # Choice: the warm-up has "about 400 iterations" (Sec. 4.2), not an end at an error of 80 %. They
 # are among the 64,000. The 1202-layer net, "trained as described above", has the same.
