@@ -208,9 +208,9 @@ def in_memory(data: Any, as_files: bool) -> Data:
     if isinstance(data, Data):
         return data
     if not isinstance(data, tuple) or len(data) not in (3, 4):
-        shown = " ".join(repr(data).split())[:60]
+        kind = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
         raise ValueError(
-            f"{shown} is no data: name digits, cifar10 or a folder, or give arrays as a tuple "
+            f"{kind} is no data: name digits, cifar10 or a folder, or give arrays as a tuple "
             f"(images, labels, classes)"
         )
     return arrays.array_data(*data, as_files=as_files)
