@@ -18,7 +18,7 @@ demo: .venv/installed  ## the degradation of plain networks, and its absence in 
 	$(BIN)/residual reproduce demo --runs runs/demo --results runs/demo/results
 
 test: .venv/installed  ## every test; what needs data or a GPU says so and is skipped
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-cloud: .venv-cloud/installed  ## the tests of packed data in an object store; 1.1 GB to install
 	.venv-cloud/bin/pytest tests/cloud
