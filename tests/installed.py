@@ -1,4 +1,4 @@
-"""The wheel in a fresh environment: `residual --help`, a short training and a prediction.
+"""The wheel in a fresh environment: `residual --help`, a short training, and predictions.
 
 `make check-package` borrows the packages of `.venv`, so it takes seconds; without `--borrow`,
 pip installs all that the wheel requires.
@@ -35,6 +35,8 @@ def check(wheel: Path, place: Path, borrow: bool) -> None:
     (answer,) = json.loads(run(residual, "predict", "run", "black.png", "--json", cwd=place))
     assert {label["label"] for label in answer["labels"]} <= set("0123456789"), answer
     assert (place / "run" / "result.json").exists()
+    shipped = [residual, "predict", "resnet20.cifar10", "black.png", "--json"]
+    assert len(json.loads(run(*shipped, cwd=place))[0]["labels"]) == 5
     run(residual, "report", "run", cwd=place)  # its template is a file of the wheel
 
 
