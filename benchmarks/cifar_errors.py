@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import usual_loop
 from residual.data.datasets import Data, require_tensors
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.data.sources import DEFAULT_ROOT, load
 from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build

@@ -24,7 +24,7 @@ import torch
 from benchmarks import usual_loop
 from benchmarks.sides import Measured, Side, answer, record
 from residual.data.datasets import Data, ImageTensors, require_tensors
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build
 from residual.storage import write_json

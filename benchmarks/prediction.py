@@ -32,7 +32,7 @@ def ours(network: str, threads: int) -> Answer:
     """What `residual predict` answers with."""
     import torch
 
-    from residual.data.preprocessing import Preprocessing
+    from residual.data.normalization import Preprocessing
     from residual.export.engine import engine
     from residual.models.registry import build
     from residual.runs.load import Trained

@@ -26,7 +26,7 @@ import torch
 from benchmarks import usual_loop
 from benchmarks.sides import SPINNING, Measured, Side, answer, record, timed
 from residual.data.datasets import require_tensors
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.data.sources import digits
 from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from residual.data.datasets import ImageTensors
-from residual.data.preprocessing import Preprocessing, contrast_preprocessing
+from residual.data.normalization import Preprocessing, contrast_preprocessing
 from residual.export.classifier import has_fixed_size, write_onnx
 from residual.export.graph import FLOAT, UINT8, Graph, Value
 from residual.export.layers import network

@@ -16,7 +16,7 @@ from benchmarks.imagenet_loading import apart, ours
 from benchmarks.sides import against
 from residual.data.augment import ScaleCrop, pad_crop_flip
 from residual.data.datasets import Data, ImageFiles, ImageTensors
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.data.sources import digits, load
 from residual.device import ComputeConfig
 from residual.models.registry import build

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from release import DRAW, Blobs, blob, caffemodel, drawn, theirs, units
 from torch import Tensor
 
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.models.registry import build
 from residual.weights.caffe import read_mean
 from residual.weights.convert import Conversion, convert

@@ -9,7 +9,7 @@ import torch
 from conftest import EXACT, Answer, draw_pictures
 from torch import Tensor, nn
 
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.sources import load as pictures_of
 from residual.device import ComputeConfig
 from residual.models.baselines.layers import initialize

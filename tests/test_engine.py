@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.export.engine import engine, onnxruntime_engine
 from residual.export.layers import fold
 from residual.models.registry import build

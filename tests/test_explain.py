@@ -16,7 +16,7 @@ from test_evaluate_command import weights
 import residual
 from residual.analysis.explain import explain
 from residual.data.decode import decode
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.models.registry import build
 from residual.runs.load import Trained
 from residual.tasks.classification.load import load

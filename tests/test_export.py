@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from residual.data.decode import center_crop, resize, to_tensor
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.export import classifier
 from residual.export.graph import FLOAT, UINT8, Graph, Value, open_session
 from residual.export.preprocess import preprocess

@@ -10,7 +10,7 @@ from test_faster_rcnn import SMALL, losses, picture, sample
 from torchvision.ops import box_iou
 
 from residual.data.loader import training_batches
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.data.rng import keyed_hash, permutation
 from residual.data.sampler import DataConfig
 from residual.data.sources import digits

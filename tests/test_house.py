@@ -137,6 +137,13 @@ def test_a_class_name_occurs_once():
     assert [name for name in names if names.count(name) > 1] == []
 
 
+def test_a_module_is_named_by_a_noun():
+    """Of words on -ing the field has two names of things: training and early stopping."""
+    paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+    names = {name for path in paths for name in path.with_suffix("").parts}
+    assert {name for name in names if name.endswith("ing")} == {"training", "early_stopping"}
+
+
 def test_the_package_grows_no_further():
     files = sorted(PACKAGE.rglob("*.py"))
     assert len(files) <= 144 and sum(file.read_text().count("\n") for file in files) <= 23_324

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from residual.data.datasets import ImageSet, ImageTensors
 from residual.data.folder import open_folder
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.distributed import World

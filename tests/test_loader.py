@@ -24,7 +24,7 @@ from residual.data.loader import (
     max_workers,
     measure_preprocessing,
 )
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.sampler import DataConfig
 from residual.data.test_crops import Views
 from residual.distributed import World

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from residual.data.loader import evaluation_batches
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.data.sources import digits
 from residual.tasks.classification.metrics import Count, confusion_matrix, count
 

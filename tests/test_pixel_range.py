@@ -6,7 +6,7 @@ from made_photographs import folder  # noqa: F401
 
 from residual.data.folder import open_folder
 from residual.data.loader import LoaderOptions
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.models.baselines import vgg
 from residual.models.registry import build, model_spec
 from residual.tasks.classification.load import load

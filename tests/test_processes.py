@@ -15,7 +15,7 @@ from conftest import EXACT, FORK, Answer, spoken
 from torch import Tensor, nn
 
 from residual.data.loader import training_batches
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.distributed import World

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from residual.data.datasets import FolderSource, ImageFiles
 from residual.data.decode import scaled_size
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig
 from residual.distributed import World
 from residual.models.registry import build

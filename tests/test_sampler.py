@@ -11,7 +11,7 @@ from torch import Tensor
 from residual.data.augment import PAD_FLIP, PAD_LEFT, PAD_TOP, pad_crop_flip
 from residual.data.datasets import ImageTensors
 from residual.data.loader import evaluation_batches, training_batches
-from residual.data.preprocessing import Preprocessing, per_pixel_mean
+from residual.data.normalization import Preprocessing, per_pixel_mean
 from residual.data.rng import randint
 from residual.data.sampler import (
     DataConfig,

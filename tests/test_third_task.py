@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from residual.data.datasets import Data
-from residual.data.preprocessing import Preprocessing, per_pixel_mean
+from residual.data.normalization import Preprocessing, per_pixel_mean
 from residual.data.rng import permutation
 from residual.data.sources import digits
 from residual.device import ComputeConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from residual.data.loader import training_batches
-from residual.data.preprocessing import per_pixel_mean
+from residual.data.normalization import per_pixel_mean
 from residual.data.sampler import DataConfig
 from residual.data.sources import digits
 from residual.models.registry import build

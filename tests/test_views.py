@@ -13,7 +13,7 @@ from PIL import Image
 
 from residual.data.datasets import FolderSource, ImageFiles, ImageTensors
 from residual.data.decode import OversizedImage, decode, resize
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.test_crops import Views, resize_shorter_side
 from residual.models.registry import build
 from residual.runs.load import Trained

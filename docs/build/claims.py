@@ -18,7 +18,7 @@ class Claim:
 
 NETS = ("models/blocks.py", "models/resnet.py")
 TRAINING = (
-    *(*NETS, "tasks/classification/loop.py", "data/preprocessing.py"),
+    *(*NETS, "tasks/classification/loop.py", "data/normalization.py"),
     "data/augment.py#PAD_TOP",
 )
 LARGE = (*TRAINING, "tasks/classification/recipe.py#IMAGENET", "data/loader.py", "data/decode.py")

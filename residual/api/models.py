@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from residual.data.decode import decode
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.sources import DEFAULT_ROOT
 from residual.device import ComputeConfig, compute_config, is_finite, raise_non_finite
 from residual.export.engine import Engine, engine

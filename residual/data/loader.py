@@ -32,7 +32,7 @@ from residual.data.augment import (
 )
 from residual.data.datasets import ImageFiles, ImageTensors, Progress, no_progress
 from residual.data.decode import DamagedImage
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.rng import permutation, randint
 from residual.data.sampler import DataConfig, batch_indices
 from residual.data.test_crops import Views

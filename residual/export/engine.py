@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig, is_finite, raise_non_finite
 from residual.export.classifier import INPUT, session_model
 from residual.export.graph import MISSING, installed, open_session

@@ -7,7 +7,7 @@
 
 import numpy as np
 
-from residual.data.preprocessing import CONTRAST_NORM, MIN_NORM, Preprocessing
+from residual.data.normalization import CONTRAST_NORM, MIN_NORM, Preprocessing
 from residual.export.graph import DOUBLE, FLOAT, INT64, UINT8, Graph, Value
 
 BLOCK = 8  # pixels of the result that are made of the same pixels

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig
 from residual.runs import folder
 from residual.training import checkpoint

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.device import check_finite
 from residual.storage import FORMAT, check_format, damage_errors, json_text, write_atomic
 from residual.training.loop import Learner

@@ -16,8 +16,8 @@ from residual.data.augment import to_array
 from residual.data.decode import DamagedImage
 from residual.data.folder import open_folder
 from residual.data.loader import LoaderOptions, file_batches
+from residual.data.normalization import Preprocessing
 from residual.data.packed import CONTENTS_FILE, is_packed, open_packed
-from residual.data.preprocessing import Preprocessing
 from residual.data.sampler import DataConfig
 from residual.distributed import SINGLE_PROCESS, World
 from residual.preparation.pack import PackOptions, pack

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig
 from residual.distributed import current_world
 from residual.runs.load import Trained

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
 from residual.data.folder_index import Split
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.models.registry import num_classes
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_ensemble, match_labels

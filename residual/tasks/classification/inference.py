@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from residual.data.datasets import ImageFiles, ImageSet, Progress, no_progress
 from residual.data.loader import IMAGES_PER_TASK, make_tasks, read_crops
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.test_crops import Views
 from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues, is_finite, raise_non_finite
 from residual.distributed import World, current_world

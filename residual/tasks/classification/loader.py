@@ -13,7 +13,7 @@ from residual.data.loader import (
     measure_preprocessing,
     training_batches,
 )
-from residual.data.preprocessing import Preprocessing, contrast_preprocessing, per_pixel_mean
+from residual.data.normalization import Preprocessing, contrast_preprocessing, per_pixel_mean
 from residual.data.sampler import DataConfig
 from residual.models.registry import model_spec
 from residual.tasks.classification.recipe import ClassificationRecipe

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from residual.data.datasets import Data
 from residual.data.loader import LoaderOptions
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig
 from residual.models.complexity import HEADS
 from residual.tasks.classification import loader

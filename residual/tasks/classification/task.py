@@ -9,7 +9,7 @@ from torch import Tensor
 
 from residual.data.datasets import Data, ImageSet, apply_split
 from residual.data.loader import LoaderOptions, check_damage_budget, max_workers
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.sampler import batch_indices, class_weights
 from residual.models.registry import build
 from residual.runs.session import RunContext, fresh, prefixed

@@ -14,7 +14,7 @@ from torch import Tensor
 from residual.data.datasets import Progress, no_progress
 from residual.data.decode import DamagedImage, open_image, resize, to_tensor
 from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD, check_damage_budget, read_ahead
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.data.rng import permutation, randint
 from residual.device import NonFiniteValues
 from residual.distributed import World

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from residual.data.datasets import Progress, no_progress
-from residual.data.preprocessing import Preprocessing
+from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig, check_finite
 from residual.models.registry import model_spec
 from residual.runs import folder, session

@@ -1,4 +1,4 @@
-"""Preprocessing of decoded pixels: mean, deviation, contrast normalization and ZCA whitening."""
+"""Normalization of decoded pixels: mean, deviation, contrast, and ZCA whitening."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

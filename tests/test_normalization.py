@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from residual.data.datasets import ImageTensors
-from residual.data.preprocessing import contrast_preprocessing, normalize_contrast
+from residual.data.normalization import contrast_preprocessing, normalize_contrast
 
 GENERATOR = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (300, 3, 4, 4), dtype=torch.uint8, generator=GENERATOR)
