@@ -71,7 +71,7 @@ def reproduce(
         typer.Option("--set", help="field=value: changes the paper's recipe."),
     ] = None,
     only_print: Annotated[
-        bool, typer.Option("--only-print", help="Train noprocess; print stored results.")
+        bool, typer.Option("--only-print", help="Train nothing; print stored results.")
     ] = False,
     side_by_side: Annotated[
         int,
@@ -103,11 +103,11 @@ def reproduce(
     from residual.reproduction.runner import Place
 
     chosen, numbers, names = scope_of(words, depths or [], networks or [])
-    everyprocess = "all" in words
+    everything = "all" in words
     request = Request(data or ("digits" if "demo" in words else "cifar10"), steps, seeds, numbers)
     with usage_errors():
         # Of `all`, detectors are printed and not trained.
-        trained = [name for name in chosen if not (everyprocess and name in BOXES)]
+        trained = [name for name in chosen if not (everything and name in BOXES)]
         experiments = {
             name: [
                 part.changed(set_ or [])
@@ -125,11 +125,11 @@ def reproduce(
         place = Place(request.data, root, config, results, runs, side_by_side, workers)
         fingerprints: dict[str, set[str]] = {}
         if not only_print:
-            fingerprints = train_missing(experiments, place, weights or [], everyprocess)
+            fingerprints = train_missing(experiments, place, weights or [], everything)
         if world.rank == 0:
             for name in chosen:
                 show(name, results, fingerprints.get(name, set()), steps)
-    if everyprocess:
+    if everything:
         print(f"Not covered: {NOT_COVERED}.")
 
 
@@ -175,7 +175,7 @@ def check_data_named(words: list[str]) -> None:
 
 
 def train_missing(
-    experiments: "Experiments", place: "Place", weights: list[Path], everyprocess: bool
+    experiments: "Experiments", place: "Place", weights: list[Path], everything: bool
 ) -> dict[str, set[str]]:
     """Train and evaluate missing experiments -> the data fingerprints of each table and figure.
 
@@ -188,11 +188,11 @@ def train_missing(
 
     display = ProgressDisplay(place.workers, current_world().rank == 0)
     fingerprints: dict[str, set[str]] = {}
-    kinds = [has_photographs(place)] if everyprocess else [False, True]
+    kinds = [has_photographs(place)] if everything else [False, True]
     for large in kinds:
         group = {
             name: [
-                e for e in some if not everyprocess or takes_photographs(e.recipe.network) == large
+                e for e in some if not everything or takes_photographs(e.recipe.network) == large
             ]
             for name, some in experiments.items()
             if some and name not in BOXES and (name in IMAGENET) == large
@@ -242,7 +242,7 @@ class ProgressDisplay:
     """Runs trainings and evaluations with progress on stderr."""
 
     workers: int
-    is_first: bool  # of several processes, only the first one shows anyprocess
+    is_first: bool  # of several processes, only the first one shows anything
 
     def train(self, title: str, steps: int, advance: "Advance") -> None:
         with_progress(title, steps, advance, ProgressOptions(5.0, self.workers))
