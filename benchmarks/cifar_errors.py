@@ -84,19 +84,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--results", type=Path, default=Path("results/benchmarks"))
-    parse_arguments = parser.parse_args()
-    torch.set_num_threads(parse_arguments.threads)
-    data = load(parse_arguments.data, parse_arguments.root)
-    for seed in range(parse_arguments.seeds):
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = load(options.data, options.root)
+    for seed in range(options.seeds):
         recipe = replace(
-            with_steps(recipe_for(parse_arguments.network, data.name), parse_arguments.steps),
+            with_steps(recipe_for(options.network, data.name), options.steps),
             seed=seed,
         )
         name = f"usual-{slug(data.name)}-{recipe.network}-{recipe.steps}steps-seed{seed}.json"
-        if not (parse_arguments.results / name).exists():
-            result = errors(recipe, data, torch.device(parse_arguments.device))
-            write_json(parse_arguments.results / name, result)
-        print(parse_arguments.results / name)
+        if not (options.results / name).exists():
+            result = errors(recipe, data, torch.device(options.device))
+            write_json(options.results / name, result)
+        print(options.results / name)
 
 
 if __name__ == "__main__":
