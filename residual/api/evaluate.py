@@ -143,7 +143,7 @@ def evaluate_detectors(
     from residual.tasks.detection import datasets
     from residual.tasks.detection import evaluate as detection
     from residual.tasks.detection.metrics import MEASURES
-    from residual.tasks.detection.recipe import Testing, multiscale_sizes
+    from residual.tasks.detection.recipe import choose_testing
 
     recipe = detectors[0].recipe
     split = split or recipe.test_split
@@ -151,9 +151,7 @@ def evaluate_detectors(
     if isinstance(source, str | Path):
         names = [example.name for example in dataset.examples]
         detection.check_division(Path(source), split, names)
-    testing = Testing(
-        refinement=refine, scales=multiscale_sizes(recipe.shorter) if multiscale else ()
-    )
+    testing = choose_testing(recipe, refine, multiscale)
     options = detection.EvalOptions(config, max(workers, 1))
     record = detection.evaluate(detectors, dataset, testing, options)
     ap = {name: record["ap"][name]["mean"] for name in MEASURES}

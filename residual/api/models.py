@@ -292,11 +292,9 @@ def objects(
 ) -> Generator[dict[str, Any]]:
     """The objects on pictures, one picture at a time."""
     from residual.tasks.detection import inference
-    from residual.tasks.detection.recipe import Testing, multiscale_sizes
+    from residual.tasks.detection.recipe import choose_testing
 
-    scales = multiscale_sizes(detector.recipe.shorter) if multiscale else ()
-    least = min(min_score, Testing().least)
-    testing = Testing(refinement=refine, scales=scales, least=least)
+    testing = choose_testing(detector.recipe, refine, multiscale, min_score)
     detect = inference.file_detector([detector], testing, config)
     yield from inference.predict(detect, detector.classes, pictures, min_score)
 

@@ -146,7 +146,7 @@ def evaluate(
     from residual.cli.progress import counting
     from residual.tasks.detection import evaluate as evaluation
     from residual.tasks.detection.datasets import load
-    from residual.tasks.detection.recipe import Testing, multiscale_sizes
+    from residual.tasks.detection.recipe import choose_testing
 
     with joined() as world:
         config = compute_config(device, threads, precision, deterministic)
@@ -160,8 +160,7 @@ def evaluate(
             reading = replace(recipe.reading, **changes)
         dataset = load(folder, split, detectors[0].classes, reading)
         evaluation.check_division(paths[0], split, [example.name for example in dataset.examples])
-        scales = multiscale_sizes(recipe.shorter) if multiscale else ()
-        testing, speaks = Testing(refinement=refine, scales=scales), world.rank == 0
+        testing, speaks = choose_testing(recipe, refine, multiscale), world.rank == 0
         with counting("detecting objects", speaks) as progress:
             options = evaluation.EvalOptions(config, workers, progress, world)
             result = evaluation.evaluate(detectors, dataset, testing, options)
@@ -198,7 +197,7 @@ def predict(
     """
     from residual.cli.predict import image_paths, print_answers
     from residual.tasks.detection import inference
-    from residual.tasks.detection.recipe import Testing, multiscale_sizes
+    from residual.tasks.detection.recipe import choose_testing
 
     onnx = path.suffix == ".onnx"
     config = compute_config(
@@ -209,9 +208,7 @@ def predict(
         detect, classes = exported_detector(path, min_score, refine or multiscale, config)
     else:
         (detector,) = load_detectors([path])
-        scales = multiscale_sizes(detector.recipe.shorter) if multiscale else ()
-        least = min(min_score, Testing().least)
-        testing = Testing(refinement=refine, scales=scales, least=least)
+        testing = choose_testing(detector.recipe, refine, multiscale, min_score)
         detect, classes = inference.file_detector([detector], testing, config), detector.classes
     if out is not None:
         if out.exists() and not out.is_dir():

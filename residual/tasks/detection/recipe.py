@@ -155,6 +155,14 @@ def multiscale_sizes(shorter: int) -> tuple[int, ...]:
     return tuple(side * shorter // VOC07.shorter for side in MULTISCALE)
 
 
+def choose_testing(
+    recipe: DetectionRecipe, refine: bool, multiscale: bool, min_score: float = 1.0
+) -> Testing:
+    """How a detector of this recipe is tested; detections of at least `min_score` are kept."""
+    scales = multiscale_sizes(recipe.shorter) if multiscale else ()
+    return Testing(refinement=refine, scales=scales, least=min(min_score, Testing.least))
+
+
 def changed(recipe: DetectionRecipe, changes: dict[str, Any]) -> DetectionRecipe:
     """The recipe with other values. If `shorter` changes, the longer side and the anchors change in
     proportion unless they are given."""
