@@ -37,8 +37,6 @@ Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Also write TensorBoard curves into the run.")
 ]
 
-MEASURES = ("AP50-11pt", "AP50-area", "AP[.5:.95]")
-
 
 @dataclass(frozen=True)
 class Start:
@@ -245,6 +243,8 @@ def print_result(run: Path, result: dict[str, Any], as_json: bool) -> None:
 
 def format_precision(result: dict[str, Any]) -> str:
     """A table of average precision in percent."""
+    from residual.tasks.detection.metrics import MEASURES
+
     ap, testing = result["ap"], result["testing"]
     title = [" + ".join(result["networks"]), *["with box refinement"] * testing["refinement"]]
     title += [f"at sides {', '.join(map(str, testing['scales']))}"] if testing["scales"] else []
