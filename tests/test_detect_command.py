@@ -226,6 +226,11 @@ def test_a_rate_falls_and_the_log_is_in_order(run):
     assert lines[-1]["lr"] < lines[2]["lr"]
 
 
+def test_train_names_detectors_for_a_folder_of_boxes(command, folder):
+    complaint = command("train", "resnet18", "--data", folder).complaint
+    assert "holds boxes around objects: name a detector, such as fasterrcnn-resnet18" in complaint
+
+
 def test_train_takes_a_detector_by_its_name(command, folder, run, tmp_path):
     words = [*SMALL[:2], "--set", "shorter=64", *SMALL[4:]]  # --shorter-side is `detect train`'s
     begin = ("train", "fasterrcnn-resnet18", "--data", folder, "--steps", 6, *words)

@@ -20,15 +20,13 @@ from residual.runs import folder, session
 from residual.runs.environment import existing_data
 from residual.runs.load import Trained
 from residual.storage import read_json, read_json_object
-from residual.tasks import task_module
+from residual.tasks import DETECTOR, refuse_boxes, task_module
 from residual.tasks.classification import loader
 from residual.tasks.classification.load import check_shapes
 from residual.tasks.classification.train import takes_photographs
-from residual.tasks.detection.datasets import detect_format
 from residual.training.events import Event, RunOptions
 from residual.training.recipe import Recipe
 
-DETECTOR = "fasterrcnn-"  # prefix of a network's name: a detector on it
 # A name or a folder, arrays in memory (images, labels, classes), or what `array_data` returns.
 DataLike = str | Path | tuple[Any, ...] | Data
 
@@ -214,14 +212,6 @@ def in_memory(data: Any, as_files: bool) -> Data:
             f"(images, labels, classes)"
         )
     return arrays.array_data(*data, as_files=as_files)
-
-
-def refuse_boxes(where: str) -> None:
-    """Raises ValueError for a folder of boxes around objects."""
-    if Path(where).is_dir() and detect_format(Path(where)):
-        raise ValueError(
-            f"{where} holds boxes around objects: name a detector, such as {DETECTOR}resnet18"
-        )
 
 
 def checked_module(initial: Trained, recipe: Any, data: Data, workers: int) -> Trained:

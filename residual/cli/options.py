@@ -113,12 +113,10 @@ def load_data(
 ) -> Any:
     """The data of a recipe, with progress while it is read. Raises ValueError for data of another
     task."""
-    from residual.tasks import task_module
-    from residual.tasks.detection.datasets import detect_format
+    from residual.tasks import refuse_boxes, task_module
 
-    path = Path(source["where"])
-    if task == "classification" and path.is_dir() and detect_format(path):
-        raise ValueError(f"{path} holds boxes around objects; detectors: residual detect train")
+    if task == "classification":
+        refuse_boxes(source["where"])
     with counting("reading pictures") as progress:
         data = task_module(task).load_data(recipe, source, workers, progress, classes)
     for notice in data.notices if task == "classification" else ():

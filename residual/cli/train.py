@@ -25,11 +25,10 @@ from residual.cli.options import (
 )
 from residual.cli.progress import ProgressOptions, joined
 from residual.cli.runs import Minutes, Start, Tensorboard, begin_run
+from residual.tasks import DETECTOR
 
 if TYPE_CHECKING:
     from residual.tasks.classification.recipe import ClassificationRecipe
-
-DETECTOR = "fasterrcnn-"  # prefix of the network's name: train a detector on it
 
 
 def train(

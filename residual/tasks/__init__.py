@@ -1,4 +1,4 @@
-"""The interface of `tasks/<task>/train.py`, and the choice of a task's module by name."""
+"""The interface of `tasks/<task>/train.py`, and the choice of a task by name, network or data."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from residual.data.datasets import Progress
     from residual.training.events import Event, RunOptions
+
+DETECTOR = "fasterrcnn-"  # prefix of a network's name: a detector on it
 
 
 class TaskModule(Protocol):
@@ -57,3 +59,13 @@ def task_module(name: str) -> TaskModule:
     from residual.tasks.classification import train as classification
 
     return classification
+
+
+def refuse_boxes(where: str) -> None:
+    """Raises ValueError for a folder of boxes around objects."""
+    from residual.tasks.detection.datasets import detect_format
+
+    if Path(where).is_dir() and detect_format(Path(where)):
+        raise ValueError(
+            f"{where} holds boxes around objects: name a detector, such as {DETECTOR}resnet18"
+        )
