@@ -66,7 +66,9 @@ def unfinished(tmp_path, finished) -> Path:
     return run
 
 
-def test_a_run_that_a_process_works_on_is_refused_to_another(command, unfinished, tmp_path):
+def test_a_run_that_a_process_works_on_is_refused_to_another(
+    command, process, unfinished, tmp_path
+):
     before = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
     commands = [
         ("resume", unfinished),
@@ -75,7 +77,7 @@ def test_a_run_that_a_process_works_on_is_refused_to_another(command, unfinished
     ]
     with folder.writing(unfinished):
         for words in commands:
-            answer = command(*words)
+            answer = process(*words)
             assert answer.status == 1
             assert f"{unfinished} is in use by process {os.getpid()} on " in answer.complaint
         assert command("evaluate", unfinished, *EXACT[:2]).status == 0  # which writes nothing
