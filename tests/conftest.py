@@ -94,8 +94,11 @@ def restored() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def inline(tmp_path_factory) -> Command:
-    """Runs `residual WORDS...` in this process, in an empty folder or in `cwd`."""
+def command(tmp_path_factory) -> Command:
+    """Runs `residual WORDS...` in this process, in an empty folder or in `cwd`.
+
+    What needs a process of its own takes `process`.
+    """
 
     def run(*words: object, cwd: Path | None = None, stdin: bytes = b"") -> Answer:
         place = tmp_path_factory.mktemp("output")
@@ -112,7 +115,7 @@ def inline(tmp_path_factory) -> Command:
     return run
 
 
-def spoken(words: list[str], where: str, out: str, err: str) -> None:
+def call_in_child(words: list[str], where: str, out: str, err: str) -> None:
     """Run the command in a child process, with its output in two files."""
     os.chdir(where)
     for stream, path in ((1, out), (2, err)):
@@ -128,21 +131,14 @@ def process(tmp_path_factory) -> Command:
         place = tmp_path_factory.mktemp("process")
         out, err = place / "out", place / "err"
         where = cwd or tmp_path_factory.mktemp("empty")
-        child = FORK.Process(
-            target=spoken, args=([str(word) for word in words], str(where), str(out), str(err))
-        )
+        arguments = [str(word) for word in words], str(where), str(out), str(err)
+        child = FORK.Process(target=call_in_child, args=arguments)
         child.start()
         child.join(120)
         assert child.exitcode is not None, "the command did not end"
         return Answer(child.exitcode, out.read_text(), err.read_text())
 
     return run
-
-
-@pytest.fixture(scope="session")
-def command(inline) -> Command:
-    """Runs a command in this process; what needs a process of its own takes `process`."""
-    return inline
 
 
 @pytest.fixture

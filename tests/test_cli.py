@@ -1,4 +1,4 @@
-"""What the commands claim, as processes: their exit status, and one sentence for what is wrong."""
+"""What the commands claim: their exit status, and one sentence for what is wrong."""
 
 import json
 import os
@@ -25,11 +25,6 @@ NAMES = (
     *("reproduce", "convert"),
 )
 TINY = ("resnet8", "--set", "batch=8", "--set", "norm_group=8", *EXACT)
-
-
-@pytest.fixture(scope="session")
-def command(inline):
-    return inline
 
 
 def module(*words: object) -> subprocess.CompletedProcess:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import FORK, spoken
+from conftest import FORK, call_in_child
 from made_boxes import draw_voc
 from PIL import Image
 from test_processes import side_by_side
@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_is_not(run, command, 
     other = tmp_path / "killed"
     words = [str(word) for word in training(folder, other, "--checkpoint-minutes", 0)]
     out, err = tmp_path / "out", tmp_path / "err"
-    process = FORK.Process(target=spoken, args=(words, str(tmp_path), str(out), str(err)))
+    process = FORK.Process(target=call_in_child, args=(words, str(tmp_path), str(out), str(err)))
     process.start()
     until = time.monotonic() + 60
     log = other / "log.jsonl"

@@ -36,11 +36,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="session")
-def command(inline):
-    return inline
-
-
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_an_exported_detector_finds_the_same_on_pictures_of_every_size(kind, tmp_path):
     found = exporting.write_onnx(detector(**kind), tmp_path / "net.onnx", QUICK)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import EXACT, Answer, spoken
+from conftest import EXACT, Answer, call_in_child
 from test_processes import TRAIN, place_of, side_by_side, started
 
 from residual.distributed import first_host, launch_variables
@@ -73,14 +73,14 @@ def test_a_training_goes_on_after_a_worker_was_killed(tmp_path):
     assert found["weights_sha256"] == whole[0].json["weights_sha256"]
 
 
-def test_what_torchrun_starts_again_goes_on_with_its_own_run(inline, monkeypatch, tmp_path):
+def test_what_torchrun_starts_again_goes_on_with_its_own_run(command, monkeypatch, tmp_path):
     words = ("train", "resnet8", "--seed", "1", *EXACT, "--root", str(tmp_path), "--json")
-    first = inline(*words, "--steps", 3, cwd=tmp_path)
+    first = command(*words, "--steps", 3, cwd=tmp_path)
     assert first.status == 0, first.err
-    other = inline(*words, "--steps", 2, cwd=tmp_path)
+    other = command(*words, "--steps", 2, cwd=tmp_path)
     assert (first.json["run"], other.json["run"]) == ("runs/resnet8-1", "runs/resnet8-2")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert inline(*words, "--steps", 3, cwd=tmp_path).json == first.json
+    assert command(*words, "--steps", 3, cwd=tmp_path).json == first.json
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
@@ -192,7 +192,7 @@ def test_a_batch_script_of_slurms_is_on_its_own_however_many_tasks_its_job_may_s
 def test_a_missing_meeting_place_is_one_sentence(tmp_path):
     files = [str(tmp_path / "out")], [str(tmp_path / "err")]
     variables = {"RANK": "0", "WORLD_SIZE": "2"}
-    codes = started(spoken, [variables], [["train", "resnet8"]], [str(tmp_path)], *files)
+    codes = started(call_in_child, [variables], [["train", "resnet8"]], [str(tmp_path)], *files)
     said = Answer(codes[0], "", (tmp_path / "err").read_text()).complaint
     assert codes == [1] and "MASTER_ADDR" in said
 

@@ -21,11 +21,6 @@ from residual.export.predict import answers
 from residual.tasks.classification.load import load
 
 
-@pytest.fixture(scope="session")
-def command(inline):
-    return inline
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> list[Path]:
     """Two digits as pictures, a text that is called one, and one that is not there."""

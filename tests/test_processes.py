@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from conftest import EXACT, FORK, Answer, spoken
+from conftest import EXACT, FORK, Answer, call_in_child
 from torch import Tensor, nn
 
 from residual.data.loader import training_batches
@@ -71,7 +71,7 @@ def side_by_side(place: Path, size: int, *words: object) -> list[Answer]:
     errs = [str(place / f"err{rank}") for rank in range(size)]
     port = free_port()
     codes = started(
-        spoken,
+        call_in_child,
         [place_of(rank, size, port) for rank in range(size)],
         *([list(map(str, words))] * size, [str(place)] * size, outs, errs),
     )
@@ -172,7 +172,7 @@ def test_an_error_of_the_first_process_ends_all_of_them(two, tmp_path):
 def test_a_process_that_waits_for_others_in_vain_says_where(tmp_path, rank, size):
     environment = place_of(rank, size, free_port()) | {"RESIDUAL_PATIENCE_SECONDS": "2"}
     files = [str(tmp_path / "out")], [str(tmp_path / "err")]
-    codes = started(spoken, [environment], [["train", "resnet8"]], [str(tmp_path)], *files)
+    codes = started(call_in_child, [environment], [["train", "resnet8"]], [str(tmp_path)], *files)
     assert codes == [1]
     said = Answer(1, "", (tmp_path / "err").read_text()).complaint
     assert said.startswith(f"residual: process {rank} of {size} on ")

@@ -20,11 +20,6 @@ from residual.training.events import RunOptions
 RECIPE = replace(CIFAR, network="resnet8", batch=8, norm_group=8, steps=6, drops=(4,))
 
 
-@pytest.fixture(scope="session")
-def command(inline):
-    return inline
-
-
 def start(run: Path, pictures: Path, steps: int) -> Path:
     """A run that so many steps were taken of, each with its checkpoint."""
     root = pictures.parent / "root"
