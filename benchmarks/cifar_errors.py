@@ -32,11 +32,9 @@ from residual.training.recipe import to_json
 def errors(recipe: ClassificationRecipe, data: Data, device: torch.device) -> dict[str, Any]:
     """Train by the usual loop, then open the test set once. The content of a result file."""
     torch.manual_seed(recipe.seed)
-    net, mean = (
-        build(recipe.network, len(data.classes)),
-        per_pixel_mean(require_tensors(data.train)).mean,
-    )
-    batches = usual_loop.loader(require_tensors(data.train).pixels, data.train.labels, mean, recipe)
+    net, train = build(recipe.network, len(data.classes)), require_tensors(data.train)
+    mean = per_pixel_mean(train).mean
+    batches = usual_loop.loader(train.pixels, train.labels, mean, recipe)
     begun, every = time.perf_counter(), max(1, recipe.steps // 16)
     for step, loss in enumerate(usual_loop.train(net, batches, recipe, device), start=1):
         if step % every == 0:
@@ -88,10 +86,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     data = load(options.data, options.root)
     for seed in range(options.seeds):
-        recipe = replace(
-            with_steps(recipe_for(options.network, data.name), options.steps),
-            seed=seed,
-        )
+        recipe = with_steps(recipe_for(options.network, data.name), options.steps)
+        recipe = replace(recipe, seed=seed)
         name = f"usual-{slug(data.name)}-{recipe.network}-{recipe.steps}steps-seed{seed}.json"
         if not (options.results / name).exists():
             result = errors(recipe, data, torch.device(options.device))

@@ -197,15 +197,9 @@ def main() -> None:
             next(steps)
         answer(lambda: measure(steps, config, counted))
         return
-    passed = [
-        "--network",
-        options.network,
-        "--device",
-        config.device,
-        "--threads",
-        str(config.threads),
-    ]
-    passed += ["--precision", config.precision, "--steps", str(counted)]
+    passed = ["--network", options.network, "--device", config.device]
+    passed += ["--threads", str(config.threads), "--precision", config.precision]
+    passed += ["--steps", str(counted)]
     result = {}
     for work in [options.work] if options.work else ["training", "prediction"]:
         sides = {name: [*passed, "--work", work] for name in SIDES}

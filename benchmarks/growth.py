@@ -162,12 +162,7 @@ def main() -> None:
             print(point, known[point], file=sys.stderr, flush=True)
         rows.append({"axis": axis} | asdict(point) | known[point])
     torch.set_num_threads(config.threads)
-    result = record(
-        "growth",
-        config.device,
-        growth=rows,
-        steps=options.steps,
-    )
+    result = record("growth", config.device, growth=rows, steps=options.steps)
     if options.keep:
         write_json(options.keep, result)
     if options.figure:

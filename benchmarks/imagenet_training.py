@@ -112,16 +112,9 @@ def main() -> None:
             next(steps)
         answer(lambda: measure(steps, config, counted, batch))
         return
-    passed = [
-        "--network",
-        options.network,
-        "--device",
-        config.device,
-        "--threads",
-        str(config.threads),
-    ]
-    passed += ["--precision", precision, "--batch", str(batch), "--size", str(options.size)]
-    passed += ["--steps", str(counted)]
+    passed = ["--network", options.network, "--device", config.device]
+    passed += ["--threads", str(config.threads), "--precision", precision]
+    passed += ["--batch", str(batch), "--size", str(options.size), "--steps", str(counted)]
     sides = dict.fromkeys(SIDES, passed)
     turns = compare("benchmarks.imagenet_training", sides, options.rounds)
     best = max(SIDES[:2], key=lambda name: against(turns, name)[name]["images_per_second"])
@@ -143,7 +136,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(f"{options.network}, batch {batch}, {options.size} px, {precision}, {result['hardware']}")
-    print("\n".join(in_words(against(turns, best), best)))
+    print("\n".join(in_words(result["training"], best)))
 
 
 if __name__ == "__main__":
