@@ -85,6 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     data = load(options.data, options.root)
+    options.results.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         recipe = with_steps(recipe_for(options.network, data.name), options.steps)
         recipe = replace(recipe, seed=seed)
