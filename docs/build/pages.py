@@ -10,6 +10,7 @@ from docs.build.costs import DIGITS, Speeds, budget_costs, entry_costs, training
 from docs.build.readme import between_marks, readme_excerpt
 from docs.build.recipes import recipes_page
 from docs.build.selection import (
+    PAPER_STEPS,
     best,
     demonstration,
     fingerprints,
@@ -178,7 +179,7 @@ def results_page(drawn: Pages, demo: Sequence[Page], speeds: Speeds, folder: Pat
         "# Results",
         "`make results` generates this page from `results/`; no number is typed by hand. A table "
         "shows the longest trainings on the best data. The paper's numbers on CIFAR-10 are those "
-        "after 64,000 steps; only results after as many steps are comparable. "
+        f"after {PAPER_STEPS:,} steps; only results after as many steps are comparable. "
         "[How training begins](beginning.md) has shorter trainings, and those on the JPEG copy of "
         "CIFAR-10.",
         f"## {CLAIMS['table1'].title}",

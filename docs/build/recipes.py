@@ -21,7 +21,6 @@ ALWAYS = ("batch", "steps", "lr", "drops", "weight_decay")  # fields that each r
 NAMES = frozenset({"network", "start", "seed", "task"})  # no part of how it is trained
 MANY = 6  # values of a field that are still listed
 MODERN = re.compile(r"([\d.]+) % top-1 accuracy")  # in the comment that cites its publication
-_ENSEMBLED = "single model, multi-scale"
 
 SOURCES = {  # recipe: publication, as the comment above it in the code says in full
     "cifar": "the paper, Section 4.2",
@@ -123,7 +122,7 @@ def expected_results(results: Sequence[Result], package: Path) -> dict[str, str]
         ("bn-inception", "BN-inception"),
         ("prelu-net", "PReLU-net"),
     ):
-        expected[name] = f"{paper.TABLE_4[method][1]:.2f} % top-5 error, {_ENSEMBLED}"
+        expected[name] = f"{paper.TABLE_4[method][1]:.2f} % top-5 error, single model, multi-scale"
     for name, method in (
         ("maxout", "Maxout"),
         ("nin", "NIN"),

@@ -9,10 +9,11 @@ from residual.reproduction.experiments import ERROR
 from residual.reproduction.figures import DEMO_DEPTHS
 from residual.reproduction.results import NOT_RUN, Result, markdown, network_of
 from residual.reproduction.tables import MODELS, TABLE_6_BASELINES
+from residual.tasks.classification.recipe import CIFAR
 
 JPEG_COPY = "CIFAR-10 (JPEG copy)"  # never on the page of a table or figure
 PAPER_DATA = ("imagenet", "cifar-10", "voc 2007", "voc 2012", "coco")  # how its titles begin
-PAPER_STEPS = 64_000  # Sec. 4.2
+PAPER_STEPS = CIFAR.steps  # Sec. 4.2
 BEGINNING = PAPER_STEPS // 10  # steps; a shorter training shows only how training begins
 CHANCE = 1.0  # percentage points: an error so close to that of guessing is one of guessing
 LABELS = MODELS | TABLE_6_BASELINES  # first cell of a row: network

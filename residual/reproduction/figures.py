@@ -23,6 +23,7 @@ from residual.reproduction.experiments import (
 )
 from residual.reproduction.results import NOT_RUN, Result, Spread, markdown, network_of, of_network
 from residual.reproduction.tables import data_remark
+from residual.tasks.classification.recipe import CIFAR
 
 DEPTHS = (20, 32, 44, 56, 110)
 VERY_DEEP = 1202
@@ -230,7 +231,7 @@ def draw(panels: Mapping[str, list[Curve]], results: Sequence[Result], stem: Pat
     ]
     data, steps = results[0]["data"], results[0]["recipe"]["steps"]
     split = {"val": "validation"}.get(data["split"], data["split"])
-    top = 20.0 if min(ends) < 20 and steps == 64_000 else min(100.0, 1.5 * max(ends))
+    top = 20.0 if min(ends) < 20 and steps == CIFAR.steps else min(100.0, 1.5 * max(ends))
     for panel, (name, some) in zip(axes, panels.items(), strict=True):
         draw_curves(panel, some, top, split)
         panel.set_title(name)
