@@ -212,10 +212,11 @@ def test_pictures_are_explained_and_damaged_ones_named(command, place, tmp_path)
         (("--out", "{}/one/a.png/maps"), "cannot write {}/one/a.png/maps: Not a directory"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(command, place, words, sentence):
+def test_what_cannot_be_done_is_said_in_a_sentence(command, place, tmp_path, words, sentence):
     words = [word.format(place) for word in words]
-    answer = command("explain", place / "net.safetensors", place / "two", *words)
+    answer = command("explain", place / "net.safetensors", place / "two", *words, cwd=tmp_path)
     assert answer.status == 1 and sentence.format(place) in answer.complaint
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_commands_of_the_page_about_it_work(command, finished, tmp_path):

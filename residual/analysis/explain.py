@@ -72,6 +72,15 @@ def resize_longer_side(image: Image.Image, side: int) -> Image.Image:
     return ImageOps.contain(image, (side, side), kind)
 
 
+def class_names(trained: Trained, required: str | None) -> tuple[str, ...]:
+    """The names of the classes, or their numbers. Raises ValueError without the required one."""
+    names = trained.classes or tuple(map(str, range(num_classes(trained.net))))
+    if required is not None and required not in names:
+        near = ", ".join(get_close_matches(str(required), names, n=5, cutoff=0.0))
+        raise ValueError(f"{trained.network} knows no class {required!r}; the nearest are {near}")
+    return names
+
+
 def explain(
     trained: Trained, image: Path | str | Image.Image, class_name: str | None = None
 ) -> Explanation:
@@ -83,10 +92,7 @@ def explain(
     and NonFiniteValues.
     """
     net, view = trained.net, trained.preprocessing
-    names = trained.classes or tuple(map(str, range(num_classes(net))))
-    if class_name is not None and class_name not in names:
-        near = ", ".join(get_close_matches(str(class_name), names, n=5, cutoff=0.0))
-        raise ValueError(f"{trained.network} knows no class {class_name!r}; the nearest are {near}")
+    names = class_names(trained, class_name)
     picture = open_image(image if isinstance(image, Image.Image) else Path(image))
     inputs = view(decode(picture, view.size, view.shorter)[None])
     inputs = inputs.to(next(net.parameters()))

@@ -95,11 +95,12 @@ def explain(
 
     Example: residual explain runs/resnet50-1 cat.jpg --out maps --class tabby
     """
-    from residual.analysis.explain import explain_files
+    from residual.analysis.explain import class_names, explain_files
 
     config = compute_config(device, threads, "float32", False)
     paths = image_paths(images)
     trained = load_trained(path).placed(config)
+    class_names(trained, class_name)  # an unknown one is refused before a folder is made
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
