@@ -14,7 +14,7 @@ from made_boxes import draw_voc
 from made_scenes import example, found, random_scenes
 from matplotlib.figure import Figure
 from test_detect_command import training
-from test_report import CLASSES, DATA, MATRIX, RECIPE, RESULT, Page, a_run
+from test_report import DATA, RECIPE, RESULT, Page, a_run
 
 from residual.analysis.calibration import calibrate, draw_calibration
 from residual.analysis.calibration import expected_calibration_error as error
@@ -22,7 +22,7 @@ from residual.analysis.comparison import group_runs
 from residual.analysis.confusion import draw_confusion
 from residual.analysis.curves import save_figure
 from residual.analysis.mistakes import IGNORED, RIGHT, WRONG, classifier_mistakes, judge
-from residual.analysis.report import compare, report
+from residual.analysis.report import compare
 from residual.data.sources import load as load_data
 from residual.device import ComputeConfig
 from residual.tasks.classification.inference import InferenceOptions
@@ -225,8 +225,3 @@ def test_several_runs_are_compared_on_a_page(tmp_path):
     other = RESULT | {"data": DATA | {"fingerprint": "0"}}
     page, *_ = compare([runs[0], a_run(tmp_path / "elsewhere", result=other)], tmp_path / "two")
     assert "These runs were tested on different data" in Page(page).text
-
-
-def test_a_page_without_mistakes_to_show_is_as_before(tmp_path):
-    run = a_run(tmp_path / "run", confusion=MATRIX, classes=CLASSES)
-    assert report(run).read_bytes() == report(run, {}).read_bytes()
