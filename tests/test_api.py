@@ -109,8 +109,8 @@ def test_models_are_listed_by_pattern_and_made_with_other_classes():
         "vgg16",
         "vgg19",
     ]
-    made = residual.create_model("resnet20", num_classes=3)
-    assert made(torch.zeros(2, 3, 32, 32)).shape == (2, 3) and made.network == "resnet20"
+    net = residual.create_model("resnet20", num_classes=3)
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3) and net.network == "resnet20"
     with pytest.raises(ValueError, match="num_classes is at least 1, not 0"):
         residual.create_model("resnet20", num_classes=0)
     with pytest.raises(ValueError, match="no network 'resnet21'"):
@@ -212,8 +212,8 @@ def test_arrays_are_learned_and_evaluated(tmp_path):
     with pytest.raises(FrozenInstanceError):
         result.seen = 1
     test = images[:4], labels[:4]
-    own = residual.train("resnet8", (images, labels, classes, test), out=tmp_path / "b", **changes)
-    *_, last = own
+    data = images, labels, classes, test
+    *_, last = residual.train("resnet8", data, out=tmp_path / "b", **changes)
     assert last.result["seen"] == 4
     pictures = [Image.fromarray(image[..., ::-1]) for image in images]
     assert residual.evaluate(net, (pictures, labels, ["blue", "red"])).wrong_top1 == 0
@@ -255,7 +255,7 @@ def test_a_training_that_is_closed_at_a_notice_is_saved_with_its_last_step(tmp_p
     assert next(residual.resume(tmp_path / "run", colours())).step == 5
 
 
-def test_what_is_closed_after_a_loss_that_is_not_finite_keeps_its_last_checkpoint(tmp_path):
+def test_a_training_that_is_closed_after_a_loss_that_is_not_finite_is_not_saved(tmp_path):
     changes = {"batch": 8, "norm_group": 8, "steps": 1_000, "lr": 1e30, **ONE}
     events = residual.train("resnet8", colours(), out=tmp_path / "run", **changes)
     for event in events:
@@ -268,10 +268,10 @@ def test_what_is_closed_after_a_loss_that_is_not_finite_keeps_its_last_checkpoin
 def test_a_module_of_ones_own_is_the_beginning_and_is_rebuilt_by_its_class(tmp_path):
     torch.manual_seed(0)
     mine, data = Small(2), colours()
-    before = copy.deepcopy(mine.state_dict())
+    state = copy.deepcopy(mine.state_dict())
     changes = {"batch": 8, "norm_group": 8, "lr": 0.0, "weight_decay": 0.0, "steps": 2, **ONE}
     *_, last = residual.train(mine, data, out=tmp_path / "run", **changes)
-    assert all(torch.equal(before[name], tensor) for name, tensor in mine.state_dict().items())
+    assert all(torch.equal(state[name], tensor) for name, tensor in mine.state_dict().items())
     assert last.result["recipe"]["network"] == f"{Small.__module__}:Small"
     net = residual.load(last.run)
     assert isinstance(net, Small) and torch.equal(net.last.weight, mine.last.weight)
@@ -331,15 +331,16 @@ def test_objects_are_found_on_pictures_in_memory_as_in_files(finished, tmp_path)
     run = run_of(detector(), tmp_path / "run")
     net, image = residual.load(run), picture((90, 70))
     image.save(tmp_path / "a.png")
-    before = copy.deepcopy(net.state_dict()), [type(m) for m in net.modules()]
+    state, types = copy.deepcopy(net.state_dict()), [type(m) for m in net.modules()]
     (first,) = residual.predict(run, tmp_path / "a.png", min_score=0.1)
     (second,) = net.predict(image, min_score=0.1)
     assert first["objects"] == second["objects"] and first["objects"]
     assert second["image"] == "image 0"
     assert net.transform(image).shape == (3, 64, 82)
     assert net.predict(np.asarray(image), min_score=0.1) == [second]
-    assert [type(m) for m in net.modules()] == before[1]
-    assert len(net.predict(image, min_score=0.1, refine=True)[0]["objects"])
+    assert [type(m) for m in net.modules()] == types
+    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+    assert net.predict(image, min_score=0.1, refine=True)[0]["objects"]
     with pytest.raises(ValueError, match="for detectors"):
         residual.predict(finished, image, refine=True)
 
@@ -359,8 +360,8 @@ def test_our_weights_are_written_with_a_card_and_loaded_by_their_name(shipped, f
     assert net.card["seen"] == 360 and net.card["data"]["name"] == "digits"
     assert residual.evaluate(net, "digits").wrong_top1 == net.card["wrong_top1"]
     for pretrained in ("digits", True, "resnet8.digits"):
-        made = residual.create_model("resnet8", pretrained=pretrained)
-        assert torch.equal(made.fc.weight, net.fc.weight) and made.classes == digits().classes
+        twin = residual.create_model("resnet8", pretrained=pretrained)
+        assert torch.equal(twin.fc.weight, net.fc.weight) and twin.classes == digits().classes
     other = residual.create_model("resnet8", pretrained="digits", num_classes=4)
     assert other.fc.out_features == 4 and torch.equal(
         other.conv1[0][0].weight, net.conv1[0][0].weight

@@ -113,23 +113,19 @@ def test_a_linear_layer_on_all_places_is_not_cam():
 def test_a_network_is_left_as_it_was():
     net = trained("resnet8", 32)
     net.net.train().requires_grad_(False)
-    before = {name: tensor.clone() for name, tensor in net.net.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in net.net.state_dict().items()}
     with torch.inference_mode():
         explain(net, photograph(40, 50))
     assert net.net.training and not any(p.requires_grad for p in net.net.parameters())
-    assert all(torch.equal(before[name], t) for name, t in net.net.state_dict().items())
+    assert all(torch.equal(state[name], t) for name, t in net.net.state_dict().items())
     assert not any(module._forward_hooks for module in net.net.modules())
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (61, 200)])
 def test_the_map_lies_on_the_pixels_that_the_network_saw(size):
-    """Where a picture is bright, in the middle of its centre crop, the map is warm, and outside of
-    the crop there is none."""
+    """The map covers the centre crop; outside of it, there is none."""
     net = trained("resnet8", 32, shorter=40)
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
-    pixels[size[1] // 2, size[0] // 2] = 255
-    result = explain(net, Image.fromarray(pixels))
-    heat, scale = result.heat(), min(size) / 40
+    heat, scale = explain(net, photograph(*size)).heat(), min(size) / 40
     assert heat.shape == (size[1], size[0])
     seen = heat.isfinite()
     for axis, length in ((1, size[1]), (0, size[0])):
