@@ -36,7 +36,7 @@ def test_every_table_and_figure_has_a_page_or_is_named_as_a_gap():
     assert CATALOG.keys() - CLAIMS.keys() == {"demo"}
 
 
-def test_the_readme_is_drawn_between_its_two_marks_and_is_short(tmp_path):
+def test_the_readme_is_drawn_between_its_two_marks_and_is_short():
     text = "before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n"
     assert between_marks(text, "new\n") == text.replace("old", "new")
     assert (ROOT / "README.md").read_text().count("\n") <= 200
@@ -54,8 +54,6 @@ def drawn_of(folder: Path, name: str, results: list[dict]) -> list[Page]:
 
 
 LONG = {"steps": 16_000}
-
-
 FOUR = ("plain20", "plain56", "resnet20", "resnet56")
 
 
@@ -196,9 +194,9 @@ def test_a_network_that_fits_a_few_pictures_is_listed_with_the_number_of_trials(
     one = {"start": "own", "seed": 0, "lr": 5e-4, "steps": 400, "wrong": 4, "size": 32}
     tried = {"nin": [one, one | {"start": "he", "steps": 95, "wrong": 0}], "maxout": [one]}
     tried["dsn"] = [one | {"wrong": None}]
-    found = {"format": 1, "tried": tried, "precision": "bf16", "pictures": 32, "hardware": "here"}
-    found["data"] = {"name": "CIFAR-10 (JPEG copy)"}
-    (tmp_path / "fitting.json").write_text(json.dumps(found))
+    record = {"format": 1, "tried": tried, "precision": "bf16", "pictures": 32, "hardware": "here"}
+    record["data"] = {"name": "CIFAR-10 (JPEG copy)"}
+    (tmp_path / "fitting.json").write_text(json.dumps(record))
     page = benchmarks.fitting(tmp_path)
     what = ["32 of CIFAR-10 (JPEG copy), 32 px", "here, bf16", "2", "he start, seed 0, rate 0.0005"]
     assert cells(page, "nin")[:5] == [*what, "95"]
