@@ -1,6 +1,5 @@
 """What must hold on real pictures and on weights that nobody here made; see CONTRIBUTING.md."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,13 +17,6 @@ needs_shared = pytest.mark.skipif(
 )
 
 
-def command(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "residual", *map(str, words)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def test_pictures(tmp_path_factory) -> Path:
     """All 10,000 test pictures of the JPEG copy, and one of each class to stand for its train/."""
@@ -38,23 +30,23 @@ def test_pictures(tmp_path_factory) -> Path:
 
 
 @needs_shared
-def test_the_foreign_resnet20_is_wrong_on_exactly_1897_test_pictures(test_pictures, tmp_path):
+def test_the_foreign_resnet20_is_wrong_on_exactly_1897_test_pictures(
+    command, test_pictures, tmp_path
+):
     weights, out = Path(SHARED) / "weights" / "resnet20-12fca82f.th", tmp_path / "foreign"
     converted = command("convert", weights, "--network", "resnet20", "--out", out)
-    assert converted.returncode == 0, converted.stderr
+    assert converted.status == 0, converted.err
     judged = command("evaluate", out, "--data", test_pictures, "--root", tmp_path, "--json")
-    assert judged.returncode == 0, judged.stderr
-    found = json.loads(judged.stdout)
-    assert (found["seen"], found["wrong_top1"]) == (10_000, 1_897)
-    assert found["error_top1"] == pytest.approx(18.97)
+    assert judged.status == 0, judged.err
+    assert (judged.json["seen"], judged.json["wrong_top1"]) == (10_000, 1_897)
+    assert judged.json["error_top1"] == pytest.approx(18.97)
 
 
 @needs_shared
-def test_plain20_has_the_shapes_of_the_foreign_resnet20_and_refuses_its_weights(tmp_path):
+def test_plain20_has_the_shapes_of_the_foreign_resnet20_and_refuses_its_weights(command, tmp_path):
     weights = Path(SHARED) / "weights" / "resnet20-12fca82f.th"
     refused = command("convert", weights, "--network", "plain20", "--out", tmp_path / "plain")
-    assert refused.returncode == 1
-    assert len(refused.stderr.splitlines()) == 1
+    assert refused.status == 1 and len(refused.err.splitlines()) == 1
     assert not (tmp_path / "plain").exists()
 
 
