@@ -18,6 +18,7 @@ from residual.device import NON_FINITE, ComputeConfig, NonFiniteValues
 from residual.models.registry import model_spec
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_size
+from residual.tasks.classification.inference import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,14 @@ def responses(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[
     def measure(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
         outputs[layer] = outputs.get(layer, Moments()) + moments(output)
 
-    modes = [(module, module.training) for module in net.modules()]
     handles = [layer.register_forward_hook(measure) for layer in layers]
-    net.eval()
     try:
-        with torch.inference_mode():
+        with evaluation_mode([net]):
             for inputs, _ in batches:
                 net(inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     if not outputs:
         raise ValueError("responses need at least one batch of images")
     return [output.std for output in outputs.values()]
