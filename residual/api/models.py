@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from residual.data.decode import decode
 from residual.data.normalization import Preprocessing
 from residual.data.sources import DEFAULT_ROOT
-from residual.device import ComputeConfig, compute_config, is_finite, raise_non_finite
-from residual.export.engine import Engine, engine
+from residual.device import ComputeConfig, compute_config
+from residual.export.engine import Engine, engine, probabilities
 from residual.export.predict import Picture, answers, to_image
 from residual.models import registry
 from residual.runs.folder import is_detection
@@ -300,15 +300,11 @@ def objects(
 
 
 def live_engine(trained: Trained) -> Engine:
-    """Input (N, 3, H, W) -> probabilities (N, C) by the network as it is then; NonFiniteValues."""
+    """The network as it is at each call."""
     net = trained.net
 
     def infer(inputs: Tensor) -> Tensor:
         with evaluation_mode([net]):
-            placed = inputs.to(next(net.parameters()))
-            scores: Tensor = net(placed)
-            if not is_finite(scores):
-                raise_non_finite(trained.network, net, lambda: net(placed))
-            return scores.float().softmax(dim=1).cpu()
+            return probabilities(trained.network, net, inputs.to(next(net.parameters())))
 
     return infer

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig, is_finite, raise_non_finite
@@ -42,19 +42,24 @@ def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
 
 
 def torch_engine(trained: Trained) -> Engine:
-    """The folded network in channels_last. Raises NonFiniteValues, with the layer."""
+    """The folded network in channels_last."""
     net = fold(trained.net).to(memory_format=torch.channels_last)
     device = next(net.parameters()).device
 
     def answer(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
             placed = inputs.to(device).contiguous(memory_format=torch.channels_last)
-            scores: Tensor = net(placed)
-            if not is_finite(scores):
-                raise_non_finite(trained.network, net, lambda: net(placed))
-            return scores.float().softmax(dim=1).cpu()
+            return probabilities(trained.network, net, placed)
 
     return answer
+
+
+def probabilities(network: str, net: nn.Module, inputs: Tensor) -> Tensor:
+    """Inputs (N, 3, H, W) -> (N, classes), float32. Raises NonFiniteValues, with the layer."""
+    scores: Tensor = net(inputs)
+    if not is_finite(scores):
+        raise_non_finite(network, net, lambda: net(inputs))
+    return scores.float().softmax(dim=1).cpu()
 
 
 def onnxruntime_engine(trained: Trained, threads: int) -> Engine:
