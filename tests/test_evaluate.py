@@ -79,7 +79,7 @@ def test_a_record_has_the_promised_keys(finished, record):
 
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_a_run_is_judged_alike_however_the_images_are_batched(finished, record, batch):
-    found, _ = evaluate_ensemble(
+    found, *_ = evaluate_ensemble(
         [load(finished)], digits(), None, ONE, replace(WORK, micro_batch=batch)
     )
     assert without_speed(found) == without_speed(record)
@@ -101,7 +101,7 @@ def test_the_training_set_may_be_asked_for_and_a_set_that_is_not_there_is_refuse
 
 def test_classes_are_matched_by_name_and_not_by_place(finished, record):
     turned = in_part(digits(), *"9876543210")
-    found, _ = evaluate_ensemble([load(finished)], turned, None, ONE, WORK)
+    found, *_ = evaluate_ensemble([load(finished)], turned, None, ONE, WORK)
     assert found["wrong_top1"] == record["wrong_top1"]
 
 
@@ -122,10 +122,10 @@ def test_a_class_that_the_network_never_learnt_is_refused_by_name(finished):
 
 
 def test_under_six_classes_there_is_no_top_5_error(finished):
-    few, _ = evaluate_ensemble([load(finished)], in_part(digits(), *"01234"), None, ONE, WORK)
+    few, *_ = evaluate_ensemble([load(finished)], in_part(digits(), *"01234"), None, ONE, WORK)
     assert few["wrong_top5"] is None
     assert few["error_top5"] is None
-    six, _ = evaluate_ensemble([load(finished)], in_part(digits(), *"012345"), None, ONE, WORK)
+    six, *_ = evaluate_ensemble([load(finished)], in_part(digits(), *"012345"), None, ONE, WORK)
     assert six["wrong_top5"] is not None
 
 
@@ -139,7 +139,7 @@ def test_pictures_of_another_size_are_refused_with_both_sizes(finished):
 def test_a_damaged_picture_counts_as_wrong_and_is_reported(finished, record):
     data = digits()
     torn = replace(data, test=replace(data.test, damaged=(("test/3/a.png", 3),)))
-    found, _ = evaluate_ensemble([load(finished)], torn, None, ONE, WORK)
+    found, *_ = evaluate_ensemble([load(finished)], torn, None, ONE, WORK)
     assert (found["damaged"], found["seen"]) == (1, 361)
     assert found["wrong_top1"] == record["wrong_top1"] + 1
 
@@ -150,7 +150,7 @@ def test_an_ensemble_matches_the_classes_of_its_networks_by_name(finished, recor
     with torch.no_grad():
         for tensor in (turned.net.fc.weight, turned.net.fc.bias):
             tensor.copy_(tensor.flip(0))
-    found, _ = evaluate_ensemble([one, turned], digits(), None, ONE, WORK)
+    found, *_ = evaluate_ensemble([one, turned], digits(), None, ONE, WORK)
     assert found["wrong_top1"] == record["wrong_top1"]
     assert found["wrong_top5"] == record["wrong_top5"]
 

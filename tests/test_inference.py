@@ -208,7 +208,7 @@ def test_counts_confusion_and_ensembles_take_the_lowest_class(undecided):
     for nets in ([own], [own, own]):
         found = answers(nets, data.test, PROTOCOLS["1crop"], WORK)
         assert (found == torch.arange(5)).all()
-    record, _ = evaluate_ensemble([undecided, undecided], data, None, PROTOCOLS["1crop"], WORK)
+    record, *_ = evaluate_ensemble([undecided, undecided], data, None, PROTOCOLS["1crop"], WORK)
     assert record["wrong_top1"] == int((labels != 0).sum())
     assert record["wrong_top5"] == int((labels > 4).sum())
     total, matrix, _ = evaluate_member(own, data.test, 10, WORK)

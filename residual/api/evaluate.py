@@ -20,7 +20,7 @@ from residual.runs.environment import existing_data
 from residual.runs.load import Trained
 from residual.storage import read_json_object
 from residual.tasks import refuse_boxes
-from residual.tasks.classification.evaluate import evaluate_classes
+from residual.tasks.classification.evaluate import evaluate_ensemble
 from residual.tasks.classification.inference import InferenceOptions
 from residual.tasks.classification.protocols import Protocol, get_protocol
 
@@ -89,7 +89,7 @@ def evaluate(
     views = get_protocol(protocol) if isinstance(protocol, str) else protocol
     options = InferenceOptions(config, workers)
     part = cast("Split | None", split)
-    record, damaged, by_class = evaluate_classes(nets, loaded, part, views, options)
+    record, damaged, by_class = evaluate_ensemble(nets, loaded, part, views, options)
     counts = zip(nets[0].classes or loaded.classes, by_class, strict=True)
     return EvalResult(
         tuple(net.network for net in nets), loaded.name, record["protocol"], record["seen"],

@@ -104,7 +104,7 @@ def evaluate(
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating", world.rank == 0) as progress:
             options = InferenceOptions(config, workers, micro_batch, progress, world)
-            record, damaged = evaluate_ensemble(nets, pictures, chosen, views, options)
+            record, damaged, _ = evaluate_ensemble(nets, pictures, chosen, views, options)
         if world.rank == 0:
             for path in damaged:
                 name = display_name(path)

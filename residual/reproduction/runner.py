@@ -116,7 +116,7 @@ class ClassifierTrainer:
             result["weights_sha256"] = [training["weights_sha256"] for training in trainings]
         with self.display.progress(f"evaluating {', '.join(experiment.networks)}") as progress:
             work = inference.InferenceOptions(config, self.place.workers, progress=progress)
-            record, _ = evaluate.evaluate_ensemble(networks, self.data, None, protocol, work)
+            record, *_ = evaluate.evaluate_ensemble(networks, self.data, None, protocol, work)
         machine = {"versions": versions(), "hardware": hardware_name(config)}
         return result | {measure: record} | self.size | machine
 

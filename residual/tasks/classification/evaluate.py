@@ -25,20 +25,10 @@ def evaluate_ensemble(
     split: Split | None,
     protocol: Protocol,
     options: InferenceOptions,
-) -> tuple[dict[str, Any], list[str]]:
-    """The error on one split, each image counted once, and the damaged pictures. Raises ValueError
-    where networks, classes, sizes and the protocol do not go together."""
-    return evaluate_classes(nets, data, split, protocol, options)[:2]
-
-
-def evaluate_classes(
-    nets: Sequence[Trained],
-    data: Data,
-    split: Split | None,
-    protocol: Protocol,
-    options: InferenceOptions,
 ) -> tuple[dict[str, Any], list[str], list[Count]]:
-    """What `evaluate_ensemble` returns, and a count for each class of the first network."""
+    """The error on one split, each image counted once; the damaged pictures; and a count for each
+    class of the first network. Raises ValueError where networks, classes, sizes and the protocol do
+    not go together."""
     first = nets[0]
     if first.recipe is not None:
         data = apply_split(data, first.recipe.split)
