@@ -3,7 +3,6 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -21,10 +20,8 @@ from residual.tasks.classification import inference
 from residual.tasks.classification.protocols import get_protocol
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import DetectionDataset, Example
-from residual.tasks.detection.evaluate import NOTHING, EvalOptions
-from residual.tasks.detection.inference import detect_image, image_sides
+from residual.tasks.detection.evaluate import EvalOptions, detect_all
 from residual.tasks.detection.load import TrainedDetector
-from residual.tasks.detection.loader import map_images
 from residual.tasks.detection.metrics import match_detections
 from residual.tasks.detection.recipe import Testing
 from residual.tasks.detection.visualization import draw_boxes
@@ -116,12 +113,10 @@ def detector_mistakes(
     detector: TrainedDetector, dataset: DetectionDataset, options: EvalOptions
 ) -> dict[str, Any]:
     """The images with the most false positives and misses as `scenes`, and all `counts`."""
-    placed, sides = [detector.placed(options.config)], image_sides(detector.recipe, Testing())
-    detect = partial(detect_image, placed, testing=Testing(), config=options.config)
-    results = map_images(detect, dataset, sides, options.workers, options.world, options.progress)
+    placed = [detector.placed(options.config)]
+    results, _ = detect_all(placed, dataset, Testing(), options)
     counts, scenes = {"right": 0, "wrong": 0, "missed": 0}, []
-    for example, (result, _) in zip(dataset.examples, results, strict=True):
-        one = result or NOTHING
+    for example, one in zip(dataset.examples, results, strict=True):
         keep = one.scores >= MIN_SCORE
         detections = Detections(one.boxes[keep], one.scores[keep], one.labels[keep])
         roles, missed = judge(detections, example, len(dataset.classes))

@@ -54,10 +54,7 @@ def evaluate(
         )
     placed = [detector.placed(options.config) for detector in detectors]
     start = time.perf_counter()
-    detect = partial(detect_image, placed, testing=testing, config=options.config)
-    sides = image_sides(detectors[0].recipe, testing)
-    results = map_images(detect, dataset, sides, options.workers, options.world, options.progress)
-    detections = [result or NOTHING for result, _ in results]
+    detections, reasons = detect_all(placed, dataset, testing, options)
     seconds = time.perf_counter() - start
     return {
         "task": "detection",
@@ -68,9 +65,22 @@ def evaluate(
         "seen": len(dataset.examples),
         "ap": measure(detections, dataset),
         "pictures_per_second": round(len(detections) / max(seconds, 1e-9), 2),
-        "damaged": [reason for _, reason in results if reason],
+        "damaged": [reason for reason in reasons if reason],
         "ignored_boxes": list(dataset.skipped),
     }
+
+
+def detect_all(
+    placed: Sequence[TrainedDetector],
+    dataset: DetectionDataset,
+    testing: Testing,
+    options: EvalOptions,
+) -> tuple[list[Detections], list[str]]:
+    """The detections on each image, and the reason for each image that cannot be read, or ""."""
+    detect = partial(detect_image, placed, testing=testing, config=options.config)
+    sides = image_sides(placed[0].recipe, testing)
+    results = map_images(detect, dataset, sides, options.workers, options.world, options.progress)
+    return [result or NOTHING for result, _ in results], [reason for _, reason in results]
 
 
 def check_division(run: Path, split: str, images: list[str]) -> None:
