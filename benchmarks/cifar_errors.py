@@ -18,12 +18,12 @@ import torch
 from benchmarks import usual_loop
 from residual.data.datasets import Data, require_tensors
 from residual.data.normalization import per_pixel_mean
-from residual.data.sources import DEFAULT_ROOT, load
+from residual.data.sources import load
 from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build
 from residual.reproduction.experiments import slug
 from residual.runs.environment import versions
-from residual.storage import FORMAT, write_json
+from residual.storage import DEFAULT_ROOT, FORMAT, write_json
 from residual.tasks.classification.recipe import ClassificationRecipe, with_steps
 from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import to_json

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from benchmarks.sides import record
 from residual.data.datasets import Data, ImageFiles
-from residual.data.sources import DEFAULT_ROOT, load
+from residual.data.sources import load
 from residual.data.test_crops import Views
 from residual.device import ComputeConfig, compute_config
 from residual.models.baselines.layers import initialize
 from residual.models.registry import BASELINES, build
-from residual.storage import write_json
+from residual.storage import DEFAULT_ROOT, write_json
 from residual.tasks.classification import loop
 from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.tasks.classification.train import recipe_for, takes_photographs

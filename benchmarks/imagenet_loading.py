@@ -27,9 +27,9 @@ from residual.data.datasets import ImageFiles
 from residual.data.decode import resize, scaled_size
 from residual.data.loader import LoaderOptions
 from residual.data.rng import randint
-from residual.data.sources import DEFAULT_ROOT, load
+from residual.data.sources import load
 from residual.preparation.pack import PackOptions, pack
-from residual.storage import write_json
+from residual.storage import DEFAULT_ROOT, write_json
 from residual.tasks.classification import loader
 from residual.tasks.classification.train import recipe_for
 

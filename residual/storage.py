@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+DEFAULT_ROOT = Path.home() / ".cache" / "residual"  # of data sets, caches and public weights
 FORMAT = 1  # of runs, checkpoints and results
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 

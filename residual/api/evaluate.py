@@ -13,12 +13,11 @@ from residual.api.models import Source, as_trained, load_trained
 from residual.api.train import DataLike, in_memory
 from residual.data.datasets import Data
 from residual.data.folder_index import Split
-from residual.data.sources import DEFAULT_ROOT
 from residual.data.sources import load as load_data
 from residual.device import ComputeConfig, compute_config
 from residual.runs.environment import existing_data
 from residual.runs.load import Trained
-from residual.storage import read_json_object
+from residual.storage import DEFAULT_ROOT, read_json_object
 from residual.tasks import refuse_boxes
 from residual.tasks.classification.evaluate import evaluate_ensemble
 from residual.tasks.classification.inference import InferenceOptions

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from residual.data.decode import decode
 from residual.data.normalization import Preprocessing
-from residual.data.sources import DEFAULT_ROOT
 from residual.device import ComputeConfig, compute_config
 from residual.export.engine import Engine, engine, probabilities
 from residual.export.predict import Picture, answers, to_image
 from residual.models import registry
 from residual.runs.folder import is_detection
 from residual.runs.load import Trained
-from residual.storage import read_json
+from residual.storage import DEFAULT_ROOT, read_json
 from residual.tasks.classification.inference import evaluation_mode
 from residual.weights.convert import find_or_download
 from residual.weights.published import public_names, shipped_files

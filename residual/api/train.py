@@ -13,13 +13,13 @@ from torch import nn
 from residual.api.models import Transform, as_trained, attach, load_trained, untrained
 from residual.data import arrays
 from residual.data.datasets import Data, no_progress
-from residual.data.sources import DEFAULT_ROOT, data_source
+from residual.data.sources import data_source
 from residual.device import ComputeConfig, compute_config, training_config
 from residual.models.registry import build, model_spec, num_classes
 from residual.runs import folder, session
 from residual.runs.environment import existing_data
 from residual.runs.load import Trained
-from residual.storage import read_json, read_json_object
+from residual.storage import DEFAULT_ROOT, read_json, read_json_object
 from residual.tasks import DETECTOR, refuse_boxes, task_module
 from residual.tasks.classification import loader
 from residual.tasks.classification.load import check_shapes

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.options import (
-    CACHE,
     Device,
     Json,
     Precision,
@@ -17,7 +16,7 @@ from residual.cli.options import (
     load_pictures,
     usage_errors,
 )
-from residual.storage import json_text
+from residual.storage import DEFAULT_ROOT, json_text
 
 if TYPE_CHECKING:
     from residual.device import ComputeConfig
@@ -122,7 +121,7 @@ def data(
     threads: Threads = 0,
     precision: Precision = "auto",
     workers: Workers = 2,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
     as_json: Json = False,
 ) -> None:
     """Measure the speed of data loading, stage by stage.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.models import spec_named
-from residual.cli.options import CACHE, Root
+from residual.cli.options import Root
 from residual.cli.progress import counting
+from residual.storage import DEFAULT_ROOT
 
 if TYPE_CHECKING:
     from residual.weights.published import PretrainedConfig
@@ -42,7 +43,7 @@ def convert(
     size: Annotated[
         int | None, typer.Option(min=1, help="Pixels on a side of the centre crop.")
     ] = None,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
 ) -> None:
     """Convert weights of torchvision, timm, Caffe and others.
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.options import (
-    CACHE,
     BoxFrame,
     BoxUnit,
     Deterministic,
@@ -24,7 +23,7 @@ from residual.cli.options import (
 )
 from residual.cli.progress import ProgressOptions, joined
 from residual.cli.runs import Minutes, Start, Tensorboard, begin_run, format_precision
-from residual.storage import json_text
+from residual.storage import DEFAULT_ROOT, json_text
 
 if TYPE_CHECKING:
     from residual.device import ComputeConfig
@@ -81,7 +80,7 @@ def train(
     ] = None,
     checkpoint_minutes: Minutes = 5.0,
     tensorboard: Tensorboard = False,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 2,
@@ -152,7 +151,7 @@ def evaluate(
         config = compute_config(device, threads, precision, deterministic)
         detectors = load_detectors(paths)
         recipe = detectors[0].recipe
-        folder = Path(data_of(paths[0], str(data) if data else None, CACHE)[0])
+        folder = Path(data_of(paths[0], str(data) if data else None, DEFAULT_ROOT)[0])
         split = split or recipe.test_split
         words = {"bad_boxes": bad_boxes, "box_frame": box_frame, "box_unit": box_unit}
         changes: dict[str, Any] = {field: word for field, word in words.items() if word}

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from residual.cli.options import (
-    CACHE,
     Data_,
     Deterministic,
     Device,
@@ -24,7 +23,7 @@ from residual.cli.options import (
 )
 from residual.cli.progress import counting, joined
 from residual.cli.runs import data_of_run
-from residual.storage import display_name, json_text, read_json_object
+from residual.storage import DEFAULT_ROOT, display_name, json_text, read_json_object
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
@@ -77,7 +76,7 @@ def evaluate(
         int,
         typer.Option(min=0, help="Pictures per forward pass, fewer if large; 0: automatic."),
     ] = 0,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 2,
@@ -194,7 +193,7 @@ def find_mistakes(run: Path, config: Any, workers: int, data: str | None) -> dic
 def responses(
     run: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
     data: Data_ = None,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 2,

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.progress import counting
-from residual.storage import read_json
+from residual.storage import DEFAULT_ROOT, read_json
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
     from residual.device import ComputeConfig
     from residual.runs.load import Trained
     from residual.tasks.detection.load import TrainedDetector
-
-CACHE = Path.home() / ".cache" / "residual"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: the GPU if there is one.")]
@@ -70,7 +68,7 @@ def load_trained(path: Path, body: bool = False) -> "Trained":
     from residual.tasks.classification.load import load
     from residual.weights.convert import locate
 
-    path = locate(path, CACHE)
+    path = locate(path, DEFAULT_ROOT)
     trained = load(path, body=body)
     for notice in trained.notices:
         typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)

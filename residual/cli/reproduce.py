@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.options import (
-    CACHE,
     Data_,
     Deterministic,
     Device,
@@ -35,6 +34,7 @@ from residual.cli.progress import (
     stop_signals,
     with_progress,
 )
+from residual.storage import DEFAULT_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,7 +87,7 @@ def reproduce(
         list[Path] | None,
         typer.Option(help="Files of weights that detectors begin with, one per network."),
     ] = None,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 2,

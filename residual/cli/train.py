@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residual.cli.options import (
-    CACHE,
     Data_,
     Deterministic,
     Device,
@@ -25,6 +24,7 @@ from residual.cli.options import (
 )
 from residual.cli.progress import ProgressOptions, joined
 from residual.cli.runs import Minutes, Start, Tensorboard, begin_run
+from residual.storage import DEFAULT_ROOT
 from residual.tasks import DETECTOR
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def train(
     ] = False,
     checkpoint_minutes: Minutes = 5.0,
     tensorboard: Tensorboard = False,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
     device: Device = "auto",
     threads: Annotated[
         int,
@@ -151,7 +151,7 @@ def statistics(
     images: Annotated[
         int, typer.Option(min=1, help="Number of training images, at most all.")
     ] = 50_000,
-    root: Root = CACHE,
+    root: Root = DEFAULT_ROOT,
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 2,

@@ -20,9 +20,7 @@ from residual.data.datasets import (
 from residual.data.download import fetch
 from residual.data.folder import load_folder, open_folder
 from residual.data.packed import is_packed, open_packed
-from residual.storage import file_digest, load_pickle
-
-DEFAULT_ROOT = Path.home() / ".cache" / "residual"
+from residual.storage import DEFAULT_ROOT, file_digest, load_pickle
 
 
 def data_source(name: str, root: Path) -> dict[str, str]:
