@@ -327,6 +327,14 @@ def test_a_detector_is_trained_and_evaluated(boxes, finished, tmp_path):
         next(residual.train("fasterrcnn-resnet18", colours(), recipe="scratch"))
 
 
+def test_a_classifier_does_not_begin_with_the_weights_of_a_detector(tmp_path):
+    run = run_of(detector(), tmp_path / "run")
+    for weights in (run, residual.load(run)):
+        with pytest.raises(ValueError, match="the weights are those of a detector"):
+            next(residual.train("resnet18", colours(), weights=weights, out=tmp_path / "no"))
+    assert not (tmp_path / "no").exists()
+
+
 def test_objects_are_found_on_pictures_in_memory_as_in_files(finished, tmp_path):
     run = run_of(detector(), tmp_path / "run")
     net, image = residual.load(run), picture((90, 70))

@@ -185,9 +185,11 @@ def complete_recipe(
 
 def from_weights(recipe: ClassificationRecipe, weights: Trained) -> ClassificationRecipe:
     """The recipe of a training from initial weights. Raises ValueError for weights of another
-    network, and NonFiniteValues."""
+    network or of a detector, and NonFiniteValues."""
     if weights.network != recipe.network:
         raise ValueError(f"the weights are those of {weights.network}, not of {recipe.network}")
+    if hasattr(weights, "annotations"):
+        raise ValueError("the weights are those of a detector; give those of a classifier")
     state = weights.net.state_dict()
     check_finite(state, "these initial weights cannot be used")
     return replace(recipe, start=weights_sha256(state))
