@@ -19,6 +19,7 @@ from residual.reproduction.tables import IMAGENET_SIZE, network_cost
 from residual.tasks.classification.protocols import PROTOCOLS
 from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.tasks.detection.recipe import Testing
+from residual.training.recipe import Recipe
 
 Speeds = dict[str, tuple[float, str]]  # network: images per second, and the hardware
 DIGITS = "digits"  # the data of the demo
@@ -53,9 +54,13 @@ def training_cost(recipe: ClassificationRecipe, speeds: Speeds) -> list[str]:
     images, hours = recipe.steps * recipe.batch, NO_SPEED
     if network in speeds:
         speed, machine = speeds[network]
-        hours = f"{images / speed / 3600:,.1f} at {speed:,.0f} images/s ({machine})"
+        hours = f"{training_hours(recipe, speed):,.1f} at {speed:,.0f} images/s ({machine})"
     name = f"{network}, seed {recipe.seed}" if recipe.seed else network
     return [name, power(products), f"{images:,}", power(multiply_adds(recipe)), hours]
+
+
+def training_hours(recipe: Recipe, speed: float) -> float:
+    return recipe.steps * recipe.batch / speed / 3600
 
 
 def multiply_adds(recipe: ClassificationRecipe) -> int:
@@ -73,7 +78,7 @@ def budget_costs(
     for recipe in recipes(networks, Request(data, steps)):
         costs[recipe.network] = f"{power(multiply_adds(recipe))} multiply-adds"
         if recipe.network in speeds:
-            hours = recipe.steps * recipe.batch / speeds[recipe.network][0] / 3600
+            hours = training_hours(recipe, speeds[recipe.network][0])
             costs[recipe.network] = f"{hours:,.1f} hours"
     return costs
 

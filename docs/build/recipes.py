@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.build.choices import comment_above
-from docs.build.costs import Speeds
+from docs.build.costs import Speeds, training_hours
 from residual.reproduction import paper
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.results import Result, Spread, markdown, of_network
@@ -78,7 +78,7 @@ def row(name: str, recipe: Recipe, expected: Mapping[str, str], speeds: Speeds) 
     cost = "not measured"
     if recipe.network in speeds:
         speed, machine = speeds[recipe.network]
-        hours = recipe.steps * recipe.batch / speed / 3600
+        hours = training_hours(recipe, speed)
         duration = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.0f} min"
         cost = f"{recipe.network}: {duration} at {speed:,.0f} images/s ({machine})"
     return [f"`{name}`", main_fields(recipe), SOURCES[name], expected.get(name, "not known"), cost]
