@@ -213,10 +213,8 @@ def predict(
         if out.exists() and not out.is_dir():
             raise FileExistsError(f"{out} is no folder; name one for the pictures with --out")
         out.mkdir(parents=True, exist_ok=True)
-    if print_answers(
-        inference.predict(detect, classes, paths, min_score, out), as_json, format_one
-    ):
-        raise typer.Exit(1)
+    answers = inference.predict(detect, classes, paths, min_score, out)
+    print_answers(answers, as_json, format_one)
 
 
 def exported_detector(

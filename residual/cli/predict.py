@@ -46,19 +46,16 @@ def predict(
     chosen = partial(create_engine, name=name, threads=config.threads)
     with config.activate(), config.autocast():
         results = answers(load_trained(path).placed(config), pictures, top, chosen)
-        failed = print_answers(results, as_json, format_labels)
-    if failed:
-        raise typer.Exit(1)
+        print_answers(results, as_json, format_labels)
 
 
 def print_answers(
     answers: Iterable[dict[str, Any]],
     as_json: bool,
     format_answer: Callable[[dict[str, Any]], str],
-) -> bool:
-    """Print answers as they come, or all as JSON -> whether there was an error."""
-    printed = []
-    failed = False
+) -> None:
+    """Print answers as they come, or all as JSON; with an error, the exit status is 1."""
+    printed, failed = [], False
     for answer in answers:
         if "error" in answer:
             failed = True
@@ -69,7 +66,8 @@ def print_answers(
             printed.append(answer)
     if as_json:
         print(json_text(printed))
-    return failed
+    if failed:
+        raise typer.Exit(1)
 
 
 def format_labels(answer: dict[str, Any]) -> str:
@@ -107,9 +105,7 @@ def explain(
         raise OSError(f"cannot write {out}: {error.strerror}") from None
     with config.activate():
         answers = explain_files(trained, paths, class_name, out)
-        failed = print_answers(answers, as_json, format_explanation)
-    if failed:
-        raise typer.Exit(1)
+        print_answers(answers, as_json, format_explanation)
 
 
 def format_explanation(answer: dict[str, Any]) -> str:
