@@ -290,8 +290,8 @@ def test_the_last_layer_alone_learns_at_the_full_rate(name):
 
 
 def test_every_baseline_has_a_recipe_and_every_recipe_a_baseline():
-    taught = {"fitnet-hint", "fitnet-distilled"}  # asked for by name, and with a teacher
-    assert {recipe_of(name) for name in BASELINES} == RECIPES.keys() - taught
+    distilled = {"fitnet-hint", "fitnet-distilled"}  # asked for by name, and with a teacher
+    assert {recipe_of(name) for name in BASELINES} == RECIPES.keys() - distilled
     for name in BASELINES:
         assert recipe_for(name, "anything").network == name
     with pytest.raises(ValueError, match="no network 'vgg11'; there are .*vgg16"):

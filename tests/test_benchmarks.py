@@ -145,7 +145,7 @@ FAST = {"disk": 9e3, "decode": 9e3, "crop_and_resize": 9e3, "rest_of_the_augment
 
 
 @pytest.mark.parametrize(
-    ("slow", "network", "workers", "told", "helps"),
+    ("slow", "network", "workers", "name", "helps"),
     [
         ({}, 10, 2, "The network", "Another device"),
         ({"disk": 100}, 9e3, 2, "The disk", "Packed data"),
@@ -155,9 +155,9 @@ FAST = {"disk": 9e3, "decode": 9e3, "crop_and_resize": 9e3, "rest_of_the_augment
         ({"rest_of_the_augmentation": 100}, 9e3, 2, "The rest of the augmentation", "a GPU"),
     ],
 )
-def test_the_bottleneck_is_named_with_what_would_help(slow, network, workers, told, helps):
+def test_the_bottleneck_is_named_with_what_would_help(slow, network, workers, name, helps):
     sentence = verdict(stages_at(**FAST | slow, batches=99, network=network), workers, 4)
-    assert sentence.startswith(f"{told} is the bottleneck: ")
+    assert sentence.startswith(f"{name} is the bottleneck: ")
     assert helps in sentence
 
 

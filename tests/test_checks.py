@@ -103,9 +103,9 @@ def test_fields_for_photographs_are_accepted_with_photographs(data, changes):
 
 def test_every_field_always_counts_or_is_told_when_it_does(data):
     recipe = recipe_for("resnet20", SMALL)
-    told = checks.learning_conditions(recipe) | checks.image_conditions(recipe, data[SMALL])
-    assert told.keys() | ALWAYS == {field.name for field in fields(ClassificationRecipe)}
-    assert not told.keys() & ALWAYS
+    conditions = checks.learning_conditions(recipe) | checks.image_conditions(recipe, data[SMALL])
+    assert conditions.keys() | ALWAYS == {field.name for field in fields(ClassificationRecipe)}
+    assert not conditions.keys() & ALWAYS
 
 
 def test_damaged_pictures_of_a_folder_may_be_skipped(pictures, tmp_path):

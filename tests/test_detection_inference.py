@@ -15,7 +15,7 @@ from residual.tasks.detection.recipe import DetectionRecipe
 from residual.tasks.detection.recipe import Testing as Asking
 
 
-def asked(net: FasterRCNN, how: Asking, *images: Tensor):
+def detections(net: FasterRCNN, how: Asking, *images: Tensor):
     with torch.no_grad():
         return detect([ImageFeatures(net.eval(), images)], how)
 
@@ -42,7 +42,7 @@ def test_the_smallest_proposal_is_measured_in_the_picture_before_it_is_resized()
 
 def test_what_is_found_agrees_with_its_definition():
     net, asking = wild(), Asking(least=0.2, most=20)
-    found = asked(net, asking, picture())
+    found = detections(net, asking, picture())
     with torch.no_grad():
         look = ImageFeatures(net, [picture()])
         regions, _ = look.proposals(asking)
@@ -77,17 +77,17 @@ def test_the_forward_without_samples_detects_on_each_image():
     with torch.no_grad():
         found = net(torch.stack(pictures))
     for one, image in zip(found, pictures, strict=True):
-        expected = asked(net, Asking(), image)
+        expected = detections(net, Asking(), image)
         assert len(one.scores) and torch.allclose(one.scores, expected.scores, atol=1e-5)
         assert torch.allclose(one.boxes, expected.boxes, atol=1e-3)
 
 
 def test_an_ensemble_of_equals_is_the_one():
     net, asking = wild(), Asking(least=0.1)
-    one = asked(net, asking, picture())
+    one = detections(net, asking, picture())
     with torch.no_grad():
-        looks = [ImageFeatures(net.eval(), [picture()]) for _ in range(2)]
-        both = detect(looks, asking)
+        features = [ImageFeatures(net.eval(), [picture()]) for _ in range(2)]
+        both = detect(features, asking)
     assert torch.allclose(one.boxes, both.boxes, atol=1e-4)
     assert torch.allclose(one.scores, both.scores, atol=1e-6)
 
@@ -101,7 +101,9 @@ def test_refinement_looks_again_where_boxes_are_and_lets_them_vote():
         again, more = look.predict(boxes[torch.arange(len(boxes)), sure[:, 1:].argmax(dim=1)])
         sure, boxes = torch.cat([sure, again]), torch.cat([boxes, more])
     expected = postprocess(sure, boxes, asking)
-    plain, refined = (asked(net, Asking(least=0.1, refinement=r), picture()) for r in (False, True))
+    plain, refined = (
+        detections(net, Asking(least=0.1, refinement=r), picture()) for r in (False, True)
+    )
     assert not torch.equal(plain.boxes, refined.boxes)
     assert refined.scores.tolist() == expected.scores.tolist()
     for box, label, found in zip(expected.boxes, expected.labels, refined.boxes, strict=True):
@@ -142,11 +144,11 @@ def test_several_scales_take_the_greater_of_two_values():
         )
     small, large = torch.maximum(each[1, 0], each[2, 0]), torch.maximum(each[0, 1], each[1, 1])
     assert torch.allclose(found, torch.stack([small, large]), atol=1e-5)
-    assert len(asked(net, asking, *images).scores)
+    assert len(detections(net, asking, *images).scores)
 
 
 def test_where_nothing_is_proposed_nothing_is_found_at_one_scale_and_at_several():
     net = wild(replace(SMALL, smallest=1000))
     small = F.interpolate(picture()[None], (48, 72))[0]
-    assert not len(asked(net, Asking(), picture()).scores)
-    assert not len(asked(net, Asking(scales=(48, 64)), picture(), small).scores)
+    assert not len(detections(net, Asking(), picture()).scores)
+    assert not len(detections(net, Asking(scales=(48, 64)), picture(), small).scores)

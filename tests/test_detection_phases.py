@@ -38,7 +38,7 @@ def test_the_four_stages_are_those_of_the_published_code():
 
 
 def test_each_stage_teaches_its_own_layers():
-    taught = []
+    trained = []
     for stage in phases.phases(FOUR):
         net = made(FOUR)
         learner = learning.start(net, FOUR)
@@ -50,9 +50,9 @@ def test_each_stage_teaches_its_own_layers():
         changed = {
             name.split(".")[0] for name in before if not torch.equal(before[name], after[name])
         }
-        taught.append(changed)
+        trained.append(changed)
     head = {"head", "score", "shift"}
-    assert taught == [{"shared", "proposing"}, {"shared", *head}, {"proposing"}, head]
+    assert trained == [{"shared", "proposing"}, {"shared", *head}, {"proposing"}, head]
 
 
 def test_the_second_stage_begins_where_the_first_did_and_the_third_proposes_anew():
@@ -94,12 +94,12 @@ def test_an_alternating_training_that_stopped_ends_as_one_that_did_not(tmp_path,
         run = tmp_path / f"{stop}"
         train.begin(run, recipe, data, {"where": str(folder), "root": ""}, how, begin)
         taken: list[int] = []
-        watch = RunOptions(60, stop=lambda taken=taken, stop=stop: len(taken) == stop - 1)
+        options = RunOptions(60, stop=lambda taken=taken, stop=stop: len(taken) == stop - 1)
         try:
-            for moment in train.advance(run, data, watch):
-                taken.append(moment.step)
+            for event in train.advance(run, data, options):
+                taken.append(event.step)
         except Stopped:
-            *_, moment = train.advance(run, data, RunOptions())
+            *_, event = train.advance(run, data, RunOptions())
         assert bool(stop) == (len(taken) < 12)
-        ends.append(moment.result["weights_sha256"])
+        ends.append(event.result["weights_sha256"])
     assert len(set(ends)) == 1

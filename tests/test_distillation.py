@@ -238,8 +238,8 @@ def test_a_distilled_run_that_was_stopped_ends_as_one_that_was_not(
     where = {key: known["data"][key] for key in ("where", "root", "teacher")}
     pictures = pictures_of(str(data), Path(where["root"]), size=32)
     begin(stopped, recipe, pictures, where, ComputeConfig(threads=1), load(hinted))
-    for moment in advance(stopped, pictures, RunOptions(checkpoint_minutes=0)):
-        if moment.step == 2:
+    for event in advance(stopped, pictures, RunOptions(checkpoint_minutes=0)):
+        if event.step == 2:
             break
     again = command("resume", stopped, "--json", "--workers", 0)
     assert again.status == 0, again.err

@@ -50,9 +50,9 @@ def test_a_training_goes_on_after_a_worker_was_killed(tmp_path):
     words = (
         *TRAIN, "--steps", 20, "--out", run, "--root", tmp_path, "--checkpoint-minutes", 0
     )  # fmt: skip
-    asked = ("--standalone", "--nproc-per-node", 2, "--max-restarts", 1, "-m", "residual", *words)
+    launch = ("--standalone", "--nproc-per-node", 2, "--max-restarts", 1, "-m", "residual", *words)
     with (tmp_path / "log").open("w") as log:
-        agent = subprocess.Popen(torchrun(*asked), stdout=log, stderr=log, cwd=tmp_path)
+        agent = subprocess.Popen(torchrun(*launch), stdout=log, stderr=log, cwd=tmp_path)
     try:
         until(lambda: len(list((run / "checkpoints").glob("*.safetensors"))) >= 3)
         workers = {environment_of(c).get("RANK"): c for c in children(agent.pid)}

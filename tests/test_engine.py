@@ -117,12 +117,12 @@ def test_threads_may_share_an_engine_from_the_first_picture_on(inputs):
     inputs = inputs[:, :, :height, :width]
     answering, together = onnxruntime_engine(kind, 1), Barrier(4)
 
-    def asked(_: int) -> torch.Tensor:
+    def scores_of(_: int) -> torch.Tensor:
         together.wait()
         return answering(inputs)
 
     with ThreadPoolExecutor(4) as pool:
-        first, *others = pool.map(asked, range(4))
+        first, *others = pool.map(scores_of, range(4))
     assert all(torch.equal(first, other) for other in others)
 
 

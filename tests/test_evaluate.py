@@ -175,13 +175,13 @@ def test_a_network_without_class_names_is_refused_where_the_number_of_classes_di
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "protocol",
     [get_protocol("10crop"), get_protocol("multiscale"), get_protocol("1crop", mirror=True)],
     ids=["10crop", "multiscale", "mirror"],
 )
-def test_of_a_small_picture_there_is_one_view(finished, asked):
+def test_of_a_small_picture_there_is_one_view(finished, protocol):
     with pytest.raises(ValueError, match="resnet8 takes small pictures, of which there is one"):
-        evaluate_ensemble([load(finished)], digits(), None, asked, WORK)
+        evaluate_ensemble([load(finished)], digits(), None, protocol, WORK)
 
 
 def test_a_network_for_photographs_is_not_judged_on_small_pictures(finished):

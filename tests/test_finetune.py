@@ -136,8 +136,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, insects, thousand,
     data = open_folder(insects, tmp_path / "root")
     where = {"where": str(insects), "root": str(tmp_path / "root")}
     begin(stopped, read_recipe(run), data, where, ComputeConfig(threads=1), trained)
-    for moment in advance(stopped, data, RunOptions(checkpoint_minutes=0)):
-        if moment.step == 3:
+    for event in advance(stopped, data, RunOptions(checkpoint_minutes=0)):
+        if event.step == 3:
             break
     found = next(m.result for m in advance(stopped, data, RunOptions()) if m.result)
     whole = json.loads((run / "result.json").read_text())
@@ -215,7 +215,7 @@ def test_a_name_that_is_no_file_and_no_public_weights_is_refused(command, insect
 # Looks
 
 
-def looks(patience: int, *wrong: int) -> tuple[EarlyStopping, nn.Module]:
+def validations(patience: int, *wrong: int) -> tuple[EarlyStopping, nn.Module]:
     """So many wrong at each look; the weight of the network says after which step."""
     seen, net = EarlyStopping(patience), nn.Linear(1, 1)
     for step, each in enumerate(wrong, 1):
@@ -237,20 +237,20 @@ def looks(patience: int, *wrong: int) -> tuple[EarlyStopping, nn.Module]:
     ],
 )
 def test_the_best_look_is_kept_and_patience_ends(patience, wrong, chosen, ended):
-    seen, _ = looks(patience, *wrong)
+    seen, _ = validations(patience, *wrong)
     assert (seen.best_step, seen.ended) == (chosen, ended)
     assert seen.best["weight"].item() == chosen
 
 
 def test_without_patience_nothing_is_kept_and_nothing_ends():
-    seen, _ = looks(0, 5, 5, 5, 5)
+    seen, _ = validations(0, 5, 5, 5, 5)
     assert (seen.best_step, seen.ended, seen.best) == (None, False, {})
     assert seen.plateaus(2) == 1
 
 
 def test_looks_go_on_from_a_checkpoint():
-    whole, _ = looks(2, 9, 7, 8, 8)
-    part, net = looks(2, 9, 7)
+    whole, _ = validations(2, 9, 7, 8, 8)
+    part, net = validations(2, 9, 7)
     other = EarlyStopping(2)
     other.restore(json.loads(json.dumps(part.errors)), part.best)
     for step in (3, 4):

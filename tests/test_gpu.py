@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from made_boxes import draw_voc
-from test_detection_inference import asked, wild
+from test_detection_inference import detections, wild
 from test_faster_rcnn import SMALL, losses, picture, sample
 from torchvision.ops import box_iou
 
@@ -52,13 +52,13 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path, precis
     ends = []
     for name, stop_at in (("whole", 0), ("parts", 17)):
         begin(tmp_path / name, recipe, data, {"where": "digits", "root": ""}, how)
-        asked = iter(range(1, 100))
-        watch = RunOptions(60, stop=lambda asked=asked, at=stop_at: next(asked) == at)
+        counter = iter(range(1, 100))
+        options = RunOptions(60, stop=lambda counter=counter, at=stop_at: next(counter) == at)
         try:
-            moments = list(advance(tmp_path / name, data, watch))
+            events = list(advance(tmp_path / name, data, options))
         except Stopped:
-            moments = list(advance(tmp_path / name, data, RunOptions()))
-        ends.append(moments[-1].result["weights_sha256"])
+            events = list(advance(tmp_path / name, data, RunOptions()))
+        ends.append(events[-1].result["weights_sha256"])
     assert ends[0] == ends[1]
 
 
@@ -67,12 +67,12 @@ def test_the_losses_and_boxes_of_a_detector_are_those_of_a_processor():
     net, one = wild(), sample(regions=regions)
     there = {key: getattr(one, key).cuda() for key in ("image", "boxes", "labels", "regions")}
     expected = losses(net, [one])
-    found = asked(net, Asking(least=0.3), picture())
+    found = detections(net, Asking(least=0.3), picture())
     on_gpu = net.cuda()
     torch.testing.assert_close(
         losses(on_gpu, [replace(one, **there)]).cpu(), expected, rtol=1e-3, atol=1e-3
     )
-    again = asked(on_gpu, Asking(least=0.3), picture().cuda())
+    again = detections(on_gpu, Asking(least=0.3), picture().cuda())
     assert box_iou(found.boxes[:3], again.boxes.cpu()).amax(dim=1).min() > 0.95
 
 
@@ -84,11 +84,11 @@ def test_a_detector_that_stops_and_goes_on_ends_as_one_that_does_not(tmp_path):
     ends = []
     for name, stop_at in (("whole", 0), ("parts", 3)):
         train.begin(tmp_path / name, recipe, data, where, how)
-        asked_ = iter(range(1, 100))
-        watch = RunOptions(60, stop=lambda asked=asked_, at=stop_at: next(asked) == at)
+        counter = iter(range(1, 100))
+        options = RunOptions(60, stop=lambda counter=counter, at=stop_at: next(counter) == at)
         try:
-            moments = list(train.advance(tmp_path / name, data, watch))
+            events = list(train.advance(tmp_path / name, data, options))
         except Stopped:
-            moments = list(train.advance(tmp_path / name, data, RunOptions()))
-        ends.append(moments[-1].result["weights_sha256"])
+            events = list(train.advance(tmp_path / name, data, RunOptions()))
+        ends.append(events[-1].result["weights_sha256"])
     assert ends[0] == ends[1]

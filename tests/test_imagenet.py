@@ -150,13 +150,13 @@ def test_an_interrupted_preparation_goes_on_and_does_nothing_twice(
 def test_what_is_marked_as_whole_is_not_opened_again(tmp_path, monkeypatch):
     archives = official(tmp_path / "source")
     imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives)
-    asked: list[str] = []
+    copied: list[str] = []
     copy = module.copy
-    monkeypatch.setattr(module, "copy", lambda item, to: (asked.append(item.path), copy(item, to)))
+    monkeypatch.setattr(module, "copy", lambda item, to: (copied.append(item.path), copy(item, to)))
     monkeypatch.setattr(module.hashlib, "md5", None)  # nor is an archive that was checked
     (tmp_path / "target" / "train" / "n00000002" / "n00000002_1.JPEG").unlink()
     report = imagenet(tmp_path / "source", tmp_path / "target", SMALL, archives)
-    assert asked == [f"train/n00000002/n00000002_{i}.JPEG" for i in range(4)]
+    assert copied == [f"train/n00000002/n00000002_{i}.JPEG" for i in range(4)]
     assert report.complete
     (tmp_path / "target" / STATE).write_text("damaged")
     monkeypatch.undo()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick_reader")
 LISTS_RAW = {name: text.encode() for name, text in LISTS.items()}
 
 
-def told(folder: Path, files: dict[str, bytes]) -> Labels:
+def labels_of(folder: Path, files: dict[str, bytes]) -> Labels:
     write(folder, files)
     return read_labels(folder, folder / "none")
 
@@ -33,8 +33,8 @@ def rewritten(files: dict[str, bytes], end: str, mark: str, form: str) -> dict[s
     [("\n", "\ufeff", "utf-8"), ("\r\n", "", "utf-8"), ("\r", "", "utf-16")],
 )
 def test_line_ends_and_byte_order_marks_change_nothing(tmp_path, files, end, mark, form):
-    found = told(tmp_path / "a", rewritten(files, end, mark, form))
-    assert found == told(tmp_path / "b", files)
+    found = labels_of(tmp_path / "a", rewritten(files, end, mark, form))
+    assert found == labels_of(tmp_path / "b", files)
     assert (found.words, found.val) == (WORDS, VAL)
 
 
@@ -57,13 +57,13 @@ def test_kaggles_lists_may_be_quoted(tmp_path):
     ))  # fmt: skip
     synsets = "".join(f'"{wnid} {words}"\n' for wnid, words in WORDS.items())
     files = {SOLUTION: quoted.encode(), "LOC_synset_mapping.txt": synsets.encode()}
-    assert told(tmp_path, files) == told(tmp_path / "plain", LISTS_RAW)
+    assert labels_of(tmp_path, files) == labels_of(tmp_path / "plain", LISTS_RAW)
 
 
 def test_a_list_that_is_none_is_named_in_a_sentence(tmp_path):
     for text in ("ImageId,Answer\na,b\n", "ImageId,PredictionString\na,\n"):
         with pytest.raises(ValueError, match=r"LOC_val_solution\.csv is damaged: it needs columns"):
-            told(tmp_path, {SOLUTION: text.encode()})
+            labels_of(tmp_path, {SOLUTION: text.encode()})
     for number in ("5", "cat", "-1"):
         text = "\n".join(map(str, TRUTH)) + f"\n{number}\n"
         with pytest.raises(ValueError, match=f"{TRUTH_FILE} is damaged: '{number}' is no number"):

@@ -102,7 +102,7 @@ def network(size: int, shorter: int | None) -> Member:
 
 
 def share(
-    rank: int, world: World, place: Path, net: Member, images: ImageSet, asked: Protocol
+    rank: int, world: World, place: Path, net: Member, images: ImageSet, protocol: Protocol
 ) -> None:
     """In a process of its own: the answers at each micro-batch, as this process has them."""
     torch.set_num_threads(1)
@@ -110,7 +110,7 @@ def share(
         "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=world.size
     )
     found = [
-        answers([net], images, asked, InferenceOptions(ComputeConfig(), 0, n))
+        answers([net], images, protocol, InferenceOptions(ComputeConfig(), 0, n))
         for n in MICRO_BATCHES
     ]
     torch.save(found, place / f"{rank}.pt")
@@ -149,10 +149,10 @@ def test_photographs_have_the_same_answers_on_two_processes(tmp_path):
     folder = draw_pictures(tmp_path / "pets", 5, ("cat", "dog", "eel"))
     (folder / "test" / "dog" / "3.png").write_bytes(b"torn")
     images = open_folder(folder, tmp_path / "root").test
-    net, asked = network(24, 28), get_protocol("multiscale", sides=[24, 31])
-    alone = answers([net], images, asked, InferenceOptions(ComputeConfig(), 0, 2))
+    net, protocol = network(24, 28), get_protocol("multiscale", sides=[24, 31])
+    alone = answers([net], images, protocol, InferenceOptions(ComputeConfig(), 0, 2))
     assert (alone[:, 0] == NO_ANSWER).nonzero().flatten().tolist() == [8]
-    for found in together(2, tmp_path / "place", net, images, asked):
+    for found in together(2, tmp_path / "place", net, images, protocol):
         assert all(torch.equal(one, alone) for one in found)
 
 
@@ -222,12 +222,12 @@ def test_predictions_take_the_lowest_class_too(undecided, tmp_path: Path, name):
         pytest.skip("ONNX Runtime is not installed")
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / "a.png")
     images = ImageTensors(torch.full((1, 3, 8, 8), 99, dtype=torch.uint8), torch.zeros(1).long())
-    told = list(predictions(undecided, [tmp_path / "a.png"], 5, lambda net: engine(net, name)))
+    rows = list(predictions(undecided, [tmp_path / "a.png"], 5, lambda net: engine(net, name)))
     counted = answers(
         [Member(undecided.net, undecided.preprocessing)],
         images,
         PROTOCOLS["1crop"],
         WORK,
     )
-    labels = [label["label"] for label in told[0]["labels"]]
+    labels = [label["label"] for label in rows[0]["labels"]]
     assert labels == [undecided.classes[i] for i in counted[0].tolist()] == list("01234")

@@ -182,14 +182,14 @@ def test_a_damaged_picture_is_replaced_inside_its_class_and_heard_of_once(own):
     whole = taken(loaded(own), replace(HOW, colour=0, erasing=0), LoaderOptions(CPU), 9)
     damage(own, "bee/03.jpg")
     skip = replace(HOW, colour=0, erasing=0, bad_images="skip")
-    told: list[tuple[str, str]] = []
+    notices: list[tuple[str, str]] = []
 
     def heard(path: str, why: str) -> None:
-        told.append((path, why))
+        notices.append((path, why))
 
     found = taken(loaded(own), skip, LoaderOptions(CPU, on_damaged=heard), 9)  # four epochs
-    assert [path for path, _ in told] == ["train/bee/03.jpg"]
-    assert "damaged" in told[0][1]
+    assert [path for path, _ in notices] == ["train/bee/03.jpg"]
+    assert "damaged" in notices[0][1]
     changed = 0
     for (x, y), (a, b) in zip(whole, found, strict=True):
         assert torch.equal(y, b)  # so the label is the same, and a picture of it is there

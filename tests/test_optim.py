@@ -117,9 +117,9 @@ def test_plateaus_agree_with_torch():
     sgd = optimizer(1.0)
     theirs = ReduceLROnPlateau(sgd, patience=2, threshold=0, eps=0)
     seen = set()
-    for looks, error in enumerate(errors, 1):
+    for n, error in enumerate(errors, 1):
         theirs.step(error)
-        drops = drops_by_plateau(errors[:looks], patience=3)
+        drops = drops_by_plateau(errors[:n], patience=3)
         assert sgd.param_groups[0]["lr"] == pytest.approx(0.1**drops)
         seen.add(drops)
     assert len(seen) > 3

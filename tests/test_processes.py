@@ -110,8 +110,8 @@ def test_five_steps_on_many_processes_equal_those_on_one_to_1e_9(tmp_path):
     assert started(part, places, [str(tmp_path)] * size) == [0] * size
     alone, found = trained(World())
     for rank in range(size):
-        state, told = torch.load(tmp_path / f"{rank}.pt")
-        assert told == pytest.approx(found, abs=1e-9)
+        state, losses = torch.load(tmp_path / f"{rank}.pt")
+        assert losses == pytest.approx(found, abs=1e-9)
         for name, tensor in alone.state_dict().items():
             assert (state[name] - tensor).abs().max() < 1e-9, name
 
@@ -195,7 +195,7 @@ def raised(kind: str) -> object:
     return (lambda: 1) if kind == "unpicklable" else kind
 
 
-def told(kind: str, place: str) -> None:
+def report_outcome(kind: str, place: str) -> None:
     """In a process of its own, among others: what it hears of the first one's act."""
     from residual.distributed import join, leave
 
@@ -223,7 +223,7 @@ def told(kind: str, place: str) -> None:
 def test_whatever_ends_the_first_process_is_told_to_the_others(tmp_path, kind, heard):
     port = free_port()
     places = [place_of(rank, 2, port) for rank in range(2)]
-    assert started(told, places, [kind] * 2, [str(tmp_path)] * 2) == [0, 0]
+    assert started(report_outcome, places, [kind] * 2, [str(tmp_path)] * 2) == [0, 0]
     first, second = ((tmp_path / str(rank)).read_text() for rank in range(2))
     assert heard in second
     assert second == first or kind == "Odd"

@@ -30,7 +30,7 @@ from residual.tasks.classification.protocols import PROTOCOLS, Protocol, get_pro
 CROP, SHORTER, CLASSES = 24, 29, 7
 SIDES = (24, 29, 38)
 SIZES = ((41, 30), (30, 47), (33, 33), (29, 29), (24, 90), (61, 25), (30, 41), (41, 30), (200, 151))
-ASKED = [
+CASES = [
     get_protocol("1crop"),
     get_protocol("1crop", sides=[33], mirror=True),
     get_protocol("10crop", sides=[SHORTER]),
@@ -45,9 +45,9 @@ ASKED = [
 ]
 
 
-def words(asked: Protocol) -> str:
-    mirror = "mirrored" if asked.mirror else "unmirrored"
-    return f"{asked.name}-{'-'.join(map(str, asked.sides))}-{asked.average}-{mirror}"
+def words(protocol: Protocol) -> str:
+    mirror = "mirrored" if protocol.mirror else "unmirrored"
+    return f"{protocol.name}-{'-'.join(map(str, protocol.sides))}-{protocol.average}-{mirror}"
 
 
 WORK = InferenceOptions(ComputeConfig(), micro_batch=3)
@@ -79,15 +79,15 @@ def judged(
     return Member(net.double() if double else net, before)
 
 
-def cut(image: Image.Image, asked: Protocol, shorter: int) -> list[Tensor]:
+def cut(image: Image.Image, protocol: Protocol, shorter: int) -> list[Tensor]:
     """The definition: every view of a picture, one after another, (3, h, w)."""
     found = []
-    for side in asked.sides or (shorter,):
+    for side in protocol.sides or (shorter,):
         width, height = scaled_size(image.size, side)
         whole = image.resize((width, height), Image.Resampling.BILINEAR)
-        for view in looked_at(whole, asked.name):
+        for view in looked_at(whole, protocol.name):
             pixels = torch.from_numpy(np.array(view)).permute(2, 0, 1)
-            found += [pixels, pixels.flip(-1)] if asked.mirror else [pixels]
+            found += [pixels, pixels.flip(-1)] if protocol.mirror else [pixels]
     return found
 
 
@@ -113,45 +113,45 @@ def looked_at(whole: Image.Image, name: str) -> list[Image.Image]:
     return [whole.crop((x, y, x + CROP, y + CROP)) for x, y in places]
 
 
-def naive(net: Member, image: Image.Image, asked: Protocol) -> Tensor:
+def naive(net: Member, image: Image.Image, protocol: Protocol) -> Tensor:
     """The definition: (C,), the mean over the views, each on its own."""
     said, mean = [], net.preprocessing.mean
     average = mean.double().mean(dim=(1, 2), keepdim=True)
-    for view in cut(image, asked, net.preprocessing.shorter):
-        own = average if asked.fully_convolutional else mean.double()
+    for view in cut(image, protocol, net.preprocessing.shorter):
+        own = average if protocol.fully_convolutional else mean.double()
         x = (view.double() / 255 - own) / net.preprocessing.std.double()
         scores = net.net.eval()(x[None].to(net.net.fc.weight.dtype))[0]
-        said.append(scores if asked.average == "scores" else scores.softmax(dim=0))
+        said.append(scores if protocol.average == "scores" else scores.softmax(dim=0))
     return torch.stack(said).mean(dim=0).detach()
 
 
 def means(
-    nets: list[Member], images: ImageFiles, asked: Protocol, work: InferenceOptions = WORK
+    nets: list[Member], images: ImageFiles, protocol: Protocol, work: InferenceOptions = WORK
 ) -> Tensor:
     """What `answers` decides by: (N, C), by the means over views and networks."""
     found = torch.full((len(images), CLASSES), torch.nan, dtype=torch.float64)
     with evaluation_mode([each.net for each in nets]):
-        for _, read, scores in class_scores(nets, images, asked, work):
+        for _, read, scores in class_scores(nets, images, protocol, work):
             found[torch.tensor(read)] = scores
-    return found / (asked.views * len(nets))
+    return found / (protocol.views * len(nets))
 
 
 @pytest.mark.parametrize("pixel", [False, True])
-@pytest.mark.parametrize("asked", ASKED, ids=words)
-def test_a_protocol_equals_the_loop_over_its_views_and_pictures(photographs, asked, pixel):
+@pytest.mark.parametrize("protocol", CASES, ids=words)
+def test_a_protocol_equals_the_loop_over_its_views_and_pictures(photographs, protocol, pixel):
     net = judged(0, pixel=pixel)
-    expected = torch.stack([naive(net, photographs.image(i), asked) for i in range(9)])
-    found = means([net], photographs, asked)
+    expected = torch.stack([naive(net, photographs.image(i), protocol) for i in range(9)])
+    found = means([net], photographs, protocol)
     assert (found - expected).abs().max() < 1e-9
     assert expected.std(dim=0).max() > 0.01, "to this network all pictures look alike"
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=words)
-def test_in_float32_the_counts_are_those_of_the_loop(photographs, asked):
+@pytest.mark.parametrize("protocol", CASES, ids=words)
+def test_in_float32_the_counts_are_those_of_the_loop(photographs, protocol):
     net = judged(0, double=False)
-    scores = torch.stack([naive(net, photographs.image(i), asked) for i in range(9)])
+    scores = torch.stack([naive(net, photographs.image(i), protocol) for i in range(9)])
     expected = count(scores.topk(5).indices, photographs.labels)
-    found = answers([net], photographs, asked, WORK)
+    found = answers([net], photographs, protocol, WORK)
     assert count(found, photographs.labels) == expected
     assert expected.wrong_top1 > 0
     assert expected.images == 9
@@ -162,24 +162,24 @@ def test_a_protocol_has_as_many_views_as_the_paper_says(photographs):
         "1crop": 1, "10crop": 10, "multiscale": 10,
         "144crop": 144, "150crop": 150, "dense": 6, "multiview": 6,
     }  # fmt: skip
-    for asked in ASKED:
-        assert len(cut(photographs.image(0), asked, SHORTER)) == asked.views
+    for protocol in CASES:
+        assert len(cut(photographs.image(0), protocol, SHORTER)) == protocol.views
 
 
 def test_the_views_average_probabilities_or_scores_and_these_differ(photographs):
-    asked = get_protocol("multiscale", sides=SIDES)
-    probabilities = means([judged(0)], photographs, asked)
-    scores = means([judged(0)], photographs, replace(asked, average="scores"))
+    protocol = get_protocol("multiscale", sides=SIDES)
+    probabilities = means([judged(0)], photographs, protocol)
+    scores = means([judged(0)], photographs, replace(protocol, average="scores"))
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(9, dtype=torch.float64))
     assert (scores.softmax(dim=1) - probabilities).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 64])
-@pytest.mark.parametrize("asked", ASKED[2:5], ids=words)
-def test_the_micro_batch_changes_no_answer(photographs, asked, micro_batch):
+@pytest.mark.parametrize("protocol", CASES[2:5], ids=words)
+def test_the_micro_batch_changes_no_answer(photographs, protocol, micro_batch):
     net = judged(1)
-    found = means([net], photographs, asked, replace(WORK, micro_batch=micro_batch))
-    assert (found - means([net], photographs, asked)).abs().max() < 1e-12
+    found = means([net], photographs, protocol, replace(WORK, micro_batch=micro_batch))
+    assert (found - means([net], photographs, protocol)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
@@ -199,8 +199,8 @@ def test_a_micro_batch_bounds_the_pixels_and_memory_does_not_grow_with_the_set(
     )
     many = photographs.subset(torch.arange(9).repeat(5))
     limit = micro_batch * CROP * CROP
-    asked = get_protocol("multiscale", sides=SIDES)
-    found = means([net], many, asked, replace(WORK, micro_batch=micro_batch))
+    protocol = get_protocol("multiscale", sides=SIDES)
+    found = means([net], many, protocol, replace(WORK, micro_batch=micro_batch))
     assert all(shape[0] == 1 or shape[0] * shape[2] * shape[3] <= limit for shape in passed)
     task = 4 * 45 * 200 * len(SIDES)
     assert max(waiting) < 2 * limit + task
@@ -216,28 +216,30 @@ def test_views_of_one_size_pass_together_whichever_pictures_they_are_of(photogra
 
 
 def test_an_ensemble_of_one_or_of_one_twice_is_the_one(photographs):
-    asked, one = ASKED[2], judged(0, double=False)
-    alone = answers([one], photographs, asked, WORK)
-    assert torch.equal(alone, answers([one, one], photographs, asked, WORK))
-    assert not torch.equal(alone, answers([one, judged(5, double=False)], photographs, asked, WORK))
+    protocol, one = CASES[2], judged(0, double=False)
+    alone = answers([one], photographs, protocol, WORK)
+    assert torch.equal(alone, answers([one, one], photographs, protocol, WORK))
+    assert not torch.equal(
+        alone, answers([one, judged(5, double=False)], photographs, protocol, WORK)
+    )
 
 
-@pytest.mark.parametrize("asked", [ASKED[0], ASKED[3], ASKED[4]], ids=words)
+@pytest.mark.parametrize("protocol", [CASES[0], CASES[3], CASES[4]], ids=words)
 def test_each_network_of_an_ensemble_has_its_own_preprocessing_and_order_of_classes(
-    photographs, asked
+    photographs, protocol
 ):
     first, second = judged(0), judged(1, pixel=True, shorter=33)
     turned = replace(second, order=torch.arange(CLASSES).flip(0))
     third = judged(2, shorter=29)
     expected = torch.stack(
         [
-            naive(first, image, asked) / 3
-            + naive(second, image, asked).flip(0) / 3
-            + naive(third, image, asked) / 3
+            naive(first, image, protocol) / 3
+            + naive(second, image, protocol).flip(0) / 3
+            + naive(third, image, protocol) / 3
             for image in map(photographs.image, range(9))
         ]
     )
-    assert (means([first, turned, third], photographs, asked) - expected).abs().max() < 1e-9
+    assert (means([first, turned, third], photographs, protocol) - expected).abs().max() < 1e-9
 
 
 def test_a_picture_that_cannot_be_read_has_no_answer_and_takes_none_from_the_others(
@@ -247,19 +249,19 @@ def test_a_picture_that_cannot_be_read_has_no_answer_and_takes_none_from_the_oth
         content = (photographs.source.folder / f"{i}.png").read_bytes()
         (tmp_path / f"{i}.png").write_bytes(content[:60] if i in (0, 4) else content)
     torn = replace(photographs, source=FolderSource(tmp_path, [f"{i}.png" for i in range(9)]))
-    for asked in ASKED[::2]:
-        found = answers([judged(0)], torn, asked, WORK)
-        whole = answers([judged(0)], photographs, asked, WORK)
+    for protocol in CASES[::2]:
+        found = answers([judged(0)], torn, protocol, WORK)
+        whole = answers([judged(0)], photographs, protocol, WORK)
         assert (found[[0, 4]] == NO_ANSWER).all()
         others = [1, 2, 3, 5, 6, 7, 8]
         assert torch.equal(found[others], whole[others])
-    lost = answers([judged(0)], torn.subset(torch.tensor([0, 4])), ASKED[2], WORK)
+    lost = answers([judged(0)], torn.subset(torch.tensor([0, 4])), CASES[2], WORK)
     assert (lost == NO_ANSWER).all()
 
 
 def test_workers_change_nothing(photographs):
-    there = answers([judged(0)], photographs, ASKED[4], replace(WORK, workers=2))
-    assert torch.equal(there, answers([judged(0)], photographs, ASKED[4], WORK))
+    there = answers([judged(0)], photographs, CASES[4], replace(WORK, workers=2))
+    assert torch.equal(there, answers([judged(0)], photographs, CASES[4], WORK))
 
 
 @pytest.mark.parametrize(
@@ -289,24 +291,24 @@ def test_an_image_that_is_judged_twice_is_noticed(photographs):
             assert error is None
 
     with pytest.raises(RuntimeError, match="seen twice or not at all"):
-        answers([judged(0)], photographs, ASKED[0], replace(WORK, world=Twice(0, 2)))
+        answers([judged(0)], photographs, CASES[0], replace(WORK, world=Twice(0, 2)))
 
 
 def test_progress_counts_the_pictures(photographs):
-    told: list[tuple[int, int]] = []
-    work = replace(WORK, micro_batch=1, progress=lambda done, total: told.append((done, total)))
-    answers([judged(0)], photographs, ASKED[4], work)
-    assert told[-1] == (9, 9)
-    assert len(told) > 1
-    assert told == sorted(told)
+    calls: list[tuple[int, int]] = []
+    work = replace(WORK, micro_batch=1, progress=lambda done, total: calls.append((done, total)))
+    answers([judged(0)], photographs, CASES[4], work)
+    assert calls[-1] == (9, 9)
+    assert len(calls) > 1
+    assert calls == sorted(calls)
 
 
 def test_a_network_gets_its_mode_back_even_after_an_error(photographs):
     net = judged(0)
     net.net.train()
-    answers([net], photographs, ASKED[0], WORK)
+    answers([net], photographs, CASES[0], WORK)
     assert net.net.training
     net.net.fc = nn.Linear(3, 3).double()  # does not fit
     with pytest.raises(RuntimeError):
-        answers([net], photographs, ASKED[0], WORK)
+        answers([net], photographs, CASES[0], WORK)
     assert net.net.training

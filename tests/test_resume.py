@@ -53,10 +53,10 @@ def work(run: Path, how: str = "", count: int = 0) -> None:
     if how == "at a flush to the disk":
         die_at_flush(count)
     seldom = how == "before the first checkpoint"
-    for moment in advance(run, digits(), RunOptions(checkpoint_minutes=60 if seldom else 0)):
-        if seldom and moment.step == count:
+    for event in advance(run, digits(), RunOptions(checkpoint_minutes=60 if seldom else 0)):
+        if seldom and event.step == count:
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "in the middle of a checkpoint" and moment.step == count:
+        if how == "in the middle of a checkpoint" and event.step == count:
             die_at_byte(100_000)
     if how == "after the end":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -110,10 +110,10 @@ def ended(run: Path) -> dict[str, Any]:
     """All that a finished run says of itself, but for what the clock tells."""
     result = json.loads((run / "result.json").read_text())
     log = folder.read_log(run / "log.jsonl")
-    told = ("step", "loss", "wrong", "seen", "train_error", "lr")
+    names = ("step", "loss", "wrong", "seen", "train_error", "lr")
     tensors, _ = checkpoint.read(folder.checkpoints(run)[-1])
     return {
-        "log": [{key: line[key] for key in told} for line in log],
+        "log": [{key: line[key] for key in names} for line in log],
         "weights": result["weights_sha256"],
         "checkpoint": checkpoint.weights_sha256(tensors),
         "wrong": result["wrong_top1"],

@@ -45,14 +45,14 @@ def begun(
     return data
 
 
-def moments(
+def all_events(
     run: Path, recipe: ClassificationRecipe = SHORT, data: Data | None = None
 ) -> Iterator[Event]:
     yield from advance(run, begun(run, recipe, data), ALWAYS)
 
 
 def end(run: Path, recipe: ClassificationRecipe = SHORT, data: Data | None = None) -> dict:
-    return list(moments(run, recipe, data))[-1].result
+    return list(all_events(run, recipe, data))[-1].result
 
 
 def names(path: Path) -> list[str]:
@@ -92,9 +92,9 @@ def test_a_finished_run_has_a_result_with_all_that_others_rely_on(tmp_path):
 
 
 def test_a_line_of_the_log_counts_what_was_seen_since_the_line_before(tmp_path):
-    steps = list(moments(tmp_path / "run"))
+    steps = list(all_events(tmp_path / "run"))
     lines = folder.read_log(tmp_path / "run" / "log.jsonl")
-    assert [moment.line for moment in steps[:-1]] == lines
+    assert [event.line for event in steps[:-1]] == lines
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     for line in lines:
         assert line["seen"] == 8
@@ -236,8 +236,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(tmp_
     expected = end(tmp_path / "whole")["weights_sha256"]
     data = begun(run)
     with pytest.raises(OSError, match=f"cannot write {run}/{name}: No space left on device"):
-        for moment in advance(run, data, ALWAYS):
-            last = moment.step
+        for event in advance(run, data, ALWAYS):
+            last = event.step
             if last == 3:
                 (run / f"{name}.partial").symlink_to("/dev/full")
     assert last == (3 if "4" in name else 6)
@@ -279,7 +279,7 @@ def test_the_verb_train_yields_each_step_and_then_the_result(tmp_path):
     steps = list(
         residual.train("resnet8", steps=3, batch=8, norm_group=8, out=tmp_path / "run", config=HOW)
     )
-    assert [moment.step for moment in steps] == [1, 2, 3, 3]
+    assert [event.step for event in steps] == [1, 2, 3, 3]
     assert steps[-1].result["seen"] == 360
     assert residual.load(tmp_path / "run").classes == digits().classes
 

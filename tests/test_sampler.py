@@ -116,15 +116,15 @@ def test_another_seed_gives_other_batches():
 def test_an_image_keeps_its_label_and_is_cropped_anew_in_each_epoch():
     some = images(5)
     batches = training_batches(some, as_it_is(), DataConfig(batch=5, seed=0, padding=4))
-    looks: dict[int, set[bytes]] = {label: set() for label in range(5)}
+    crops_seen: dict[int, set[bytes]] = {label: set() for label in range(5)}
     for inputs, labels in islice(batches, 20):
         for picture, label in zip(inputs, labels.tolist(), strict=True):
-            looks[label].add(picture.contiguous().numpy().tobytes())
+            crops_seen[label].add(picture.contiguous().numpy().tobytes())
     all_crops = {
         slow(some.pixels[label].float() / 255, top, left, mirrored, 4).numpy().tobytes(): label
         for label in range(5) for top in range(9) for left in range(9) for mirrored in (0, 1)
     }  # fmt: skip
-    for label, crops in looks.items():
+    for label, crops in crops_seen.items():
         assert len(crops) > 15
         assert {all_crops[crop] for crop in crops} == {label}
 
