@@ -223,9 +223,8 @@ def find_or_download(name: str, root: Path, progress: Progress = no_progress) ->
     if path.exists():
         require_own_format(path)
         return path
-    for shipped, file in published.shipped_files().items():
-        if shipped.lower() == published.plain_name(name):
-            return file
+    if shipped := published.find(name, published.shipped_files()):
+        return shipped
     weights = published.published(name)
     path = root / "weights" / f"{weights.name}.safetensors"
     if not path.exists():
@@ -236,11 +235,11 @@ def find_or_download(name: str, root: Path, progress: Progress = no_progress) ->
 
 def locate(source: Path | str, root: Path, progress: Progress = no_progress) -> Path:
     """The path of public weights by their name; anything else is a path already."""
-    path, name = Path(source), published.plain_name(str(source))
+    path, name = Path(source), str(source)
     if path.exists() or "." not in name or path.suffix in (".safetensors", ".onnx"):
         return path
-    is_public = name in map(str.lower, published.public_names())
-    return find_or_download(str(source), root, progress) if is_public else path
+    is_public = published.find(name, published.public_names())
+    return find_or_download(name, root, progress) if is_public else path
 
 
 def require_own_format(path: Path) -> None:

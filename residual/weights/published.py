@@ -1,10 +1,11 @@
 """Lists torchvision's weights, and reads the preprocessing and classes that weights expect."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from residual.data.datasets import Progress, no_progress
@@ -13,6 +14,8 @@ from residual.data.loader import IMAGENET_MEAN, IMAGENET_STD
 from residual.data.sources import CIFAR10_CLASSES
 from residual.models.resnet import ROWS
 from residual.storage import file_digest, read_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -150,24 +153,24 @@ def public_names() -> dict[str, str]:
 
 def network_of(name: str) -> tuple[str, dict[str, Any]]:
     """The network of public weights, and what is known of them; any other name itself."""
-    for shipped, file in shipped_files().items():
-        if shipped.lower() == plain_name(name):
-            return shipped.partition(".")[0], dict(read_json(file.with_suffix(".json")))
+    if shipped := find(name, shipped_files()):
+        return shipped.stem.partition(".")[0], dict(read_json(shipped.with_suffix(".json")))
     if "." not in name.removesuffix("-v1.5"):
         return name, {}
-    fits = [file for file in torchvision_files().values() if file.name.lower() == plain_name(name)]
-    return (fits[0].network, {"weights": fits[0].config.says}) if fits else (name, {})
+    theirs = find(name, torchvision_files())
+    return (theirs.network, {"weights": theirs.config.says}) if theirs else (name, {})
 
 
-def plain_name(name: str) -> str:
-    """A name of public weights as it is compared: torchvision's own spelling is accepted."""
-    return name.replace("_Weights.", ".").lower()
+def find(name: str, weights: Mapping[str, T]) -> T | None:
+    """Public weights by name, in any case; torchvision's own spelling is accepted."""
+    plain = name.replace("_Weights.", ".").lower()
+    return next((value for key, value in weights.items() if key.lower() == plain), None)
 
 
 def published(name: str) -> Published:
     """Torchvision's weights by its name for them. Raises ValueError for an unknown name."""
-    if fits := [f for f in torchvision_files().values() if f.name.lower() == plain_name(name)]:
-        return fits[0]
+    if weights := find(name, torchvision_files()):
+        return weights
     raise ValueError(
         f"there is no file {name}, and no public weights of that name; there are "
         f"{', '.join(public_names())}"
