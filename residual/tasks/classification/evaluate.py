@@ -34,8 +34,8 @@ def evaluate_ensemble(
         data = apply_split(data, first.recipe.split)
     split = split or data.headline
     images = data.split(split)
-    torn = torch.tensor([label for _, label in images.damaged], dtype=torch.int64)
-    torn = match_labels(first, data, torn)
+    damaged_labels = torch.tensor([label for _, label in images.damaged], dtype=torch.int64)
+    damaged_labels = match_labels(first, data, damaged_labels)
     images = replace(images, labels=match_labels(first, data, images.labels))
     check_ensemble(nets, images, data.name, protocol)
     members = [ensemble_member(net.placed(options.config), first) for net in nets]
@@ -44,9 +44,11 @@ def evaluate_ensemble(
     seconds = time.perf_counter() - start
     damaged = damaged_paths(predictions, images)
     labels, classes = images.labels.cpu(), range(num_classes(first.net))
-    counted = count(predictions, labels, damaged=len(torn))
+    counted = count(predictions, labels, damaged=len(damaged_labels))
     by_class = [
-        count(predictions[labels == i], labels[labels == i], damaged=int((torn == i).sum()))
+        count(
+            predictions[labels == i], labels[labels == i], damaged=int((damaged_labels == i).sum())
+        )
         for i in classes
     ]
     top5 = min(len(data.classes), num_classes(first.net)) >= 6
