@@ -34,12 +34,15 @@ def exported(net: torch.nn.Module, size: list[int | str]):
     )
 
 
+def he_initialized(name: str) -> torch.nn.Module:
+    """A baseline whose scores differ; its own initialization gives hardly any."""
+    torch.manual_seed(0)
+    return initialize(build(name, 5), torch.nn.init.kaiming_normal_).eval()
+
+
 @pytest.mark.parametrize("name", [*SMALL, "googlenet", "bn-inception"])
 def test_a_baseline_s_graph_gives_its_scores(name):
-    torch.manual_seed(0)
-    net = initialize(
-        build(name, 5), torch.nn.init.kaiming_normal_
-    ).eval()  # its own start gives hardly any scores
+    net = he_initialized(name)
     side = BASELINES[name].pixels
     made = exported(net, [3, side, side])
     for batch in (1, 3):
@@ -53,8 +56,7 @@ def test_a_baseline_s_graph_gives_its_scores(name):
 
 @pytest.mark.parametrize("name", ["googlenet", "bn-inception"])
 def test_a_baseline_s_graph_takes_sizes_whose_maps_are_odd(name):
-    torch.manual_seed(0)
-    net = initialize(build(name, 5), torch.nn.init.kaiming_normal_).eval()
+    net = he_initialized(name)
     made = exported(net, [3, "height", "width"])
     for size in ((224, 224), (232, 265)):
         images = torch.randn(1, 3, *size)
@@ -95,11 +97,7 @@ def test_contrast_and_whitening_are_in_the_graph_as_in_training(whitened):
 
 
 def of_one_size(name: str, whitened: bool = False) -> Trained:
-    torch.manual_seed(0)
-    net, side = (
-        initialize(build(name, 5), torch.nn.init.kaiming_normal_).eval(),
-        BASELINES[name].pixels,
-    )
+    net, side = he_initialized(name), BASELINES[name].pixels
     whitening = torch.eye(3 * side * side) if whitened else None
     mean, std = torch.full((3, side, side), 0.5), torch.ones(3, 1, 1)
     before = Preprocessing(mean, std, (side, side), None, whitening=whitening)
