@@ -10,7 +10,7 @@ import pytest
 from conftest import EXACT, draw_pictures
 
 from residual.data.sources import load
-from residual.device import ComputeConfig
+from residual.device import ComputeConfig, available_cores
 from residual.runs import folder
 from residual.tasks.classification.recipe import CIFAR
 from residual.tasks.classification.train import advance, begin
@@ -161,6 +161,8 @@ def test_a_setting_that_there_is_not_is_a_wrong_command_line(command, run, words
 def test_no_number_of_threads_means_every_core_at_resume_too(command, run):
     answer = command("resume", run, "--threads", 0, "--inexact")
     assert answer.status == 0, answer.err
+    hardware = json.loads((run / "result.json").read_text())["hardware"]
+    assert hardware.endswith(f", {available_cores()} threads")
 
 
 def test_a_run_may_go_on_with_any_number_of_workers(command, run, weights):
