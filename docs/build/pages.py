@@ -179,7 +179,8 @@ def results_page(drawn: Pages, demo: Sequence[Page], speeds: Speeds, folder: Pat
         "# Results",
         "`make results` generates this page from `results/`; no number is typed by hand. A table "
         "shows the longest trainings, on the paper's data if there are any. The paper's numbers on "
-        f"CIFAR-10 are those after {PAPER_STEPS:,} steps; only results after as many steps are comparable. "
+        f"CIFAR-10 are those after {PAPER_STEPS:,} steps; only results after as many steps are "
+        "comparable. "
         "[How training begins](beginning.md) has shorter trainings, and those on the JPEG copy of "
         "CIFAR-10.",
         f"## {CLAIMS['table1'].title}",
