@@ -59,3 +59,14 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(model, options, reason,
     with pytest.raises(ValueError, match=reason):
         next(residual.train(model, steps=1, out=tmp_path / "run", **ONE | options))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_warned_about_where_an_older_one_is_read(tmp_path):
+    run = tmp_path / "run"
+    events = residual.train("resnet8", "digits", steps=4, out=run, checkpoint_minutes=0, **ONE)
+    *_, last = events
+    *_, older, newest = sorted((run / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=newest.name):
+        net = residual.load(run)
+    assert net.step < last.step and f"{net.step:08}" in older.name

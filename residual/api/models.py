@@ -1,6 +1,7 @@
 """Networks in Python: create by name, load a run, a file or public weights, predict, explain."""
 
 import copy
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -128,7 +129,10 @@ def load(source: Path | str, *, root: Path = DEFAULT_ROOT) -> TrainedModel:
     labels or objects). Public weights are kept under `root`. Raises ValueError and OSError, in a
     sentence.
     """
-    return attach(load_trained(source, root))
+    trained = load_trained(source, root)
+    for notice in trained.notices:  # an older checkpoint is read, because a newer one is damaged
+        warnings.warn(notice, stacklevel=2)
+    return attach(trained)
 
 
 @torch.random.fork_rng(devices=[])  # what draws weights at first leaves the caller's generator
