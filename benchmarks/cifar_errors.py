@@ -3,14 +3,21 @@
     python -m benchmarks.cifar_errors FOLDER --steps 800 --seeds 3
 
 Ours come from `residual reproduce table6 --data FOLDER --depths 20 --steps 800 --seeds 3`.
+
+    python -m benchmarks.cifar_errors cifar10 --steps 800 --seeds 3 --precisions
+
+trains ours instead, in float32 and in bf16 in turn; the same command continues after an
+interruption.
 """
 
 import argparse
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,10 +30,12 @@ from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build
 from residual.reproduction.experiments import slug
 from residual.runs.environment import versions
-from residual.storage import DEFAULT_ROOT, FORMAT, write_json
+from residual.storage import DEFAULT_ROOT, FORMAT, read_json, write_json
 from residual.tasks.classification.recipe import ClassificationRecipe, with_steps
 from residual.tasks.classification.train import recipe_for
 from residual.training.recipe import to_json
+
+PRECISIONS = ("float32", "bf16")
 
 
 def errors(recipe: ClassificationRecipe, data: Data, device: torch.device) -> dict[str, Any]:
@@ -72,6 +81,46 @@ def record(
     }
 
 
+def trained(precision: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The result of `residual train`, in a process of its own; an interrupted run is resumed."""
+    name = f"{slug(options.data)}-{options.network}-{options.steps}steps-seed{seed}-{precision}"
+    run = options.runs / name
+    words = ["train", options.network, "--data", options.data, "--root", str(options.root)]
+    words += ["--steps", str(options.steps), "--seed", str(seed), "--precision", precision]
+    words += ["--device", options.device, "--threads", str(options.threads), "--out", str(run)]
+    if (run / "recipe.json").exists():
+        words = ["resume", str(run)]
+    if not (run / "result.json").exists():
+        command = [sys.executable, "-m", "residual", *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    result: dict[str, Any] = read_json(run / "result.json")
+    return result
+
+
+def compare_precisions(options: argparse.Namespace) -> Path:
+    """Train with each precision in turn -> the file of errors and speeds. Of the two precisions
+    each comes first for every other seed."""
+    results: dict[str, list[dict[str, Any]]] = {precision: [] for precision in PRECISIONS}
+    for seed in range(options.seeds):
+        for precision in PRECISIONS if seed % 2 == 0 else reversed(PRECISIONS):
+            results[precision].append(trained(precision, seed, options))
+    first, *_ = results["float32"]
+    keys = ("error_top1", "images_per_second", "seconds")
+    sides = {
+        name: {key: [result[key] for result in some] for key in keys}
+        for name, some in results.items()
+    }
+    speeds = (sides[name]["images_per_second"] for name in PRECISIONS)
+    ratios = [bf16 / float32 for float32, bf16 in zip(*speeds, strict=True)]
+    shared = {key: first[key] for key in ("recipe", "data", "seen", "hardware", "versions")}
+    record = {"format": FORMAT, "benchmark": "cifar_errors", "precisions": sides}
+    record |= {"ratio": median(ratios), "ratios": ratios} | shared
+    name = f"precisions-{slug(first['data']['name'])}-{options.network}-{options.steps}steps.json"
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(options.results / name, record | {"finished": finished})
+    return Path(options.results / name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data")
@@ -81,11 +130,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precisions", action="store_true", help="ours in float32 and in bf16")
+    parser.add_argument("--runs", type=Path, default=Path("runs/precisions"))
     parser.add_argument("--results", type=Path, default=Path("results/benchmarks"))
     options = parser.parse_args()
+    options.results.mkdir(parents=True, exist_ok=True)
+    if options.precisions:
+        print(compare_precisions(options))
+        return
     torch.set_num_threads(options.threads)
     data = load(options.data, options.root)
-    options.results.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         recipe = with_steps(recipe_for(options.network, data.name), options.steps)
         recipe = replace(recipe, seed=seed)

@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import fitting, growth, shared_machine, sides, usual_loop, usual_pictures
+from benchmarks import (
+    cifar_errors,
+    fitting,
+    growth,
+    shared_machine,
+    sides,
+    usual_loop,
+    usual_pictures,
+)
 from benchmarks import imagenet_training as training
 from benchmarks.imagenet_loading import apart, ours
 from benchmarks.sides import against
@@ -20,6 +28,7 @@ from residual.data.normalization import per_pixel_mean
 from residual.data.sources import digits, load
 from residual.device import ComputeConfig
 from residual.models.registry import build
+from residual.storage import read_json
 from residual.tasks.classification.recipe import ClassificationRecipe, with_steps
 from residual.tasks.classification.throughput import Bench, Stage, decoding, verdict
 from residual.tasks.classification.train import recipe_for
@@ -51,6 +60,26 @@ def test_the_usual_loop_takes_the_steps_of_the_recipe_and_learns():
     assert len(losses) == 25 and losses[-1] < losses[0] / 1.5
     wrong = usual_loop.wrong(net, data.test.pixels, data.test.labels, mean, torch.device("cpu"))
     assert 0 <= wrong < 0.9 * len(data.test)
+
+
+def test_the_precisions_are_trained_in_turn_from_the_same_seeds(command, tmp_path, monkeypatch):
+    """Two trainings of two steps each; a second call trains nothing."""
+    started = []
+
+    def run(words: list[str], **_: object) -> None:
+        started.append(words[words.index("--precision") + 1])
+        assert command(*words[3:]).status == 0
+
+    monkeypatch.setattr(cifar_errors.subprocess, "run", run)
+    words = ["digits", "--network", "resnet8", "--steps", "2", "--seeds", "2", "--precisions"]
+    words += ["--threads", "1", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["cifar_errors", *words])
+    for _ in range(2):
+        cifar_errors.main()
+    assert started == ["float32", "bf16", "bf16", "float32"]
+    result = read_json(tmp_path / "precisions-digits-resnet8-2steps.json")
+    assert [len(side["error_top1"]) for side in result["precisions"].values()] == [2, 2]
+    assert result["ratio"] > 0 and result["recipe"]["steps"] == 2
 
 
 def folder_of(tmp_path: Path) -> Path:

@@ -190,6 +190,19 @@ def test_ours_and_the_usual_loop_agree_where_the_means_are_within_one_deviation(
     assert "not within" in benchmarks.agreement(Spread([36.0, 37.0]), Spread([40.0, 40.1]))
 
 
+def test_the_errors_and_speeds_of_two_precisions_are_compared(tmp_path):
+    sides = {
+        "bf16": {"error_top1": [30.0, 31.0], "images_per_second": [600, 602]},
+        "float32": {"error_top1": [30.5, 31.5], "images_per_second": [400, 402]},
+    }
+    record = training("resnet20", 0) | {"precisions": sides, "ratio": 1.5, "hardware": "here"}
+    (tmp_path / "one.json").write_text(json.dumps(record))
+    row = cells(benchmarks.precisions(tmp_path), "CIFAR-10, 640 steps", "resnet20")
+    assert row[:3] == ["31.00 ± 0.71 (2 seeds)", "30.50 ± 0.71 (2 seeds)",
+                       "0.50 apart, within one deviation"]  # fmt: skip
+    assert row[3:] == ["here", "401 images/s", "601 images/s", "1.50"]
+
+
 def test_a_network_that_fits_a_few_pictures_is_listed_with_the_number_of_trials(tmp_path):
     one = {"start": "own", "seed": 0, "lr": 5e-4, "steps": 400, "wrong": 4, "size": 32}
     tried = {"nin": [one, one | {"start": "he", "steps": 95, "wrong": 0}], "maxout": [one]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from residual.reproduction.results import (
@@ -21,6 +22,10 @@ USUAL_LOOP = (
     "The usual loop is plain PyTorch: torchvision's transforms, a `DataLoader` with 4 workers, the "
     "same network and recipe (`benchmarks/usual_loop.py`). A ratio above 1: ours is faster."
 )
+PRECISIONS = (
+    "Networks trained in float32 and in bf16 from the same seeds, in turn in one run. The ratio is "
+    "the speed in bf16 to that in float32 (`benchmarks/cifar_errors.py --precisions`)."
+)
 SHARED = (
     "The speed of a training beside other work, as a share of its speed alone. Ours limits the "
     "busy-waiting of idle OpenMP threads; `ours, spinning` does not; `usual` is the usual loop."
@@ -37,6 +42,7 @@ def sections(results: Path) -> Iterator[tuple[str, str]]:
     """The sections of docs/results.md: title and text."""
     folder = results / "benchmarks"
     yield "Compared with the usual loop", f"{USUAL_LOOP}\n\n{errors(results)}\n\n{speed(folder)}"
+    yield "Training in bf16", f"{PRECISIONS}\n\n{precisions(folder)}"
     yield "Training on a shared machine", f"{SHARED}\n\n{shared_machine(folder)}"
     header = ["job", "interruption", "equal ends"]
     yield "Interrupted jobs", endurance_sentence(results) + table(header, endurance(folder))
@@ -78,6 +84,19 @@ def agreement(ours: Spread, usual: Spread) -> str:
     apart, deviation = abs(ours.mean - usual.mean), max(ours.deviation, usual.deviation)
     where = "within" if apart <= deviation else "not within"
     return f"{apart:.2f} apart, {where} one deviation"
+
+
+def precisions(folder: Path) -> str:
+    """Errors and speeds of ours in float32 and in bf16."""
+    rows = []
+    for result in read_results(folder, "precisions"):
+        sides = [result["precisions"][name] for name in ("float32", "bf16")]
+        spreads = [Spread(side["error_top1"]) for side in sides]
+        speeds = [f"{median(side['images_per_second']):,.0f} images/s" for side in sides]
+        row = [title(result), network_of(result), *map(str, spreads), agreement(*spreads)]
+        rows.append([*row, result["hardware"], *speeds, f"{result['ratio']:.2f}"])
+    header = ["data and budget", "network", "float32, error %", "bf16, error %", "means"]
+    return table([*header, "hardware", "float32", "bf16", "median ratio"], rows)
 
 
 def speed(folder: Path) -> str:
