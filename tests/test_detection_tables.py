@@ -82,6 +82,11 @@ def test_a_detector_that_learned_on_less_is_shown_and_not_compared():
     assert "trained on other data" in table
 
 
+def test_a_detector_that_was_trained_for_fewer_steps_is_shown_and_not_compared():
+    table = boxes.table7([detector("resnet101", VOC07, 70.0, steps=2_310, drops=(1_650,))])
+    assert cells(table, "VOC 2007 test", "ResNet-101")[:3] == ["76.4", "70.00 (1 seed)", ""]
+
+
 def test_other_data_has_rows_of_its_own_and_is_never_called_voc():
     some = [detector("resnet50", CELLS, 80.0, "scratch", start="")]
     table = boxes.table7(some)

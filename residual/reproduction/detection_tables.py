@@ -158,16 +158,27 @@ def data_name(result: Result) -> str:
     return str(name) if name.endswith(split) else f"{name} {split}"
 
 
-def recipe_words(recipe: DetectionRecipe) -> list[str]:
-    """The nearest named recipe, the steps, and each field that differs."""
+def nearest_recipe(recipe: DetectionRecipe) -> tuple[str, list[str]]:
+    """The name of the nearest recipe, and each field that differs, besides the steps."""
     values = to_json(recipe)
     changed = {
         name: differences(values, to_json(with_steps(named, recipe.steps)), NOT_IN_TITLE)
         for name, named in RECIPES.items()
     }
-    name = min(changed, key=lambda name: len(changed[name]))
+    return min(changed.items(), key=lambda item: len(item[1]))
+
+
+def recipe_words(recipe: DetectionRecipe) -> list[str]:
+    """The nearest named recipe, the steps, and each field that differs."""
+    name, changed = nearest_recipe(recipe)
     start = [] if recipe.start or name == "scratch" else ["from drawn weights"]
-    return [f"recipe {name}", f"{recipe.steps:,} steps", *start, *changed[name]]
+    return [f"recipe {name}", f"{recipe.steps:,} steps", *start, *changed]
+
+
+def has_full_budget(result: Result) -> bool:
+    """Whether a detector was trained for all steps of the nearest named recipe."""
+    recipe = from_json(result["recipe"])
+    return recipe.steps == RECIPES[nearest_recipe(recipe)[0]].steps
 
 
 def differences(
@@ -210,7 +221,7 @@ def compared(results: Sequence[Result], metric: Metric, printed: float | None = 
     they are comparable."""
     spread = Spread([value for result in results if (value := metric(result)) is not None])
     ours = str(spread) if spread.values or not results else "no objects"
-    if printed is None or not all(map(is_comparable, results)):
+    if printed is None or not all(is_comparable(r) and has_full_budget(r) for r in results):
         return [percent(printed), ours, ""]
     return [percent(printed), ours, spread.difference(printed)]
 

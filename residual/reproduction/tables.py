@@ -93,9 +93,9 @@ def is_imagenet(result: Result) -> bool:
 
 
 def has_paper_budget(result: Result) -> bool:
-    """Whether a network was trained on CIFAR-10 for as long as the paper's, so that it compares."""
+    """Whether a network was trained for as long as the paper's, so that it may be comparable."""
     recipe, data = from_json(result["recipe"]), result["data"]["name"]
-    return data == "CIFAR-10" and paper_steps(recipe, data) == paper_recipe(recipe.network).steps
+    return paper_steps(recipe, data) == paper_recipe(recipe.network).steps
 
 
 def data_remark(results: Sequence[Result]) -> str:
@@ -125,7 +125,8 @@ def errors(results: Sequence[Result], measure: str, key: str, printed: float | N
     values = [result[measure_of(measure, network_of(result))][key] for result in results]
     if None in values:  # too few classes for a top-5 error
         return [percent(printed), f"none: {results[0]['pictures']['classes']} classes", ""]
-    spread, comparable = Spread(values), all(map(is_imagenet, results))
+    spread = Spread(values)
+    comparable = all(is_imagenet(r) and has_paper_budget(r) for r in results)
     difference = "" if printed is None or not comparable else spread.difference(printed)
     return [percent(printed), str(spread), difference]
 
@@ -233,7 +234,8 @@ def table6(results: Sequence[Result]) -> str:
         cells = [str(layers or ""), f"{parameters / 1e6:.2f}M", text]
         rows.append([name, *cells, str(spread), spread.difference(compared)])
     header = ["method", "layers", "parameters", "paper, error %", "ours, error %", "ours - paper"]
-    if not (results and all(map(has_paper_budget, results))):
+    on_cifar = {result["data"]["name"] for result in results} == {"CIFAR-10"}
+    if not (on_cifar and all(map(has_paper_budget, results))):
         header, rows = header[:-1], [row[:-1] for row in rows]
     trained = {network_of(result) for result in results}
     remark = BASELINE_REMARK if trained & set(TABLE_6_BASELINES.values()) else ""
