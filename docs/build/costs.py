@@ -139,6 +139,9 @@ def training_speeds(folder: Path) -> Speeds:
         for network, sides in result["networks"].items():
             speed = sides.get("ours", {}).get("images_per_second")
             measured.append((network, speed, result["hardware"]))
+    for result in read_results(folder / "benchmarks", "training_speeds"):
+        for network, speed in result["training_speeds"].items():
+            measured.append((network, speed, result["hardware"]))
     speeds: Speeds = {}
     for network, speed, machine in measured:
         if speed and speed > speeds.get(network, (0.0, ""))[0]:
