@@ -11,10 +11,10 @@ from docs.build.claims import CLAIMS
 from docs.build.pages import beginning_page, documents, entry_page, index, short_title
 from docs.build.readme import between_marks, readme_excerpt
 from docs.build.recipes import NAMES, recipes_page
-from docs.build.selection import demonstration
+from docs.build.selection import best, demonstration, finished_rows, is_chance
 from residual.reproduction.catalog import CATALOG, Page, pages
 from residual.reproduction.detection_tables import VOC07
-from residual.reproduction.results import Spread
+from residual.reproduction.results import RESULTS, Spread, network_of, read_results
 from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification import recipe as classification
 from residual.tasks.detection import recipe as detection
@@ -34,6 +34,10 @@ def test_every_table_and_figure_has_a_page_or_is_named_as_a_gap():
     assert set(CLAIMS) == covered
     assert "Tables 12 to 14" in (ROOT / "docs" / "README.md").read_text()
     assert CATALOG.keys() - CLAIMS.keys() == {"demo"}
+
+
+def test_no_stored_result_is_of_a_network_that_has_learned_nothing():
+    assert not [network_of(result) for result in read_results(ROOT / RESULTS) if is_chance(result)]
 
 
 def test_the_readme_is_drawn_between_its_two_marks_and_is_short():
@@ -71,7 +75,9 @@ def ended(errors: tuple[float, ...], names: tuple[str, ...] = FOUR, **more: Any)
     return some
 
 
-def test_the_readme_shows_the_longest_training_on_the_best_data_that_compares_two_depths(tmp_path):
+def test_the_readme_shows_the_longest_training_on_the_best_data_with_the_depths_of_figure_1(
+    tmp_path,
+):
     jpeg = ended((9, 12, 9, 7), data="CIFAR-10 (JPEG copy)", **LONG | {"steps": 32_000})
     cifar, short = ended((9, 13, 8, 7), **LONG), ended((9, 13, 8, 7), steps=3_200)
     one_depth = ended((9, 9), ("plain20", "resnet20"), steps=48_000)
@@ -92,6 +98,37 @@ def test_the_readme_shows_the_longest_training_on_the_best_data_that_compares_tw
     assert cells(text, "plain56") == ["12.97", "13.00", "~5.9", "~13.2"]
     worse = readme_excerpt(chosen(*ended((9, 8, 8, 9), **LONG)))
     assert "Plain networks do not get worse with depth; residual networks do.**" in worse
+
+
+def test_figure_6_at_a_quarter_of_the_budget_is_on_the_front_beside_finished_rows_of_table_6(
+    tmp_path,
+):
+    """As results come in: more depths and seeds, and at 64,000 steps only residual networks."""
+    names = ("plain20", "plain32", "plain56", "resnet20", "resnet32", "resnet56")
+    quarter = ended((10, 11, 14, 9.5, 9, 8.5), names, **LONG)
+    quarter += ended((10.2, 9.4), ("plain20", "resnet20"), **LONG, seed=1)
+    quarter += ended((12,), ("plain44",), **LONG)
+    full = []
+    for seed, error in enumerate((8.6, 8.7, 8.9)):
+        full += ended((error,), ("resnet20",), steps=64_000, seed=seed)
+    full += ended((7.6, 9.8), ("resnet32", "plain20"), steps=64_000)
+    figure6 = drawn_of(tmp_path, "figure6", quarter + full)
+    table6 = drawn_of(tmp_path, "table6", quarter + full)
+    front = demonstration(figure6, [])
+    assert front.title == best("figure6", figure6).title == "CIFAR-10, 16,000 steps"
+    text = readme_excerpt(front, finished_rows(table6))
+    assert "**Plain networks get worse with depth; residual networks do not.**" in text
+    assert "CIFAR-10, 16,000 steps, 1 to 2 seeds. The paper trained for 64,000 steps." in text
+    assert cells(text, "plain20")[1:] == ["10.10 (10.00 to 10.20)", "~1.4", "~9.7"]
+    assert cells(text, "plain32")[1:] == ["11.00", "~1.1", "~10.1"] and "plain44" not in text
+    assert "figure6-cifar-10-16-000-steps.png" in text
+    low, high = Spread([8.6, 8.7, 8.9]).band
+    assert cells(text, "ResNet-20")[2:] == [
+        "8.75", "8.73 ± 0.15 (3 seeds)", f"-0.02, inside {low:.2f} to {high:.2f}"
+    ]  # fmt: skip
+    assert cells(text, "ResNet-32")[2:] == ["7.51", "7.60 (1 seed)", "+0.09"]
+    assert "ResNet-44" not in text and "not run" not in text
+    assert finished_rows(drawn_of(tmp_path, "table6", quarter)) is None
 
 
 def test_a_page_shows_its_best_result_and_the_appendix_the_others(tmp_path):

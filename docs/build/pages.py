@@ -14,6 +14,7 @@ from docs.build.selection import (
     best,
     demonstration,
     fingerprints,
+    finished_rows,
     network_of_row,
     rest,
     steps_of,
@@ -62,7 +63,7 @@ def documents(root: Path, figures: Path) -> dict[Path, str]:
         drawn[name] = [page for page in drawn[name] if page.title.startswith("COCO")]
     demo = list(pages("demo", results, figures))
     speeds = training_speeds(results)
-    excerpt = readme_excerpt(demonstration(drawn["figure6"], demo))
+    front = demonstration(drawn["figure6"], demo), finished_rows(drawn["table6"])
     return {
         **{docs / f"{n}.md": entry_page(n, drawn.get(n, []), speeds, package) for n in CLAIMS},
         docs / readme: index(drawn),
@@ -70,7 +71,7 @@ def documents(root: Path, figures: Path) -> dict[Path, str]:
         docs / "recipes.md": recipes_page(read_results(results, "recipe"), speeds, package),
         docs / "results.md": results_page(drawn, demo, speeds, results),
         docs / "beginning.md": beginning_page(drawn),
-        root / readme: between_marks((root / readme).read_text(), excerpt),
+        root / readme: between_marks((root / readme).read_text(), readme_excerpt(*front)),
     }
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from operator import itemgetter
 
-from docs.build.selection import PAPER_STEPS, depths, steps_of
+from docs.build.selection import PAPER_STEPS, depths, steps_of, without_gaps
 from residual.reproduction import paper
 from residual.reproduction.catalog import Page
 from residual.reproduction.experiments import ERROR
@@ -24,15 +24,23 @@ SENTENCES = {  # whether plain and residual networks degrade with depth
     (False, True): "Plain networks do not get worse with depth; residual networks do.",
 }
 
+BAND = (
+    f"Test errors on CIFAR-10 after {PAPER_STEPS:,} steps: mean ± deviation over seeds, and "
+    "whether the paper's value lies inside the 95 % prediction interval of one more training."
+)
 
-def readme_excerpt(page: Page | None) -> str:
-    """What a page of Figure 6 or of the demo shows: a sentence, the table and the picture."""
+
+def readme_excerpt(page: Page | None, table6: Page | None = None) -> str:
+    """What a page of Figure 6 or of the demo shows: a sentence, the table and the picture. Then the
+    rows of Table 6 that were trained at the paper's budget."""
     if page is None:
         return "\nNothing is trained yet.\n\n"
     plain, residual = (degrades(page, prefix) for prefix in ("plain", "resnet"))
-    sentence = SENTENCES[plain, residual]
     picture = f"![Errors during training](results/figures/{page.figures[0].name})"
-    return f"\n**{sentence}** {context(page)}\n\n{picture}\n\n{errors_by_depth(page)}\n\n"
+    parts = [f"**{SENTENCES[plain, residual]}** {context(page)}", picture, errors_by_depth(page)]
+    if table6:
+        parts += [f"**Table 6 at the paper's budget.** {BAND}", without_gaps(table6)]
+    return "\n" + "\n\n".join(parts) + "\n\n"
 
 
 def degrades(page: Page, prefix: str) -> bool:
@@ -45,14 +53,20 @@ def degrades(page: Page, prefix: str) -> bool:
     return degradation(*pair) == "seen"
 
 
+def compared(page: Page) -> list[str]:
+    """The networks of the table: plain and residual ones of the same depths."""
+    return [f"{prefix}{depth}" for prefix in ("plain", "resnet") for depth in depths(page)]
+
+
 def context(page: Page) -> str:
     """The data, the budget and the number of trainings, in a sentence."""
     result = page.results[0]
     steps = steps_of("figure6", page)
-    seeds = {r["recipe"]["seed"] for r in page.results}
+    seeds = {len(of_network(page.results, network)) for network in compared(page)}
     data = {"digits": "handwritten digits"}.get(result["data"]["name"], result["data"]["name"])
     text = f"Trained by `residual reproduce` on {data}, {steps:,} steps, "
-    text += f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    text += " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+    text += " seed" if max(seeds) == 1 else " seeds"
     if data.startswith("CIFAR-10") and steps != PAPER_STEPS:
         return f"{text}. The paper trained for {PAPER_STEPS:,} steps."
     return f"{text}."
@@ -62,15 +76,15 @@ def errors_by_depth(page: Page) -> str:
     """Mean and range of the final errors, beside those of the paper on its data."""
     on_paper_data = page.title.startswith("CIFAR-10")
     rows = []
-    for prefix in ("plain", "resnet"):
-        for depth in depths(page):
-            network = f"{prefix}{depth}"
-            stored = of_network(page.results, network)
-            row = [network, *(spread([f(r) for r in stored]) for f in ERRORS.values())]
-            printed = [f"~{error:g}" for error in reversed(paper.FIGURE_6.get(network, ()))]
-            rows.append(row + printed if on_paper_data else row)
+    for network in compared(page):
+        stored = of_network(page.results, network)
+        row = [network, *(spread([f(r) for r in stored]) for f in ERRORS.values())]
+        printed = [f"~{error:g}" for error in reversed(paper.FIGURE_6.get(network, ()))]
+        above = paper.FIGURE_6_NOT_DRAWN.get(network)
+        printed = printed or ["", f"above {above:g}" if above else ""]
+        rows.append(row + printed if on_paper_data else row)
     header = ["network", *ERRORS] + [f"paper, {name}" for name in ERRORS if on_paper_data]
-    return markdown(header, [row for row in rows if len(row) == len(header)])
+    return markdown(header, rows)
 
 
 def spread(errors: list[float]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import compress
 
 from residual.models.registry import model_spec
+from residual.reproduction import paper
 from residual.reproduction.catalog import CATALOG, Page
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.figures import DEMO_DEPTHS
@@ -24,12 +25,13 @@ def steps_of(name: str, page: Page) -> int:
 
 
 def best(name: str, drawn: Sequence[Page]) -> Page | None:
-    """The page of the paper's data, else of other data; of these the one with the most steps, and
-    of these the one whose recipe has the fewest changes."""
+    """The page of the paper's data, else of other data; of these one that compares the depths of
+    the claim, then the one with the most steps, then the one with the fewest changed fields."""
 
-    def key(page: Page) -> tuple[bool, int, int]:
+    def key(page: Page) -> tuple[bool, bool, int, int]:
         on_paper_data = page.title.lower().startswith(PAPER_DATA)
-        return on_paper_data, steps_of(name, page), -page.title.count(", ")
+        compares = compares_depths(name, page)
+        return on_paper_data, compares, steps_of(name, page), -page.title.count(", ")
 
     return max((p for p in drawn if not p.title.startswith(JPEG_COPY)), key=key, default=None)
 
@@ -104,20 +106,36 @@ def depths(page: Page) -> list[int]:
     return sorted(kinds[True] & kinds[False])
 
 
+def compares_depths(name: str, page: Page) -> bool:
+    """Whether a page of Figure 1 or 6 has networks of both depths of Figure 1; true of others."""
+    match name:
+        case "figure1":
+            return {*paper.FIGURE_1} <= {*map(network_of, page.results)}
+        case "figure6":
+            return {model_spec(network).depth for network in paper.FIGURE_1} <= {*depths(page)}
+    return True
+
+
 def demonstration(figure6: Sequence[Page], demo: Sequence[Page]) -> Page | None:
     """The page of Figure 6 that the README shows: on CIFAR-10 rather than on its JPEG copy, with
-    the most steps, if it compares two depths and is more than the beginning of a training. Else
-    the demo."""
+    the most steps, if it compares the depths of Figure 1 and is more than the beginning of a
+    training. Else the demo."""
     data = {"CIFAR-10": 1, JPEG_COPY: 0}
     candidates = {
         (data[name], steps): page
         for page in figure6
         for name, steps in [(page.title.split(", ")[0], steps_of("figure6", page))]
         if name in data and page.title.count(", ") == 1
-        if steps >= BEGINNING and len(depths(page)) > 1
+        if steps >= BEGINNING and compares_depths("figure6", page)
     }
     demos = [page for page in demo if {*DEMO_DEPTHS} <= {*depths(page)}]
     return candidates[max(candidates)] if candidates else best("demo", demos)
+
+
+def finished_rows(table6: Sequence[Page]) -> Page | None:
+    """The page of Table 6 on CIFAR-10 at the paper's budget, if there is one."""
+    title = f"CIFAR-10, {PAPER_STEPS:,} steps"
+    return next((page for page in table6 if page.title == title), None)
 
 
 def fingerprints(results: Collection[Result], *without: str) -> Iterator[str]:
