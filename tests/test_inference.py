@@ -15,8 +15,8 @@ from residual.data.normalization import Preprocessing
 from residual.data.sources import digits
 from residual.device import ComputeConfig
 from residual.distributed import World
+from residual.export import predict
 from residual.export.engine import engine, installed
-from residual.export.predict import answers as predictions
 from residual.runs.load import Trained
 from residual.tasks.classification.evaluate import evaluate_ensemble, evaluate_member
 from residual.tasks.classification.inference import (
@@ -222,7 +222,8 @@ def test_predictions_take_the_lowest_class_too(undecided, tmp_path: Path, name):
         pytest.skip("ONNX Runtime is not installed")
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / "a.png")
     images = ImageTensors(torch.full((1, 3, 8, 8), 99, dtype=torch.uint8), torch.zeros(1).long())
-    rows = list(predictions(undecided, [tmp_path / "a.png"], 5, lambda net: engine(net, name)))
+    model = predict.classifier(undecided, lambda net: engine(net, name))
+    rows = list(predict.answers(model, [tmp_path / "a.png"], 5))
     counted = answers(
         [Member(undecided.net, undecided.preprocessing)],
         images,

@@ -17,7 +17,7 @@ from residual.data.decode import decode
 from residual.data.sources import digits
 from residual.export import engine as engines
 from residual.export.engine import onnxruntime_engine
-from residual.export.predict import answers
+from residual.export.predict import answers, classifier
 from residual.tasks.classification.load import load
 
 
@@ -235,7 +235,7 @@ def test_answers_come_before_the_list_has_ended(finished, photos):
         while True:
             yield photos[0]
 
-    found = answers(load(finished), endless(), top=1, batch=2)
+    found = answers(classifier(load(finished)), endless(), top=1, batch=2)
     assert [next(found)["image"] for _ in range(5)] == [str(photos[0])] * 5
 
 
@@ -251,9 +251,8 @@ def test_the_network_is_let_go_once_an_engine_has_its_weights(finished, photos, 
 
     loaded = [load(finished)]
     network = weakref.ref(loaded[0].net)
-    found = answers(
-        loaded.pop(), photos, top=1, create_engine=partial(onnxruntime_engine, threads=1)
-    )
+    model = classifier(loaded.pop(), partial(onnxruntime_engine, threads=1))
+    found = answers(model, photos, top=1)
     gc.disable()
     try:
         next(found)
@@ -266,3 +265,27 @@ def test_the_network_is_let_go_once_an_engine_has_its_weights(finished, photos, 
 def test_engines_that_do_not_fit_the_command_line_are_wrong_usage(command, finished, photos):
     for words in (("--engine", "x"), ("--engine", "onnxruntime", "--precision", "bf16")):
         assert command("predict", finished, photos[0], *words).status == 2
+
+
+@pytest.mark.parametrize("form", ["inside", "outside"])
+def test_an_exported_file_predicts_as_its_run_does(command, finished, photos, form, tmp_path):
+    out, words = tmp_path / "net.onnx", ("--json", "--top", 3)
+    assert command("export", finished, "--out", out, "--preprocessing", form).status == 0
+    answer, expected = (command("predict", path, *photos, *words) for path in (out, finished))
+    assert answer.status == 1 and answer.err == expected.err  # the damaged ones
+    for row, other in zip(answer.json, expected.json, strict=True):
+        assert row.keys() == other.keys() and row["image"] == other["image"]
+        for x, y in zip(row.get("labels", []), other.get("labels", []), strict=True):
+            assert x["label"] == y["label"] and abs(x["probability"] - y["probability"]) < 1e-4
+
+
+def test_what_an_exported_file_cannot_do_is_wrong_usage(command, finished, photos, tmp_path):
+    out = tmp_path / "net.onnx"
+    assert command("export", finished, "--out", out).status == 0
+    for words in (("--engine", "torch"), ("--precision", "bf16")):
+        assert command("predict", out, photos[0], *words).status == 2
+    (tmp_path / "cut.onnx").write_bytes(out.read_bytes()[:999])
+    complaint = command("predict", tmp_path / "cut.onnx", photos[0]).complaint
+    assert "cut.onnx is damaged or is no ONNX model" in complaint
+    assert "no file" in command("predict", tmp_path / "none.onnx", photos[0]).complaint
+    assert "no objects" in command("detect", "predict", out, photos[0]).complaint

@@ -18,7 +18,7 @@ from residual.data.decode import decode
 from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig, compute_config
 from residual.export.engine import Engine, engine, probabilities
-from residual.export.predict import Picture, answers, to_image
+from residual.export.predict import Picture, answers, classifier, to_image
 from residual.models import registry
 from residual.runs.folder import is_detection
 from residual.runs.load import Trained
@@ -281,7 +281,7 @@ def results_of(
         return config.iterate(objects(trained, pictures, min_score, config, **options))
     if any(options.values()):
         raise ValueError("refine and multiscale are for detectors")
-    return config.iterate(answers(trained, pictures, top, create))
+    return config.iterate(answers(classifier(trained, create), pictures, top))
 
 
 def objects(

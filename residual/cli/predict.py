@@ -6,16 +6,22 @@ from functools import partial
 from glob import glob
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from residual.cli.options import Device, Exact, Json, Threads, compute_config, load_trained
 from residual.storage import display_name, json_text
 
+if TYPE_CHECKING:
+    from residual.device import ComputeConfig
+    from residual.export.predict import Classifier
+
 
 def predict(
-    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, a file of weights, or an exported .onnx file.")
+    ],
     images: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
     ],
@@ -33,20 +39,35 @@ def predict(
     Example: residual predict runs/resnet20-1 cat.jpg pictures/ --top 3
     """
     from residual.export.engine import ENGINES
-    from residual.export.engine import engine as create_engine
     from residual.export.predict import answers
 
     if engine not in ENGINES:
         raise typer.BadParameter(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
     if engine == "onnxruntime" and precision != "float32":
         raise typer.BadParameter("the engine onnxruntime computes in float32")
+    if path.suffix == ".onnx" and device == "auto":
+        device = "cpu"
     config = compute_config(device, threads, precision, False)
     pictures = image_paths(images)
-    name = engine if precision == "float32" else "torch"
-    chosen = partial(create_engine, name=name, threads=config.threads)
     with config.activate(), config.autocast():
-        results = answers(load_trained(path).placed(config), pictures, top, chosen)
-        print_answers(results, as_json, format_labels)
+        model = load_classifier(path, engine, config)
+        print_answers(answers(model, pictures, top), as_json, format_labels)
+
+
+def load_classifier(path: Path, engine: str, config: "ComputeConfig") -> "Classifier":
+    """The classifier of a run, a file of weights or an exported model, which runs in ONNX Runtime
+    on the CPU: other options are a wrong usage then."""
+    from residual.export import predict
+    from residual.export.engine import engine as create_engine
+    from residual.export.onnx_file import open_file
+
+    if path.suffix != ".onnx":
+        name = engine if config.precision == "float32" else "torch"
+        chosen = partial(create_engine, name=name, threads=config.threads)
+        return predict.classifier(load_trained(path).placed(config), chosen)
+    if engine == "torch" or config.device != "cpu" or config.precision != "float32":
+        raise typer.BadParameter("an .onnx file runs in ONNX Runtime on the CPU, as it is")
+    return predict.exported_classifier(open_file(path, config.threads))
 
 
 def print_answers(

@@ -1,6 +1,5 @@
 """Writes a detector as an ONNX model after a comparison with the detector; reads such a model."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,8 +16,9 @@ from residual.data.decode import open_image
 from residual.device import ComputeConfig, check_finite
 from residual.export.classifier import Row, check_exportable, metadata, timed, to_list
 from residual.export.detector import INPUTS, OUTPUTS, PICTURE, STEPS, detector_graph
-from residual.export.graph import MISSING, installed, open_session
-from residual.storage import check_format, damage_errors, json_text, write_atomic
+from residual.export.graph import open_session
+from residual.export.onnx_file import OnnxFile, open_file
+from residual.storage import damage_errors, json_text, write_atomic
 from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import (
     STRIDE,
@@ -209,31 +209,23 @@ def read(path: Path, threads: int) -> tuple[Detect, tuple[str, ...], Testing]:
 
     Raises FileNotFoundError, and ValueError for any other file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    if not installed():
-        raise ValueError(f"ONNX Runtime {MISSING}")
-    try:
-        session = open_session(path.read_bytes(), {}, threads)
-    except Exception as error:  # ONNX Runtime has an exception for each kind of damage
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged or is no ONNX model: {reason}") from error
-    texts = session.get_modelmeta().custom_metadata_map
-    if "format" not in texts:
-        raise ValueError(f"{path} was not written by residual export")
-    with damage_errors(path):
-        check_format(path, json.loads(texts["format"]))
-        if json.loads(texts.get("task", '""')) != "detection":
-            network = json.loads(texts["network"])
+    return exported_detector(open_file(path, threads))
+
+
+def exported_detector(file: OnnxFile) -> tuple[Detect, tuple[str, ...], Testing]:
+    """The detector of an ONNX model, its classes and its limits. Raises ValueError."""
+    with damage_errors(file.path):
+        if not file.detects:
+            network = file["network"]
             raise ValueError(
-                f"{path} is the model of a classifier, {network}, and finds no objects"
+                f"{file.path} is the model of a classifier, {network}, and finds no objects"
             )
-        testing = Testing(**json.loads(texts["testing"]) | {"scales": ()})
-        labels = tuple(json.loads(texts["labels"]))
+        testing = Testing(**file["testing"] | {"scales": ()})
+        labels = tuple(file["labels"])
 
     def detect(picture: Path | Image.Image) -> Detections:
-        outputs = run(session, np.asarray(open_image(picture))[None])
-        check_finite(outputs, f"detections of {path} on {picture}")
+        outputs = run(file.session, np.asarray(open_image(picture))[None])
+        check_finite(outputs, f"detections of {file.path} on {picture}")
         return Detections(*(outputs[name] for name in OUTPUTS))
 
     return detect, labels, testing

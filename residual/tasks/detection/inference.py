@@ -184,6 +184,17 @@ def file_detector(
     return detect_file
 
 
+def objects(result: Detections, classes: Sequence[str], min_score: float) -> list[dict[str, Any]]:
+    """The detections of at least this score, the best first: `label`, `score` and `box` (left, top,
+    right, bottom in pixels)."""
+    keep = result.scores >= min_score
+    columns = (values[keep].tolist() for values in (result.labels, result.scores, result.boxes))
+    return [
+        {"label": classes[label], "score": round(score, 4), "box": [round(x, 2) for x in box]}
+        for label, score, box in zip(*columns, strict=True)
+    ]
+
+
 def predict(
     detect_file: Detect,
     classes: Sequence[str],
@@ -191,9 +202,8 @@ def predict(
     min_score: float,
     folder: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yields for each picture `image` and `objects`, the best first, with `label`, `score` and
-    `box` (left, top, right, bottom in pixels); or `error`. With a folder, each image with its boxes
-    is written there as NAME-boxes.png, its `drawing`."""
+    """Yields for each picture `image` and `objects`, or `error`. With a folder, each image with its
+    boxes is written there as NAME-boxes.png, its `drawing`."""
     written: set[Path] = set()
     for i, picture in enumerate(pictures):
         path = picture if isinstance(picture, Path) else Path(f"image {i}")
@@ -202,17 +212,15 @@ def predict(
         except (DamagedImage, OSError) as error:
             yield {"image": str(path), "error": str(error)}
             continue
-        keep = result.scores >= min_score
-        boxes, labels = result.boxes[keep], result.labels[keep].tolist()
-        names, scores = [classes[label] for label in labels], result.scores[keep].tolist()
-        answer: dict[str, Any] = {"image": str(path)}
-        answer["objects"] = [
-            {"label": name, "score": round(score, 4), "box": [round(side, 2) for side in box]}
-            for name, score, box in zip(names, scores, boxes.tolist(), strict=True)
-        ]
+        answer: dict[str, Any] = {
+            "image": str(path),
+            "objects": objects(result, classes, min_score),
+        }
         if folder is not None:
-            captions = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-            drawing = draw_boxes(open_image(picture), boxes, captions, labels)
+            keep = result.scores >= min_score
+            captions = [f"{item['label']} {item['score']:.2f}" for item in answer["objects"]]
+            labels = result.labels[keep].tolist()
+            drawing = draw_boxes(open_image(picture), result.boxes[keep], captions, labels)
             target = write_drawing(drawing, folder, f"{path.stem}-boxes", written)
             answer["drawing"] = str(target)
         yield answer
