@@ -23,6 +23,7 @@ from residual.cli import (
     predict,
     reproduce,
     runs,
+    serve,
     train,
 )
 
@@ -92,7 +93,8 @@ app = group(
     "Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun, 2015).",
     *(models.networks, models.describe, train.train, runs.resume, train.statistics),
     *(evaluate.evaluate, evaluate.report, evaluate.responses),
-    *(predict.predict, predict.explain, export.export, reproduce.reproduce, convert.convert),
+    *(predict.predict, predict.explain, export.export, serve.serve),
+    *(reproduce.reproduce, convert.convert),
 )
 data_sets = group("Check, prepare and pack folders of pictures.", data.check, data.pack)
 public = "Prepare a public data set from its archives."

@@ -1,0 +1,157 @@
+"""The command `serve`."""
+
+import socket
+from contextlib import closing, nullcontext
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from residual.cli.options import (
+    Device,
+    Exact,
+    Threads,
+    compute_config,
+    load_detectors,
+    load_trained,
+)
+from residual.storage import read_json_object
+
+if TYPE_CHECKING:
+    from residual.device import ComputeConfig
+    from residual.server.served_model import ServedModel
+    from residual.server.service import ServerOptions
+
+MISSING = "the server needs FastAPI and others; pip install 'residual-learning[serve]'"
+
+
+def serve(
+    path: Annotated[
+        Path, typer.Argument(help="A run, a file of weights, or an exported .onnx file.")
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="RESIDUAL_TOKEN", help="A bearer token that clients must send.")
+    ] = "",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures in a forward pass.")] = 16,
+    window: Annotated[
+        float, typer.Option(min=0, help="Milliseconds that a picture waits for others.")
+    ] = 4,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Waiting pictures; beyond, clients get 503.")
+    ] = 64,
+    megabytes: Annotated[float, typer.Option(min=0, help="Of a request, at most.")] = 32,
+    megapixels: Annotated[float, typer.Option(min=0, help="Of a picture, at most.")] = 50,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds for a request.")] = 30,
+    device: Device = "auto",
+    threads: Threads = 0,
+    precision: Exact = "float32",
+) -> None:
+    """Serve a trained network: a page for browsers, and HTTP for programs.
+
+    Example: residual serve runs/resnet20-1 --port 8000
+    """
+    try:
+        from residual.server.service import ServerOptions
+    except ModuleNotFoundError:
+        raise ValueError(MISSING) from None
+    if path.suffix == ".onnx" and device == "auto":
+        device = "cpu"
+    config = compute_config(device, threads, precision, False)
+    if path.suffix == ".onnx" and (config.device != "cpu" or config.precision != "float32"):
+        raise typer.BadParameter("an .onnx file runs in ONNX Runtime on the CPU, as it is")
+    options = ServerOptions(
+        token,
+        queue,
+        batch,
+        window / 1000,
+        int(megabytes * 1e6),
+        int(megapixels * 1e6),
+        timeout,
+        max(2, config.threads),
+    )
+    with closing(listen(host, port)) as listener, config.activate():
+        model = open_model(path, config)
+        address = f"http://{url_host(host)}:{listener.getsockname()[1]}"
+        if not token and not is_loopback(host):
+            typer.echo(
+                f"residual: {host} is open to other machines, and there is no --token", err=True
+            )
+        print(f"{model.card['network']} at {address} (interface: {address}/docs)", flush=True)
+        run(model, options, listener)
+
+
+def open_model(path: Path, config: "ComputeConfig") -> "ServedModel":
+    """The model of a run, a file of weights, or an exported .onnx file."""
+    from residual.export.onnx_file import open_file
+    from residual.runs.folder import is_detection
+    from residual.server import served_model
+
+    if path.suffix == ".onnx":
+        return served_model.exported_model(open_file(path, config.threads))
+    result = path / "result.json"
+    record = read_json_object(result) if result.is_file() else {}
+    if is_detection(path):
+        (detector,) = load_detectors([path])
+        return served_model.trained_detector(detector, record, config)
+    return served_model.trained_classifier(load_trained(path), record, config)
+
+
+def run(model: "ServedModel", options: "ServerOptions", listener: socket.socket) -> None:
+    """Serve until a signal comes, and finish the requests that have begun."""
+    import uvicorn
+
+    from residual.cli.progress import stop_signals
+    from residual.server.app import create_app
+
+    with stop_signals() as signals:
+
+        class Server(uvicorn.Server):
+            """A server whose signals are handled here."""
+
+            def capture_signals(self) -> Any:
+                return nullcontext()
+
+            async def on_tick(self, counter: int) -> bool:
+                return await super().on_tick(counter) or bool(signals)
+
+        settings = uvicorn.Config(
+            create_app(model, options),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(options.timeout) + 1,
+        )
+        Server(settings).run(sockets=[listener])
+    raise typer.Exit(128 + signals[0] if signals else 1)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError if the address is not of this machine, or taken."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose others with --host "
+            "and --port"
+        ) from None
+    return listener
+
+
+def url_host(host: str) -> str:
+    """A host as a URL names it: an address of IPv6 is in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,174 @@
+"""What a server needs of a classifier or a detector: decode a picture, infer a batch, explain."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from residual.analysis.explain import explain
+from residual.data.decode import open_image
+from residual.device import ComputeConfig
+from residual.export import detector_check
+from residual.export.engine import engine
+from residual.export.onnx_file import OnnxFile
+from residual.export.predict import Classifier, classifier, exported_classifier
+from residual.runs.load import Trained
+from residual.storage import read_json
+from residual.tasks.detection.inference import Detect, file_detector, objects
+from residual.tasks.detection.load import TrainedDetector
+from residual.tasks.detection.recipe import Testing, choose_testing
+from residual.training.checkpoint import weights_sha256
+from residual.weights.published import shipped_files
+
+Card = dict[str, Any]
+Row = dict[str, Any]
+WHOLE = 8  # pictures that an exported model takes at once: each is passed in its own size
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A classifier or a detector. `decode` may run in any thread, the others in one."""
+
+    card: Card  # for clients: names no path of this machine
+    decode: Callable[[bytes], Any]  # a file -> an input; raises DamagedImage
+    infer: Callable[[Sequence[Any]], Sequence[Any]]  # inputs -> raw results
+    answer: Callable[[Any, int, float], Row]  # a raw result, top, score -> labels or objects
+    explain: Callable[[Image.Image, str | None], Image.Image] | None = None  # for a class
+    largest_batch: int = 16
+    least_score: float = 0.0  # of an object that is found
+
+
+# ---- classifiers --------------------------------------------------------------------------------
+
+
+def trained_classifier(trained: Trained, result: Row, config: ComputeConfig) -> ServedModel:
+    """A classifier with its class activation maps; `result` is that of its run, or empty."""
+    trained = trained.placed(config)
+    name = "auto" if config.precision == "float32" else "torch"
+    model = classifier(trained, lambda trained: engine(trained, name, config.threads))
+    view = trained.preprocessing
+
+    def draw_map(picture: Image.Image, class_name: str | None) -> Image.Image:
+        return explain(trained, picture, class_name).draw()
+
+    card = trained_card(trained, result) | {
+        "task": "classification",
+        "input": {"shorter": view.shorter, "size": list(view.size)},
+    }
+    return served_classifier(card, model, config, draw_map)
+
+
+def exported_model(file: OnnxFile) -> ServedModel:
+    """The classifier or the detector of an .onnx file."""
+    return exported_detector(file) if file.detects else exported_network(file)
+
+
+def exported_network(file: OnnxFile) -> ServedModel:
+    """The classifier of an .onnx file."""
+    view = file["preprocessing"]
+    card = exported_card(file) | {
+        "task": "classification",
+        "input": {"shorter": view["shorter"], "size": view["size"]},
+    }
+    return served_classifier(
+        card, exported_classifier(file), ComputeConfig(), None, WHOLE if view["inside"] else 16
+    )
+
+
+def served_classifier(
+    card: Card,
+    model: Classifier,
+    config: ComputeConfig,
+    draw_map: Callable[[Image.Image, str | None], Image.Image] | None,
+    largest_batch: int = 16,
+) -> ServedModel:
+    """A classifier with labels as `residual predict` prints them."""
+
+    def infer(inputs: Sequence[Any]) -> Sequence[Any]:
+        with config.autocast():
+            return list(model.probabilities(inputs))
+
+    def answer(row: Any, top: int, _score: float) -> Row:
+        return {"labels": model.labels(row, top)}
+
+    return ServedModel(card, model.prepare, infer, answer, draw_map, largest_batch)
+
+
+# ---- detectors ----------------------------------------------------------------------------------
+
+
+def trained_detector(detector: TrainedDetector, result: Row, config: ComputeConfig) -> ServedModel:
+    """A detector; `result` is that of its run, or empty."""
+    testing = choose_testing(detector.recipe, refine=False, multiscale=False)
+    card = trained_card(detector, result)
+    sides = {"shorter": detector.recipe.shorter, "longest": detector.recipe.longest}
+    detect = file_detector([detector], testing, config)
+    return served_detector(card | {"input": sides}, detect, detector.classes, testing)
+
+
+def exported_detector(file: OnnxFile) -> ServedModel:
+    """The detector of an .onnx file."""
+    detect, classes, testing = detector_check.exported_detector(file)
+    view = file["preprocessing"]
+    sides = {"shorter": view["shorter"], "longest": view["longest"]}
+    return served_detector(exported_card(file) | {"input": sides}, detect, classes, testing)
+
+
+def served_detector(
+    card: Card, detect: Detect, classes: Sequence[str], testing: Testing
+) -> ServedModel:
+    """A detector with objects as `residual detect predict` prints them."""
+
+    def infer(pictures: Sequence[Any]) -> Sequence[Any]:
+        return [detect(picture) for picture in pictures]
+
+    def answer(result: Any, _top: int, score: float) -> Row:
+        return {"objects": objects(result, classes, score)}
+
+    card = card | {"task": "detection"}
+    return ServedModel(card, open_image, infer, answer, None, 1, testing.least)
+
+
+# ---- cards --------------------------------------------------------------------------------------
+
+
+def trained_card(trained: Trained, result: Row) -> Card:
+    """What a client may know of a trained network."""
+    if shipped := shipped_files().get(trained.source or ""):
+        result = read_json(shipped.with_suffix(".json"))
+    steps = f"trained by residual, {trained.step:,} steps" if trained.step else ""
+    return {
+        "network": trained.network,
+        "classes": list(trained.classes) if trained.classes else None,
+        "error": error_of(result),
+        "source": trained.source or steps,
+        "precision": "float32",
+        "weights_sha256": weights_sha256(trained.net.state_dict()),
+    }
+
+
+def exported_card(file: OnnxFile) -> Card:
+    """What a client may know of an exported file."""
+    texts = file.texts
+    return {
+        "network": file["network"],
+        "classes": file["labels"],
+        "error": file["error"] if "error" in texts else None,
+        "source": file["source"],
+        "precision": file["precision"] if "precision" in texts else "float32",
+        "weights_sha256": file["weights_sha256"],
+    }
+
+
+def error_of(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The error or the average precision in a result, in percent, with its data and protocol."""
+    keys = ("error_top1", "error_top5", "seen", "protocol")
+    values = {key: record[key] for key in keys if record.get(key) is not None}
+    if precisions := record.get("ap"):
+        measures = {key: value for key, value in precisions.items() if key.startswith("AP")}
+        values["ap"] = {name: value["mean"] for name, value in measures.items()}
+    if not values:
+        return None
+    data = record["data"]
+    return values | {"data": data["name"], "split": data.get("split")}
