@@ -6,11 +6,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import typer
 from conftest import FORK
+from made_servers import serving
 
 from residual.cli.app import app
 from residual.models.registry import model_spec
@@ -27,7 +29,19 @@ PAGES = [
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 LAUNCHERS = ("python -m residual", "-m residual", "srun residual", "residual")
 # What is no command of ours: shell syntax, pip, git and the like are typed as they are.
-OTHERS = ("python3 -m venv", "source", "pip install", "if ", "else", "fi", "RUN=", "cd ", "git ")
+OTHERS = (
+    "python3 -m venv",
+    "source",
+    "pip install",
+    "if ",
+    "else",
+    "fi",
+    "RUN=",
+    "cd ",
+    "git ",
+    "curl ",
+)
+SERVER = "http://127.0.0.1:8000"
 COMMANDS = typer.main.get_command(app)
 CLASSIFICATION = classification.RECIPES | baseline_recipes.RECIPES
 
@@ -171,7 +185,12 @@ def test_every_python_snippet_runs(page, n, place, tmp_path):
     """In a process and a folder of its own; long trainings are shortened."""
     code = blocks(page, "python")[n].replace("steps=300", "steps=2")
     shutil.copytree(place, tmp_path / "here", symlinks=True)
-    child = FORK.Process(target=run_code, args=(code, str(tmp_path / "here")))
-    child.start()
-    child.join(120)
+    with ExitStack() as stack:
+        if SERVER in code:
+            pytest.importorskip("fastapi", reason="needs the extra serve")
+            server = stack.enter_context(serving(tmp_path, tmp_path / "here/runs/resnet20-1"))
+            code = code.replace(SERVER, server.address)
+        child = FORK.Process(target=run_code, args=(code, str(tmp_path / "here")))
+        child.start()
+        child.join(120)
     assert child.exitcode == 0, f"{page}, block {n + 1}: {(tmp_path / 'here' / 'err').read_text()}"

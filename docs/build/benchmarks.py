@@ -35,6 +35,10 @@ FITTING = (
     "that the network can learn. The initialization is its own, its own with biases of 1 in the "
     "last layer (`raised`), or that of He et al. (`he`); the first that succeeds is shown."
 )
+SERVING = (
+    "`residual serve` with clients on the same machine that send JPEGs over kept connections, "
+    "beside ONNX Runtime alone on preprocessed images in batches of 16 (`benchmarks/serving.py`)."
+)
 FULL_DISK = "full disk"  # the one interruption that kills no process
 
 
@@ -48,6 +52,7 @@ def sections(results: Path) -> Iterator[tuple[str, str]]:
     yield "Interrupted jobs", endurance_sentence(results) + table(header, endurance(folder))
     yield "Baselines fit a few pictures", f"{FITTING}\n\n{fitting(folder)}"
     yield "Photographs, compared with other libraries", photographs(folder)
+    yield "A server under load", f"{SERVING}\n\n{serving(folder)}"
     yield "Detectors, compared with torchvision's", detectors(folder)
 
 
@@ -225,6 +230,30 @@ def sides(
         cell = speed_and_memory(side, *unit) + (f", {size / 1e6:,.1f} MB on disk" if size else "")
         rows.append([result["hardware"], subject, name, cell, f"{side['ratio' + core]:.2f}"])
     return rows
+
+
+def serving(folder: Path) -> str:
+    """The throughput, latency and memory of a server."""
+    rows = []
+    for result in read_results(folder, "serving"):
+        served, alone = (result["serving"][name] for name in ("served", "onnxruntime"))
+        first, *_, last = (size / 2**20 for size in result["memory_of_rounds"])
+        rows.append(
+            [
+                *(result["hardware"], result["network"], str(result["clients"])),
+                *(f"{side['images_per_second']:,.0f} images/s" for side in (served, alone)),
+                *(
+                    f"{result['ratio']:.2f}",
+                    f"{served['p50_ms']:,.0f} / {served['p99_ms']:,.0f} ms",
+                ),
+                *(
+                    f"{served['busy']:,.0f} / {served['failed']:,.0f}",
+                    f"{first:,.0f} to {last:,.0f}",
+                ),
+            ]
+        )
+    header = ["hardware", "network", "clients", "served", "ONNX Runtime", "median ratio"]
+    return table([*header, "p50 / p99", "refused / lost", "memory, MiB"], rows)
 
 
 def detectors(folder: Path) -> str:

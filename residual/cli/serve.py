@@ -49,7 +49,7 @@ def serve(
     threads: Threads = 0,
     precision: Exact = "float32",
 ) -> None:
-    """Serve a trained network: a page for browsers, and HTTP for programs.
+    """Serve a trained network to browsers and programs.
 
     Example: residual serve runs/resnet20-1 --port 8000
     """
