@@ -83,7 +83,7 @@ def layer(graph: Graph, module: nn.Module, name: str, x: Value) -> Value:
         case nn.ReLU():
             x = graph("Relu", x)
         case nn.Identity() | nn.Dropout():
-            x = graph("Identity", x)
+            pass
         case nn.Flatten():
             x = graph("Flatten", x)
         case nn.Conv2d():
