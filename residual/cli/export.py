@@ -1,13 +1,27 @@
 """The command `export`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from residual.cli.evaluate import pictures_of
 from residual.cli.models import print_table
-from residual.cli.options import Json, Threads, compute_config, load_detectors, load_trained
-from residual.storage import json_text
+from residual.cli.options import (
+    Json,
+    Root,
+    Threads,
+    compute_config,
+    data_of,
+    load_detectors,
+    load_trained,
+)
+from residual.cli.progress import counting
+from residual.storage import DEFAULT_ROOT, json_text
+
+if TYPE_CHECKING:
+    from residual.export.quantization import Pictures
+    from residual.runs.load import Trained
 
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torchvision": ".safetensors"}
 PARITY = (
@@ -31,44 +45,105 @@ def export(
     preprocessing: Annotated[
         str, typer.Option(help="inside the ONNX model (8-bit input of any size) or outside.")
     ] = "inside",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Eight-bit weights and activations, in onnx.")
+    ] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Data whose training pictures calibrate --int8; default: the run's."),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Points by which --int8 may raise the error, or lower AP.")
+    ] = 0.5,
+    root: Root = DEFAULT_ROOT,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Export a trained network as ONNX or safetensors.
 
     An ONNX model is checked against the network. That of a detector reads a picture of any size
-    and returns boxes, scores and labels.
+    and returns boxes, scores and labels. With --int8 the error is measured before and after.
 
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """
-    from residual.export import classifier, detector_check
     from residual.runs.folder import is_detection
 
     check_usage(form, preprocessing, out)
     config = compute_config("cpu", threads, "float32", False)
-    detection, rows = is_detection(path), list[dict[str, Any]]()
-    if detection and form != "onnx":
-        raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
-    if detection and preprocessing == "outside":
-        raise typer.BadParameter("a detector's preprocessing is inside, so that boxes fit pictures")
+    detection, inside = is_detection(path), preprocessing == "inside"
+    check_task_usage(form, inside, detection)
+    if calibration is not None and not int8:
+        raise typer.BadParameter("--calibration is for --int8")
+    if int8 and form != "onnx":
+        raise typer.BadParameter(f"--int8 is for onnx; {form} holds float32 weights")
+    source = data_of(path, calibration, root) if int8 else None
+    trained = load_detectors([path])[0] if detection else load_trained(path)
     with config.activate():
-        if detection:
-            (detector,) = load_detectors([path])
-            network, rows = detector.network, detector_check.write_onnx(detector, out)
+        if source:
+            result = export_int8(trained, out, inside, source, max_drop)
         else:
-            trained = load_trained(path)
-            network = trained.network
-            if form == "onnx":
-                rows = classifier.write_onnx(trained, out, preprocessing == "inside")
-            else:
-                classifier.write_weights(trained, out, torchvision=form == "torchvision")
+            result = {"parity": export_float32(trained, out, form, inside)}
     if as_json:
-        print(json_text({"file": str(out), "format": form, "network": network, "parity": rows}))
+        values = {"file": str(out), "format": form, "network": trained.network}
+        print(json_text({**values, **result}))
         return
-    if rows:
-        print_parity(rows, detection)
-    subject, labels = (f"a detector on {network}", "classes") if detection else (network, "labels")
-    print(f"{out}: {subject} as {form}, with its {labels} and its preprocessing")
+    if result["parity"]:
+        print_parity(result["parity"], detection)
+    if int8:
+        print_comparison(result)
+    subject, labels = trained.network, "labels"
+    if detection:
+        subject, labels = f"a detector on {trained.network}", "classes"
+    eight = " in eight bits" if int8 else ""
+    print(f"{out}: {subject} as {form}{eight}, with its {labels} and its preprocessing")
+
+
+def export_float32(trained: "Trained", out: Path, form: str, inside: bool) -> list[dict[str, Any]]:
+    """Write a file -> the comparison of an ONNX model with the network."""
+    from residual.export import classifier, detector_check
+    from residual.tasks.detection.load import TrainedDetector
+
+    if isinstance(trained, TrainedDetector):
+        return detector_check.write_onnx(trained, out)
+    if form == "onnx":
+        return classifier.write_onnx(trained, out, inside)
+    classifier.write_weights(trained, out, torchvision=form == "torchvision")
+    return []
+
+
+def export_int8(
+    trained: "Trained", out: Path, inside: bool, source: tuple[str, Path], max_drop: float
+) -> dict[str, Any]:
+    """Write an ONNX model in eight bits -> the comparisons of the float32 model with the network
+    and with the eight-bit one."""
+    import torch
+
+    from residual.export import classifier, detector_check
+    from residual.export.quantization import write_int8
+    from residual.tasks.detection.load import TrainedDetector
+    from residual.tasks.detection.recipe import Testing
+
+    pictures = calibration_pictures(trained, inside, source)
+    if isinstance(trained, TrainedDetector):
+        model, rows = detector_check.checked_model(trained, Testing())
+    else:
+        model, rows = classifier.checked_model(trained, inside)
+    with counting("comparing") as progress:
+        row = write_int8(model, pictures, out, max_drop, torch.get_num_threads(), progress)
+    return {"parity": rows, **row}
+
+
+def calibration_pictures(trained: "Trained", inside: bool, source: tuple[str, Path]) -> "Pictures":
+    """The pictures of a calibration and of a comparison."""
+    from residual.export.calibration import classifier_pictures, detector_pictures
+    from residual.tasks import refuse_boxes
+    from residual.tasks.detection.load import TrainedDetector
+
+    name, root = source
+    if isinstance(trained, TrainedDetector):
+        return detector_pictures(trained, Path(name).expanduser())
+    refuse_boxes(name)
+    return classifier_pictures(trained, pictures_of(Path(), name, root, trained, 2), inside)
 
 
 def check_usage(form: str, preprocessing: str, out: Path) -> None:
@@ -87,6 +162,14 @@ def check_usage(form: str, preprocessing: str, out: Path) -> None:
         raise FileNotFoundError(f"cannot write {out}: no folder {out.parent}")
 
 
+def check_task_usage(form: str, inside: bool, detection: bool) -> None:
+    """Raises for what is only written of a classifier."""
+    if detection and form != "onnx":
+        raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
+    if detection and not inside:
+        raise typer.BadParameter("a detector's preprocessing is inside, so that boxes fit pictures")
+
+
 def print_parity(rows: list[dict[str, Any]], detection: bool) -> None:
     """Print the comparison with the network: a row for each batch, or each picture."""
     heads, cells = DETECTOR_PARITY if detection else PARITY
@@ -96,3 +179,24 @@ def print_parity(rows: list[dict[str, Any]], detection: bool) -> None:
             "If both find fewer boxes, some regions have nearly equal scores, and rounding "
             "decides between them; each step gives equal results on equal numbers."
         )
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """Print the comparison of the float32 model with the eight-bit one."""
+    data = result["evaluation"]
+    measure = "ap" if "ap_int8" in result else "error"
+    rows = [
+        [
+            name,
+            f"{result[f'{measure}_{name}']:.2f} %",
+            f"{result[f'images_per_second_{name}']:,.1f}",
+            f"{result[f'bytes_{name}'] / 1e6:,.2f} MB",
+        ]
+        for name in ("float32", "int8")
+    ]
+    heads = ["precision", {"ap": "average precision"}.get(measure, measure), "images/s", "size"]
+    print_table(heads, rows)
+    print(
+        f"calibrated on {result['calibration']['pictures']:,} training pictures of {data['data']}, "
+        f"compared on {data['pictures']:,} others ({data['split']})"
+    )

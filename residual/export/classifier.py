@@ -47,11 +47,16 @@ def write_onnx(trained: Trained, out: Path, inside: bool) -> list[Row]:
     Raises ValueError, and writes nothing, if its probabilities differ from the network's, if a
     weight is not finite, or if ONNX and ONNX Runtime are not installed.
     """
-    check_exportable(trained)
-    model = onnx_model(trained, inside)
-    rows = list(compare(trained, inside, model))
+    model, rows = checked_model(trained, inside)
     write_atomic(out, model)
     return rows
+
+
+def checked_model(trained: Trained, inside: bool) -> tuple[bytes, list[Row]]:
+    """The ONNX model, and its comparison with the network. Raises as `write_onnx`."""
+    check_exportable(trained)
+    model = onnx_model(trained, inside)
+    return model, list(compare(trained, inside, model))
 
 
 def check_exportable(trained: Trained) -> None:

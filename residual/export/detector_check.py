@@ -48,15 +48,19 @@ def write_onnx(trained: TrainedDetector, out: Path, testing: Testing | None = No
     Raises ValueError, and writes nothing, if it differs from the detector, for refinement and for
     several scales, and if ONNX and ONNX Runtime are not installed.
     """
-    testing = testing or Testing()
+    model, rows = checked_model(trained, testing or Testing())
+    write_atomic(out, model)
+    return rows
+
+
+def checked_model(trained: TrainedDetector, testing: Testing) -> tuple[bytes, list[Row]]:
+    """The ONNX model, and its comparison with the detector. Raises as `write_onnx`."""
     if testing.refinement or testing.scales:
         raise ValueError("an ONNX model detects at one scale, without refinement")
     check_exportable(trained)
     graph = detector_graph(trained, testing)
     model = graph.serialize(INPUTS, OUTPUTS, detector_metadata(trained, testing))
-    rows = list(compare(trained, testing, model))
-    write_atomic(out, model)
-    return rows
+    return model, list(compare(trained, testing, model))
 
 
 def detector_metadata(trained: TrainedDetector, testing: Testing) -> dict[str, str]:
