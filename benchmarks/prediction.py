@@ -4,8 +4,10 @@
 
 Each side is a process of its own that waits for its turn, so that its memory is its own too. All
 take preprocessed images (N, 3, 224, 224) and use as many threads. `onnxruntime` is ONNX Runtime
-alone on torch's own export of torchvision's network, in a process without torch. `matrix product`
-is torch's product of two matrices in as many multiply-adds: what the processor's arithmetic allows.
+alone on torch's own export of torchvision's network, in a process without torch; `int8` is ONNX
+Runtime alone on our network in eight bits (`residual export --int8`), calibrated on noise. `matrix
+product` is torch's product of two matrices in as many multiply-adds: what the processor's
+arithmetic allows.
 """
 
 import argparse
@@ -23,23 +25,35 @@ from numpy.typing import NDArray
 
 from benchmarks.sides import Measured, against, answer, compare, in_words, record, timed
 
-SIDES = ("ours", "torchvision", "timm", "torchvision compiled", "onnxruntime", "matrix product")
+SIDES = (
+    *("ours", "torchvision", "timm", "torchvision compiled", "onnxruntime", "int8"),
+    "matrix product",
+)
 COLUMNS = 2048  # of the matrices
+INT8 = "int8.onnx"
 Answer = Callable[[NDArray[np.float32]], Any]
+
+
+def untrained(network: str) -> Any:
+    """Our network with random weights, as a `Trained`."""
+    import torch
+
+    from residual.data.normalization import Preprocessing
+    from residual.models.registry import build
+    from residual.runs.load import Trained
+
+    view = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224))
+    net = build(f"{network}-v1.5").eval()
+    return Trained(net, f"{network}-v1.5", None, view, None, None)
 
 
 def ours(network: str, threads: int) -> Answer:
     """What `residual predict` answers with."""
     import torch
 
-    from residual.data.normalization import Preprocessing
     from residual.export.engine import engine
-    from residual.models.registry import build
-    from residual.runs.load import Trained
 
-    view = Preprocessing(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), (224, 224))
-    net = build(f"{network}-v1.5").eval()
-    answer = engine(Trained(net, f"{network}-v1.5", None, view, None, None), "auto", threads)
+    answer = engine(untrained(network), "auto", threads)
     return lambda x: answer(torch.from_numpy(x))
 
 
@@ -90,7 +104,8 @@ def onnxruntime_alone(file: Path, threads: int) -> Answer:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"x": x})
+    (name,) = (value.name for value in session.get_inputs())
+    return lambda x: session.run(None, {name: x})
 
 
 def exported(network: str, file: Path) -> None:
@@ -105,11 +120,22 @@ def exported(network: str, file: Path) -> None:
     )  # fmt: skip
 
 
+def quantized(network: str, file: Path) -> None:
+    """Our network in eight bits, calibrated on noise."""
+    from residual.export.classifier import onnx_model
+    from residual.export.quantization import quantize
+
+    rng = np.random.default_rng(0)
+    noise = (rng.standard_normal((4, 3, 224, 224), np.float32) for _ in range(2))
+    file.write_bytes(quantize(onnx_model(untrained(network), inside=False), noise))
+
+
 def wait(side: str, options: argparse.Namespace) -> None:
     """In a process of its own: answer so many images in batches, at each turn."""
     network, threads = options.networks[0], options.threads
-    if side == "onnxruntime":
-        answering = onnxruntime_alone(options.file, threads)
+    if side in ("onnxruntime", "int8"):
+        file = options.file if side == "onnxruntime" else options.file.with_name(INT8)
+        answering = onnxruntime_alone(file, threads)
     else:
         import torch
 
@@ -140,17 +166,22 @@ def rows(network: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         passed = ["--networks", network, "--threads", str(options.threads)]
         passed += ["--images", str(options.images), "--file", str(Path(folder) / "theirs.onnx")]
         products = [sys.executable, "-m", module, "--wait", "export", *passed]
+        products += ["--sides", *options.sides]
         subprocess.run(products, check=True, capture_output=True)
         for batch in options.batches:
             sides = {name: [*passed, "--batches", str(batch)] for name in options.sides}
             turns = compare(module, sides, options.rounds)
             medians = against(turns, "torchvision")
-            times = {name: against(turns, name)["ours"]["ratio"] for name in turns}
+            by_side = {name: against(turns, name) for name in turns}
             yield {
                 "network": network,
                 "batch": batch,
                 "sides": medians,
-                "ours_against": times,
+                **{
+                    f"{side}_against": {name: by_side[name][side]["ratio"] for name in turns}
+                    for side in ("ours", "int8")
+                    if side in turns
+                },
             }
 
 
@@ -158,9 +189,10 @@ def words(row: dict[str, Any]) -> Iterator[str]:
     """A comparison as a person reads it."""
     yield f"{row['network']}, batch {row['batch']}"
     yield from in_words(row["sides"], "torchvision")
-    yield "  ours is " + ", ".join(
-        f"{ratio:.2f} times {name}" for name, ratio in row["ours_against"].items() if name != "ours"
-    )
+    for side in ("ours", "int8"):
+        others = (item for item in row.get(f"{side}_against", {}).items() if item[0] != side)
+        if times := ", ".join(f"{ratio:.2f} times {name}" for name, ratio in others):
+            yield f"  {side} is {times}"
 
 
 def arguments() -> argparse.Namespace:
@@ -183,6 +215,8 @@ def main() -> None:
     options = arguments()
     if options.wait == "export":
         exported(options.networks[0], options.file)
+        if "int8" in options.sides:
+            quantized(options.networks[0], options.file.with_name(INT8))
         return
     if options.wait:
         wait(options.wait, options)

@@ -193,7 +193,7 @@ def photographs(folder: Path) -> str:
     """Reading, training and prediction with photographs, and how the cost grows."""
     growth = sorted((folder.parent / "figures").glob("growth-*.png"))
     pictures = [f"![cost by size](../results/figures/{path.name})" for path in growth]
-    reading, training, prediction = Rows(), Rows(), Rows()
+    reading, training, prediction, int8 = Rows(), Rows(), Rows(), Rows()
     for result in read_results(folder, "reading"):
         subject = f"{result['pictures']:,} photographs, {result['workers']} workers"
         unit = "images/s per core", 0, "images_per_cpu_second"
@@ -204,9 +204,11 @@ def photographs(folder: Path) -> str:
             training += sides(result, f"{result['network']}, {subject}", result["training"])
     for result in read_results(folder, "rows"):
         for row in result["rows"]:
-            ratios = row["ours_against"]
-            measured = {name: side | {"ratio": ratios[name]} for name, side in row["sides"].items()}
-            prediction += sides(result, f"{row['network']}, batch {row['batch']}", measured)
+            subject = f"{row['network']}, batch {row['batch']}"
+            for rows, key in ((prediction, "ours_against"), (int8, "int8_against")):
+                ratios = row.get(key, {})  # older results have no int8
+                measured = {name: row["sides"][name] | {"ratio": ratios[name]} for name in ratios}
+                rows += sides(result, subject, measured)
     parts = [
         "Reading photographs into normalised batches, against `ImageFolder`:",
         table(SIDES, reading),
@@ -214,6 +216,11 @@ def photographs(folder: Path) -> str:
         table(SIDES, training),
         "Prediction; the ratio is our speed to the other's:",
         table(SIDES, prediction),
+        *(
+            ["In eight bits; the ratio is its speed to the other's:", table(SIDES, int8)]
+            if int8
+            else []
+        ),
         "Cost of training and fine-tuning by size:",
         *(pictures or ["Not run."]),
     ]
