@@ -238,14 +238,16 @@ def test_an_open_server_without_a_token_is_warned_of(finished, tmp_path):
         assert "open to other machines" in (server.folder / "err").read_text()
 
 
-def test_the_interface_keeps_its_own_description(server):
+def test_the_interface_keeps_its_own_description(server, tmp_path):
     """Random requests that fit the schema, and such that do not. Random bytes of a picture's type
     are no picture, so that valid requests are refused, too."""
     pytest.importorskip("schemathesis", reason="needs schemathesis")
     program = Path(sys.executable).parent / "schemathesis"
     words = ("run", f"{server.address}/openapi.json", "--max-examples", "10", "--seed", "1")
     words += ("--exclude-checks", "positive_data_acceptance", "--generation-database", "none")
-    done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, *words], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stdout[:2000]
 
 

@@ -1,10 +1,8 @@
 """The command `serve`."""
 
-import socket
-from contextlib import closing, nullcontext
-from ipaddress import ip_address
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +17,8 @@ from residual.cli.options import (
 from residual.storage import read_json_object
 
 if TYPE_CHECKING:
+    import socket
+
     from residual.device import ComputeConfig
     from residual.server.served_model import ServedModel
     from residual.server.service import ServerOptions
@@ -54,6 +54,7 @@ def serve(
     Example: residual serve runs/resnet20-1 --port 8000
     """
     try:
+        from residual.server.listener import is_loopback, listen, url_host
         from residual.server.service import ServerOptions
     except ModuleNotFoundError:
         raise ValueError(MISSING) from None
@@ -99,59 +100,12 @@ def open_model(path: Path, config: "ComputeConfig") -> "ServedModel":
     return served_model.trained_classifier(load_trained(path), record, config)
 
 
-def run(model: "ServedModel", options: "ServerOptions", listener: socket.socket) -> None:
+def run(model: "ServedModel", options: "ServerOptions", listener: "socket.socket") -> None:
     """Serve until a signal comes, and finish the requests that have begun."""
-    import uvicorn
-
     from residual.cli.progress import stop_signals
     from residual.server.app import create_app
+    from residual.server.listener import serve_until
 
     with stop_signals() as signals:
-
-        class Server(uvicorn.Server):
-            """A server whose signals are handled here."""
-
-            def capture_signals(self) -> Any:
-                return nullcontext()
-
-            async def on_tick(self, counter: int) -> bool:
-                return await super().on_tick(counter) or bool(signals)
-
-        settings = uvicorn.Config(
-            create_app(model, options),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(options.timeout) + 1,
-        )
-        Server(settings).run(sockets=[listener])
+        serve_until(lambda: bool(signals), create_app(model, options), listener, options.timeout)
     raise typer.Exit(128 + signals[0] if signals else 1)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError if the address is not of this machine, or taken."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        raise OSError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; choose others with --host "
-            "and --port"
-        ) from None
-    return listener
-
-
-def url_host(host: str) -> str:
-    """A host as a URL names it: an address of IPv6 is in brackets."""
-    return f"[{host}]" if ":" in host else host
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
