@@ -256,3 +256,15 @@ def test_a_picture_without_regions_calibrates_a_detector(tmp_path):
     black = np.zeros((1, 40, 50, 3), np.uint8)
     small = quantization.quantize(model, [black])
     assert len(open_session(small, {}, 1).run(None, {"image": black})) == 3
+
+
+def test_the_card_of_a_server_has_the_error_of_the_eight_bit_file(quantized):
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from residual.export.onnx_file import open_file
+    from residual.server.served_model import exported_card
+
+    out, answer = quantized
+    card = exported_card(open_file(out, 1))
+    assert card["precision"] == "int8" and card["error"]["split"] == "train"
+    assert card["error"]["error_top1"] == answer.json["error_int8"]
+    assert card["error"]["seen"] == answer.json["evaluation"]["pictures"]

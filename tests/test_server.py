@@ -65,7 +65,9 @@ def test_the_answers_are_those_of_predict(command, server, finished, photos):
 
 
 @pytest.mark.parametrize("name", ["classifier.onnx", "detector", "detector.onnx"])
-def test_other_models_answer_as_their_commands_do(command, models, photos, name, tmp_path):
+def test_other_models_answer_as_their_commands_do(
+    command, models, finished, photos, name, tmp_path
+):
     detects = "detector" in name
     names = sorted(path.name for path in photos.iterdir())
     words = ("detect", "predict") if detects else ("predict",)
@@ -76,6 +78,8 @@ def test_other_models_answer_as_their_commands_do(command, models, photos, name,
         assert reply.status == 200 and reply.json == expected.json
         card = server.ask("GET", "/model").json
         assert card["task"] == ("detection" if detects else "classification")
+        error = json.loads((finished / "result.json").read_text())["error_top1"]
+        assert (card["error"] or {}).get("error_top1") == (None if detects else error)
         assert card["classes"] and card["source"].startswith("trained by residual")
         assert server.ask("POST", "/explain", b"x").status == 404
         assert server.stop() == 143

@@ -14,7 +14,6 @@ from residual.cli.options import (
     load_detectors,
     load_trained,
 )
-from residual.storage import read_json_object
 
 if TYPE_CHECKING:
     import socket
@@ -92,12 +91,10 @@ def open_model(path: Path, config: "ComputeConfig") -> "ServedModel":
 
     if path.suffix == ".onnx":
         return served_model.exported_model(open_file(path, config.threads))
-    result = path / "result.json"
-    record = read_json_object(result) if result.is_file() else {}
     if is_detection(path):
         (detector,) = load_detectors([path])
-        return served_model.trained_detector(detector, record, config)
-    return served_model.trained_classifier(load_trained(path), record, config)
+        return served_model.trained_detector(detector, config)
+    return served_model.trained_classifier(load_trained(path), config)
 
 
 def run(model: "ServedModel", options: "ServerOptions", listener: "socket.socket") -> None:

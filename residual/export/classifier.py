@@ -145,6 +145,7 @@ def metadata(trained: Trained, task: Row, inside: bool, size: Row, values: Row) 
         "source": trained.source or f"trained by residual, {trained.step} steps",
         "weights_sha256": weights_sha256(trained.net.state_dict()),
         "labels": list(trained.classes) if trained.classes else None,
+        **({"error": trained.error} if trained.error else {}),
     }
     resize = {"interpolation": "bilinear, antialiased", "divisor": 255}
     preprocessing = {"inside": inside, "colours": "RGB", **size, **resize, **values}

@@ -9,7 +9,9 @@ from torch import nn
 from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig
 from residual.runs import folder
+from residual.storage import read_json_object
 from residual.training import checkpoint
+from residual.weights.published import shipped_files
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Trained:
     source: str | None = None  # of foreign weights
     notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
     body: bool = False  # the weights lack the last layer, which is zero
+    error: dict[str, Any] | None = None  # that was measured, see `stated_error`
 
     def placed(self, config: ComputeConfig) -> Self:
         """Move the network to the device of a configuration."""
@@ -49,3 +52,22 @@ def read(path: Path) -> tuple[checkpoint.Tensors, dict[str, Any], tuple[str, ...
     if not {"network", "classes", "size"} <= header.keys():
         raise ValueError(f"{path} holds no network; name a run, or a file in its checkpoints/")
     return tensors, header, ()
+
+
+def stated_error(path: Path, source: str | None = None) -> dict[str, Any] | None:
+    """The error or the average precision in the result of a run, or on the card of weights that
+    come with the package: in percent, with its data and protocol. None without a result."""
+    card, result = shipped_files().get(source or ""), path / "result.json"
+    try:
+        record = read_json_object(card.with_suffix(".json") if card else result)
+    except (OSError, ValueError):  # the network is whole without it
+        return None
+    keys = ("error_top1", "error_top5", "seen", "protocol")
+    values = {key: record[key] for key in keys if record.get(key) is not None}
+    means = {key: v["mean"] for key, v in record.get("ap", {}).items() if key.startswith("AP")}
+    data = record["data"]
+    return (
+        values
+        | ({"ap": means} if means else {})
+        | {"data": data["name"], "split": data.get("split")}
+    )

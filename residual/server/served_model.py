@@ -14,12 +14,10 @@ from residual.export.engine import engine
 from residual.export.onnx_file import OnnxFile
 from residual.export.predict import Classifier, classifier, exported_classifier
 from residual.runs.load import Trained
-from residual.storage import read_json
 from residual.tasks.detection.inference import Detect, file_detector, objects
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import Testing, choose_testing
 from residual.training.checkpoint import weights_sha256
-from residual.weights.published import shipped_files
 
 Card = dict[str, Any]
 Row = dict[str, Any]
@@ -42,8 +40,8 @@ class ServedModel:
 # ---- classifiers --------------------------------------------------------------------------------
 
 
-def trained_classifier(trained: Trained, result: Row, config: ComputeConfig) -> ServedModel:
-    """A classifier with its class activation maps; `result` is that of its run, or empty."""
+def trained_classifier(trained: Trained, config: ComputeConfig) -> ServedModel:
+    """A classifier with its class activation maps."""
     trained = trained.placed(config)
     name = "auto" if config.precision == "float32" else "torch"
     model = classifier(trained, lambda trained: engine(trained, name, config.threads))
@@ -52,7 +50,7 @@ def trained_classifier(trained: Trained, result: Row, config: ComputeConfig) -> 
     def draw_map(picture: Image.Image, class_name: str | None) -> Image.Image:
         return explain(trained, picture, class_name).draw()
 
-    card = trained_card(trained, result) | {
+    card = trained_card(trained) | {
         "task": "classification",
         "input": {"shorter": view.shorter, "size": list(view.size)},
     }
@@ -98,10 +96,10 @@ def served_classifier(
 # ---- detectors ----------------------------------------------------------------------------------
 
 
-def trained_detector(detector: TrainedDetector, result: Row, config: ComputeConfig) -> ServedModel:
-    """A detector; `result` is that of its run, or empty."""
+def trained_detector(detector: TrainedDetector, config: ComputeConfig) -> ServedModel:
+    """A detector of a run or a checkpoint."""
     testing = choose_testing(detector.recipe, refine=False, multiscale=False)
-    card = trained_card(detector, result)
+    card = trained_card(detector)
     sides = {"shorter": detector.recipe.shorter, "longest": detector.recipe.longest}
     detect = file_detector([detector], testing, config)
     return served_detector(card | {"input": sides}, detect, detector.classes, testing)
@@ -133,15 +131,13 @@ def served_detector(
 # ---- cards --------------------------------------------------------------------------------------
 
 
-def trained_card(trained: Trained, result: Row) -> Card:
+def trained_card(trained: Trained) -> Card:
     """What a client may know of a trained network."""
-    if shipped := shipped_files().get(trained.source or ""):
-        result = read_json(shipped.with_suffix(".json"))
     steps = f"trained by residual, {trained.step:,} steps" if trained.step else ""
     return {
         "network": trained.network,
         "classes": list(trained.classes) if trained.classes else None,
-        "error": error_of(result),
+        "error": trained.error,
         "source": trained.source or steps,
         "precision": "float32",
         "weights_sha256": weights_sha256(trained.net.state_dict()),
@@ -149,26 +145,23 @@ def trained_card(trained: Trained, result: Row) -> Card:
 
 
 def exported_card(file: OnnxFile) -> Card:
-    """What a client may know of an exported file."""
-    texts = file.texts
+    """What a client may know of an exported file. The error of eight bits is that of its own
+    comparison."""
+    keys = ("error", "precision", "evaluation", "error_int8", "ap_int8")
+    found = {key: file[key] for key in keys if key in file.texts}
+    error = found.get("error")
+    if evaluation := found.get("evaluation"):
+        part = {"data": evaluation["data"], "split": evaluation["split"]}
+        error = {**part, "seen": evaluation["pictures"]}
+        if "error_int8" in found:
+            error["error_top1"] = found["error_int8"]
+        else:
+            error["ap"] = {"AP": found["ap_int8"]}
     return {
         "network": file["network"],
         "classes": file["labels"],
-        "error": file["error"] if "error" in texts else None,
+        "error": error,
         "source": file["source"],
-        "precision": file["precision"] if "precision" in texts else "float32",
+        "precision": found.get("precision", "float32"),
         "weights_sha256": file["weights_sha256"],
     }
-
-
-def error_of(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The error or the average precision in a result, in percent, with its data and protocol."""
-    keys = ("error_top1", "error_top5", "seen", "protocol")
-    values = {key: record[key] for key in keys if record.get(key) is not None}
-    if precisions := record.get("ap"):
-        measures = {key: value for key, value in precisions.items() if key.startswith("AP")}
-        values["ap"] = {name: value["mean"] for name, value in measures.items()}
-    if not values:
-        return None
-    data = record["data"]
-    return values | {"data": data["name"], "split": data.get("split")}

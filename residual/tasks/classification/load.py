@@ -1,5 +1,6 @@
 """Loads a trained classifier from a run or a file, and saves one to a file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 
 from residual.models.registry import build, build_meta, classifier_parameters, model_spec
 from residual.runs import folder
-from residual.runs.load import Trained, read
+from residual.runs.load import Trained, read, stated_error
 from residual.storage import damage_errors
 from residual.tasks.classification.recipe import ClassificationRecipe, from_json
 from residual.training import checkpoint
@@ -41,7 +42,7 @@ def load(path: Path | str, *, body: bool = False) -> Trained:
             f"{path} holds {trained.network} without its last layer and cannot "
             f"classify: train it first, with --weights {path}"
         )
-    return trained
+    return replace(trained, error=stated_error(path, trained.source))
 
 
 def save(trained: Trained, path: Path, extra: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """Loads a trained detector."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from residual.device import ComputeConfig
 from residual.runs import folder
-from residual.runs.load import Trained, read
+from residual.runs.load import Trained, read, stated_error
 from residual.storage import damage_errors
 from residual.tasks.detection.faster_rcnn import FasterRCNN, build, fuse_batchnorm
 from residual.tasks.detection.recipe import DetectionRecipe, from_json
@@ -47,7 +47,8 @@ def load(path: Path | str) -> TrainedDetector:
         read_recipe(path)
     tensors, header, notices = read(path)
     with damage_errors(path):
-        return from_checkpoint(tensors, header, notices)
+        detector = from_checkpoint(tensors, header, notices)
+    return replace(detector, error=stated_error(path))
 
 
 def from_checkpoint(
