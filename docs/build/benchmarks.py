@@ -35,6 +35,11 @@ FITTING = (
     "that the network can learn. The initialization is its own, its own with biases of 1 in the "
     "last layer (`raised`), or that of He et al. (`he`); the first that succeeds is shown."
 )
+EIGHT_BITS = (
+    "The error, or a detector's average precision, of the exported model in float32 and in eight "
+    "bits, on the validation set or on training pictures that did not calibrate "
+    "(`residual export --int8`, `benchmarks/eight_bits.py`)."
+)
 SERVING = (
     "`residual serve` with clients on the same machine that send JPEGs over kept connections, "
     "beside ONNX Runtime alone on preprocessed images in batches of 16 (`benchmarks/serving.py`)."
@@ -52,6 +57,7 @@ def sections(results: Path) -> Iterator[tuple[str, str]]:
     yield "Interrupted jobs", endurance_sentence(results) + table(header, endurance(folder))
     yield "Baselines fit a few pictures", f"{FITTING}\n\n{fitting(folder)}"
     yield "Photographs, compared with other libraries", photographs(folder)
+    yield "Networks in eight bits", f"{EIGHT_BITS}\n\n{eight_bits(folder)}"
     yield "A server under load", f"{SERVING}\n\n{serving(folder)}"
     yield "Detectors, compared with torchvision's", detectors(folder)
 
@@ -237,6 +243,28 @@ def sides(
         cell = speed_and_memory(side, *unit) + (f", {size / 1e6:,.1f} MB on disk" if size else "")
         rows.append([result["hardware"], subject, name, cell, f"{side['ratio' + core]:.2f}"])
     return rows
+
+
+def eight_bits(folder: Path) -> str:
+    """Errors, speeds and sizes of exported networks in float32 and in eight bits."""
+    rows = []
+    for result in read_results(folder, "eight_bits"):
+        for row in result["eight_bits"]:
+            compared = row["evaluation"]
+            subject = f"{compared['pictures']:,} of {compared['data']} ({compared['split']})"
+            measure = "ap" if "ap_int8" in row else "error"
+            cells = [
+                f"{row[f'{measure}_{name}']:.2f}, "
+                f"{row[f'images_per_second_{name}']:,.0f} images/s, "
+                f"{row[f'bytes_{name}'] / 1e6:,.1f} MB"
+                for name in ("float32", "int8")
+            ]
+            ratio = row["images_per_second_int8"] / row["images_per_second_float32"]
+            rows.append(
+                [result["hardware"], row["network"], subject, measure, *cells, f"{ratio:.2f}"]
+            )
+    header = ["hardware", "network", "pictures", "measure, %", "float32", "eight bits", "speed"]
+    return table(header, rows)
 
 
 def serving(folder: Path) -> str:
