@@ -11,7 +11,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from residual.data import decode as decoder
-from residual.data.decode import MAX_PIXELS, DamagedImage, decode
+from residual.data.decode import MAX_PIXELS, DamagedImage, OversizedImage, decode
 
 # Six blocks of 16x16 pixels, two rows of three, so that no two orientations look alike.
 LEVELS = np.array([[0, 60, 120], [180, 230, 255]])
@@ -271,6 +271,17 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side):
     assert side**2 > MAX_PIXELS
     with pytest.raises(DamagedImage, match=r"the picture is damaged: .*pixels"):
         decode(png(side, side, depth=8, colour=0, rows=b"\0" * 100))
+
+
+@pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000)])
+def test_a_stripe_that_would_become_too_large_is_damaged(size, tmp_path):
+    """A file of 150 bytes would take gigabytes."""
+    file = tmp_path / "line.png"
+    Image.new("RGB", size).save(file)
+    for source, name in ((file, "line.png"), (file.read_bytes(), "the picture")):
+        with pytest.raises(OversizedImage, match=f"{name} is damaged: with a shorter side of 256"):
+            decode(source, (224, 224), 256)
+    assert decode(file, (8, 8)).shape == (3, 8, 8)
 
 
 def test_a_text_that_unpacks_without_end_is_damage():

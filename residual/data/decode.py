@@ -93,10 +93,19 @@ def decode(
     (Sec. 3.4). The first of several frames is taken, and the EXIF orientation is applied. Raises
     DamagedImage, and FileNotFoundError if there is no file.
     """
-    image = open_image(source)
+    image = open_to_resize(source, shorter)
     if size is None:
         return to_tensor(image)
     return to_tensor(resize(image, size) if shorter is None else center_crop(image, size, shorter))
+
+
+def open_to_resize(source: Path | bytes | Image.Image, shorter: int | None) -> Image.Image:
+    """Like `open_image`; a stripe that would be too long with this shorter side is damaged, too."""
+    image = open_image(source)
+    if shorter is not None:
+        with damage_context(display_name(source) if isinstance(source, Path) else "the picture"):
+            check_scaled_size(image.size, shorter)
+    return image
 
 
 def open_image(source: Path | bytes | Image.Image) -> Image.Image:
@@ -236,6 +245,16 @@ def check_pixel_count(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise Image.DecompressionBombError(
             f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}"
+        )
+
+
+def check_scaled_size(size: tuple[int, int], shorter: int) -> None:
+    """Raises DecompressionBombError for a stripe that would be too long with this shorter side."""
+    width, height = scaled_size(size, shorter)
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError(
+            f"with a shorter side of {shorter} it would have {width}x{height} pixels, more than "
+            f"{MAX_PIXELS:,}"
         )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residual.data.augment import to_array
-from residual.data.decode import MAX_PIXELS, OversizedImage, Picture, resize, scaled_size
+from residual.data.decode import Picture, check_scaled_size, damage_context, resize, scaled_size
 
 ViewKind = Literal["centre", "corners", "squares", "grid", "whole"]
 VIEWS: dict[ViewKind, int] = {  # of a picture at one size, before they are mirrored
@@ -73,12 +73,9 @@ class Views:
 
 def resize_shorter_side(image: Picture, shorter: int) -> Image.Image:
     """A picture with this shorter side. Raises OversizedImage for one that would be too long."""
+    with damage_context("the picture"):
+        check_scaled_size(image.size, shorter)
     width, height = scaled_size(image.size, shorter)
-    if width * height > MAX_PIXELS:
-        raise OversizedImage(
-            f"the picture is damaged: with a shorter side of {shorter} it would have "
-            f"{width}x{height} pixels, more than {MAX_PIXELS:,}"
-        )
     return resize(image, (height, width))
 
 

@@ -93,11 +93,11 @@ def image_batches(
     def read(i: int) -> tuple[Array, Tensor] | None:
         try:
             image = as_image(images.image(i))
+            if inside:  # of any size, and so one by one
+                return np.asarray(image)[None], images.labels[i : i + 1]
+            pixels = decode(image, view.size, view.shorter)
         except (DamagedImage, OSError):
             return None
-        if inside:  # of any size, and so one by one
-            return np.asarray(image)[None], images.labels[i : i + 1]
-        pixels = decode(image, view.size, view.shorter)
         return view(pixels[None]).numpy(), images.labels[i : i + 1]
 
     for result in read_ahead(read, places, 2, AHEAD):

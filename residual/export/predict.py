@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import DamagedImage, decode, open_image
+from residual.data.decode import DamagedImage, decode, open_to_resize
 from residual.data.loader import read_ahead
 from residual.data.normalization import Preprocessing
 from residual.device import NON_FINITE, NonFiniteValues, is_finite
@@ -76,10 +76,11 @@ def exported_classifier(file: OnnxFile) -> Classifier:
             )
         inside = file["preprocessing"]["inside"]
         view = None if inside else exported_preprocessing(file)
+        shorter = file["preprocessing"]["shorter"]
 
     def prepare(picture: Path | bytes | Image.Image) -> Tensor:
         if view is None:
-            return torch.from_numpy(np.array(open_image(picture)))
+            return torch.from_numpy(np.array(open_to_resize(picture, shorter)))
         return view(decode(picture, view.size, view.shorter)[None])[0]
 
     def infer(inputs: Sequence[Tensor]) -> Tensor:
