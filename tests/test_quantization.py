@@ -65,7 +65,10 @@ def test_the_metadata_says_what_the_file_was_calibrated_and_compared_on(quantize
     assert entries["precision"] == "int8"
     expected = {"data": "digits", "fingerprint": digits.fingerprint, "pictures": 256}
     assert entries["calibration"] == expected
-    assert entries["evaluation"] == {"data": "digits", "split": "train", "pictures": 1181}
+    place = {"data": "digits", "split": "train"}
+    assert entries["evaluation"] == place | {"pictures": 1181, "measure": "error_top1"}
+    error = {"error_top1": answer.json["error_int8"], "seen": 1181}
+    assert entries["error"] == place | error  # what the page of a server shows
     for name in ("error_float32", "error_int8"):
         assert entries[name] == answer.json[name]
     assert entries["labels"] == list("0123456789") and entries["preprocessing"]["inside"]
@@ -153,7 +156,7 @@ def test_models_are_compared_on_the_val_set_and_no_test_picture_is_used(command,
     assert {bytes(image) for batch, _ in pictures.evaluation() for image in batch} == val
     assert len(train) == len(val) == 12 and not test & (train | val)
     answer = command("export", run, "--int8", "--max-drop", 100, "--out", out, "--json")
-    expected = {"data": "pets", "split": "val", "pictures": 12}
+    expected = {"data": "pets", "split": "val", "pictures": 12, "measure": "error_top1"}
     assert answer.json["evaluation"] == expected, answer.err
 
 
@@ -226,10 +229,12 @@ def test_a_detector_is_written_in_eight_bits(fields, command, tmp_path):
     assert answer.status == 0, answer.err
     row = answer.json
     assert row["calibration"]["data"] == "scenes" and row["calibration"]["pictures"] == 6
-    assert row["evaluation"] == {"data": "scenes", "split": "val", "pictures": 4}
+    expected = {"data": "scenes", "split": "val", "pictures": 4, "measure": "AP50-area"}
+    assert row["evaluation"] == expected
     assert row["bytes_int8"] < 0.4 * row["bytes_float32"] and len(row["parity"]) == 5
     entries = metadata(out)
     assert entries["precision"] == "int8" and entries["task"] == "detection"
+    assert entries["error"]["ap"] == {"AP50-area": row["ap_int8"]}
     assert entries["ap_float32"] == row["ap_float32"] and entries["ap_int8"] == row["ap_int8"]
     kinds = optimized(out.read_bytes(), tmp_path)
     assert kinds.count("QLinearConv") > 15

@@ -194,7 +194,8 @@ def print_comparison(result: dict[str, Any]) -> None:
         ]
         for name in ("float32", "int8")
     ]
-    heads = ["precision", {"ap": "average precision"}.get(measure, measure), "images/s", "size"]
+    name = data["measure"] if measure == "ap" else measure
+    heads = ["precision", name, "images/s", "size"]
     print_table(heads, rows)
     print(
         f"calibrated on {result['calibration']['pictures']:,} training pictures of {data['data']}, "

@@ -73,7 +73,7 @@ def classifier_pictures(trained: Trained, data: Data, inside: bool) -> Pictures:
         evaluated=len(places),
         calibration=lambda: (batch for batch, _ in batches(data.train, calibration)),
         evaluation=lambda: batches(images, places),
-        measure="error",
+        measure="error_top1",
         percent=top1_error,
     )
 
@@ -134,6 +134,7 @@ def detector_pictures(trained: TrainedDetector, folder: Path) -> Pictures:
             calibration, split = evenly(others, CALIBRATED_SCENES), "val"
             compared = list(dataset.examples)
     compared = [compared[i] for i in evenly(range(len(compared)), EVALUATED_SCENES)]
+    key = "AP[.5:.95]" if train.format == "coco" else "AP50-area"
     return Pictures(
         data=train.name.removesuffix(f" {name}"),
         fingerprint=train.fingerprint,
@@ -142,8 +143,8 @@ def detector_pictures(trained: TrainedDetector, folder: Path) -> Pictures:
         evaluated=len(compared),
         calibration=lambda: (image for image, _ in scenes([examples[i] for i in calibration])),
         evaluation=lambda: scenes(compared),
-        measure="ap",
-        percent=partial(average_precision, dataset),
+        measure=key,
+        percent=partial(average_precision, dataset, key),
     )
 
 
@@ -161,17 +162,13 @@ def scenes(examples: Sequence[Example]) -> Iterator[tuple[Array, Example]]:
             yield pair
 
 
-def average_precision(dataset: DetectionDataset, answers: Answers) -> float:
-    """The mean over classes in percent: of VOC's format at IoU 0.5, of COCO's from 0.5 to 0.95.
-
-    Raises ValueError without objects.
-    """
+def average_precision(dataset: DetectionDataset, key: str, answers: Answers) -> float:
+    """The mean over classes of a measure, in percent. Raises ValueError without objects."""
     detections = [
         Detections(*(torch.from_numpy(array) for array in arrays[: len(OUTPUTS)]))
         for arrays, _ in answers
     ]
     compared = replace(dataset, examples=tuple(example for _, example in answers))
-    key = "AP[.5:.95]" if dataset.format == "coco" else "AP50-area"
     ap: dict[str, Any] = measure(detections, compared)[key]
     if ap["mean"] is None:
         raise ValueError(f"the pictures of {dataset.name} hold no objects to compare on")

@@ -37,8 +37,12 @@ class Pictures:
     evaluated: int
     calibration: Callable[[], Iterator[Array]]  # inputs of the model
     evaluation: Callable[[], Iterator[tuple[Array, Any]]]  # inputs, and what is true of them
-    measure: str  # error or ap
+    measure: str  # error_top1, or a measure of average precision: AP50-area, AP[.5:.95]
     percent: Callable[[Answers], float]  # the measure
+
+    @property
+    def kind(self) -> str:
+        return "ap" if self.measure.startswith("AP") else "error"
 
 
 def write_int8(
@@ -56,18 +60,20 @@ def write_int8(
     """
     quantized = quantize(model, pictures.calibration())
     row = compare({"float32": model, "int8": quantized}, pictures, threads, progress)
-    before, after = (row[f"{pictures.measure}_{name}"] for name in ("float32", "int8"))
-    drop = before - after if pictures.measure == "ap" else after - before
+    percents = f"{pictures.kind}_float32", f"{pictures.kind}_int8"
+    before, after = (row[key] for key in percents)
+    drop = before - after if pictures.kind == "ap" else after - before
     if not drop <= max_drop:
-        name = "average precision falls" if pictures.measure == "ap" else "error rises"
+        name = "average precision falls" if pictures.kind == "ap" else "error rises"
         raise ValueError(
             f"nothing is written: in eight bits the {name} from {before:.2f} % to {after:.2f} % on "
             f"{pictures.evaluated:,} pictures of {pictures.data} ({pictures.split}); "
             f"{max_drop:g} points are allowed"
         )
-    kept = "precision", "calibration", "evaluation"
-    percents = f"{pictures.measure}_float32", f"{pictures.measure}_int8"
-    write_atomic(out, with_metadata(quantized, model, {key: row[key] for key in kept + percents}))
+    kept = {key: row[key] for key in ("precision", "calibration", "evaluation", *percents)}
+    measured = {"ap": {pictures.measure: after}} if pictures.kind == "ap" else {"error_top1": after}
+    seen = {"seen": row["evaluation"]["pictures"], "data": pictures.data, "split": pictures.split}
+    write_atomic(out, with_metadata(quantized, model, {**kept, "error": measured | seen}))
     return row
 
 
@@ -136,14 +142,17 @@ def compare(
         progress(count, pictures.evaluated)
     if not count:
         raise ValueError(f"no picture of {pictures.data} ({pictures.split}) can be read")
-    measured = {f"{pictures.measure}_{name}": pictures.percent(answers[name]) for name in models}
+    measured = {f"{pictures.kind}_{name}": pictures.percent(answers[name]) for name in models}
     speeds = {f"images_per_second_{name}": round(count / seconds[name], 1) for name in models}
     sizes = {f"bytes_{name}": len(model) for name, model in models.items()}
     data = {"data": pictures.data, "fingerprint": pictures.fingerprint}
     return {
         "precision": "int8",
         "calibration": {**data, "pictures": pictures.calibrated},
-        "evaluation": {"data": pictures.data, "split": pictures.split, "pictures": count},
+        "evaluation": {
+            **{"data": pictures.data, "split": pictures.split, "pictures": count},
+            "measure": pictures.measure,
+        },
         **measured,
         **speeds,
         **sizes,
