@@ -14,6 +14,9 @@ from made_detectors import detector, picture, run_of
 from made_servers import Server, read, serving
 from PIL import Image
 
+from residual.tasks.classification.load import load
+from residual.tasks.detection.load import load as load_detector
+
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 
@@ -165,6 +168,24 @@ def test_the_card_has_the_error_of_the_run(server, finished):
     assert card["classes"] == [str(i) for i in range(10)]
     assert card["weights_sha256"] == result["weights_sha256"]
     assert card["map"] is True and card["input"] == {"shorter": None, "size": [8, 8]}
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"data": "digits"}', '{"ap": 1, "data": {"name": "a"}}', "{", "[]"]
+)
+def test_a_damaged_result_leaves_a_run_without_a_stated_error(finished, tmp_path, text):
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert load(run).error["error_top1"] is not None
+    (run / "result.json").write_text(text)
+    assert load(run).error is None
+
+
+def test_an_average_precision_without_objects_is_not_stated(tmp_path):
+    run = run_of(detector(), tmp_path / "run")
+    ap = {"AP50-area": {"mean": 61.5}, "AP[.5:.95]": {"mean": None}, "pictures": 3}
+    (run / "result.json").write_text(json.dumps({"ap": ap, "data": {"name": "scenes test"}}))
+    stated = {"ap": {"AP50-area": 61.5}, "data": "scenes test", "split": None}
+    assert load_detector(run).error == stated
 
 
 def half(server: Server, raw: bytes):

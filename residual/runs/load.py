@@ -9,7 +9,7 @@ from torch import nn
 from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig
 from residual.runs import folder
-from residual.storage import read_json_object
+from residual.storage import damage_errors, read_json_object
 from residual.training import checkpoint
 from residual.weights.published import shipped_files
 
@@ -56,18 +56,21 @@ def read(path: Path) -> tuple[checkpoint.Tensors, dict[str, Any], tuple[str, ...
 
 def stated_error(path: Path, source: str | None = None) -> dict[str, Any] | None:
     """The error or the average precision in the result of a run, or on the card of weights that
-    come with the package: in percent, with its data and protocol. None without a result."""
+    come with the package: in percent, with its data and protocol. None without a whole result."""
     card, result = shipped_files().get(source or ""), path / "result.json"
+    file = card.with_suffix(".json") if card else result
     try:
-        record = read_json_object(card.with_suffix(".json") if card else result)
+        with damage_errors(file):
+            return error_of(read_json_object(file))
     except (OSError, ValueError):  # the network is whole without it
         return None
+
+
+def error_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The part of a result that states an error or an average precision."""
     keys = ("error_top1", "error_top5", "seen", "protocol")
-    values = {key: record[key] for key in keys if record.get(key) is not None}
-    means = {key: v["mean"] for key, v in record.get("ap", {}).items() if key.startswith("AP")}
-    data = record["data"]
-    return (
-        values
-        | ({"ap": means} if means else {})
-        | {"data": data["name"], "split": data.get("split")}
-    )
+    values = {key: result[key] for key in keys if result.get(key) is not None}
+    aps = {key: ap for key, ap in result.get("ap", {}).items() if key.startswith("AP")}
+    means = {key: ap["mean"] for key, ap in aps.items() if ap["mean"] is not None}
+    data = {"data": result["data"]["name"], "split": result["data"].get("split")}
+    return values | ({"ap": means} if means else {}) | data
