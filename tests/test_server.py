@@ -127,6 +127,16 @@ def test_a_picture_that_cannot_be_read_gets_the_sentence_of_the_command(
         assert reply.status == 422 and says in reply.json["error"]
 
 
+def test_a_name_in_any_charset_is_answered(server, photos):
+    """In UTF-7 the name is half a character, which UTF-8 cannot write."""
+    start = b'--x\r\nContent-Disposition: form-data; name="image"; filename="+2AA-.png"\r\n\r\n'
+    body = start + (photos / "0.png").read_bytes() + b"\r\n--x--\r\n"
+    for charset, name in (("utf-7", "?.png"), ("utf-8", "+2AA-.png")):
+        kind = f"Multipart/Form-Data; boundary=x; charset={charset}"
+        reply = server.ask("POST", "/predict", body, Content_Type=kind)
+        assert reply.status == 200 and reply.json[0]["image"] == name
+
+
 def test_a_map_is_a_picture_and_needs_a_class_of_the_network(server, photos):
     reply = server.post("/explain?class=3", photos / "1.png")
     assert reply.status == 200 and reply.headers["content-type"] == "image/png"

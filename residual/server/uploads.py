@@ -22,7 +22,7 @@ async def read_uploads(request: Request, options: ServerOptions) -> list[Upload]
             408, f"the body did not arrive within {options.timeout:g} s", {"Connection": "close"}
         ) from None
     uploads = [("image 0", body)] if body else []
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         uploads = await form_uploads(request, body, options.queue)
     if not uploads:
         raise HTTPException(422, "the request has no picture: send a form of files, or a file")
@@ -64,4 +64,5 @@ async def form_uploads(request: Request, body: bytes, limit: int) -> list[Upload
 
 def picture_name(file: UploadFile, number: int) -> str:
     """The last part of the name that the client gave, or a number."""
-    return PurePosixPath((file.filename or "").replace("\\", "/")).name or f"image {number}"
+    name = PurePosixPath((file.filename or "").replace("\\", "/")).name or f"image {number}"
+    return name.encode(errors="replace").decode()  # lone surrogates are no JSON
