@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from residual import __version__
-from residual.device import NonFiniteValues
+from residual.device import NON_FINITE, NonFiniteValues
 from residual.server.metrics import MeasuredRequests
 from residual.server.served_model import ServedModel
 from residual.server.service import ServerBusy, ServerOptions, Service
@@ -239,8 +239,8 @@ def add_failures(app: FastAPI) -> None:
         return failure(503, str(error), {"Retry-After": "1"})
 
     @app.exception_handler(NonFiniteValues)
-    async def non_finite(_: Request, error: NonFiniteValues) -> Response:
-        return failure(500, str(error))
+    async def non_finite(_: Request, __: NonFiniteValues) -> Response:
+        return failure(500, f"the model answers with {NON_FINITE}")  # the message has paths
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
