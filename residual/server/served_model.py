@@ -50,7 +50,7 @@ def trained_classifier(trained: Trained, config: ComputeConfig) -> ServedModel:
     def draw_map(picture: Image.Image, class_name: str | None) -> Image.Image:
         return explain(trained, picture, class_name).draw()
 
-    card = trained_card(trained) | {
+    card = trained_card(trained, config) | {
         "task": "classification",
         "input": {"shorter": view.shorter, "size": list(view.size)},
     }
@@ -99,7 +99,7 @@ def served_classifier(
 def trained_detector(detector: TrainedDetector, config: ComputeConfig) -> ServedModel:
     """A detector of a run or a checkpoint."""
     testing = choose_testing(detector.recipe, refine=False, multiscale=False)
-    card = trained_card(detector)
+    card = trained_card(detector, config)
     sides = {"shorter": detector.recipe.shorter, "longest": detector.recipe.longest}
     detect = file_detector([detector], testing, config)
     return served_detector(card | {"input": sides}, detect, detector.classes, testing)
@@ -131,7 +131,7 @@ def served_detector(
 # ---- cards --------------------------------------------------------------------------------------
 
 
-def trained_card(trained: Trained) -> Card:
+def trained_card(trained: Trained, config: ComputeConfig) -> Card:
     """What a client may know of a trained network."""
     steps = f"trained by residual, {trained.step:,} steps" if trained.step else ""
     return {
@@ -139,7 +139,7 @@ def trained_card(trained: Trained) -> Card:
         "classes": list(trained.classes) if trained.classes else None,
         "error": trained.error,
         "source": trained.source or steps,
-        "precision": "float32",
+        "precision": config.precision,
         "weights_sha256": weights_sha256(trained.net.state_dict()),
     }
 
