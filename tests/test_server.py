@@ -266,6 +266,9 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(
     assert "none" in command("serve", tmp_path / "none", "--port", 0).complaint
     wrong = command("serve", models["classifier.onnx"], "--precision", "bf16", "--port", 0)
     assert wrong.status == 2
+    for token in ("schlüssel", "two words"):  # which no client could send
+        wrong = command("serve", finished, "--token", token, "--port", 0)
+        assert wrong.status == 2 and "printable ASCII" in wrong.err
 
 
 def test_an_open_server_without_a_token_is_warned_of(finished, tmp_path):

@@ -62,6 +62,8 @@ def serve(
     config = compute_config(device, threads, precision, False)
     if path.suffix == ".onnx" and (config.device != "cpu" or config.precision != "float32"):
         raise typer.BadParameter("an .onnx file runs in ONNX Runtime on the CPU, as it is")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise typer.BadParameter("a token has printable ASCII characters without spaces")
     options = ServerOptions(
         token,
         queue,
