@@ -304,6 +304,7 @@ def test_a_browser_drops_a_picture_and_reads_the_label(server, photos):
         page.on("request", lambda request: outside.append(request.url))
         page.goto(server.address)
         sync_api.expect(page.locator("#summary")).to_contain_text("10 classes")
+        sync_api.expect(page.locator("#summary")).to_contain_text("% error on digits (test)")
         dropped = page.evaluate_handle(
             """raw => { const data = new DataTransfer();
             data.items.add(new File([new Uint8Array(raw)], "two.png", {type: "image/png"}));

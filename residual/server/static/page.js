@@ -66,10 +66,11 @@ async function loadCard() {
 function summary() {
   const parts = [card.classes ? `${card.classes.length} classes` : "classes without names"];
   const error = card.error || {};
+  const data = error.split ? `${error.data} (${error.split})` : error.data;
   if (error.error_top1 !== undefined)
-    parts.push(`${error.error_top1.toFixed(2)} % error on ${error.data}`);
+    parts.push(`${error.error_top1.toFixed(2)} % error on ${data}`);
   for (const [name, value] of Object.entries(error.ap || {}).slice(0, 1))
-    parts.push(`${name} ${value.toFixed(1)} % on ${error.data}`);
+    parts.push(`${name} ${value.toFixed(1)} % on ${data}`);
   return [...parts, card.source].filter(Boolean).join(" · ");
 }
 
@@ -131,7 +132,9 @@ async function explain(entry, label) {
   try {
     const path = `explain?class=${encodeURIComponent(chosen)}`;
     const response = await ask(path, { method: "POST", body: form });
-    entry.map = { label: chosen, url: URL.createObjectURL(await response.blob()) };
+    const url = URL.createObjectURL(await response.blob());
+    if (entry.map) URL.revokeObjectURL(entry.map.url);
+    entry.map = { label: chosen, url };
   } catch (error) {
     find("state").textContent = error.message;
   }
@@ -240,7 +243,10 @@ find("score").addEventListener("input", (event) => {
   entries.forEach(draw);
 });
 find("clear").addEventListener("click", () => {
-  for (const entry of entries) URL.revokeObjectURL(entry.url);
+  for (const entry of entries) {
+    URL.revokeObjectURL(entry.url);
+    if (entry.map) URL.revokeObjectURL(entry.map.url);
+  }
   entries = [];
   find("pictures").replaceChildren();
   find("clear").hidden = true;
