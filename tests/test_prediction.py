@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import residual
 from residual.data.decode import decode
 from residual.data.sources import digits
 from residual.export import engine as engines
+from residual.export import predict
 from residual.export.engine import onnxruntime_engine
-from residual.export.predict import answers, classifier
+from residual.export.onnx_file import open_file
+from residual.export.predict import answers, classifier, exported_classifier
 from residual.tasks.classification.load import load
 
 
@@ -277,6 +280,25 @@ def test_an_exported_file_predicts_as_its_run_does(command, finished, photos, fo
         assert row.keys() == other.keys() and row["image"] == other["image"]
         for x, y in zip(row.get("labels", []), other.get("labels", []), strict=True):
             assert x["label"] == y["label"] and abs(x["probability"] - y["probability"]) < 1e-4
+
+
+def test_large_pictures_enter_an_exported_file_in_parts(command, finished, tmp_path, monkeypatch):
+    out, sizes = tmp_path / "net.onnx", list[tuple[int, ...]]()
+    assert command("export", finished, "--out", out).status == 0
+    file = open_file(out, 1)
+    rows = exported_classifier(file)
+    inputs = [torch.full((20, 30, 3), value, dtype=torch.uint8) for value in (0, 99, 200)]
+    expected = rows.probabilities(inputs)
+
+    class Session:
+        def run(self, _, feed):
+            sizes.append(feed["image"].shape)
+            return file.session.run(None, feed)
+
+    monkeypatch.setattr(predict, "PIXELS_AT_ONCE", 1_200)
+    parts = exported_classifier(replace(file, session=Session())).probabilities(inputs)
+    assert sizes == [(2, 20, 30, 3), (1, 20, 30, 3)]
+    assert torch.allclose(parts, expected, atol=1e-6) and len({*parts[:, 0].tolist()}) == 3
 
 
 def test_what_an_exported_file_cannot_do_is_wrong_usage(command, finished, photos, tmp_path):
