@@ -116,10 +116,12 @@ def load_server(port: int, pictures: Sequence[bytes], seconds: float, clients: i
                 response = connection.getresponse()
                 answer, status = response.read(), response.status
                 assert status != 200 or "labels" in json.loads(answer)[0]
-            except OSError:
+            except (OSError, http.client.HTTPException, AssertionError):
                 status = 0
+                connection.close()  # the next request opens it again
             statuses[status] += 1
-            latencies.append(time.perf_counter() - begun)
+            if status == 200:
+                latencies.append(time.perf_counter() - begun)
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
     begun = time.perf_counter()
