@@ -67,7 +67,7 @@ def write_int8(
         name = "average precision falls" if pictures.kind == "ap" else "error rises"
         raise ValueError(
             f"nothing is written: in eight bits the {name} from {before:.2f} % to {after:.2f} % on "
-            f"{pictures.evaluated:,} pictures of {pictures.data} ({pictures.split}); "
+            f"{row['evaluation']['pictures']:,} pictures of {pictures.data} ({pictures.split}); "
             f"{max_drop:g} points are allowed"
         )
     kept = {key: row[key] for key in ("precision", "calibration", "evaluation", *percents)}
