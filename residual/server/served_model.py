@@ -145,23 +145,12 @@ def trained_card(trained: Trained, config: ComputeConfig) -> Card:
 
 
 def exported_card(file: OnnxFile) -> Card:
-    """What a client may know of an exported file. The error of eight bits is that of its own
-    comparison."""
-    keys = ("error", "precision", "evaluation", "error_int8", "ap_int8")
-    found = {key: file[key] for key in keys if key in file.texts}
-    error = found.get("error")
-    if evaluation := found.get("evaluation"):
-        part = {"data": evaluation["data"], "split": evaluation["split"]}
-        error = {**part, "seen": evaluation["pictures"]}
-        if "error_int8" in found:
-            error["error_top1"] = found["error_int8"]
-        else:
-            error["ap"] = {"AP": found["ap_int8"]}
+    """What a client may know of an exported file."""
     return {
         "network": file["network"],
         "classes": file["labels"],
-        "error": error,
+        "error": file["error"] if "error" in file.texts else None,
         "source": file["source"],
-        "precision": found.get("precision", "float32"),
+        "precision": file["precision"] if "precision" in file.texts else "float32",
         "weights_sha256": file["weights_sha256"],
     }
