@@ -128,8 +128,7 @@ def export_int8(
         model, rows = detector_check.checked_model(trained, Testing())
     else:
         model, rows = classifier.checked_model(trained, inside)
-    with counting("comparing") as progress:
-        row = write_int8(model, pictures, out, max_drop, torch.get_num_threads(), progress)
+    row = write_int8(model, pictures, out, max_drop, torch.get_num_threads(), counting)
     return {"parity": rows, **row}
 
 

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from residual.data.datasets import Progress, no_progress
+from residual.data.datasets import Progress
 from residual.export.graph import open_session
 from residual.storage import json_text, write_atomic
 
@@ -51,15 +52,18 @@ def write_int8(
     out: Path,
     max_drop: float,
     threads: int,
-    progress: Progress = no_progress,
+    counting: Callable[[str], AbstractContextManager[Progress]],
 ) -> dict[str, Any]:
     """Write an exported model with weights and activations of eight bits -> the comparison.
+    `counting` shows the progress of what it is called with.
 
     Raises ValueError, and writes nothing, if the error rises, or average precision falls, by more
     than `max_drop` points.
     """
-    quantized = quantize(model, pictures.calibration())
-    row = compare({"float32": model, "int8": quantized}, pictures, threads, progress)
+    with counting("calibrating") as progress:
+        quantized = quantize(model, counted(pictures, progress))
+    with counting("comparing") as progress:
+        row = compare({"float32": model, "int8": quantized}, pictures, threads, progress)
     percents = f"{pictures.kind}_float32", f"{pictures.kind}_int8"
     before, after = (row[key] for key in percents)
     drop = before - after if pictures.kind == "ap" else after - before
@@ -75,6 +79,15 @@ def write_int8(
     seen = {"seen": row["evaluation"]["pictures"], "data": pictures.data, "split": pictures.split}
     write_atomic(out, with_metadata(quantized, model, {**kept, "error": measured | seen}))
     return row
+
+
+def counted(pictures: Pictures, progress: Progress) -> Iterator[Array]:
+    """The batches of the calibration, with progress."""
+    done = 0
+    for batch in pictures.calibration():
+        yield batch
+        done += len(batch)
+        progress(done, pictures.calibrated)
 
 
 def quantize(model: bytes, batches: Iterable[Array]) -> bytes:
@@ -124,7 +137,7 @@ def quantized_nodes(graph: Any) -> Iterator[str]:
 
 
 def compare(
-    models: dict[str, bytes], pictures: Pictures, threads: int, progress: Progress = no_progress
+    models: dict[str, bytes], pictures: Pictures, threads: int, progress: Progress
 ) -> dict[str, Any]:
     """Evaluate models by ONNX Runtime on the same pictures, in turn -> for each its error or
     average precision in percent, its speed and its size."""
