@@ -272,7 +272,7 @@ def serving(folder: Path) -> str:
     rows = []
     for result in read_results(folder, "serving"):
         served, alone = (result["serving"][name] for name in ("served", "onnxruntime"))
-        first, *_, last = (size / 2**20 for size in result["memory_of_rounds"])
+        first, last = (result["memory_of_rounds"][i] / 2**20 for i in (0, -1))
         rows.append(
             [
                 *(result["hardware"], result["network"], str(result["clients"])),

@@ -1,6 +1,7 @@
 """The command `serve`."""
 
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from residual.server.served_model import ServedModel
     from residual.server.service import ServerOptions
 
-MISSING = "the server needs FastAPI and others; pip install 'residual-learning[serve]'"
+PACKAGES = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "uvicorn")
 
 
 def serve(
@@ -36,14 +37,16 @@ def serve(
     ] = "",
     batch: Annotated[int, typer.Option(min=1, help="Pictures in a forward pass.")] = 16,
     window: Annotated[
-        float, typer.Option(min=0, help="Milliseconds that a picture waits for others.")
+        float, typer.Option(min=0, max=60_000, help="Milliseconds a picture waits for others.")
     ] = 4,
     queue: Annotated[
         int, typer.Option(min=1, help="Waiting pictures; beyond, clients get 503.")
     ] = 64,
-    megabytes: Annotated[float, typer.Option(min=0, help="Of a request, at most.")] = 32,
-    megapixels: Annotated[float, typer.Option(min=0, help="Of a picture, at most.")] = 50,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds for a request.")] = 30,
+    megabytes: Annotated[float, typer.Option(min=0.001, max=10_000, help="Of a request.")] = 32,
+    megapixels: Annotated[float, typer.Option(min=0.001, max=89, help="Of a picture.")] = 50,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds for a request.")
+    ] = 30,
     device: Device = "auto",
     threads: Threads = 0,
     precision: Exact = "float32",
@@ -52,11 +55,13 @@ def serve(
 
     Example: residual serve runs/resnet20-1 --port 8000
     """
-    try:
-        from residual.server.listener import is_loopback, listen, url_host
-        from residual.server.service import ServerOptions
-    except ModuleNotFoundError:
-        raise ValueError(MISSING) from None
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ValueError(
+            f"the server needs {', '.join(missing)}; pip install 'residual-learning[serve]'"
+        )
+    from residual.server.listener import is_loopback, listen, url_host
+    from residual.server.service import ServerOptions
+
     if path.suffix == ".onnx" and device == "auto":
         device = "cpu"
     config = compute_config(device, threads, precision, False)

@@ -2,9 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +18,23 @@ from residual.storage import json_text, write_atomic
 
 LAYERS = ("Conv", "Gemm")
 # Quantized where all inputs are, so that a residual block stays in 8 bits from end to end.
-BETWEEN = ("Relu", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Pad", "Concat", "Flatten")
+BLOCK_NODES = (
+    "Relu",
+    "Add",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Pad",
+    "Concat",
+    "Flatten",
+)
 # The last layers of the RPN stay in float32: their outputs are scores and boxes, not features.
-WIDE = {"proposing.score.weight", "proposing.shift.weight"}
+FLOAT_WEIGHTS = {"proposing.score.weight", "proposing.shift.weight"}
 # What ONNX Runtime looks for before it warns of a model without inferred shapes.
-PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
+SHAPES_INFERRED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 Array = NDArray[Any]
-Answers = Sequence[tuple[list[Array], Any]]  # outputs of a model, and what is true of the pictures
+Answers = Sequence[tuple[list[Array], Any]]  # outputs of a model, and the ground truth
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Pictures:
     calibrated: int  # pictures
     evaluated: int
     calibration: Callable[[], Iterator[Array]]  # inputs of the model
-    evaluation: Callable[[], Iterator[tuple[Array, Any]]]  # inputs, and what is true of them
+    evaluation: Callable[[], Iterator[tuple[Array, Any]]]  # inputs, ground truth
     measure: str  # error_top1, or a measure of average precision: AP50-area, AP[.5:.95]
     percent: Callable[[Answers], float]  # the measure
 
@@ -90,7 +100,7 @@ def counted(pictures: Pictures, progress: Progress) -> Iterator[Array]:
         progress(done, pictures.calibrated)
 
 
-def quantize(model: bytes, batches: Iterable[Array]) -> bytes:
+def quantize(model: bytes, batches: Iterator[Array]) -> bytes:
     """The model with its layers, and what lies between them, in eight bits; without metadata."""
     # Choice: weights are symmetric int8 of each output channel, activations uint8 within the
     # minimum and maximum of the calibration. Weights have 7 bits: processors with AVX2 or AVX-512
@@ -104,16 +114,19 @@ def quantize(model: bytes, batches: Iterable[Array]) -> bytes:
     loaded = onnx.load_from_string(model)
     (name,) = (value.name for value in loaded.graph.input)
     del loaded.metadata_props[:]
-    onnx.helper.set_model_props(loaded, PREPARED)
-    feeds = ({name: batch} for batch in batches)
+    onnx.helper.set_model_props(loaded, SHAPES_INFERRED)
+    feeds = [{name: batch} for batch in islice(batches, 1)]
+    if not feeds:
+        raise ValueError("no picture of the calibration can be read")
+    inputs = chain(feeds, ({name: batch} for batch in batches))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
         quantize_static(
             loaded,
             file,
-            SimpleNamespace(get_next=lambda: next(feeds, None)),
+            SimpleNamespace(get_next=lambda: next(inputs, None)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*LAYERS, *BETWEEN],
+            op_types_to_quantize=[*LAYERS, *BLOCK_NODES],
             nodes_to_quantize=list(quantized_nodes(loaded.graph)),
             per_channel=True,
             reduce_range=True,
@@ -129,8 +142,8 @@ def quantized_nodes(graph: Any) -> Iterator[str]:
     constants = {tensor.name for tensor in graph.initializer}
     outputs = set[str]()
     for node in graph.node:
-        between = node.op_type in BETWEEN and outputs.issuperset(set(node.input) - constants)
-        if between or (node.op_type in LAYERS and WIDE.isdisjoint(node.input)):
+        between = node.op_type in BLOCK_NODES and outputs.issuperset(set(node.input) - constants)
+        if between or (node.op_type in LAYERS and FLOAT_WEIGHTS.isdisjoint(node.input)):
             yield node.name
             if node.op_type != "Gemm":  # whose output is float32: class scores, or a box
                 outputs.update(node.output)

@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect
 
 from residual import __version__
 from residual.device import NON_FINITE, NonFiniteValues
-from residual.server.metrics import MeasuredRequests
+from residual.server.metrics import RequestMetrics
 from residual.server.served_model import ServedModel
 from residual.server.service import ServerBusy, ServerOptions, Service
-from residual.server.uploads import read_uploads
+from residual.server.uploads import received
 
 STATIC = Path(__file__).parent / "static"
 BEARER = HTTPBearer(auto_error=False, description="The token that the server was started with.")
@@ -107,7 +107,7 @@ def create_app(model: ServedModel, options: ServerOptions) -> FastAPI:
     add_failures(app)
     add_predictions(app, service)
     add_information(app, service)
-    app.add_middleware(MeasuredRequests, metrics=service.metrics)
+    app.add_middleware(RequestMetrics, metrics=service.metrics)
     return app
 
 
@@ -150,10 +150,8 @@ def add_predictions(app: FastAPI, service: Service) -> None:
 
         If no picture can be read, the status is 422; if some can, the others have an `error`.
         """
-        async with service.admitted():
-            uploads = await read_uploads(request, options)
-            async with service.admitted(len(uploads) - 1), timeout(options):
-                rows = await service.predict(uploads, top, score)
+        async with received(request, service) as uploads, timeout(options):
+            rows = await service.predict(uploads, top, score)
         if all("error" in row for row in rows):
             raise HTTPException(422, "; ".join(row["error"] for row in rows))
         return JSONResponse(rows)
@@ -178,15 +176,13 @@ def add_predictions(app: FastAPI, service: Service) -> None:
         """A picture with its class activation map, as PNG."""
         if service.model.explain is None:
             raise HTTPException(404, "detectors and exported models have no class activation maps")
-        async with service.admitted():
-            upload, *others = await read_uploads(request, options)
+        async with received(request, service) as (upload, *others), timeout(options):
             if others:
                 raise HTTPException(422, f"one picture at a time, and not {1 + len(others)}")
-            async with timeout(options):
-                try:
-                    drawing = await service.explain(upload, class_name)
-                except ValueError as error:  # also of a damaged picture
-                    raise HTTPException(422, str(error)) from None
+            try:
+                drawing = await service.explain(upload, class_name)
+            except ValueError as error:  # also of a damaged picture
+                raise HTTPException(422, str(error)) from None
         return Response(drawing, media_type="image/png")
 
 
@@ -194,7 +190,8 @@ def add_information(app: FastAPI, service: Service) -> None:
     """Add the page, and what it and machines ask about the model and the server."""
     options, model = service.options, service.model
     limits = {"bytes": options.max_bytes, "pixels": options.max_pixels, "pictures": options.queue}
-    card = model.card | {"map": model.explain is not None, "limits": limits}
+    scores = {"lowest_score": model.least_score} if model.card["task"] == "detection" else {}
+    card = model.card | {"map": model.explain is not None, "limits": limits} | scores
     protected: dict[str, Any] = {"dependencies": access(options), "responses": REFUSED}
 
     @app.get("/model", **protected)
@@ -226,7 +223,7 @@ def add_failures(app: FastAPI) -> None:
         return JSONResponse({"error": text}, status, headers)
 
     @app.exception_handler(HTTPException)
-    async def known(_: Request, error: HTTPException) -> Response:
+    async def refused(_: Request, error: HTTPException) -> Response:
         return failure(error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)

@@ -65,6 +65,8 @@ class Batcher:
         that one request cannot spoil those of others."""
         try:
             results = await self.call(self._infer, [value for value, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results of {len(batch)} inputs")
         except Exception as error:
             if len(batch) > 1:
                 for entry in batch:
@@ -72,7 +74,7 @@ class Batcher:
                 return
             results = [error]
         for (_, future), result in zip(batch, results, strict=True):
-            if future.done():  # the client has gone
+            if future.done():  # the request was too slow
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)

@@ -44,7 +44,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class MeasuredRequests:
+class RequestMetrics:
     """ASGI middleware: counts requests and measures their seconds."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -14,6 +14,7 @@ from residual.export.engine import engine
 from residual.export.onnx_file import OnnxFile
 from residual.export.predict import Classifier, classifier, exported_classifier
 from residual.runs.load import Trained
+from residual.storage import damage_errors
 from residual.tasks.detection.inference import Detect, file_detector, objects
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import Testing, choose_testing
@@ -21,7 +22,8 @@ from residual.training.checkpoint import weights_sha256
 
 Card = dict[str, Any]
 Row = dict[str, Any]
-WHOLE = 8  # pictures that an exported model takes at once: each is passed in its own size
+LARGEST = 1_000  # batch of any model
+LARGEST_WHOLE = 2  # batch of one that takes pictures whole, which need memory
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ServedModel:
     infer: Callable[[Sequence[Any]], Sequence[Any]]  # inputs -> raw results
     answer: Callable[[Any, int, float], Row]  # a raw result, top, score -> labels or objects
     explain: Callable[[Image.Image, str | None], Image.Image] | None = None  # for a class
-    largest_batch: int = 16
+    largest_batch: int = LARGEST
     least_score: float = 0.0  # of an object that is found
 
 
@@ -58,8 +60,9 @@ def trained_classifier(trained: Trained, config: ComputeConfig) -> ServedModel:
 
 
 def exported_model(file: OnnxFile) -> ServedModel:
-    """The classifier or the detector of an .onnx file."""
-    return exported_detector(file) if file.detects else exported_network(file)
+    """The classifier or the detector of an .onnx file. Raises ValueError."""
+    with damage_errors(file.path):
+        return exported_detector(file) if file.detects else exported_network(file)
 
 
 def exported_network(file: OnnxFile) -> ServedModel:
@@ -69,9 +72,8 @@ def exported_network(file: OnnxFile) -> ServedModel:
         "task": "classification",
         "input": {"shorter": view["shorter"], "size": view["size"]},
     }
-    return served_classifier(
-        card, exported_classifier(file), ComputeConfig(), None, WHOLE if view["inside"] else 16
-    )
+    largest = LARGEST_WHOLE if view["inside"] else LARGEST
+    return served_classifier(card, exported_classifier(file), ComputeConfig(), None, largest)
 
 
 def served_classifier(
@@ -79,7 +81,7 @@ def served_classifier(
     model: Classifier,
     config: ComputeConfig,
     draw_map: Callable[[Image.Image, str | None], Image.Image] | None,
-    largest_batch: int = 16,
+    largest_batch: int = LARGEST,
 ) -> ServedModel:
     """A classifier with labels as `residual predict` prints them."""
 

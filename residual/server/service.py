@@ -2,9 +2,9 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from residual.server.metrics import Metrics
 from residual.server.served_model import ServedModel
 from residual.storage import display_name
 
+BODIES = 8  # of the largest size, in memory at once
 Upload = tuple[str, bytes]  # the name of a picture, and its file
 
 
@@ -27,7 +28,7 @@ class ServerOptions:
     queue: int = 64  # pictures that are accepted and not answered
     batch: int = 16  # pictures in a forward pass
     window: float = 0.004  # seconds that a picture waits for others
-    max_bytes: int = 32_000_000  # of a request
+    max_bytes: int = 32_000_000  # of a request; of all together, eight times as many
     max_pixels: int = 50_000_000  # of a picture
     timeout: float = 30  # seconds for a request
     threads: int = 2  # that decode
@@ -43,6 +44,7 @@ class Service:
     def __init__(self, model: ServedModel, options: ServerOptions) -> None:
         self.model, self.options = model, options
         self.waiting = 0  # pictures
+        self.bytes = 0  # of the bodies of requests
         self.metrics = Metrics(lambda: self.waiting)
         largest = min(options.batch, model.largest_batch)
         self._batcher = Batcher(model.infer, largest, options.window, self.metrics.batch.observe)
@@ -61,8 +63,8 @@ class Service:
             with suppress(asyncio.CancelledError):
                 await task
 
-    @asynccontextmanager
-    async def admitted(self, pictures: int = 1) -> AsyncIterator[None]:
+    @contextmanager
+    def admitted(self, pictures: int) -> Iterator[None]:
         """Count pictures as waiting during the block. Raises ServerBusy if the queue is full."""
         if self.waiting + pictures > self.options.queue:
             raise ServerBusy(f"the server is busy: {self.waiting} pictures wait; try again")
@@ -72,14 +74,34 @@ class Service:
         finally:
             self.waiting -= pictures
 
+    def held(self, stack: ExitStack) -> Callable[[int], None]:
+        """A function that counts bytes of a body until the stack is closed. It raises ServerBusy if
+        all requests together have too many."""
+
+        def release(count: int) -> None:
+            self.bytes -= count
+
+        def hold(count: int) -> None:
+            if self.bytes + count > BODIES * self.options.max_bytes:
+                raise ServerBusy(f"the server is busy: {self.bytes:,} bytes wait; try again")
+            self.bytes += count
+            stack.callback(release, count)
+
+        return hold
+
     async def predict(self, uploads: Sequence[Upload], top: int, score: float) -> list[Any]:
         """The answers of `residual predict --json`, one for each picture, in order."""
-        return list(await asyncio.gather(*(self._predict(*one, top, score) for one in uploads)))
+        work = (self._predict(*upload, top, score) for upload in uploads)
+        answers = await asyncio.gather(*work, return_exceptions=True)
+        for error in answers:
+            if isinstance(error, BaseException):
+                raise error
+        return answers
 
     async def _predict(self, name: str, raw: bytes, top: int, score: float) -> dict[str, Any]:
         async with self._decoded:
             try:
-                value = await self._in_thread(self.decode, name, raw, self.model.decode)
+                value = await self.in_thread(self.decode, name, raw, self.model.decode)
             except DamagedImage as error:
                 return {"image": name, "error": str(error)}
             result = await self._batcher.submit(value)
@@ -91,9 +113,9 @@ class Service:
         an unknown class."""
         draw, (name, raw) = self.model.explain, upload
         assert draw is not None
-        picture = await self._in_thread(self.decode, name, raw, open_image)
+        picture = await self.in_thread(self.decode, name, raw, open_image)
         drawing = await self._batcher.call(draw, picture, class_name)
-        return bytes(await self._in_thread(png, drawing))
+        return bytes(await self.in_thread(png, drawing))
 
     def decode(self, name: str, raw: bytes, decode: Callable[[bytes], Any]) -> Any:
         """A picture within the limits, decoded. Raises DamagedImage with its name."""
@@ -109,7 +131,8 @@ class Service:
             text = str(error).removeprefix("the picture")
             raise type(error)(f"{display_name(name)}{text}") from None
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function's result, computed in a thread that decodes."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, function, *arguments)
 

@@ -1,7 +1,8 @@
 """Reads pictures from the body of a request, within limits."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import PurePosixPath
 
 from fastapi import Request
@@ -9,32 +10,38 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from residual.server.service import ServerOptions, Upload
+from residual.server.service import Service, Upload
 
 
-async def read_uploads(request: Request, options: ServerOptions) -> list[Upload]:
-    """The pictures of a request: parts of a form, or the body. Raises HTTPException."""
-    try:
-        async with asyncio.timeout(options.timeout):
-            body = await read_body(request, options.max_bytes)
-    except TimeoutError:
-        raise HTTPException(
-            408, f"the body did not arrive within {options.timeout:g} s", {"Connection": "close"}
-        ) from None
-    uploads = [("image 0", body)] if body else []
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        uploads = await form_uploads(request, body, options.queue)
-    if not uploads:
-        raise HTTPException(422, "the request has no picture: send a form of files, or a file")
-    return uploads
+@asynccontextmanager
+async def received(request: Request, service: Service) -> AsyncIterator[list[Upload]]:
+    """The pictures of a request: parts of a form, or the body. Their bytes, and they themselves,
+    count during the block. Raises HTTPException, and ServerBusy."""
+    options, count = service.options, ExitStack()
+    with count:
+        try:
+            async with asyncio.timeout(options.timeout):
+                body = await read_body(request, options.max_bytes, service.held(count))
+        except TimeoutError:
+            text = f"the body did not arrive within {options.timeout:g} s"
+            raise HTTPException(408, text, {"Connection": "close"}) from None
+        uploads = [("image 0", body)] if body else []
+        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            uploads = await form_uploads(request, body, service)
+        if not uploads:
+            raise HTTPException(422, "the request has no picture: send a form of files, or a file")
+        with service.admitted(len(uploads)):
+            yield uploads
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body of a request. Raises HTTPException beyond the limit."""
+async def read_body(request: Request, limit: int, hold: Callable[[int], None]) -> bytes:
+    """The body of a request; `hold` is told the bytes that arrive. Raises HTTPException beyond the
+    limit."""
     length = request.headers.get("content-length", "")
     body = bytearray()
     if not (length.isdecimal() and int(length) > limit):
         async for chunk in request.stream():
+            hold(len(chunk))
             body += chunk
             if len(body) > limit:
                 break
@@ -43,23 +50,27 @@ async def read_body(request: Request, limit: int) -> bytes:
     raise HTTPException(413, f"the request is larger than {limit:,} bytes", {"Connection": "close"})
 
 
-async def form_uploads(request: Request, body: bytes, limit: int) -> list[Upload]:
+async def form_uploads(request: Request, body: bytes, service: Service) -> list[Upload]:
     """The files of a multipart form. Raises HTTPException for a damaged one, and for too many."""
+    limit = service.options.queue
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=limit, max_fields=limit)
-    parser.spool_max_size = len(body) + 1  # in memory, as the body is
-    try:
+    async def parse() -> list[Upload]:
+        parser = MultiPartParser(request.headers, stream(), max_files=limit, max_fields=limit)
+        parser.spool_max_size = len(body) + 1  # in memory, as the body is
         form = await parser.parse()
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        return [(picture_name(file, i), await file.read()) for i, file in enumerate(files)]
+
+    try:  # in a thread, since a large form takes a second
+        return list(await service.in_thread(asyncio.run, parse()))
     except MultiPartException as error:
         status = 422 if error.message.startswith("Too many") else 400
         raise HTTPException(status, f"the form cannot be read: {error.message}") from None
     except Exception as error:  # the boundary is missing
         raise HTTPException(400, f"the form cannot be read: {error}") from None
-    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-    return [(picture_name(file, i), await file.read()) for i, file in enumerate(files)]
 
 
 def picture_name(file: UploadFile, number: int) -> str:

@@ -61,6 +61,8 @@ async function loadCard() {
   find("summary").textContent = summary();
   find("map-switch").hidden = !card.map;
   find("score-switch").hidden = card.task !== "detection";
+  if (card.lowest_score > Number(find("score").min)) find("score").min = card.lowest_score;
+  predictAll(entries.filter((entry) => !entry.answer)); // those that waited for the token
 }
 
 function summary() {
@@ -86,8 +88,12 @@ function add(files) {
   added.forEach(draw);
   entries = [...added, ...entries];
   find("clear").hidden = !entries.length;
-  for (let i = 0; i < added.length; i += MOST) {
-    const part = added.slice(i, i + MOST);
+  predictAll(added);
+}
+
+function predictAll(some) {
+  for (let i = 0; i < some.length; i += MOST) {
+    const part = some.slice(i, i + MOST);
     queue = queue.then(() => predict(part));
   }
 }
