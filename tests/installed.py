@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from urllib.request import urlopen
 
 from PIL import Image
 
@@ -38,6 +39,25 @@ def check(wheel: Path, place: Path, borrow: bool) -> None:
     shipped = [residual, "predict", "resnet20.cifar10", "black.png", "--json"]
     assert len(json.loads(run(*shipped, cwd=place))[0]["labels"]) == 5
     run(residual, "report", "run", cwd=place)  # its template is a file of the wheel
+    if borrow:  # else the extra `serve` is not installed
+        check_server([residual, "serve", "run", "--port", "0"], place)
+
+
+def check_server(command: list[object], place: Path) -> None:
+    """Raises AssertionError if the server of the wheel does not answer or lacks its page."""
+    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = str(server.stdout and server.stdout.readline()).split()[2]
+            for path, part in (
+                ("/", b"page.js"),
+                ("/static/page.js", b"fetch"),
+                ("/health", b"ok"),
+            ):
+                with urlopen(address + path) as answer:
+                    assert part in answer.read(), path
+        finally:
+            server.terminate()
+    assert server.returncode == 143
 
 
 def run(*words: object, cwd: Path) -> str:

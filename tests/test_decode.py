@@ -253,9 +253,7 @@ def test_an_empty_file_is_damaged(tmp_path):
 
 def test_a_text_named_jpg_is_damaged(tmp_path):
     (tmp_path / "3.jpg").write_text("not a picture at all\n" * 20)
-    with pytest.raises(
-        DamagedImage, match=r"3\.jpg is damaged: it is no picture in a known format"
-    ):
+    with pytest.raises(DamagedImage, match=r"3\.jpg is no picture in a known format"):
         decode(tmp_path / "3.jpg")
 
 
@@ -279,7 +277,8 @@ def test_a_stripe_that_would_become_too_large_is_damaged(size, tmp_path):
     file = tmp_path / "line.png"
     Image.new("RGB", size).save(file)
     for source, name in ((file, "line.png"), (file.read_bytes(), "the picture")):
-        with pytest.raises(OversizedImage, match=f"{name} is damaged: with a shorter side of 256"):
+        says = f"{name} is too large: with a shorter side of 256"
+        with pytest.raises(OversizedImage, match=says):
             decode(source, (224, 224), 256)
     assert decode(file, (8, 8)).shape == (3, 8, 8)
 

@@ -67,8 +67,8 @@ def test_the_metadata_says_what_the_file_was_calibrated_and_compared_on(quantize
     assert entries["calibration"] == expected
     place = {"data": "digits", "split": "train"}
     assert entries["evaluation"] == place | {"pictures": 1181, "measure": "error_top1"}
-    error = {"error_top1": answer.json["error_int8"], "seen": 1181}
-    assert entries["error"] == place | error  # what the page of a server shows
+    result = json.loads((finished / "result.json").read_text())
+    assert entries["error"]["error_top1"] == result["error_top1"]  # of float32, on the test set
     for name in ("error_float32", "error_int8"):
         assert entries[name] == answer.json[name]
     assert entries["labels"] == list("0123456789") and entries["preprocessing"]["inside"]
@@ -234,7 +234,6 @@ def test_a_detector_is_written_in_eight_bits(fields, command, tmp_path):
     assert row["bytes_int8"] < 0.4 * row["bytes_float32"] and len(row["parity"]) == 5
     entries = metadata(out)
     assert entries["precision"] == "int8" and entries["task"] == "detection"
-    assert entries["error"]["ap"] == {"AP50-area": row["ap_int8"]}
     assert entries["ap_float32"] == row["ap_float32"] and entries["ap_int8"] == row["ap_int8"]
     kinds = optimized(out.read_bytes(), tmp_path)
     assert kinds.count("QLinearConv") > 15
@@ -263,13 +262,32 @@ def test_a_picture_without_regions_calibrates_a_detector(tmp_path):
     assert len(open_session(small, {}, 1).run(None, {"image": black})) == 3
 
 
-def test_the_card_of_a_server_has_the_error_of_the_eight_bit_file(quantized):
+def test_the_card_of_a_server_has_both_errors_of_the_eight_bit_file(quantized, finished):
     pytest.importorskip("fastapi", reason="needs the extra serve")
     from residual.export.onnx_file import open_file
     from residual.server.served_model import exported_card
 
     out, answer = quantized
-    card = exported_card(open_file(out, 1))
-    assert card["precision"] == "int8" and card["error"]["split"] == "train"
-    assert card["error"]["error_top1"] == answer.json["error_int8"]
-    assert card["error"]["seen"] == answer.json["evaluation"]["pictures"]
+    card, result = (
+        exported_card(open_file(out, 1)),
+        json.loads((finished / "result.json").read_text()),
+    )
+    assert card["precision"] == "int8" and card["int8"]["split"] == "train"
+    for key in ("error_float32", "error_int8"):
+        assert card["int8"][key] == answer.json[key]
+    assert card["error"]["error_top1"] == result["error_top1"]
+    assert (card["error"]["split"], card["error"]["seen"]) == ("test", result["seen"])
+
+
+def test_the_printed_size_is_that_of_the_file(quantized):
+    out, answer = quantized
+    assert answer.json["bytes_int8"] == out.stat().st_size
+
+
+def test_points_and_calibration_are_for_eight_bits_and_named(command, finished, tmp_path):
+    out = tmp_path / "x.onnx"
+    for words in (("--max-drop", 1), ("--calibration", "digits")):
+        answer = command("export", finished, "--out", out, *words)
+        assert answer.status == 2 and f"{words[0]} is for --int8" in answer.err
+    answer = command("export", "resnet20.cifar10", "--int8", "--out", out)
+    assert answer.status == 2 and "with --calibration" in answer.err

@@ -122,7 +122,7 @@ def test_a_picture_that_cannot_be_read_gets_the_sentence_of_the_command(
     reply = server.post("/predict", photos / "cut.png")
     assert reply.status == 422
     assert f"residual: {reply.json['error']}" == complaint
-    for body, says in ((b"", "no picture"), (b"text", "image 0 is damaged: it is no picture")):
+    for body, says in ((b"", "no picture"), (b"text", "image 0 is no picture in a known format")):
         reply = server.ask("POST", "/predict", body)
         assert reply.status == 422 and says in reply.json["error"]
 
@@ -135,6 +135,17 @@ def test_a_name_in_any_charset_is_answered(server, photos):
         kind = f"Multipart/Form-Data; boundary=x; charset={charset}"
         reply = server.ask("POST", "/predict", body, Content_Type=kind)
         assert reply.status == 200 and reply.json[0]["image"] == name
+
+
+def test_misspelt_parameters_empty_and_huge_pictures_are_named(server, photos, tmp_path):
+    reply = server.post("/predict?topp=1", photos / "0.png")
+    assert reply.status == 422 and "no parameter 'topp'; there is top, score" in reply.json["error"]
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
+    for name, says in (("empty", "damaged: it is empty"), ("huge", "too large: it has more than")):
+        reply = server.post("/predict", tmp_path / f"{name}.png")
+        assert reply.status == 422 and f"{name}.png is {says}" in reply.json["error"]
+    assert server.ask("HEAD", "/health").status == server.ask("HEAD", "/").status == 200
 
 
 def test_a_map_is_a_picture_and_needs_a_class_of_the_network(server, photos):

@@ -191,7 +191,7 @@ def find_mistakes(run: Path, config: Any, workers: int, data: str | None) -> dic
 
 
 def responses(
-    run: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    run: Annotated[Path, typer.Argument(help="A run, or weights: a file or a public name.")],
     data: Data_ = None,
     root: Root = DEFAULT_ROOT,
     device: Device = "auto",

@@ -37,7 +37,7 @@ DETECTOR_PARITY = (
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    path: Annotated[Path, typer.Argument(help="A run, or weights: a file or a public name.")],
     out: Annotated[Path, typer.Option(help="The file to write, e.g. resnet50.onnx.")],
     form: Annotated[
         str, typer.Option("--format", help="onnx, safetensors or torchvision.")
@@ -53,8 +53,9 @@ def export(
         typer.Option(help="Data whose training pictures calibrate --int8; default: the run's."),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(min=0, help="Points by which --int8 may raise the error, or lower AP.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, help="Points that --int8 may cost; default: 0.5."),
+    ] = None,
     root: Root = DEFAULT_ROOT,
     threads: Threads = 0,
     as_json: Json = False,
@@ -72,15 +73,17 @@ def export(
     config = compute_config("cpu", threads, "float32", False)
     detection, inside = is_detection(path), preprocessing == "inside"
     check_task_usage(form, inside, detection)
-    if calibration is not None and not int8:
-        raise typer.BadParameter("--calibration is for --int8")
+    for option, value in (("--calibration", calibration), ("--max-drop", max_drop)):
+        if value is not None and not int8:
+            raise typer.BadParameter(f"{option} is for --int8")
     if int8 and form != "onnx":
         raise typer.BadParameter(f"--int8 is for onnx; {form} holds float32 weights")
-    source = data_of(path, calibration, root) if int8 else None
+    source = data_of(path, calibration, root, "--calibration") if int8 else None
     trained = load_detectors([path])[0] if detection else load_trained(path)
     with config.activate():
         if source:
-            result = export_int8(trained, out, inside, source, max_drop)
+            points = 0.5 if max_drop is None else max_drop
+            result = export_int8(trained, out, inside, source, points)
         else:
             result = {"parity": export_float32(trained, out, form, inside)}
     if as_json:
@@ -140,6 +143,8 @@ def calibration_pictures(trained: "Trained", inside: bool, source: tuple[str, Pa
 
     name, root = source
     if isinstance(trained, TrainedDetector):
+        if name in ("digits", "cifar10"):
+            raise ValueError(f"a detector is calibrated on a VOC or COCO folder, not on {name}")
         return detector_pictures(trained, Path(name).expanduser())
     refuse_boxes(name)
     return classifier_pictures(trained, pictures_of(Path(), name, root, trained, 2), inside)

@@ -90,14 +90,14 @@ def load_detectors(paths: list[Path]) -> "list[TrainedDetector]":
     return detectors
 
 
-def data_of(path: Path, name: str | None, root: Path) -> tuple[str, Path]:
-    """The data named on the command line, or else the one that the run was trained on; its root."""
+def data_of(path: Path, name: str | None, root: Path, option: str = "--data") -> tuple[str, Path]:
+    """The data named by an option, or else the one that the run was trained on; its root."""
     if name is not None:
         return name, root
     from residual.runs.environment import existing_data
 
     if not (path / "environment.json").exists():
-        raise typer.BadParameter(f"{path} is no run; say which data to take with --data")
+        raise typer.BadParameter(f"{path} is no run; say which data to take with {option}")
     data = read_json(path / "environment.json")["data"]
     return existing_data(path, str(data["where"])), Path(data["root"])
 

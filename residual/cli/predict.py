@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def predict(
     path: Annotated[
-        Path, typer.Argument(help="A run, a file of weights, or an exported .onnx file.")
+        Path,
+        typer.Argument(help="A run, weights (a file or a public name), or an exported .onnx file."),
     ],
     images: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
@@ -98,7 +99,7 @@ def format_labels(answer: dict[str, Any]) -> str:
 
 
 def explain(
-    path: Annotated[Path, typer.Argument(help="A run, or a file of weights.")],
+    path: Annotated[Path, typer.Argument(help="A run, or weights: a file or a public name.")],
     images: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
     ],

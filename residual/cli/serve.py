@@ -28,7 +28,8 @@ PACKAGES = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart
 
 def serve(
     path: Annotated[
-        Path, typer.Argument(help="A run, a file of weights, or an exported .onnx file.")
+        Path,
+        typer.Argument(help="A run, weights (a file or a public name), or an exported .onnx file."),
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one.")] = 8000,
@@ -112,4 +113,5 @@ def run(model: "ServedModel", options: "ServerOptions", listener: "socket.socket
 
     with stop_signals() as signals:
         serve_until(lambda: bool(signals), create_app(model, options), listener, options.timeout)
+    print("stopped", flush=True)
     raise typer.Exit(128 + signals[0] if signals else 1)

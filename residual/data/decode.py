@@ -182,10 +182,9 @@ def damage_context(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         formats = ", ".join(FORMATS)
-        reason = f"it is no picture in a known format ({formats})"
-        raise UnknownFormat(f"{name} is damaged: {reason}") from error
+        raise UnknownFormat(f"{name} is no picture in a known format ({formats})") from error
     except Image.DecompressionBombError as error:
-        raise OversizedImage(f"{name} is damaged: {error}") from error
+        raise OversizedImage(f"{name} is too large: {error}") from error
     except Exception as error:  # decoders raise more than OSError
         raise DamagedImage(f"{name} is damaged: {str(error) or type(error).__name__}") from error
 
@@ -235,7 +234,10 @@ def center_crop(image: Image.Image, size: tuple[int, int], shorter: int) -> Imag
 
 def open_header(raw: bytes) -> ImageFile.ImageFile:
     """An image of which only the header has been read."""
-    image = Image.open(io.BytesIO(raw), formats=FORMATS)
+    try:
+        image = Image.open(io.BytesIO(raw), formats=FORMATS)
+    except Image.DecompressionBombError:  # Pillow's own limit is twice as high
+        raise Image.DecompressionBombError(f"it has more than {MAX_PIXELS:,} pixels") from None
     check_pixel_count(*image.size)
     return image
 

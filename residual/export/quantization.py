@@ -85,10 +85,9 @@ def write_int8(
             f"{max_drop:g} points are allowed"
         )
     kept = {key: row[key] for key in ("precision", "calibration", "evaluation", *percents)}
-    measured = {"ap": {pictures.measure: after}} if pictures.kind == "ap" else {"error_top1": after}
-    seen = {"seen": row["evaluation"]["pictures"], "data": pictures.data, "split": pictures.split}
-    write_atomic(out, with_metadata(quantized, model, {**kept, "error": measured | seen}))
-    return row
+    content = with_metadata(quantized, model, kept)
+    write_atomic(out, content)
+    return row | {"bytes_int8": len(content)}
 
 
 def counted(pictures: Pictures, progress: Progress) -> Iterator[Array]:

@@ -126,10 +126,19 @@ def access(options: ServerOptions) -> list[Any]:
     return [Depends(check)] if options.token else []
 
 
+def parameters(*names: str) -> Any:
+    """A dependency that refuses other parameters than these: they may be misspelt."""
+
+    async def check(request: Request) -> None:
+        if unknown := sorted(set(request.query_params) - set(names)):
+            raise HTTPException(422, f"no parameter {unknown[0]!r}; there is {', '.join(names)}")
+
+    return Depends(check)
+
+
 def add_predictions(app: FastAPI, service: Service) -> None:
     """Add the requests that send pictures."""
     options, least = service.options, service.model.least_score
-    common: dict[str, Any] = {"dependencies": access(options)}
 
     @app.post(
         "/predict",
@@ -137,7 +146,7 @@ def add_predictions(app: FastAPI, service: Service) -> None:
         response_model_exclude_none=True,
         responses=FAILURES,
         openapi_extra=picture_body(options.queue),
-        **common,
+        dependencies=[*access(options), parameters("top", "score")],
     )
     async def predict(
         request: Request,
@@ -165,7 +174,7 @@ def add_predictions(app: FastAPI, service: Service) -> None:
             404: {"model": Failure, "description": "This model has no maps."},
         },
         openapi_extra=picture_body(1),
-        **common,
+        dependencies=[*access(options), parameters("class")],
     )
     async def explain(
         request: Request,
@@ -199,6 +208,7 @@ def add_information(app: FastAPI, service: Service) -> None:
         """Classes, input, error and source of the model, and the limits of a request."""
         return card
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Health:
         """Whether the server answers."""
@@ -209,6 +219,7 @@ def add_information(app: FastAPI, service: Service) -> None:
         """Counters and histograms in the text format of Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": POLICY})

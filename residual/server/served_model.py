@@ -147,12 +147,17 @@ def trained_card(trained: Trained, config: ComputeConfig) -> Card:
 
 
 def exported_card(file: OnnxFile) -> Card:
-    """What a client may know of an exported file."""
+    """What a client may know of an exported file. Of one in eight bits, `error` is that of the
+    network in float32; `int8` has both errors on the pictures of its comparison."""
+    texts = file.texts
+    kinds = [f"{kind}_{name}" for kind in ("error", "ap") for name in ("float32", "int8")]
+    compared = {key: file[key] for key in kinds if key in texts}
     return {
         "network": file["network"],
         "classes": file["labels"],
-        "error": file["error"] if "error" in file.texts else None,
+        "error": file["error"] if "error" in texts else None,
         "source": file["source"],
-        "precision": file["precision"] if "precision" in file.texts else "float32",
+        "precision": file["precision"] if "precision" in texts else "float32",
+        **({"int8": file["evaluation"] | compared} if compared else {}),
         "weights_sha256": file["weights_sha256"],
     }

@@ -121,6 +121,8 @@ class Service:
         """A picture within the limits, decoded. Raises DamagedImage with its name."""
         try:
             with damage_context("the picture"):
+                if not raw:
+                    raise ValueError("it is empty")
                 width, height = open_header(raw).size
                 if width * height > (limit := self.options.max_pixels):
                     raise Image.DecompressionBombError(

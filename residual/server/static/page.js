@@ -57,7 +57,10 @@ async function loadCard() {
   }
   find("access").hidden = true;
   find("drop").hidden = false;
-  find("name").textContent = document.title = card.network;
+  find("name").textContent = document.title = title();
+  find("classes").hidden = !card.classes;
+  find("count").textContent = `${(card.classes || []).length} classes`;
+  find("names").textContent = (card.classes || []).join(", ");
   find("summary").textContent = summary();
   find("map-switch").hidden = !card.map;
   find("score-switch").hidden = card.task !== "detection";
@@ -65,14 +68,25 @@ async function loadCard() {
   predictAll(entries.filter((entry) => !entry.answer)); // those that waited for the token
 }
 
+function title() {
+  const name = card.task === "detection" ? `Faster R-CNN on ${card.network}` : card.network;
+  return card.precision === "float32" ? name : `${name} (${card.precision})`;
+}
+
 function summary() {
-  const parts = [card.classes ? `${card.classes.length} classes` : "classes without names"];
-  const error = card.error || {};
-  const data = error.split ? `${error.data} (${error.split})` : error.data;
+  const error = card.error || {}, int8 = card.int8 || {};
+  const where = ({ data, split }) => (split ? `${data} (${split})` : data);
+  const parts = [];
   if (error.error_top1 !== undefined)
-    parts.push(`${error.error_top1.toFixed(2)} % error on ${data}`);
+    parts.push(`${error.error_top1.toFixed(2)} % error on ${where(error)}`);
   for (const [name, value] of Object.entries(error.ap || {}).slice(0, 1))
-    parts.push(`${name} ${value.toFixed(1)} % on ${data}`);
+    parts.push(`${name} ${value.toFixed(1)} % on ${where(error)}`);
+  if (parts.length && card.int8) parts[0] += " in float32";
+  for (const [key, name] of [["error", "error"], ["ap", "average precision"]])
+    if (int8[`${key}_int8`] !== undefined) {
+      const [before, after] = ["float32", "int8"].map((bits) => int8[`${key}_${bits}`].toFixed(2));
+      parts.push(`eight bits: ${name} ${after} % instead of ${before} % on ${where(int8)}`);
+    }
   return [...parts, card.source].filter(Boolean).join(" · ");
 }
 
@@ -99,8 +113,9 @@ function predictAll(some) {
 }
 
 async function predict(part) {
-  const several = `${part.length} pictures`;
-  find("state").textContent = `Looking at ${part.length === 1 ? part[0].file.name : several}.`;
+  part = part.filter((entry) => !entry.answer && entries.includes(entry));
+  if (!part.length) return;
+  report();
   const form = new FormData();
   for (const entry of part) form.append("image", entry.file, entry.file.name || "picture");
   const lowest = card.task === "detection" ? `?score=${find("score").min}` : "";
@@ -115,15 +130,29 @@ async function predict(part) {
     }
     part[0].answer = { error: error.message };
   }
-  find("state").textContent = part.length === 1 ? spoken(part[0]) : `${several} are done.`;
+  report();
   part.forEach(draw);
   if (find("map").checked) await Promise.all(part.map((entry) => explain(entry)));
 }
 
-function spoken({ file, answer }) {
+function report() {
+  const done = entries.filter((entry) => entry.answer);
+  const failed = done.filter((entry) => entry.answer.error).length;
+  let text = `${done.length} of ${entries.length} pictures are done.`;
+  if (failed) text += ` ${failed} could not be read.`;
+  if (entries.length === 1) text = done.length ? spoken(done[0]) : `Looking at ${nameOf(entries[0])}.`;
+  find("state").textContent = text;
+}
+
+function nameOf({ file }) {
+  return file.name || "the picture";
+}
+
+function spoken(entry) {
+  const { answer } = entry;
   if (answer.error) return answer.error;
-  if (answer.objects) return `${file.name}: ${shown(answer).length} objects.`;
-  return `${file.name}: ${answer.labels[0].label}, ${percent(answer.labels[0].probability)}.`;
+  if (answer.objects) return `${nameOf(entry)}: ${shown(answer).length} objects.`;
+  return `${nameOf(entry)}: ${answer.labels[0].label}, ${percent(answer.labels[0].probability)}.`;
 }
 
 function shown(answer) {
@@ -162,6 +191,7 @@ function draw(entry) {
     image.classList.toggle("small", !map && side <= SMALL);
     if (answer && answer.objects) view.append(boxes(shown(answer), image));
   };
+  image.onerror = () => view.replaceChildren(element("p", { textContent: "No preview." }));
   const list = element("ul", { className: "labels" });
   const text = element("div", {}, element("h2", { textContent: name }), list);
   if (!answer) text.append(element("p", { textContent: "Waiting." }));
@@ -173,16 +203,31 @@ function draw(entry) {
 }
 
 function labelRow(entry, { label, probability }, map) {
-  const usable = card.map && find("map").checked; // a label chooses the class of the map
-  const row = element(usable ? "button" : "div", { className: "row" });
+  const row = element(card.map ? "button" : "div", { className: "row" });
   row.append(element("span", { textContent: label }));
   row.append(element("span", { textContent: percent(probability) }));
   row.style.setProperty("--share", probability);
-  if (usable) {
-    Object.assign(row, { type: "button", value: label, onclick: () => explain(entry, label) });
+  if (card.map) { // a label chooses the class of the map
+    const help = `Show where the network sees ${label}`;
+    Object.assign(row, { type: "button", value: label, title: help, onclick: () => choose(entry, label) });
     row.setAttribute("aria-pressed", String(Boolean(map) && map.label === label));
   }
   return element("li", {}, row);
+}
+
+function choose(entry, label) {
+  if (!find("map").checked) {
+    find("map").checked = true;
+    showMaps(entry);
+  }
+  explain(entry, label);
+}
+
+function showMaps(except) {
+  for (const entry of entries.filter((entry) => entry !== except)) {
+    if (find("map").checked && !entry.map) explain(entry);
+    else draw(entry);
+  }
 }
 
 function color(label) {
@@ -238,12 +283,7 @@ addEventListener("drop", (event) => {
   document.body.classList.remove("over");
   add(event.dataTransfer.files);
 });
-find("map").addEventListener("change", () => {
-  for (const entry of entries) {
-    if (find("map").checked && !entry.map) explain(entry);
-    else draw(entry);
-  }
-});
+find("map").addEventListener("change", () => showMaps());
 find("score").addEventListener("input", (event) => {
   document.querySelector("output").textContent = Number(event.target.value).toFixed(2);
   entries.forEach(draw);
@@ -262,6 +302,6 @@ find("clear").addEventListener("click", () => {
 find("access").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("token", find("token").value);
-  loadCard();
+  loadCard().then(() => card && find("files").focus());
 });
 loadCard();
