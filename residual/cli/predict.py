@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def predict(
     path: Annotated[
         Path,
-        typer.Argument(help="A run, weights (a file or a public name), or an exported .onnx file."),
+        typer.Argument(help="A run, weights (a file or a public name), or an .onnx file."),
     ],
     images: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")

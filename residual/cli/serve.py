@@ -29,7 +29,7 @@ PACKAGES = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart
 def serve(
     path: Annotated[
         Path,
-        typer.Argument(help="A run, weights (a file or a public name), or an exported .onnx file."),
+        typer.Argument(help="A run, weights (a file or a public name), or an .onnx file."),
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one.")] = 8000,

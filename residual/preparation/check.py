@@ -192,7 +192,7 @@ def inspect(file: Path) -> Inspection:
             kind, reason = unknown_content(raw)
         else:
             kind = "oversized" if isinstance(error, OversizedImage) else "damaged"
-            reason = str(error).removeprefix("the picture is damaged: ")
+            reason = str(error).partition(": ")[2]  # after "the picture is damaged"
         return Inspection(kind, reason)
     return Inspection("", "", image_format, changes, hashlib.sha256(raw).digest())
 
