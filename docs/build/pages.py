@@ -45,6 +45,7 @@ GUIDES = {  # page: title and content
     "detection.md": ("Detection", "Faster R-CNN on your own boxes, VOC or COCO"),
     "looking-inside.md": ("Look inside a network", "class activation maps, mistakes, comparisons"),
     "export.md": ("Export", "ONNX, safetensors, torchvision"),
+    "serving.md": ("Serve", "a page for browsers, HTTP for programs"),
     "recipes.md": ("Recipes", "each with its fields, source, expected error and cost"),
     "several-machines.md": ("Several machines", "torchrun, SLURM"),
     "architecture.md": ("Architecture", "packages, code paths, a new network or task"),
