@@ -221,10 +221,10 @@ def test_the_file_that_the_command_writes_is_asked_as_the_run_is(command, tmp_pa
     (tmp_path / "b.png").write_bytes(b"no picture")
     words = tmp_path / "a.png", tmp_path / "b.png", "--json", "--threads", 1
     ours, theirs = (command("detect", "predict", each, *words) for each in (run, out))
-    assert ours.status == theirs.status == 1 and "b.png is damaged" in theirs.err
+    assert ours.status == theirs.status == 1 and "b.png is no picture" in theirs.err
     assert ours.err == theirs.err
     (objects, broken), (expected, _) = theirs.json, ours.json
-    assert "b.png is damaged" in broken["error"] and objects["objects"]
+    assert "b.png is no picture" in broken["error"] and objects["objects"]
     for one, other in zip(objects["objects"], expected["objects"], strict=True):
         assert one["label"] == other["label"]
         assert one["score"] == pytest.approx(other["score"], abs=2e-4)

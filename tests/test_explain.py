@@ -184,7 +184,7 @@ def test_pictures_are_explained_and_damaged_ones_named(command, place, tmp_path)
     words = ("explain", place / "net.safetensors", place / "one", place / "two", "--threads", 1)
     answer = command(*words, "--out", tmp_path / "maps", "--json", "--class", "gnu")
     assert answer.status == 1
-    assert f"residual: {place}/one/broken.jpg is damaged" in answer.err
+    assert f"residual: {place}/one/broken.jpg is no picture" in answer.err
     first, broken, second = answer.json
     assert first["image"] == f"{place}/one/a.png" and "broken.jpg" in broken["error"]
     assert (first["label"], first["method"]) == ("gnu", "CAM") and 0 < first["probability"] < 1

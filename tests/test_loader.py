@@ -167,7 +167,7 @@ def damage(folder: Path, *names: str) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_picture_ends_the_training_and_is_named(own, workers):
     damage(own, "bee/03.jpg")
-    with pytest.raises(DamagedImage, match=r"bee/03\.jpg is damaged.*--bad-images skip"):
+    with pytest.raises(DamagedImage, match=r"bee/03\.jpg is no picture.*--bad-images skip"):
         taken(loaded(own), HOW, LoaderOptions(CPU, workers), 5)
 
 

@@ -89,7 +89,7 @@ def test_the_command_answers_what_it_can_and_ends_with_status_1(command, finishe
     ]  # fmt: skip
     complaints = answer.err.splitlines()
     assert len(complaints) == 2
-    assert "text.jpg is damaged" in complaints[0]
+    assert "text.jpg is no picture" in complaints[0]
     assert "none.png" in complaints[1]
 
 
@@ -185,7 +185,7 @@ def test_both_engines_answer_many_pictures_alike(command, finished, tmp_path):
     plain = [residual.predict(finished, [each])[0] for each in sorted(tmp_path.glob("*.png"))]
     for engine, words in (("torch", tmp_path), ("onnxruntime", tmp_path / "*.png")):
         answer = command("predict", finished, words, "--json", "--engine", engine, "--threads", 1)
-        assert answer.status == 1 and "05.png is damaged" in answer.err
+        assert answer.status == 1 and "05.png is no picture" in answer.err
         for mine, other in zip(answer.json, plain, strict=True):
             assert mine["image"] == other["image"]
             best, expected = mine.get("labels", []), other.get("labels", [])
@@ -203,7 +203,7 @@ def test_a_folder_or_a_pattern_without_pictures_is_said(command, finished, tmp_p
 def test_a_list_of_pictures_is_read_from_stdin(command, finished, photos):
     names = f"{photos[0]}\n\n{photos[1]}\n".encode()
     done = command("predict", finished, "-", photos[3], "--top", 1, stdin=names)
-    assert done.status == 1 and "text.jpg is damaged" in done.err
+    assert done.status == 1 and "text.jpg is no picture" in done.err
     answered = [line.split(":")[0] for line in done.out.splitlines()]
     assert answered == [str(photos[0]), str(photos[3])]
 
