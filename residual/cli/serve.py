@@ -1,6 +1,6 @@
 """The command `serve`."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,5 +113,6 @@ def run(model: "ServedModel", options: "ServerOptions", listener: "socket.socket
 
     with stop_signals() as signals:
         serve_until(lambda: bool(signals), create_app(model, options), listener, options.timeout)
-    print("stopped", flush=True)
+    with suppress(OSError):  # whoever read the output may have gone
+        print("stopped", flush=True)
     raise typer.Exit(128 + signals[0] if signals else 1)
