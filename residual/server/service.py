@@ -113,9 +113,10 @@ class Service:
         an unknown class."""
         draw, (name, raw) = self.model.explain, upload
         assert draw is not None
-        picture = await self.in_thread(self.decode, name, raw, open_image)
-        drawing = await self._batcher.call(draw, picture, class_name)
-        return bytes(await self.in_thread(png, drawing))
+        async with self._decoded:
+            picture = await self.in_thread(self.decode, name, raw, open_image)
+            drawing = await self._batcher.call(draw, picture, class_name)
+            return bytes(await self.in_thread(png, drawing))
 
     def decode(self, name: str, raw: bytes, decode: Callable[[bytes], Any]) -> Any:
         """A picture within the limits, decoded. Raises DamagedImage with its name."""
