@@ -100,6 +100,17 @@ def test_the_readme_shows_the_longest_training_on_the_best_data_with_the_depths_
     assert "Plain networks do not get worse with depth; residual networks do.**" in worse
 
 
+def test_a_training_in_bf16_is_a_page_of_its_own_and_says_so(tmp_path):
+    exact = ended((9, 14, 9, 8), **LONG)
+    mixed = [result | {"setting": {"precision": "bf16"}} for result in exact]
+    drawn = drawn_of(tmp_path, "figure6", exact + mixed)
+    titles = ["CIFAR-10, 16,000 steps", "CIFAR-10, 16,000 steps, bf16"]
+    assert [page.title for page in drawn] == titles
+    assert demonstration(drawn, []).title == titles[0]
+    front = demonstration(drawn_of(tmp_path, "figure6", mixed), [])
+    assert "16,000 steps in bf16, 1 seed" in readme_excerpt(front)
+
+
 def test_figure_6_at_a_quarter_of_the_budget_is_on_the_front_beside_finished_rows_of_table_6(
     tmp_path,
 ):

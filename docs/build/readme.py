@@ -10,6 +10,7 @@ from residual.reproduction.catalog import Page
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.figures import degradation, last_training_error, mean_and_range
 from residual.reproduction.results import Result, markdown, of_network
+from residual.reproduction.tables import low_precision
 
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 ERRORS: dict[str, Callable[[Result], float]] = {
@@ -64,7 +65,8 @@ def context(page: Page) -> str:
     steps = steps_of("figure6", page)
     seeds = {len(of_network(page.results, network)) for network in compared(page)}
     data = {"digits": "handwritten digits"}.get(result["data"]["name"], result["data"]["name"])
-    text = f"Trained by `residual reproduce` on {data}, {steps:,} steps, "
+    budget = " in ".join([f"{steps:,} steps", *low_precision(result)])
+    text = f"Trained by `residual reproduce` on {data}, {budget}, "
     text += " to ".join(map(str, sorted({min(seeds), max(seeds)})))
     text += " seed" if max(seeds) == 1 else " seeds"
     if data.startswith("CIFAR-10") and steps != PAPER_STEPS:

@@ -16,6 +16,7 @@ from residual.reproduction.experiments import (
     system_name,
 )
 from residual.reproduction.results import Result, Spread, by_seed, grouped, markdown
+from residual.reproduction.tables import low_precision
 from residual.tasks.detection.recipe import (
     MULTISCALE,
     RECIPES,
@@ -138,8 +139,8 @@ def beside(
 
 
 def title(result: Result) -> str:
-    """The heading under which a result appears: the test set, the recipe, the steps, and whatever
-    else differs from the paper, except for its improvements."""
+    """The heading under which a result appears: the test set, the recipe, the steps, whatever else
+    differs from the paper, except for its improvements, and the precision if it is not float32."""
     tested, short = benchmark(result), result["data"]["fingerprint"].removeprefix("quick-")[:8]
     recipe, testing = from_json(result["recipe"]), result["testing"]
     standard = tuple(testing["scales"]) in ((), multiscale_sizes(recipe.shorter))
@@ -148,6 +149,7 @@ def title(result: Result) -> str:
         f"{tested.title if tested else data_name(result)} (fingerprint {short})",
         *recipe_words(recipe),
         *differences(testing, to_json(Testing()), hidden),
+        *low_precision(result),
     ]
     return ", ".join(words)
 

@@ -105,7 +105,7 @@ class ClassifierTrainer:
         config, measure = self.place.config.in_float32(), experiment.measure
         trainings = [read_json(run / "result.json") for run in runs]
         networks = [load(run) for run in runs]
-        shared = ("recipe", "data", "weights_sha256")
+        shared = ("recipe", "data", "setting", "weights_sha256")
         result = {"format": FORMAT} | {key: trainings[0][key] for key in shared}
         if measure == RESPONSES:
             result |= {key: trainings[0][key] for key in ("versions", "hardware")}

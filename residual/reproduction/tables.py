@@ -69,13 +69,20 @@ IMAGENET_SIZE = {"train": 1_281_167, "val": 50_000, "classes": 1_000}  # Sec. 4.
 
 
 def title(result: Result) -> str:
-    """The heading under which a result appears: the data, the steps, and each field in which the
-    recipe differs from the paper's."""
+    """The heading under which a result appears: the data, the steps, each field in which the
+    recipe differs from the paper's, and the precision if it is not float32."""
     recipe, data = from_json(result["recipe"]), result["data"]["name"]
     usual = replace(with_steps(recipe_for(recipe.network, data), recipe.steps), seed=recipe.seed)
     values, defaults = to_json(recipe), to_json(usual)
     changes = [f"{name} {value}" for name, value in values.items() if value != defaults[name]]
-    return ", ".join([data_title(result), f"{paper_steps(usual, data):,} steps", *changes])
+    steps = f"{paper_steps(usual, data):,} steps"
+    return ", ".join([data_title(result), steps, *changes, *low_precision(result)])
+
+
+def low_precision(result: Result) -> list[str]:
+    """The precision of a training that was not in float32, else nothing."""
+    precision = result.get("setting", {}).get("precision", "float32")
+    return [] if precision == "float32" else [precision]
 
 
 def data_title(result: Result) -> str:
