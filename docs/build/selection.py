@@ -15,9 +15,9 @@ from residual.tasks.classification.recipe import CIFAR
 JPEG_COPY = "CIFAR-10 (JPEG copy)"  # never on the page of a table or figure
 PAPER_DATA = ("imagenet", "cifar-10", "voc 2007", "voc 2012", "coco")  # how its titles begin
 PAPER_STEPS = CIFAR.steps  # Sec. 4.2
-# After a tenth of the budget a deep residual network is still behind a shallow one: less than a
-# quarter shows only how training begins.
-BEGINNING = PAPER_STEPS // 4
+# Less than a quarter of the budget shows only how training begins: after a tenth of it our deep
+# residual network is still behind the shallow one (docs/figure6.md).
+BEGINNING = PAPER_STEPS // 4  # steps
 CHANCE = 1.0  # percentage points: an error so close to that of guessing is one of guessing
 LABELS = MODELS | TABLE_6_BASELINES  # first cell of a row: network
 
