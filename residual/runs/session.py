@@ -145,8 +145,7 @@ class Session:
             minutes = (time.monotonic() - saved) / 60
             due = minutes >= options.checkpoint_minutes and (line or minutes >= 1)
             if last or step.ends_phase or world.any(bool(due)):
-                self.meter.check(step)
-                self._save()
+                self._keep(step)
                 saved = time.monotonic()
             if not last and world.any(options.stop()):
                 self._stop(step)
@@ -209,7 +208,7 @@ class Session:
         self.meter.pause()
 
     def _keep(self, step: Step) -> None:
-        """Save before the training is left. Raises Diverged."""
+        """Save with the time until now. Raises Diverged."""
         self.meter.check(step)
         self.meter.tick()
         self._save()
