@@ -5,6 +5,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import EXACT
@@ -14,9 +15,10 @@ import residual
 from residual.cli.runs import begin_once
 from residual.data.sources import digits
 from residual.device import ComputeConfig
-from residual.runs import folder
+from residual.runs import folder, session
 from residual.tasks import task_module
 from residual.tasks.classification.train import advance, recipe_for
+from residual.training import meter as meters
 from residual.training.events import RunOptions
 from residual.training.meter import Meter
 from residual.training.recipe import to_json
@@ -141,3 +143,21 @@ def test_the_time_until_a_checkpoint_is_restored_does_not_count_as_training():
     meter.restore(Meter("cpu").to_json(), [])
     meter.tick()
     assert meter.seconds < 1_000
+
+
+def test_the_time_before_a_checkpoint_counts_as_training(tmp_path, monkeypatch):
+    now, add = [0.0], Meter.add
+
+    def after_100_seconds(self, step):
+        now[0] += 100
+        add(self, step)
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0])
+    monkeypatch.setattr(meters, "time", clock)
+    monkeypatch.setattr(session, "time", clock)
+    monkeypatch.setattr(Meter, "add", after_100_seconds)
+    monkeypatch.setattr(session, "log_interval", lambda steps: 3)
+    data = begun(tmp_path / "run")
+    list(advance(tmp_path / "run", data, RunOptions(checkpoint_minutes=2)))  # every 2 steps
+    lines = folder.read_log(tmp_path / "run" / "log.jsonl")
+    assert [line["seconds"] for line in lines] == [300, 600]
