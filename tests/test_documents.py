@@ -140,6 +140,12 @@ def test_figure_6_at_a_quarter_of_the_budget_is_on_the_front_beside_finished_row
     assert cells(text, "ResNet-32")[2:] == ["7.51", "7.60 (1 seed)", "+0.09"]
     assert "ResNet-44" not in text and "not run" not in text
     assert finished_rows(drawn_of(tmp_path, "table6", quarter)) is None
+    changed = [result | {"setting": {"precision": "bf16"}} for result in full]
+    assert finished_rows(drawn_of(tmp_path, "table6", changed + full)).title == (
+        "CIFAR-10, 64,000 steps"
+    )
+    text = readme_excerpt(front, finished_rows(drawn_of(tmp_path, "table6", changed)))
+    assert "CIFAR-10, 64,000 steps, bf16; test errors" in text
 
 
 def test_a_page_shows_its_best_result_and_the_appendix_the_others(tmp_path):

@@ -26,8 +26,8 @@ SENTENCES = {  # whether plain and residual networks degrade with depth
 }
 
 BAND = (
-    f"Test errors on CIFAR-10 after {PAPER_STEPS:,} steps: mean ± deviation over seeds, and "
-    "whether the paper's value lies inside the 95 % prediction interval of one more training."
+    "test errors: mean ± deviation over seeds, and whether the paper's value lies inside the 95 % "
+    "prediction interval of one more training."
 )
 
 
@@ -40,7 +40,8 @@ def readme_excerpt(page: Page | None, table6: Page | None = None) -> str:
     picture = f"![Errors during training](results/figures/{page.figures[0].name})"
     parts = [f"**{SENTENCES[plain, residual]}** {context(page)}", picture, errors_by_depth(page)]
     if table6:
-        parts += [f"**Table 6 at the paper's budget.** {BAND}", without_gaps(table6)]
+        text = f"**Table 6 at the paper's budget.** {table6.title}; {BAND}"
+        parts += [text, without_gaps(table6)]
     return "\n" + "\n\n".join(parts) + "\n\n"
 
 
