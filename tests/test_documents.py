@@ -8,6 +8,7 @@ from made_results import cells, detector, training
 
 from docs.build import benchmarks
 from docs.build.claims import CLAIMS
+from docs.build.costs import training_speeds
 from docs.build.pages import beginning_page, documents, entry_page, index, short_title
 from docs.build.readme import between_marks, readme_excerpt
 from docs.build.recipes import NAMES, recipes_page
@@ -208,6 +209,18 @@ def test_a_page_says_what_was_not_run_and_what_it_would_cost():
     assert cells(page, "plain34")[3] == "no speed measured"
     assert "three" not in page and "150,000 and 300,000" in page  # the choices of its recipe
     assert "10 views" in page and "1202" not in page
+
+
+def test_a_measured_speed_names_the_machine_the_processes_and_the_precision(tmp_path):
+    speed = {"images_per_second": 900.0, "hardware": "a machine"}
+    several = {"setting": {"precision": "bf16", "processes": 2}}
+    for network, more in (("resnet20", several), ("plain20", {})):
+        result = training(network, 9.0) | speed | more
+        (tmp_path / f"{network}.json").write_text(json.dumps(result))
+    assert training_speeds(tmp_path) == {
+        "resnet20": (900.0, "a machine, 2 processes, bf16"),
+        "plain20": (900.0, "a machine"),
+    }
 
 
 def test_a_page_of_detectors_counts_each_training_once():

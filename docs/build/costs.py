@@ -14,14 +14,14 @@ from residual.reproduction.experiments import (
     measure_of,
     recipes,
 )
-from residual.reproduction.results import markdown, network_of, read_results
-from residual.reproduction.tables import IMAGENET_SIZE, network_cost
+from residual.reproduction.results import Result, markdown, network_of, read_results
+from residual.reproduction.tables import IMAGENET_SIZE, low_precision, network_cost
 from residual.tasks.classification.protocols import PROTOCOLS
 from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.tasks.detection.recipe import Testing
 from residual.training.recipe import Recipe
 
-Speeds = dict[str, tuple[float, str]]  # network: images per second, and the hardware
+Speeds = dict[str, tuple[float, str]]  # network: images per second, and the machine
 DIGITS = "digits"  # the data of the demo
 NO_SPEED = "no speed measured"
 BACKWARD = 2  # cost of a backward pass in forward passes
@@ -128,10 +128,18 @@ def evaluation_cost(experiments: Sequence[Experiment]) -> list[str]:
     ]
 
 
+def machine_of(result: Result) -> str:
+    """The hardware of each process, their number if there are several, and a precision other than
+    float32."""
+    processes = result.get("setting", {}).get("processes", 1)
+    several = [f"{processes} processes"] if processes > 1 else []
+    return ", ".join([result["hardware"], *several, *low_precision(result)])
+
+
 def training_speeds(folder: Path) -> Speeds:
     """The highest training speed of each network in the results."""
     measured = [
-        (network_of(result), result["images_per_second"], result["hardware"])
+        (network_of(result), result["images_per_second"], machine_of(result))
         for result in read_results(folder)
         if result["data"]["name"] != DIGITS  # read and shifted faster than other images
     ]
