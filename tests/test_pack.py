@@ -46,7 +46,21 @@ def test_a_folder_of_pictures_is_not_packed(pictures: Path):
 def test_what_jpegtran_would_gain_is_told_where_it_is_missing(kept, form, tool, told, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: tool)
     words = pack_line(PackSummary(pictures=3, kept=kept), "there", PackOptions(form=form))
-    assert words.startswith("there: 3 pictures, ") and ("With jpegtran installed" in words) == told
+    assert words.startswith("there: 3 pictures: ") and ("With jpegtran installed" in words) == told
+
+
+def test_only_what_was_done_to_pictures_is_told():
+    jpeg = "JPEG of quality 95, colours 4:4:4"
+    cases = [
+        (PackSummary(pictures=3, kept=3, in_part=3), "3 with the same pixels; 3 with restart "),
+        (PackSummary(pictures=3, resized=2), f"3 encoded as {jpeg}; 2 made smaller, to a shorter "),
+        (
+            PackSummary(pictures=3, kept=1, damaged=[""]),
+            f"1 with the same pixels; 1 encoded as {jpeg}; 1 damaged",
+        ),
+    ]
+    for summary, told in cases:
+        assert f"there: 3 pictures: {told}" in pack_line(summary, "there", PackOptions())
 
 
 # ---- the fingerprint of a copy ------------------------------------------------------------------

@@ -264,24 +264,29 @@ def pack(
 
 def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
     """The result of a packing in words."""
-    form, hint = "all decoded", ""
+    hint = ""
+    counts = {"decoded": summary.pictures - len(summary.damaged)}
     if options.form == "jpeg":
         jpeg = options.encoding
-        form = (
-            f"{summary.kept:,} with the same pixels, the others encoded as JPEG of quality "
-            f"{jpeg['quality']}, colours {jpeg['subsampling']}; {summary.in_part:,} with restart "
-            "markers, so that only what is needed of them is decoded"
-        )
+        encoded = f"encoded as JPEG of quality {jpeg['quality']}, colours {jpeg['subsampling']}"
+        counts = {
+            "with the same pixels": summary.kept,
+            encoded: summary.pictures - summary.kept - len(summary.damaged),
+            "with restart markers, so that only what is needed of them is decoded": summary.in_part,
+        }
         if summary.kept and not shutil.which("jpegtran"):
             hint = (
                 "\nWith jpegtran installed (a part of libjpeg-turbo), those with the same pixels "
                 "get restart markers, too, and are read faster."
             )
-    damaged = f"; {len(summary.damaged):,} damaged" if summary.damaged else ""
+    counts |= {
+        f"made smaller, to a shorter side of {options.shorter}": summary.resized,
+        "damaged": len(summary.damaged),
+    }
+    treated = "; ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     return (
-        f"{to}: {summary.pictures:,} pictures, {form}; {summary.resized:,} made smaller, to a "
-        f"shorter side of {options.shorter}; {summary.bytes_before / 1e6:,.1f} MB before, "
-        f"{summary.bytes_after / 1e6:,.1f} MB after{damaged}{hint}"
+        f"{to}: {summary.pictures:,} pictures: {treated}; {summary.bytes_before / 1e6:,.1f} MB "
+        f"before, {summary.bytes_after / 1e6:,.1f} MB after{hint}"
     )
 
 
