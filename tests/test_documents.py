@@ -109,7 +109,11 @@ def test_a_training_in_bf16_is_a_page_of_its_own_and_says_so(tmp_path):
     assert [page.title for page in drawn] == titles
     assert demonstration(drawn, []).title == titles[0]
     front = demonstration(drawn_of(tmp_path, "figure6", mixed), [])
-    assert "16,000 steps in bf16, 1 seed" in readme_excerpt(front)
+    assert "16,000 steps, bf16, 1 seed" in readme_excerpt(front)
+    groups = [result | {"recipe": result["recipe"] | {"norm_group": 64}} for result in mixed]
+    front = demonstration(drawn_of(tmp_path, "figure6", groups), [])
+    assert "16,000 steps, norm_group 64, bf16, 1 seed" in readme_excerpt(front)
+    assert demonstration(drawn_of(tmp_path, "figure6", groups + mixed), []).title == titles[1]
 
 
 def test_figure_6_at_a_quarter_of_the_budget_is_on_the_front_beside_finished_rows_of_table_6(

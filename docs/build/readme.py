@@ -10,7 +10,6 @@ from residual.reproduction.catalog import Page
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.figures import degradation, last_training_error, mean_and_range
 from residual.reproduction.results import Result, markdown, of_network
-from residual.reproduction.tables import low_precision
 
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 ERRORS: dict[str, Callable[[Result], float]] = {
@@ -61,16 +60,14 @@ def compared(page: Page) -> list[str]:
 
 
 def context(page: Page) -> str:
-    """The data, the budget and the number of trainings, in a sentence."""
-    result = page.results[0]
-    steps = steps_of("figure6", page)
+    """The data, the steps, what differs from the paper's recipe and the number of trainings."""
+    name, budget = page.results[0]["data"]["name"], page.title.split(", ", 1)[1]
     seeds = {len(of_network(page.results, network)) for network in compared(page)}
-    data = {"digits": "handwritten digits"}.get(result["data"]["name"], result["data"]["name"])
-    budget = " in ".join([f"{steps:,} steps", *low_precision(result)])
+    data = {"digits": "handwritten digits"}.get(name, name)
     text = f"Trained by `residual reproduce` on {data}, {budget}, "
     text += " to ".join(map(str, sorted({min(seeds), max(seeds)})))
     text += " seed" if max(seeds) == 1 else " seeds"
-    if data.startswith("CIFAR-10") and steps != PAPER_STEPS:
+    if data.startswith("CIFAR-10") and steps_of("figure6", page) != PAPER_STEPS:
         return f"{text}. The paper trained for {PAPER_STEPS:,} steps."
     return f"{text}."
 
