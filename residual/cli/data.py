@@ -264,8 +264,7 @@ def pack(
 
 def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
     """The result of a packing in words."""
-    hint = ""
-    counts = {"decoded": summary.pictures - len(summary.damaged)}
+    counts, hint = {"decoded": summary.pictures - len(summary.damaged)}, ""
     if options.form == "jpeg":
         jpeg = options.encoding
         encoded = f"encoded as JPEG of quality {jpeg['quality']}, colours {jpeg['subsampling']}"
@@ -279,15 +278,12 @@ def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
                 "\nWith jpegtran installed (a part of libjpeg-turbo), those with the same pixels "
                 "get restart markers, too, and are read faster."
             )
-    counts |= {
-        f"made smaller, to a shorter side of {options.shorter}": summary.resized,
-        "damaged": len(summary.damaged),
-    }
+    counts[f"made smaller, to a shorter side of {options.shorter}"] = summary.resized
+    counts["damaged"] = len(summary.damaged)
     treated = "; ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    return (
-        f"{to}: {summary.pictures:,} pictures: {treated}; {summary.bytes_before / 1e6:,.1f} MB "
-        f"before, {summary.bytes_after / 1e6:,.1f} MB after{hint}"
-    )
+    before, after = summary.bytes_before / 1e6, summary.bytes_after / 1e6
+    size = f"{before:,.1f} MB before, {after:,.1f} MB after"
+    return f"{to}: {summary.pictures:,} pictures: {treated}; {size}{hint}"
 
 
 # ---- prepare ------------------------------------------------------------------------------------
