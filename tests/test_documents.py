@@ -153,6 +153,16 @@ def test_figure_6_at_a_quarter_of_the_budget_is_on_the_front_beside_finished_row
     assert "CIFAR-10, 64,000 steps, bf16; test errors" in text
 
 
+def test_longer_trainings_that_lack_a_side_of_the_comparison_are_not_the_best():
+    short = Page("CIFAR-10, 320 steps", "", [], ended((9, 9, 9, 9), steps=320))
+    plain = Page("CIFAR-10, 640 steps", "", [], ended((9, 9), ("plain20", "plain56")))
+    residual = Page("CIFAR-10, 640 steps", "", [], ended((9, 9), ("resnet20", "resnet56")))
+    for figure in ("figure6", "figure7"):
+        assert best(figure, [short, plain, residual]) is short
+    assert best("figure1", [short, plain]) is plain
+    assert best("table6", [short, residual]) is residual
+
+
 def test_a_page_shows_its_best_result_and_the_appendix_the_others(tmp_path):
     results = [
         training("resnet20", 9.0),

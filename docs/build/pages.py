@@ -105,7 +105,7 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
         parts = ["Not run by us. The paper's numbers:", without_ours(CATALOG[name].table([]))]
     if rest(name, drawn):
         link = f"[How training begins](beginning.md#{slug(claim.title)})"
-        parts.append(f"{link} has shorter trainings, and those on other data.")
+        parts.append(f"{link} has the others: shorter, of fewer networks, or on other data.")
     return parts
 
 
@@ -183,8 +183,8 @@ def results_page(drawn: Pages, demo: Sequence[Page], speeds: Speeds, folder: Pat
         "shows the longest trainings, on the paper's data if there are any. The paper's numbers on "
         f"CIFAR-10 are those after {PAPER_STEPS:,} steps; only results after as many steps are "
         "comparable. "
-        "[How training begins](beginning.md) has shorter trainings, and those on the JPEG copy of "
-        "CIFAR-10.",
+        "[How training begins](beginning.md) has the others: shorter, of fewer networks, or on the "
+        "JPEG copy of CIFAR-10.",
         f"## {CLAIMS['table1'].title}",
         CATALOG["table1"].table([]),
     ]
@@ -208,10 +208,10 @@ def beginning_page(drawn: Pages) -> str:
     """docs/beginning.md: all results that are on no page of a table or figure."""
     parts = [
         "# How training begins",
-        "Results of short trainings, of trainings with another recipe, and of those on the JPEG "
-        "copy of CIFAR-10, whose compression costs accuracy. They show that the code works and how "
-        "training begins; they are not comparable to the paper's. Networks that had learned "
-        "nothing yet are left out.",
+        "Results of short trainings, of trainings with another recipe or of too few networks to "
+        "compare, and of those on the JPEG copy of CIFAR-10, whose compression costs accuracy. "
+        "They show that the code works and how training begins; they are not comparable to the "
+        "paper's. Networks that had learned nothing yet are left out.",
     ]
     for name, some in drawn.items():
         for n, page in enumerate(rest(name, some)):

@@ -27,13 +27,13 @@ def steps_of(name: str, page: Page) -> int:
 
 
 def best(name: str, drawn: Sequence[Page]) -> Page | None:
-    """The page of the paper's data, else of other data; of these one that compares the depths of
+    """The page of the paper's data, else of other data; of these one that compares the networks of
     the claim, then the one with the most steps, then the one with the fewest changed fields."""
 
     def key(page: Page) -> tuple[bool, bool, int, int]:
         on_paper_data = page.title.lower().startswith(PAPER_DATA)
-        compares = compares_depths(name, page)
-        return on_paper_data, compares, steps_of(name, page), -page.title.count(", ")
+        fields = page.title.count(", ")
+        return on_paper_data, compares(name, page), steps_of(name, page), -fields
 
     return max((p for p in drawn if not p.title.startswith(JPEG_COPY)), key=key, default=None)
 
@@ -108,13 +108,16 @@ def depths(page: Page) -> list[int]:
     return sorted(kinds[True] & kinds[False])
 
 
-def compares_depths(name: str, page: Page) -> bool:
-    """Whether a page of Figure 1 or 6 has networks of both depths of Figure 1; true of others."""
+def compares(name: str, page: Page) -> bool:
+    """Whether a page of Figure 1 or 6 has networks of both depths of Figure 1, and one of Figure 7
+    both kinds of a depth; true of others."""
     match name:
         case "figure1":
             return {*paper.FIGURE_1} <= {*map(network_of, page.results)}
         case "figure6":
             return {model_spec(network).depth for network in paper.FIGURE_1} <= {*depths(page)}
+        case "figure7":
+            return bool(depths(page))
     return True
 
 
@@ -127,7 +130,7 @@ def demonstration(figure6: Sequence[Page], demo: Sequence[Page]) -> Page | None:
         (data[name], steps, -page.title.count(", ")): page
         for page in figure6
         for name, steps in [(page.title.split(", ")[0], steps_of("figure6", page))]
-        if name in data and steps >= BEGINNING and compares_depths("figure6", page)
+        if name in data and steps >= BEGINNING and compares("figure6", page)
     }
     demos = [page for page in demo if {*DEMO_DEPTHS} <= {*depths(page)}]
     return candidates[max(candidates)] if candidates else best("demo", demos)
