@@ -22,7 +22,7 @@ from residual.reproduction.experiments import (
     classifiers,
 )
 from residual.reproduction.results import NOT_RUN, Result, Spread, markdown, network_of, of_network
-from residual.reproduction.tables import data_remark, low_precision
+from residual.reproduction.tables import data_remark, title
 from residual.tasks.classification.recipe import CIFAR
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -235,5 +235,5 @@ def draw(panels: Mapping[str, list[Curve]], results: Sequence[Result], stem: Pat
     for panel, (name, some) in zip(axes, panels.items(), strict=True):
         draw_curves(panel, some, top, split)
         panel.set_title(name)
-    page.suptitle(", ".join([data["name"], f"{steps:,} steps", *low_precision(results[0])]))
+    page.suptitle(title(results[0]))
     return save_figure(page, stem)
