@@ -99,6 +99,8 @@ def test_what_must_be_trained_is_the_papers_recipe_for_each_network_and_seed():
     assert {r.seed for r in wanted} == {0, 1} and {r.steps for r in wanted[:10]} == {64_000}
     (dsn,) = recipes(["dsn"], Request("cifar10", 200))
     assert dsn.batch * dsn.steps == 200 * 128
+    (full,) = recipes(["dsn"], Request("cifar10", 64_000))
+    assert full == recipe_for("dsn", "cifar10")
     (deep,) = recipes(["resnet110"], Request("cifar10", 6_400))
     assert deep.warmup == (40, 0.01)
     assert networks("table6", steps=800, depths=[1202]) == ["resnet1202"]

@@ -52,13 +52,18 @@ def test_what_jpegtran_would_gain_is_told_where_it_is_missing(kept, form, tool, 
 def test_only_what_was_done_to_pictures_is_told():
     jpeg = "JPEG of quality 95, colours 4:4:4"
     cases = [
-        (PackSummary(pictures=3, kept=3, in_part=3), "3 with the same pixels; 3 with restart "),
+        (
+            PackSummary(pictures=3, kept=3, in_part=3),
+            "3 with the same pixels; 3 in all with ",
+        ),
         (PackSummary(pictures=3, resized=2), f"3 encoded as {jpeg}; 2 made smaller, to a shorter "),
         (
             PackSummary(pictures=3, kept=1, damaged=[""]),
             f"1 with the same pixels; 1 encoded as {jpeg}; 1 damaged",
         ),
     ]
+    raw = pack_line(PackSummary(pictures=3, damaged=[""]), "there", PackOptions(form="raw"))
+    assert raw.startswith("there: 3 pictures: 2 decoded; 1 damaged; ")
     for summary, told in cases:
         assert f"there: 3 pictures: {told}" in pack_line(summary, "there", PackOptions())
 

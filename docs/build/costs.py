@@ -12,14 +12,12 @@ from residual.reproduction.experiments import (
     Experiment,
     Request,
     measure_of,
-    paper_steps,
     recipes,
 )
 from residual.reproduction.results import Result, markdown, network_of, read_results
 from residual.reproduction.tables import IMAGENET_SIZE, low_precision, network_cost
 from residual.tasks.classification.protocols import PROTOCOLS
 from residual.tasks.classification.recipe import ClassificationRecipe
-from residual.tasks.classification.train import recipe_for
 from residual.tasks.detection.recipe import Testing
 from residual.training.recipe import Recipe
 
@@ -75,11 +73,9 @@ def budget_costs(
     networks: Sequence[str], data: str, steps: int | None, speeds: Speeds
 ) -> dict[str, str]:
     """For each network the cost of training it for some steps: hours at its measured speed, or
-    multiply-adds. At the paper's budget a baseline has that of its own publication."""
+    multiply-adds."""
     costs = {}
     for recipe in recipes(networks, Request(data, steps)):
-        full = recipe_for(recipe.network, data)
-        recipe = full if paper_steps(full, data) == steps else recipe
         costs[recipe.network] = f"{power(multiply_adds(recipe))} multiply-adds"
         if recipe.network in speeds:
             hours = training_hours(recipe, speeds[recipe.network][0])

@@ -51,6 +51,7 @@ GUIDES = {  # page: title and content
     "architecture.md": ("Architecture", "packages, code paths, a new network or task"),
     "results.md": ("Results", "all numbers of ours, and measured speeds"),
 }
+OTHERS = "shorter, of fewer networks, by another recipe"
 LONG_TITLE = 60  # characters that fit into a heading
 DEMO_TITLE = "The demo: plain and residual networks on handwritten digits"
 
@@ -105,7 +106,7 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
         parts = ["Not run by us. The paper's numbers:", without_ours(CATALOG[name].table([]))]
     if rest(name, drawn):
         link = f"[How training begins](beginning.md#{slug(claim.title)})"
-        parts.append(f"{link} has the others: shorter, of fewer networks, or on other data.")
+        parts.append(f"{link} has the others: {OTHERS}, or on other data.")
     return parts
 
 
@@ -171,7 +172,7 @@ def index(drawn: Pages) -> str:
             state = "computed"
         lines.append(f"- [{claim.title}]({name}.md): {state}")
     lines += ["", f"Not covered: {NOT_COVERED}. "]
-    lines[-1] += "Shorter trainings are in [How training begins](beginning.md)."
+    lines[-1] += "Other trainings are in [How training begins](beginning.md)."
     return "\n".join(lines) + "\n"
 
 
@@ -180,11 +181,11 @@ def results_page(drawn: Pages, demo: Sequence[Page], speeds: Speeds, folder: Pat
     parts = [
         "# Results",
         "`make results` generates this page from `results/`; no number is typed by hand. A table "
-        "shows the longest trainings, on the paper's data if there are any. The paper's numbers on "
-        f"CIFAR-10 are those after {PAPER_STEPS:,} steps; only results after as many steps are "
-        "comparable. "
-        "[How training begins](beginning.md) has the others: shorter, of fewer networks, or on the "
-        "JPEG copy of CIFAR-10.",
+        "shows the longest trainings of the networks that it compares, on the paper's data if "
+        f"there are any. The paper's numbers on CIFAR-10 are those after {PAPER_STEPS:,} steps; "
+        "only results after as many steps are comparable. "
+        "[How training begins](beginning.md) has the others: "
+        f"{OTHERS}, or on the JPEG copy of CIFAR-10.",
         f"## {CLAIMS['table1'].title}",
         CATALOG["table1"].table([]),
     ]

@@ -9,7 +9,7 @@ from residual.reproduction import paper
 from residual.reproduction.catalog import Page
 from residual.reproduction.experiments import ERROR
 from residual.reproduction.figures import degradation, last_training_error, mean_and_range
-from residual.reproduction.results import Result, markdown, of_network
+from residual.reproduction.results import Result, markdown, network_of, of_network
 
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 ERRORS: dict[str, Callable[[Result], float]] = {
@@ -26,7 +26,7 @@ SENTENCES = {  # whether plain and residual networks degrade with depth
 
 BAND = (
     "test errors: mean ± deviation over seeds, and whether the paper's value lies inside the 95 % "
-    "prediction interval of one more training."
+    "prediction interval of one more training"
 )
 
 
@@ -39,7 +39,11 @@ def readme_excerpt(page: Page | None, table6: Page | None = None) -> str:
     picture = f"![Errors during training](results/figures/{page.figures[0].name})"
     parts = [f"**{SENTENCES[plain, residual]}** {context(page)}", picture, errors_by_depth(page)]
     if table6:
-        text = f"**Table 6 at the paper's budget.** {table6.title}; {BAND}"
+        seeds = max(len(of_network(table6.results, n)) for n in map(network_of, table6.results))
+        text = BAND if seeds > 1 else "test errors, one training of each network"
+        if "norm_group" in table6.title:
+            text += "; norm_group: the images that share batch-norm statistics"
+        text = f"**Table 6 at the paper's budget.** {table6.title}; {text}."
         parts += [text, without_gaps(table6)]
     return "\n" + "\n\n".join(parts) + "\n\n"
 

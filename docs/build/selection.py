@@ -1,4 +1,5 @@
-"""Which results a page shows: the largest budget on the best data. The rest is in an appendix."""
+"""Which results a page shows: the largest budget on the best data that has the networks to compare.
+The rest is in an appendix."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import compress
@@ -109,15 +110,13 @@ def depths(page: Page) -> list[int]:
 
 
 def compares(name: str, page: Page) -> bool:
-    """Whether a page of Figure 1 or 6 has networks of both depths of Figure 1, and one of Figure 7
-    both kinds of a depth; true of others."""
+    """Whether a page of Figure 1 has its two networks, and one of Figure 6 or 7 both kinds of the
+    same depths; true of others."""
     match name:
         case "figure1":
             return {*paper.FIGURE_1} <= {*map(network_of, page.results)}
-        case "figure6":
+        case "figure6" | "figure7":
             return {model_spec(network).depth for network in paper.FIGURE_1} <= {*depths(page)}
-        case "figure7":
-            return bool(depths(page))
     return True
 
 

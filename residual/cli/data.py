@@ -271,7 +271,7 @@ def pack_line(summary: "PackSummary", to: str, options: "PackOptions") -> str:
         counts = {
             "with the same pixels": summary.kept,
             encoded: summary.pictures - summary.kept - len(summary.damaged),
-            "with restart markers, so that only what is needed of them is decoded": summary.in_part,
+            "in all with restart markers, to decode only what is needed of them": summary.in_part,
         }
         if summary.kept and not shutil.which("jpegtran"):
             hint = (

@@ -151,11 +151,11 @@ def slug(name: str) -> str:
 
 def recipes(networks: Sequence[str], request: Request) -> list[ClassificationRecipe]:
     """The recipe of each network for each seed. With a batch other than the paper's, the steps are
-    scaled so that as many images are seen."""
+    scaled so that as many images are seen; a baseline's full schedule is its own."""
     chosen = []
     for network in networks:
         recipe = recipe_for(network, request.data)
-        if request.steps:
+        if request.steps and request.steps != paper_steps(recipe, request.data):
             steps = round(request.steps * paper_recipe(network).batch / recipe.batch)
             recipe = with_steps(recipe, max(1, steps))
         chosen += [replace(recipe, seed=seed) for seed in range(request.seeds)]
