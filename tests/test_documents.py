@@ -150,7 +150,13 @@ def test_figure_6_at_a_quarter_of_the_budget_is_on_the_front_beside_finished_row
         "CIFAR-10, 64,000 steps"
     )
     text = readme_excerpt(front, finished_rows(drawn_of(tmp_path, "table6", changed)))
-    assert "CIFAR-10, 64,000 steps, bf16; test errors" in text
+    assert "CIFAR-10, 64,000 steps, bf16; test errors: mean ± deviation over seeds" in text
+    single = [result | {"recipe": result["recipe"] | {"norm_group": 64}} for result in full[:1]]
+    text = readme_excerpt(front, finished_rows(drawn_of(tmp_path, "table6", single)))
+    assert (
+        "64,000 steps, norm_group 64; test errors, one training of each network; norm_group: "
+        in (text)
+    )
 
 
 def test_longer_trainings_that_lack_a_side_of_the_comparison_are_not_the_best():

@@ -1,6 +1,7 @@
 """The README's results: one picture, its table, and what they show."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
 
@@ -39,13 +40,17 @@ def readme_excerpt(page: Page | None, table6: Page | None = None) -> str:
     picture = f"![Errors during training](results/figures/{page.figures[0].name})"
     parts = [f"**{SENTENCES[plain, residual]}** {context(page)}", picture, errors_by_depth(page)]
     if table6:
-        seeds = max(len(of_network(table6.results, n)) for n in map(network_of, table6.results))
-        text = BAND if seeds > 1 else "test errors, one training of each network"
-        if "norm_group" in table6.title:
-            text += "; norm_group: the images that share batch-norm statistics"
-        text = f"**Table 6 at the paper's budget.** {table6.title}; {text}."
-        parts += [text, without_gaps(table6)]
+        parts += [errors_of_table6(table6), without_gaps(table6)]
     return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def errors_of_table6(page: Page) -> str:
+    """What the errors of the table below are of, in a sentence."""
+    seeds = Counter(map(network_of, page.results))
+    text = BAND if max(seeds.values()) > 1 else "test errors, one training of each network"
+    if "norm_group" in page.title:
+        text += "; norm_group: the images that share batch-norm statistics"
+    return f"**Table 6 at the paper's budget.** {page.title}; {text}."
 
 
 def degrades(page: Page, prefix: str) -> bool:
