@@ -67,10 +67,6 @@ class ImageFiles:
         indices, labels = self.indices[chosen], self.labels[chosen]
         return replace(self, indices=indices, labels=labels, damaged=damaged)
 
-    def to(self, device: torch.device) -> "ImageFiles":
-        """The same: only batches are moved to a device."""
-        return self
-
     def name(self, i: int) -> str:
         return self.source.name(int(self.indices[i]))
 
