@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -222,15 +223,13 @@ def raise_non_finite(network: str, net: nn.Module, forward: Callable[[], object]
     the first layer with such an output."""
     layers: list[str] = []
 
-    def hook(name: str) -> Callable[[nn.Module, object, object], None]:
-        def check(_module: nn.Module, _inputs: object, output: object) -> None:
-            outputs = output if isinstance(output, tuple) else (output,)
-            if not all(is_finite(x) for x in outputs if isinstance(x, Tensor)):
-                layers.append(name)
+    def check(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        if not all(is_finite(x) for x in outputs if isinstance(x, Tensor)):
+            layers.append(name)
 
-        return check
-
-    handles = [m.register_forward_hook(hook(name)) for name, m in net.named_modules() if name]
+    modules = [(name, module) for name, module in net.named_modules() if name]
+    handles = [module.register_forward_hook(partial(check, name)) for name, module in modules]
     try:
         forward()
     finally:
