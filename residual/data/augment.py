@@ -183,11 +183,10 @@ class TrivialAugment:
     seed: int
 
     def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        views = [view for part in self.cut(image, image_id, epoch) for view in part]
-        pictures = (Image.fromarray(view) for view in views)
         return [
-            np.asarray(trivial_augment(picture, image_id, epoch, self.seed))[None]
-            for picture in pictures
+            np.asarray(trivial_augment(Image.fromarray(view), image_id, epoch, self.seed))[None]
+            for views in self.cut(image, image_id, epoch)
+            for view in views
         ]
 
 
