@@ -36,9 +36,7 @@ FORMAT_SUFFIXES = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
-IMAGE_SUFFIXES = tuple(
-    dict.fromkeys(suffix for some in FORMAT_SUFFIXES.values() for suffix in some)
-)
+IMAGE_SUFFIXES = tuple(suffix for some in FORMAT_SUFFIXES.values() for suffix in some)
 # Folders of operating systems and archivers, which hold copies of names and previews.
 SYSTEM_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 # Neighbouring folders in data for other tasks, in lower case: images and their annotations. As
