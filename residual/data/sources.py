@@ -162,8 +162,7 @@ def load_copy(copy: Path, form: CifarFormat) -> Data:
         paths = [copy / name for name in form.batches]
         files = {path.name: path.read_bytes() for path in paths if path.exists()}
     *parts, test = (_parse_batch(copy, form, name, files) for name in form.batches)
-    pixels, labels = (torch.cat([getattr(x, key) for x in parts]) for key in ("pixels", "labels"))
-    train = ImageTensors(pixels, labels)
+    train = ImageTensors(torch.cat([x.pixels for x in parts]), torch.cat([x.labels for x in parts]))
     mark = tensor_fingerprint(CIFAR10_CLASSES, train=train, test=test)
     return Data("CIFAR-10", mark, CIFAR10_CLASSES, train, test)
 
