@@ -47,11 +47,6 @@ class Crop(Protocol):
         """Arrays (views, height, width, 3)."""
 
 
-def to_array(picture: Picture) -> NDArray[np.uint8]:
-    """A picture as one view, (1, H, W, 3)."""
-    return as_pixels(picture).pixels[None]
-
-
 def pad_crop_flip(
     images: Tensor, ids: Tensor, epochs: Tensor, seed: int, padding: int, mirror: bool
 ) -> Tensor:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from residual.data.augment import to_array
 from residual.data.decode import Picture, check_scaled_size, damage_context, resize, scaled_size
 
 ViewKind = Literal["centre", "corners", "squares", "grid", "whole"]
@@ -52,7 +51,7 @@ class Views:
                 steps = [step / 4 for step in range(5)]
                 places = ((round(y * bottom), round(x * right)) for y in steps for x in steps)
                 return _crops(image, self.size, places)
-        return to_array(image)
+        return np.asarray(image)[None]
 
     def _squares(self, image: Image.Image) -> NDArray[np.uint8]:
         side, views = min(image.size), []
@@ -60,7 +59,7 @@ class Views:
             left, top = (round(position * (length - side)) for length in image.size)
             square = image.crop((left, top, left + side, top + side))
             views.append(_crops(square, self.size, _center_and_corners(square, self.size)))
-            views.append(to_array(resize(square, self.size)))
+            views.append(np.asarray(resize(square, self.size))[None])
         return np.concatenate(views)
 
     @property
@@ -83,8 +82,8 @@ def _crops(
     image: Image.Image, size: tuple[int, int], places: Iterable[tuple[int, int]]
 ) -> NDArray[np.uint8]:
     """Crops of a (height, width) at these (top, left): (views, height, width, 3)."""
-    (height, width), pixels = size, to_array(image)
-    return np.concatenate([pixels[:, y : y + height, x : x + width] for y, x in places])
+    (height, width), pixels = size, np.asarray(image)
+    return np.stack([pixels[y : y + height, x : x + width] for y, x in places])
 
 
 def _center_and_corners(image: Image.Image, size: tuple[int, int]) -> list[tuple[int, int]]:

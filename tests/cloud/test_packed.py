@@ -12,8 +12,7 @@ pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-clou
 pytest.importorskip("moto", reason="needs moto[server]: make test-cloud")
 
 from residual.data import packed as packed_
-from residual.data.augment import to_array
-from residual.data.decode import DamagedImage
+from residual.data.decode import DamagedImage, as_pixels
 from residual.data.folder import open_folder
 from residual.data.loader import LoaderOptions, file_batches
 from residual.data.normalization import Preprocessing
@@ -158,7 +157,8 @@ def test_reading_goes_on_anywhere_on_any_number_of_processes(store, folder, tmp_
 
 def all_pixels(where: str, root: Path, answers) -> None:
     data = open_packed(where, root)
-    answers.put([int(to_array(data.train.image(i)).sum()) for i in range(len(data.train))])
+    sums = [int(as_pixels(data.train.image(i)).pixels.sum()) for i in range(len(data.train))]
+    answers.put(sums)
 
 
 def test_processes_that_share_a_cache_fetch_each_shard_once(store, folder, tmp_path, monkeypatch):
