@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-HEADS = "heads"  # the child that holds the auxiliary classifiers, which serve in training alone
-
 
 class Maxout(nn.Module):
     """The maximum over each `pieces` consecutive channels (Goodfellow et al. 2013)."""
@@ -77,19 +75,19 @@ class WithHeads(nn.Module):
 
     def __init__(self, parts: Mapping[str, nn.Module], heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.add_module(HEADS, nn.ModuleDict(heads))
+        self.heads = nn.ModuleDict(heads)
         for name, part in parts.items():
             self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Scores (N, classes); in training a tuple of them and of the heads' outputs."""
-        heads, auxiliary = self.get_submodule(HEADS), []
+        auxiliary = []
         for name, part in self.named_children():
-            if name == HEADS:
+            if name == "heads":
                 continue
             x = part(x)
-            if self.training and name in heads:  # type: ignore[operator]
-                auxiliary.append(heads[name](x))  # type: ignore[index]
+            if self.training and name in self.heads:
+                auxiliary.append(self.heads[name](x))
         return (x, *auxiliary) if auxiliary else x
 
 
