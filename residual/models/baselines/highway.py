@@ -4,8 +4,6 @@ from torch import nn
 
 from residual.models.baselines.layers import Highway, conv, global_average, initialize, sequential
 
-GATE = -2.0  # the bias of each gate at the start: it lets through what comes
-
 STAGES = {  # filters, and the kernels of the highway layers
     19: ((32, (3,) * 4), (80, (3,) * 5), (128, (3,) * 5)),
     32: tuple((width, (1, 3, 1, 3, 1, 3, 1, 3, 1)) for width in (32, 64, 96)),
@@ -39,10 +37,8 @@ def highway(depth: int, classes: int) -> nn.Module:
     initialize(net, nn.init.xavier_uniform_)
     for module in net.modules():
         if isinstance(module, Highway) and module.gate.bias is not None:
-            nn.init.constant_(module.gate.bias, GATE)
-    last = net.get_submodule("fc")
-    assert isinstance(last, nn.Linear)
+            nn.init.constant_(module.gate.bias, -2.0)  # it lets through what comes
     # Choice: the first layer is initialized as the others; its published initialization, a normal
     # deviation of 1, is probably a misprint.
-    nn.init.normal_(last.weight, std=0.05)
+    initialize(net.get_submodule("fc"), lambda weight: nn.init.normal_(weight, std=0.05))
     return net
