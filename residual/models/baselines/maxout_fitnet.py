@@ -68,9 +68,7 @@ def fitnet(classes: int) -> nn.Module:
         "maxout17": Maxout(5),
         "fc": with_max_norm(nn.Linear(500, classes), 1.9365),
     }
-    body = initialize(sequential(**parts), START)
+    initialize(sequential(**parts), START)
     regressor = sequential(h=with_max_norm(nn.Conv2d(80, 192 * 2, 2), 0.9), maxout=Maxout(2))
-    return WithHeads(
-        dict(body.named_children()),
-        {GUIDED: initialize(regressor, partial(nn.init.uniform_, a=-0.05, b=0.05))},
-    )
+    initialize(regressor, partial(nn.init.uniform_, a=-0.05, b=0.05))
+    return WithHeads(parts, {GUIDED: regressor})
