@@ -249,11 +249,7 @@ class Session:
             "images_per_second": round(images / max(seconds, 1e-9), 2),
             "seconds": seconds,
             "peak_memory_bytes": peak_memory(self.context.config.device),
-            **{
-                key: environment[key]
-                for key in ("setting", "versions", "hardware")
-                if key in environment
-            },
+            **{key: environment[key] for key in ("setting", "versions", "hardware")},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": checkpoint.weights_sha256(self.task.net.state_dict()),
         }
