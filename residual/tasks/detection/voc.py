@@ -17,6 +17,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DTDForbidden
 from defusedxml.ElementTree import fromstring
 
+from residual.data import folder_index
 from residual.data.folder_index import IMAGE_SUFFIXES, is_hidden, is_image, split_name
 from residual.storage import display_name, read_list
 from residual.tasks.detection.annotations import (
@@ -96,10 +97,8 @@ def has_xml(folder: Path) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    entries = (entry for entry in os.scandir(folder) if entry.is_dir())
-    return sorted(Path(entry.path) for entry in entries if not is_hidden(entry.name))
+    names = folder_index.subfolders(folder) if folder.is_dir() else ()
+    return [folder / name for name in names]
 
 
 def set_folders(folder: Path) -> list[Path]:
@@ -137,7 +136,7 @@ def has_pairs(folder: Path) -> bool:
     """Whether an XML file lies beside its image, in the folder or in its folders of sets."""
     names = [file.name for file in folder.iterdir()]
     image_stems = {name.rpartition(".")[0] for name in names if is_image(name)}
-    xml_stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".xml")}
+    xml_stems = {name.rpartition(".")[0] for name in names if is_xml(name)}
     return bool(image_stems & xml_stems) or any(map(has_pairs, set_folders(folder)))
 
 
