@@ -32,14 +32,12 @@ class NoRun(ValueError):
 
 def make_numbered(network: str, parent: Path) -> Path:
     """Make the first folder <network>-<n> that does not exist."""
-    n = 1
+    n = 0
     while True:
+        n += 1
         run = parent / f"{network}-{n}"
-        try:
-            run.mkdir(parents=True)  # of several processes one makes it
-        except FileExistsError:
-            n += 1
-        else:
+        with suppress(FileExistsError):  # of several processes one makes it
+            run.mkdir(parents=True)
             return run
 
 
