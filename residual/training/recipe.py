@@ -44,9 +44,8 @@ R = TypeVar("R", bound=Recipe)
 
 @cache
 def annotations(kind: Any) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, with their bounds."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    """The annotations of a dataclass, with their bounds."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def check_fields(values: Any) -> None:
