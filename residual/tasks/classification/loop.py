@@ -39,12 +39,11 @@ def start(net: nn.Module, recipe: ClassificationRecipe) -> ClassifierLearner:
         {"params": parameters, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in parameter_groups(net, recipe).items()
     ]
-    match recipe.optimizer:
-        case "rmsprop":
-            optimizer: torch.optim.Optimizer = torch.optim.RMSprop(groups, recipe.lr, alpha=0.9)
-        case kind:
-            nesterov = kind == "nesterov"
-            optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
+    if recipe.optimizer == "rmsprop":
+        optimizer: torch.optim.Optimizer = torch.optim.RMSprop(groups, recipe.lr, alpha=0.9)
+    else:
+        nesterov = recipe.optimizer == "nesterov"
+        optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
     group = recipe.norm_group
     max_norms = tuple((m.weight, m.max_norm) for m in net.modules() if hasattr(m, "max_norm"))
     norms = GhostBatchNorms(net, group, recipe.frozen)
