@@ -99,7 +99,7 @@ def trainings_at_once(
 def cached(cache: Path, key: str, trial: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
     """The outcome of a trial, from a file where it was made before: the same command then computes
     in the same way."""
-    outcomes: dict[str, Any] = {}
+    outcomes: dict[str, dict[Any, Any]] = {}
     with suppress(OSError, ValueError):  # a lost or damaged cache is made again
         outcomes = read_json(cache)
     if key not in outcomes:
@@ -107,5 +107,4 @@ def cached(cache: Path, key: str, trial: Callable[[], dict[Any, Any]]) -> dict[A
         with suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_json(cache, outcomes)
-    outcome: dict[Any, Any] = outcomes[key]
-    return outcome
+    return outcomes[key]
