@@ -58,9 +58,7 @@ def save(trained: Trained, path: Path, extra: dict[str, Any]) -> None:
     checkpoint.save(path, *content)
 
 
-def from_checkpoint(
-    tensors: Tensors, header: dict[str, Any], notices: tuple[str, ...] = ()
-) -> Trained:
+def from_checkpoint(tensors: Tensors, header: dict[str, Any], notices: tuple[str, ...]) -> Trained:
     """The network of a checkpoint. Raises ValueError where the weights do not fit it."""
     network, classes, body = header["network"], header["classes"], header.get("body", False)
     if model_spec(network).depth > len(tensors):

@@ -52,7 +52,7 @@ def load(path: Path | str) -> TrainedDetector:
 
 
 def from_checkpoint(
-    tensors: checkpoint.Tensors, header: dict[str, Any], notices: tuple[str, ...] = ()
+    tensors: checkpoint.Tensors, header: dict[str, Any], notices: tuple[str, ...]
 ) -> TrainedDetector:
     """The detector of a checkpoint. Raises ValueError for the weights of a classifier."""
     values = header.get("recipe") or {}
