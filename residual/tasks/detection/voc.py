@@ -222,9 +222,8 @@ def by_split(folder: Path) -> dict[str, ImageList]:
         elif not name and not lists:
             tops = sorted({image.partition("/")[0] for image in voc.annotations})
             nested = all("/" in image for image in voc.annotations) and all(map(split_name, tops))
-            parts = tops if tops and nested else []
-            splits |= {top: ImageList(voc, prefix=f"{top}/") for top in parts}
-            splits |= {} if parts else {ALL: ImageList(voc)}
+            parts = {top: ImageList(voc, prefix=f"{top}/") for top in tops if nested}
+            splits |= parts or {ALL: ImageList(voc)}
     return splits
 
 
