@@ -175,13 +175,11 @@ def newest(run: Path) -> tuple[checkpoint.Tensors, dict[str, Any], list[str]] | 
     damaged: list[str] = []
     for path in reversed(paths):
         try:
-            tensors, header = checkpoint.read(path)
+            return *checkpoint.read(path), damaged
         except NewerFormat:
             raise
         except ValueError as error:
             damaged.append(str(error))
-            continue
-        return tensors, header, damaged
     if paths:
         raise ValueError("no checkpoint is whole: " + "; ".join(damaged))
     return None
