@@ -226,12 +226,8 @@ def save_weights(run: Path, recipe: DetectionRecipe, data: DetectionData, weight
     """Save initial weights as the checkpoint of step 0."""
     net = session.fresh(recipe.seed, lambda: build(recipe, len(data.train.classes)))
     net.load_state_dict(transferable(weights, net), strict=False)
-    mean, std = (
-        values.mean(dim=(1, 2), keepdim=True).contiguous()
-        for values in (weights.preprocessing.mean, weights.preprocessing.std)
-    )
-    size = recipe.shorter, recipe.shorter
-    preprocessing = Preprocessing(mean, std, size, recipe.shorter)
+    view, side = weights.preprocessing.with_channel_mean(), recipe.shorter
+    preprocessing = Preprocessing(view.mean, view.std, (side, side), side)
     content = session.start_with(recipe, data.train.classes, net, preprocessing)
     if recipe.schedule == "alternating":
         checkpoint.save(run / INITIAL, *content)
