@@ -135,11 +135,8 @@ def complete_recipe(
 def check(recipe: DetectionRecipe, config: ComputeConfig) -> None:
     """Raises ValueError for a recipe that cannot be trained here."""
     check_network(recipe.network)
-    if (
-        recipe.norm == "frozen"
-        and not recipe.start
-        and model_spec(recipe.network).family != "baseline"
-    ):
+    has_norm = model_spec(recipe.network).family != "baseline"
+    if has_norm and recipe.norm == "frozen" and not recipe.start:
         raise ValueError(
             "frozen batch normalization needs the statistics of pretrained weights; name them "
             "with --weights, or train from scratch: norm=group and fixed=0, as in --recipe scratch"
