@@ -57,12 +57,12 @@ def flip(boxes: Tensor, width: int | float) -> Tensor:
     return torch.stack([width - right, top, width - left, bottom], dim=-1)
 
 
-def vote(boxes: Tensor, others: Tensor, scores: Tensor, min_iou: float = 0.5) -> Tensor:
-    """Boxes (N, 4), each replaced by the mean of all others (M, 4) of its class with at least this
-    IoU, weighted by their scores (M,) (box voting, Gidaris and Komodakis 2015)."""
+def vote(boxes: Tensor, others: Tensor, scores: Tensor) -> Tensor:
+    """Boxes (N, 4), each replaced by the mean of all others (M, 4) of its class with an IoU of at
+    least 0.5, weighted by their scores (M,) (box voting, Gidaris and Komodakis 2015)."""
     from torchvision.ops import box_iou
 
-    weights = (box_iou(boxes, others) >= min_iou) * scores.clamp(min=0)  # (N, M)
+    weights = (box_iou(boxes, others) >= 0.5) * scores.clamp(min=0)  # (N, M)
     total = weights.sum(dim=1, keepdim=True)
     # A product of matrices would be rounded where precision is mixed, as the rest is not.
     sums = (weights[:, :, None] * others).sum(dim=1)
