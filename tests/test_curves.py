@@ -42,7 +42,7 @@ def labels(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-SHORT = curve_from_log("20-layer", [*log(5), {"step": 500, "test_error": 9.0}], colour="20")
+SHORT = curve_from_log("20-layer", [*log(5), {"step": 500, "test_error": 9.0}])
 
 
 def test_a_torn_last_line_of_a_log_is_left_out(tmp_path):
@@ -121,7 +121,7 @@ def test_depths_have_their_colours_unless_two_networks_would_be_alike():
 
 
 def test_the_error_axis_ends_at_20_where_the_curves_end_below_it():
-    far = Curve("plain-110", "110", [(500, 62.0)], [(500, 61.0)])
+    far = Curve("plain-110", [(500, 62.0)], [(500, 61.0)])
     assert drawn(SHORT).axes[0].get_ylim() == (0, 20)
     assert drawn(SHORT, far).axes[0].get_ylim() == (0, 80)
     beyond = drawn(SHORT, far, top=20)
@@ -130,7 +130,7 @@ def test_the_error_axis_ends_at_20_where_the_curves_end_below_it():
 
 
 def test_iterations_are_in_units_of_10000_where_there_are_many():
-    long = Curve("20-layer", "20", [(64_000, 1.0)], [(64_000, 9.0)])
+    long = Curve("20-layer", [(64_000, 1.0)], [(64_000, 9.0)])
     assert drawn(long).axes[0].get_xlabel() == "iterations (1e4)"
     assert drawn(long).axes[0].get_xlim() == (0, 6.4)
     assert drawn(SHORT).axes[0].get_xlabel() == "iterations"
@@ -150,7 +150,7 @@ def test_names_at_the_ends_of_lines_never_overlap():
 
 
 def test_a_name_may_hold_any_character(tmp_path):
-    odd = Curve(r"a $\broken_ name$ <b> 狗", "odd", [], [(1, 5.0)])
+    odd = Curve(r"a $\broken_ name$ <b> 狗", [], [(1, 5.0)])
     assert len(save_figure(drawn(odd), tmp_path / "odd")) == 2
 
 

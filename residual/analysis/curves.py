@@ -46,15 +46,14 @@ STYLE: dict[Any, Any] = {  # matplotlib ships this Times-like face; outlines are
 class Curve:
     """Training and test errors of one network."""
 
-    label: str
-    colour: str  # key of a colour: the paper's colour if it contains a depth of the paper
+    label: str  # also the key of its colour: the paper's if it contains a depth of the paper
     training: Sequence[Point]
     test: Sequence[Point]
     bin_width: int = 0  # steps that a training point averages; 0: points are as logged
     bands: Sequence[Band] = ()  # around the errors, for several seeds
 
 
-def curve_from_log(label: str, lines: Iterable[Line], colour: str | None = None) -> Curve:
+def curve_from_log(label: str, lines: Iterable[Line]) -> Curve:
     """The curve in the lines of a log, or in the `curve` of a result.
 
     The later of two lines of one step counts. More than `MAX_POINTS` training points are averaged
@@ -64,7 +63,7 @@ def curve_from_log(label: str, lines: Iterable[Line], colour: str | None = None)
     training = {line["step"]: line for line in lines if "train_error" in line}
     test = {line["step"]: line["test_error"] for line in lines if "test_error" in line}
     points, width = average_bins([training[step] for step in sorted(training)])
-    return Curve(label, colour or label, points, sorted(test.items()), width)
+    return Curve(label, points, sorted(test.items()), width)
 
 
 def average_bins(lines: Sequence[Line]) -> tuple[list[Point], int]:
@@ -107,13 +106,13 @@ def draw_curves(
     """
     last = max((step for curve in curves for step, _ in (*curve.training, *curve.test)), default=1)
     unit = 10_000 if last >= 10_000 else 1
-    colours = palette(curve.colour for curve in curves)
+    colours = palette(curve.label for curve in curves)
     for curve in curves:
         for points, width in ((curve.training, 0.8), (curve.test, 2.0)):
             axes.plot(
                 [step / unit for step, _ in points],
                 [error for _, error in points],
-                color=colours[curve.colour],
+                color=colours[curve.label],
                 linewidth=width,
                 marker="o" if len(points) == 1 else "",
                 markersize=4,
@@ -121,7 +120,7 @@ def draw_curves(
         if curve.bands:
             steps, low, high = zip(*curve.bands, strict=True)
             x = [step / unit for step in steps]
-            axes.fill_between(x, low, high, color=colours[curve.colour], alpha=0.2, linewidth=0)
+            axes.fill_between(x, low, high, color=colours[curve.label], alpha=0.2, linewidth=0)
     style_axes(axes)
     ends = [(c, (c.test or c.training)[-1][1]) for c in curves if c.test or c.training]
     worst = max((error for _, error in ends), default=0.0)
@@ -132,7 +131,7 @@ def draw_curves(
     if unit == 1:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-    label_ends(axes, [(curve.label, error, colours[curve.colour]) for curve, error in ends])
+    label_ends(axes, [(curve.label, error, colours[curve.label]) for curve, error in ends])
     draw_legend(axes, curves, split)
 
 
