@@ -13,7 +13,6 @@ from docs.build.selection import (
     PAPER_STEPS,
     best,
     demonstration,
-    fingerprints,
     finished_rows,
     network_of_row,
     rest,
@@ -59,8 +58,9 @@ DEMO_TITLE = "The demo: plain and residual networks on handwritten digits"
 def documents(root: Path, figures: Path) -> dict[Path, str]:
     """The content of each generated file. Figures are written to a folder."""
     docs, results, package, readme = root / "docs", root / RESULTS, root / "residual", "README.md"
-    data = set(fingerprints(read_results(results, "data"), DIGITS))
-    drawn = {name: list(pages(name, results, figures, None, data)) for name in RESULTS_ORDER}
+    data = [result["data"] for result in read_results(results, "data")]
+    shown = {one["fingerprint"] for one in data if one["name"] != DIGITS}
+    drawn = {name: list(pages(name, results, figures, None, shown)) for name in RESULTS_ORDER}
     for name in ONLY_COCO:
         drawn[name] = [page for page in drawn[name] if page.title.startswith("COCO")]
     demo = list(pages("demo", results, figures))

@@ -1,7 +1,7 @@
 """Which results a page shows: the largest budget on the best data that has the networks to compare.
 The rest is in an appendix."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 
 from residual.models.registry import model_spec
@@ -140,10 +140,3 @@ def finished_rows(table6: Sequence[Page]) -> Page | None:
     title = f"CIFAR-10, {PAPER_STEPS:,} steps"
     finished = [page for page in table6 if f"{page.title},".startswith(f"{title},")]
     return min(finished, key=lambda page: page.title.count(", "), default=None)
-
-
-def fingerprints(results: Collection[Result], *without: str) -> Iterator[str]:
-    """The fingerprints of the data of results, without those of some names."""
-    for result in results:
-        if result["data"]["name"] not in without:
-            yield result["data"]["fingerprint"]
