@@ -50,7 +50,7 @@ def entry_costs(name: str, trains: bool, speeds: Speeds) -> list[str]:
 
 def training_cost(recipe: ClassificationRecipe, speeds: Speeds) -> list[str]:
     network = recipe.network
-    _, products = network_cost(network, model_spec(network).input_size)
+    _, products = network_cost(network)
     images, hours = recipe.steps * recipe.batch, NO_SPEED
     if network in speeds:
         speed, machine = speeds[network]
@@ -65,7 +65,7 @@ def training_hours(recipe: Recipe, speed: float) -> float:
 
 def multiply_adds(recipe: ClassificationRecipe) -> int:
     """Of a training, estimated from the cost of one image."""
-    _, products = network_cost(recipe.network, model_spec(recipe.network).input_size)
+    _, products = network_cost(recipe.network)
     return (1 + BACKWARD) * products * recipe.steps * recipe.batch
 
 

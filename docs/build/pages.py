@@ -95,7 +95,7 @@ def our_result(name: str, drawn: Sequence[Page], speeds: Speeds) -> list[str]:
     if claim.networks:
         rows = []
         for network in claim.networks:
-            parameters, products = network_cost(network, model_spec(network).input_size)
+            parameters, products = network_cost(network)
             rows.append([network, f"{parameters:,}", f"{products:,}"])
         return [markdown(["network", "parameters", "multiply-adds"], rows)]
     if name == "table1":

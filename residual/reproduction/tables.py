@@ -118,9 +118,9 @@ def data_remark(results: Sequence[Result]) -> str:
 
 
 @cache
-def network_cost(network: str, size: int) -> tuple[int, int]:
-    """Parameters, and multiply-adds for one image (3, size, size)."""
-    return cost(build_meta(network), size)
+def network_cost(network: str, size: int | None = None) -> tuple[int, int]:
+    """Parameters, and multiply-adds for one image (3, size, size), by default the network's own."""
+    return cost(build_meta(network), size or model_spec(network).input_size)
 
 
 def percent(error: float | None) -> str:
@@ -142,7 +142,7 @@ def table1(_: Sequence[Result]) -> str:
     """Multiply-adds of the ImageNet networks at 224x224. Nothing is trained."""
     rows = []
     for depth, printed in paper.TABLE_1.items():
-        parameters, products = network_cost(f"resnet{depth}", 224)
+        parameters, products = network_cost(f"resnet{depth}")
         cells = [f"{printed / 1e9:.1f}e9", f"{products / 1e9:.3f}e9", f"{parameters:,}"]
         rows.append([f"ResNet-{depth}", *cells])
     return markdown(["network", "multiply-adds, paper", "ours", "parameters, ours"], rows)
@@ -233,7 +233,7 @@ def table6(results: Sequence[Result]) -> str:
     rows = []
     for name, (network, layers, error) in printed.items():
         spread = Spread([result[ERROR] for result in of_network(results, network)])
-        parameters, _ = network_cost(network, 32)
+        parameters, _ = network_cost(network)
         text, compared = f"{error:.2f}", error
         if name in paper.TABLE_6_FIVE_RUNS:
             compared, deviation = paper.TABLE_6_FIVE_RUNS[name]
