@@ -21,7 +21,7 @@ from docs.build.selection import (
     without_gaps,
     without_ours,
 )
-from residual.models.registry import NETWORKS, model_spec
+from residual.models.registry import NETWORKS
 from residual.reproduction.catalog import BOXES, CATALOG, NOT_COVERED, Page, pages
 from residual.reproduction.experiments import slug
 from residual.reproduction.results import RESULTS, markdown, read_results
@@ -124,7 +124,7 @@ def network_costs(
     if CATALOG[name].data == BOXES:
         return {}
     labels = {network_of_row(line[1:].split("|")[0].strip()) for line in table.split("\n")}
-    networks = sorted(labels & {model_spec(network).name for network in NETWORKS})
+    networks = sorted(labels & set(NETWORKS))
     return budget_costs(networks, data, steps, speeds)
 
 
