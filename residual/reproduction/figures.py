@@ -22,10 +22,9 @@ from residual.reproduction.experiments import (
     classifiers,
 )
 from residual.reproduction.results import NOT_RUN, Result, Spread, markdown, network_of, of_network
-from residual.reproduction.tables import data_remark, title
+from residual.reproduction.tables import TABLE_6_DEPTHS, data_remark, title
 from residual.tasks.classification.recipe import CIFAR
 
-DEPTHS = (20, 32, 44, 56, 110)
 VERY_DEEP = 1202
 DEMO_DEPTHS, DEMO_SEEDS, DEMO_STEPS = (20, 32), 3, 200
 
@@ -42,7 +41,8 @@ def figure1_experiments(request: Request) -> list[Experiment]:
 
 def figure6_experiments(request: Request) -> list[Experiment]:
     """A plain and a residual network of each depth; ResNet-1202 only on request."""
-    networks = [name for name in both_kinds(request.depths or DEPTHS) if name != "plain1202"]
+    depths = request.depths or TABLE_6_DEPTHS
+    networks = [name for name in both_kinds(depths) if name != "plain1202"]
     return classifiers(networks, request, curve=True)
 
 
