@@ -21,7 +21,8 @@ from residual.cli.options import (
     load_detectors,
     usage_errors,
 )
-from residual.cli.progress import ProgressOptions, joined
+from residual.cli.predict import image_paths, print_answers
+from residual.cli.progress import ProgressOptions, counting, joined
 from residual.cli.runs import Minutes, Start, Tensorboard, begin_run, format_precision
 from residual.storage import DEFAULT_ROOT, json_text
 
@@ -142,7 +143,6 @@ def evaluate(
 
     Example: residual detect evaluate runs/resnet101-1 --split 07test --refine
     """
-    from residual.cli.progress import counting
     from residual.tasks.detection import evaluate as evaluation
     from residual.tasks.detection.datasets import load
     from residual.tasks.detection.recipe import choose_testing
@@ -194,7 +194,6 @@ def predict(
 
     Example: residual detect predict runs/resnet101-1 street.jpg --out found
     """
-    from residual.cli.predict import image_paths, print_answers
     from residual.tasks.detection import inference
     from residual.tasks.detection.recipe import choose_testing
 

@@ -15,6 +15,7 @@ from residual.cli.options import (
     load_detectors,
     load_trained,
 )
+from residual.cli.progress import stop_signals
 
 if TYPE_CHECKING:
     import socket
@@ -107,7 +108,6 @@ def open_model(path: Path, config: "ComputeConfig") -> "ServedModel":
 
 def run(model: "ServedModel", options: "ServerOptions", listener: "socket.socket") -> None:
     """Serve until a signal comes, and finish the requests that have begun."""
-    from residual.cli.progress import stop_signals
     from residual.server.app import create_app
     from residual.server.listener import serve_until
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from residual.cli import detect
 from residual.cli.options import (
     Data_,
     Deterministic,
@@ -102,8 +103,6 @@ def train(
 
     name = data or "digits"
     if network.startswith(DETECTOR):
-        from residual.cli import detect
-
         with usage_errors():
             only_classifiers = {
                 "--teacher": teacher, "--balance": balance, "--test-curve": test_curve,
