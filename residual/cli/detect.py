@@ -21,7 +21,7 @@ from residual.cli.options import (
     load_detectors,
     usage_errors,
 )
-from residual.cli.predict import image_paths, print_answers
+from residual.cli.predict import Images, image_paths, print_answers
 from residual.cli.progress import ProgressOptions, counting, joined
 from residual.cli.runs import Minutes, Start, Tensorboard, begin_run, format_precision
 from residual.storage import DEFAULT_ROOT, json_text
@@ -174,9 +174,7 @@ def predict(
     path: Annotated[
         Path, typer.Argument(help="A detector's run, a checkpoint, or an exported .onnx file.")
     ],
-    images: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
-    ],
+    images: Images,
     min_score: Annotated[
         float, typer.Option("--score", min=0, max=1, help="Objects of at least this score.")
     ] = 0.5,

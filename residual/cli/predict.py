@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from residual.device import ComputeConfig
     from residual.export.predict import Classifier
 
+Images = Annotated[
+    list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
+]
+
 
 def predict(
     path: Annotated[
         Path,
         typer.Argument(help="A run, weights (a file or a public name), or an .onnx file."),
     ],
-    images: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
-    ],
+    images: Images,
     top: Annotated[int, typer.Option(min=1, help="Number of labels per picture.")] = 5,
     engine: Annotated[
         str, typer.Option(help="onnxruntime or torch; auto: the faster one.")
@@ -100,9 +102,7 @@ def format_labels(answer: dict[str, Any]) -> str:
 
 def explain(
     path: Annotated[Path, typer.Argument(help="A run, or weights: a file or a public name.")],
-    images: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg'; - reads a list.")
-    ],
+    images: Images,
     out: Annotated[Path, typer.Option(help="A folder for the pictures with their maps.")],
     class_name: Annotated[
         str | None, typer.Option("--class", help="Label; default: the most probable.")
