@@ -23,7 +23,7 @@ from residual.cli.options import (
 )
 from residual.cli.predict import Images, image_paths, print_answers
 from residual.cli.progress import ProgressOptions, counting, joined
-from residual.cli.runs import Minutes, Start, Tensorboard, begin_run, format_precision
+from residual.cli.runs import Minutes, Out, Start, Tensorboard, Weights, begin_run, format_precision
 from residual.storage import DEFAULT_ROOT, json_text
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ def train(
         typer.Option(min=16, help="Pixels of the shorter side, e.g. 300; scales anchors too."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed: weights, order, flips, samples.")] = 0,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Initial weights: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
-    ] = None,
+    weights: Weights = None,
     context: Context = False,
     bad_boxes: Annotated[
         str | None, typer.Option("--bad-boxes", help="error or skip: invalid boxes.")
@@ -76,9 +73,7 @@ def train(
     bad_images: Annotated[
         str | None, typer.Option("--bad-images", help="error or skip: damaged pictures.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")
-    ] = None,
+    out: Out = None,
     checkpoint_minutes: Minutes = 5.0,
     tensorboard: Tensorboard = False,
     root: Root = DEFAULT_ROOT,

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from residual.runs.load import Trained
     from residual.tasks import TaskModule
 
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Initial weights: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
+]
+Out = Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")]
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes between two checkpoints.")]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Also write TensorBoard curves into the run.")

@@ -24,7 +24,7 @@ from residual.cli.options import (
     usage_errors,
 )
 from residual.cli.progress import ProgressOptions, joined
-from residual.cli.runs import Minutes, Start, Tensorboard, begin_run
+from residual.cli.runs import Minutes, Out, Start, Tensorboard, Weights, begin_run
 from residual.storage import DEFAULT_ROOT
 from residual.tasks import DETECTOR
 
@@ -55,10 +55,7 @@ def train(
         list[str] | None, typer.Option("--set", help="field=value of the recipe; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed: weights, order, augmentation.")] = 0,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Initial weights: a run, a file, or e.g. resnet50.IMAGENET1K_V2."),
-    ] = None,
+    weights: Weights = None,
     teacher: Annotated[
         Path | None,
         typer.Option(help="For fitnet-hint and fitnet-distilled: a finished run of maxout."),
@@ -73,9 +70,7 @@ def train(
             help="error; or skip: replace damaged photographs, at most 0.1 %.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; by default runs/<network>-<n>.")
-    ] = None,
+    out: Out = None,
     test_curve: Annotated[
         bool, typer.Option("--test-curve", help="Also evaluate on the test set during training.")
     ] = False,
