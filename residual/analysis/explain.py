@@ -60,7 +60,7 @@ class Explanation:
         picture = resize_longer_side(self.picture, side)
         heat = self.heat(picture.size)[..., None]
         colors = matplotlib.colormaps["turbo"](BRIGHTEST * heat[..., 0].nan_to_num().numpy())
-        ground = torch.from_numpy(colors[..., :3]).where(heat.isfinite(), torch.ones(3).double())
+        ground = torch.from_numpy(colors[..., :3]).where(heat.isfinite(), 1.0)
         share = (OPACITY * heat).nan_to_num(FADE)
         mixed = (1 - share) * decode(picture).permute(1, 2, 0) / 255 + share * ground
         return Image.fromarray((255 * mixed).round().byte().numpy())
@@ -82,7 +82,7 @@ def class_names(trained: Trained, required: str | None) -> tuple[str, ...]:
 
 
 def explain(
-    trained: Trained, image: Path | str | Image.Image, class_name: str | None = None
+    trained: Trained, image: Path | Image.Image, class_name: str | None = None
 ) -> Explanation:
     """The class activation map of a picture, for the best class or for one by name.
 
@@ -93,7 +93,7 @@ def explain(
     """
     net, view = trained.net, trained.preprocessing
     names = class_names(trained, class_name)
-    picture = open_image(image if isinstance(image, Image.Image) else Path(image))
+    picture = open_image(image)
     inputs = view(decode(picture, view.size, view.shorter)[None])
     inputs = inputs.to(next(net.parameters()))
     with evaluation_mode([net]), torch.inference_mode(False), torch.enable_grad():
