@@ -53,8 +53,7 @@ def sections(results: Path) -> Iterator[tuple[str, str]]:
     yield "Compared with the usual loop", f"{USUAL_LOOP}\n\n{errors(results)}\n\n{speed(folder)}"
     yield "Training in bf16", f"{PRECISIONS}\n\n{precisions(folder)}"
     yield "Training on a shared machine", f"{SHARED}\n\n{shared_machine(folder)}"
-    header = ["job", "interruption", "equal ends"]
-    yield "Interrupted jobs", endurance_sentence(results) + table(header, endurance(folder))
+    yield "Interrupted jobs", interrupted_jobs(folder)
     yield "Baselines fit a few pictures", f"{FITTING}\n\n{fitting(folder)}"
     yield "Photographs, compared with other libraries", photographs(folder)
     yield "Networks in eight bits", f"{EIGHT_BITS}\n\n{eight_bits(folder)}"
@@ -137,23 +136,16 @@ def shared_machine(folder: Path) -> str:
     return table(["hardware", "network", "side", "alone", *kinds], rows)
 
 
-def interruptions(folder: Path) -> list[dict[str, Any]]:
+def interrupted_jobs(folder: Path) -> str:
     """For each job and interruption, how many were made and how many ended equal."""
-    return [
-        row for result in read_results(folder, "interruptions") for row in result["interruptions"]
-    ]
+    stored = read_results(folder, "interruptions")
+    counts = [row for result in stored for row in result["interruptions"]]
+    rows = [[n["job"], n["interruption"], f"{n['equal']} of {n['made']}"] for n in counts]
+    return endurance_sentence(counts) + table(["job", "interruption", "equal ends"], rows)
 
 
-def endurance(folder: Path) -> Rows:
-    return [
-        [row["job"], row["interruption"], f"{row['equal']} of {row['made']}"]
-        for row in interruptions(folder)
-    ]
-
-
-def endurance_sentence(results: Path) -> str:
+def endurance_sentence(rows: Sequence[Result]) -> str:
     """The interruptions in total; empty if they were not measured."""
-    rows = interruptions(results / "benchmarks")
     kills = [row for row in rows if row["interruption"] != FULL_DISK]
     if not kills:
         return ""
