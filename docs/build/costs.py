@@ -27,9 +27,9 @@ NO_SPEED = "no speed measured"
 BACKWARD = 2  # cost of a backward pass in forward passes
 
 
-def entry_costs(name: str, trains: bool, speeds: Speeds) -> list[str]:
+def entry_costs(name: str, speeds: Speeds) -> list[str]:
     """The computed cost of the paper's budget; hours only from measured speeds."""
-    experiments = CATALOG[name].experiments(Request()) if trains else []
+    experiments = CATALOG[name].experiments(Request()) if name in CATALOG else []
     if not experiments:
         return ["Nothing is trained; it takes seconds on one processor."]
     if CATALOG[name].data == BOXES:

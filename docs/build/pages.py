@@ -82,7 +82,7 @@ def entry_page(name: str, drawn: Sequence[Page], speeds: Speeds, package: Path) 
     claim = CLAIMS[name]
     parts = [f"# {claim.title}", "## The claim", claim.text]
     parts += ["## The command", "```sh\n" + "\n".join(claim.commands) + "\n```"]
-    parts += ["## The cost", *entry_costs(name, not claim.networks, speeds)]
+    parts += ["## The cost", *entry_costs(name, speeds)]
     parts += ["## Our result", *our_result(name, drawn, speeds)]
     parts += ["## Choices and deviations", choices_of(package, claim.sources)]
     parts += [f"All of the package: [{CHOICES}]({CHOICES})."]
