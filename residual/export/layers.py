@@ -15,8 +15,6 @@ from residual.models.baselines.layers import Highway, Maxout, SpatialPyramid
 from residual.models.baselines.vgg import WINDOW, Windows
 from residual.models.blocks import Pad
 
-ONE = np.float32(1)
-
 
 class Tracer(fx.Tracer):
     """Traces a network down to its layers, those of torch and these."""
@@ -128,7 +126,7 @@ def special_layer(graph: Graph, module: nn.Module, name: str, x: Value) -> Value
             x = graph("Max", *(x[:, piece] for piece in pieces))
         case Highway():
             changed, gate = graph("Relu", child("transform", x)), graph("Sigmoid", child("gate", x))
-            x = changed * gate + x * graph("Sub", graph.value(ONE), gate)
+            x = changed * gate + x * graph("Sub", np.float32(1), gate)
         case SpatialPyramid():
             x = spatial_pyramid(graph, module, x)
         case Windows():
