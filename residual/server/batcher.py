@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-Observe = Callable[[int], None]  # is called with the size of each batch
 Waiting = tuple[Any, "asyncio.Future[Any]"]
 
 
@@ -18,10 +17,10 @@ class Batcher:
         infer: Callable[[Sequence[Any]], Sequence[Any]],
         largest: int,
         window: float,
-        observe: Observe = lambda size: None,
+        observe: Callable[[int], None],
     ) -> None:
         """`infer` maps inputs to results in order; `largest` inputs are a full batch; an input
-        waits at most `window` seconds for others."""
+        waits at most `window` seconds for others; `observe` is called with each batch's size."""
         self._infer, self._largest, self._window = infer, largest, window
         self._observe = observe
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
