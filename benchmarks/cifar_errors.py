@@ -23,13 +23,12 @@ from typing import Any
 import torch
 
 from benchmarks import usual_loop
+from benchmarks.sides import record
 from residual.data.datasets import Data, require_tensors
 from residual.data.normalization import per_pixel_mean
 from residual.data.sources import load
-from residual.device import ComputeConfig, hardware_name
 from residual.models.registry import build
 from residual.reproduction.experiments import slug
-from residual.runs.environment import versions
 from residual.storage import DEFAULT_ROOT, FORMAT, read_json, write_json
 from residual.tasks.classification.recipe import ClassificationRecipe, with_steps
 from residual.tasks.classification.train import recipe_for
@@ -52,33 +51,18 @@ def errors(recipe: ClassificationRecipe, data: Data, device: torch.device) -> di
                   file=sys.stderr, flush=True)  # fmt: skip
     seconds = time.perf_counter() - begun
     test = require_tensors(data.split("test"))
+    wrong = usual_loop.wrong(net, test.pixels, test.labels, mean, device)
     return record(
-        recipe,
-        data,
-        usual_loop.wrong(net, test.pixels, test.labels, mean, device),
-        seconds,
-        hardware_name(ComputeConfig(str(device), torch.get_num_threads())),
+        "cifar_errors",
+        str(device),
+        recipe=to_json(recipe),
+        data={"name": data.name, "fingerprint": data.fingerprint, "split": "test"},
+        seen=len(test),
+        wrong_top1=wrong,
+        usual_error_top1=100 * wrong / len(test),
+        images_per_second=round(recipe.batch * recipe.steps / seconds, 1),
+        seconds=round(seconds, 1),
     )
-
-
-def record(
-    recipe: ClassificationRecipe, data: Data, wrong: int, seconds: float, machine: str
-) -> dict[str, Any]:
-    images_seen = len(data.split("test"))
-    return {
-        "format": FORMAT,
-        "benchmark": "cifar_errors",
-        "recipe": to_json(recipe),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "split": "test"},
-        "seen": images_seen,
-        "wrong_top1": wrong,
-        "usual_error_top1": 100 * wrong / images_seen,
-        "images_per_second": round(recipe.batch * recipe.steps / seconds, 1),
-        "seconds": round(seconds, 1),
-        "hardware": machine,
-        "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def trained(precision: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -113,11 +97,11 @@ def compare_precisions(options: argparse.Namespace) -> Path:
     speeds = (sides[name]["images_per_second"] for name in PRECISIONS)
     ratios = [bf16 / float32 for float32, bf16 in zip(*speeds, strict=True)]
     shared = {key: first[key] for key in ("recipe", "data", "seen", "hardware", "versions")}
-    record = {"format": FORMAT, "benchmark": "cifar_errors", "precisions": sides}
-    record |= {"ratio": median(ratios), "ratios": ratios} | shared
+    result = {"format": FORMAT, "benchmark": "cifar_errors", "precisions": sides}
+    result |= {"ratio": median(ratios), "ratios": ratios} | shared
     name = f"precisions-{slug(first['data']['name'])}-{options.network}-{options.steps}steps.json"
     finished = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(options.results / name, record | {"finished": finished})
+    write_json(options.results / name, result | {"finished": finished})
     return Path(options.results / name)
 
 
