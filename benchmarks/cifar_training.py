@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from residual.data.normalization import per_pixel_mean
 from residual.device import ComputeConfig, compute_config
 from residual.models.registry import build
 from residual.storage import write_json
+from residual.tasks.classification.recipe import ClassificationRecipe
 from residual.tasks.classification.train import advance, begin, recipe_for
 from residual.training.events import RunOptions
 
@@ -47,36 +48,29 @@ def made_up() -> Data:
     )
 
 
-def ours(network: str, config: ComputeConfig, data: Data) -> Iterator[None]:
+def ours(recipe: ClassificationRecipe, config: ComputeConfig, data: Data) -> Iterator[Any]:
     """Steps of `residual train`, as they come."""
-    recipe = recipe_for(network, "cifar10")
     with tempfile.TemporaryDirectory() as folder:
-        where = {"where": "", "root": folder}
-        begin(Path(folder) / "run", recipe, data, where, config)
-        for _ in advance(Path(folder) / "run", data, RunOptions()):
-            yield
+        run = Path(folder) / "run"
+        begin(run, recipe, data, {"where": "", "root": folder}, config)
+        yield from advance(run, data, RunOptions())
 
 
-def usual(network: str, config: ComputeConfig, data: Data) -> Iterator[None]:
+def usual(recipe: ClassificationRecipe, config: ComputeConfig, data: Data) -> Iterator[Any]:
     """Steps of the usual loop."""
-    recipe = recipe_for(network, "cifar10")
     torch.set_num_threads(config.threads)
-    mean = per_pixel_mean(require_tensors(data.train)).mean
-    batches = usual_loop.loader(require_tensors(data.train).pixels, data.train.labels, mean, recipe)
+    train = require_tensors(data.train)
+    mean = per_pixel_mean(train).mean
+    batches = usual_loop.loader(train.pixels, train.labels, mean, recipe)
     device, bf16 = torch.device(config.device), config.precision == "bf16"
-    for _ in usual_loop.train(build(network), batches, recipe, device, bf16):
-        yield
+    return usual_loop.train(build(recipe.network), batches, recipe, device, bf16)
 
 
 def measure(side: str, network: str, config: ComputeConfig, steps: int) -> Measured:
     """Images per second of one side, after a few steps, and seconds to its first step."""
-    kinds: dict[str, Callable[[str, ComputeConfig, Data], Iterator[None]]] = {
-        "ours": ours,
-        "usual": usual,
-    }
-    data = made_up()
+    data, train = made_up(), ours if side == "ours" else usual
     begun = time.perf_counter()
-    taken = kinds[side](network, config, data)
+    taken = train(recipe_for(network, "cifar10"), config, data)
     next(taken)
     first = time.perf_counter() - begun
     for _ in itertools.islice(taken, WARM_UP - 1):

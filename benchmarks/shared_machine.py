@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,19 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
-from benchmarks import usual_loop
+from benchmarks.cifar_training import ours, usual
 from benchmarks.sides import SPINNING, Measured, Side, answer, record, timed
-from residual.data.datasets import require_tensors
-from residual.data.normalization import per_pixel_mean
 from residual.data.sources import digits
-from residual.device import ComputeConfig, compute_config
-from residual.models.registry import build
+from residual.device import compute_config
 from residual.storage import write_json
 from residual.tasks.classification.recipe import with_steps
-from residual.tasks.classification.train import advance, begin, recipe_for
-from residual.training.events import RunOptions
+from residual.tasks.classification.train import recipe_for
 
 SIDES: dict[str, dict[str, str]] = {"ours": {}, "ours, spinning": SPINNING, "usual": {}}
 NEIGHBOURS = ("alone", "beside a busy loop", "beside another training")
@@ -42,29 +35,11 @@ WARM_UP = 10  # steps of each measurement that are not counted
 FOREVER = 10**6  # steps of a neighbour
 
 
-def ours(config: ComputeConfig) -> Iterator[Any]:
-    """Steps of `residual train`."""
-    recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        begin(run, recipe, digits(), {"where": "digits", "root": folder}, config)
-        yield from advance(run, digits(), RunOptions())
-
-
-def usual(config: ComputeConfig) -> Iterator[Any]:
-    """Steps of the usual loop."""
-    recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
-    torch.set_num_threads(config.threads)
-    train = require_tensors(digits().train)
-    mean = per_pixel_mean(train).mean
-    batches = usual_loop.loader(train.pixels, train.labels, mean, recipe)
-    return usual_loop.train(build(NETWORK), batches, recipe, torch.device("cpu"))
-
-
 def steps_of(side: str, threads: int) -> Iterator[Any]:
     """Steps of a side, behind those that warm it up."""
-    config = compute_config("cpu", threads, "float32")
-    steps = usual(config) if side == "usual" else ours(config)
+    recipe = with_steps(recipe_for(NETWORK, "digits"), FOREVER)
+    train = usual if side == "usual" else ours
+    steps = train(recipe, compute_config("cpu", threads, "float32"), digits())
     for _ in itertools.islice(steps, WARM_UP):
         pass
     return steps
