@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sides import record
-from residual.storage import write_json
+from residual.storage import DEFAULT_ROOT, write_json
 
 
 def comparison(network: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("networks", nargs="+", help="runs, or names of public weights")
     parser.add_argument("--data", default="cifar10", help="of public weights")
-    parser.add_argument("--root", type=Path, default=Path("~/.cache/residual").expanduser())
+    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT)
     parser.add_argument("--max-drop", type=float, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="a file for the result")
