@@ -209,11 +209,10 @@ def check_variant(
                 f"{spec.name} is the variant {spec.variant}; to assume {assume}, convert to "
                 f"{target}"
             )
-        stride = {"v1": "first 1x1", "v1.5": "3x3"}[variant]
         hint = ", or assume v1 if they are" if variant == "v1.5" else ""
         raise ValueError(
             f"weights of {layout.source} are of the variant {variant}, which has the stride in the "
-            f"{stride} layer: convert them to {target}{hint}"
+            f"{published.STRIDES[variant]} layer: convert them to {target}{hint}"
         )
 
 

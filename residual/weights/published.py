@@ -16,6 +16,7 @@ from residual.models.resnet import ROWS
 from residual.storage import file_digest, read_json
 
 T = TypeVar("T")
+STRIDES = {"v1": "first 1x1", "v1.5": "3x3"}  # the layer with a bottleneck's stride, by variant
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,6 @@ def transformers_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
     if values.get("hidden_act", "relu") != "relu" or values.get("downsample_in_first_stage", False):
         raise ValueError("its activation or its first stage is not the paper's")
     variant = "v1" if values.get("downsample_in_bottleneck", False) else "v1.5"
-    stride = {"v1": "first 1x1", "v1.5": "3x3"}[variant]
     other = path.with_name("preprocessor_config.json")
     view = read_json(other) if other.is_file() else {}
     edge = view.get("size", 224)
@@ -271,8 +271,8 @@ def transformers_config(path: Path, values: dict[str, Any]) -> PretrainedConfig:
     shorter = edge if edge >= 384 else int(edge / view.get("crop_pct", 224 / 256))
     names = values.get("id2label") or {}
     return PretrainedConfig(
-        f"{path} has the stride of bottlenecks in the {stride} layer: the variant {variant}; "
-        "size and shorter side are "
+        f"{path} has the stride of bottlenecks in the {STRIDES[variant]} layer: the variant "
+        f"{variant}; size and shorter side are "
         + (f"those of {other}" if view else f"the usual ones, for there is no {other.name}"),
         mean=tuple(view.get("image_mean") or IMAGENET_MEAN),
         std=tuple(view.get("image_std") or IMAGENET_STD),
