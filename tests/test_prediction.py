@@ -112,8 +112,8 @@ def test_one_picture_need_not_be_in_a_list(finished, photos):
     assert residual.predict(finished, str(photos[0])) == residual.predict(finished, [photos[0]])
 
 
-def answers_alike(trained, pictures, files) -> None:
-    expected = residual.predict(trained, files)
+def answers_alike(trained, pictures, expected) -> None:
+    """Pictures in memory have the answers of their files."""
     found = residual.predict(trained, pictures)
     assert [each["labels"] for each in found] == [each["labels"] for each in expected]
     assert [each["image"] for each in found] == [f"image {i}" for i in range(len(found))]
@@ -126,18 +126,19 @@ def test_a_picture_in_memory_is_answered_as_in_a_lossless_file(finished, tmp_pat
     files = [tmp_path / f"{i}.png" for i in range(3)]
     for array, file in zip(arrays, files, strict=True):
         Image.fromarray(array.squeeze()).save(file)
-    answers_alike(trained, arrays, files)
-    answers_alike(trained, arrays[0], files[:1])
-    answers_alike(trained, [array[::-1, ::-1][::-1, ::-1] for array in arrays], files)
-    answers_alike(trained, [Image.open(file) for file in files], files)
-    answers_alike(trained, Image.open(files[0]), files[:1])
+    expected, one = (residual.predict(trained, some) for some in (files, files[:1]))
+    answers_alike(trained, arrays, expected)
+    answers_alike(trained, arrays[0], one)
+    answers_alike(trained, [array[::-1, ::-1][::-1, ::-1] for array in arrays], expected)
+    answers_alike(trained, [Image.open(file) for file in files], expected)
+    answers_alike(trained, Image.open(files[0]), one)
     tensors = [torch.from_numpy(array) for array in arrays]
     tensors = [each.movedim(-1, 0) if each.ndim == 3 else each for each in tensors]
-    answers_alike(trained, tensors, files)
-    answers_alike(trained, tensors[0], files[:1])
+    answers_alike(trained, tensors, expected)
+    answers_alike(trained, tensors[0], one)
     if len(shape) == 3:
-        answers_alike(trained, np.stack(arrays), files)
-        answers_alike(trained, torch.stack(tensors), files)
+        answers_alike(trained, np.stack(arrays), expected)
+        answers_alike(trained, torch.stack(tensors), expected)
 
 
 def test_an_image_of_pillow_is_seen_as_its_file_and_stays_as_it_is(finished, tmp_path):
@@ -146,7 +147,8 @@ def test_an_image_of_pillow_is_seen_as_its_file_and_stays_as_it_is(finished, tmp
     noise = np.random.default_rng(1).integers(0, 256, (20, 31, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "turned.png", exif=exif)
     image = Image.open(tmp_path / "turned.png")
-    answers_alike(load(finished), image, [tmp_path / "turned.png"])
+    trained = load(finished)
+    answers_alike(trained, image, residual.predict(trained, [tmp_path / "turned.png"]))
     assert image.size == (31, 20)
     assert image.getexif()[0x0112] == 6
 
