@@ -1,5 +1,6 @@
 """Runs commands, in this process or in one that starts quickly, and keeps what many tests use."""
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -145,6 +146,14 @@ def process(tmp_path_factory) -> Command:
 def quick_reader(monkeypatch) -> None:
     """Lets ImageNet's devkit be read in a process that is forked and not spawned."""
     monkeypatch.setattr("residual.preparation.imagenet.get_context", lambda _: FORK)
+
+
+@pytest.fixture
+def no_grace(monkeypatch) -> None:
+    """A lock that is held is refused at once in this process: no holder was just killed."""
+    from residual.locks import hold_lock
+
+    monkeypatch.setattr(inspect.unwrap(hold_lock), "__defaults__", (0.0,))
 
 
 EXACT = ("--threads", "1", "--precision", "float32")

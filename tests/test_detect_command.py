@@ -13,6 +13,7 @@ from conftest import FORK, call_in_child
 from made_boxes import draw_voc
 from PIL import Image
 from test_processes import side_by_side
+from test_run_claims import at_once
 
 from residual.runs.folder import writing
 from residual.tasks.detection import load
@@ -82,12 +83,14 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_is_not(run, command, 
     assert lines == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_a_process_works_on_is_refused_to_another(run, process, folder, tmp_path):
+def test_a_run_that_a_process_works_on_is_refused_to_another(
+    run, process, folder, no_grace, tmp_path
+):
     copy = Path(shutil.copytree(run[0], tmp_path / "copy"))
     (copy / "result.json").unlink()
     with writing(copy):
-        for words in (("resume", copy), training(folder, copy)):
-            answer = process(*words)
+        commands = ("resume", copy), training(folder, copy)
+        for answer in at_once(process, *commands, cwd=tmp_path):
             assert answer.status == 1
             assert f"{copy} is in use by process {os.getpid()} on " in answer.complaint
         recipe = load.read_recipe(copy)

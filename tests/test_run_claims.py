@@ -78,8 +78,7 @@ def test_a_run_that_a_process_works_on_is_refused_to_another(
         ("train", "resnet8", "--out", unfinished),
     ]
     with folder.writing(unfinished):
-        for words in commands:
-            answer = process(*words)
+        for answer in at_once(process, *commands, cwd=tmp_path):
             assert answer.status == 1
             assert f"{unfinished} is in use by process {os.getpid()} on " in answer.complaint
         assert command("evaluate", unfinished, *EXACT[:2]).status == 0  # which writes nothing
@@ -97,7 +96,7 @@ def test_a_finished_run_is_not_locked(finished):
         assert sorted(finished.iterdir()) == before
 
 
-def test_a_run_belongs_to_the_iterator_that_takes_its_steps(tmp_path):
+def test_a_run_belongs_to_the_iterator_that_takes_its_steps(no_grace, tmp_path):
     run, data = tmp_path / "run", begun(tmp_path / "run")
     first = advance(run, data, RunOptions())
     next(first)
@@ -116,7 +115,7 @@ def test_a_folder_with_the_checkpoints_of_something_else_is_refused(tmp_path):
         begun(run)
 
 
-def test_what_starts_again_takes_its_own_run_and_none_that_is_worked_on(tmp_path):
+def test_what_starts_again_takes_its_own_run_and_none_that_is_worked_on(no_grace, tmp_path):
     runs = tmp_path / "runs"
     for name in ("finished", "own", "other"):
         begun(runs / name)
