@@ -113,6 +113,7 @@ def looked_at(whole: Image.Image, name: str) -> list[Image.Image]:
     return [whole.crop((x, y, x + CROP, y + CROP)) for x, y in places]
 
 
+@torch.no_grad()
 def naive(net: Member, image: Image.Image, protocol: Protocol) -> Tensor:
     """The definition: (C,), the mean over the views, each on its own."""
     said, mean = [], net.preprocessing.mean
@@ -122,7 +123,7 @@ def naive(net: Member, image: Image.Image, protocol: Protocol) -> Tensor:
         x = (view.double() / 255 - own) / net.preprocessing.std.double()
         scores = net.net.eval()(x[None].to(net.net.fc.weight.dtype))[0]
         said.append(scores if protocol.average == "scores" else scores.softmax(dim=0))
-    return torch.stack(said).mean(dim=0).detach()
+    return torch.stack(said).mean(dim=0)
 
 
 def means(
