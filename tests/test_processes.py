@@ -170,7 +170,7 @@ def test_an_error_of_the_first_process_ends_all_of_them(two, tmp_path):
 
 @pytest.mark.parametrize(("rank", "size"), [(1, 2), (0, 3)])
 def test_a_process_that_waits_for_others_in_vain_says_where(tmp_path, rank, size):
-    environment = place_of(rank, size, free_port()) | {"RESIDUAL_PATIENCE_SECONDS": "2"}
+    environment = place_of(rank, size, free_port()) | {"RESIDUAL_PATIENCE_SECONDS": "1"}
     files = [str(tmp_path / "out")], [str(tmp_path / "err")]
     codes = started(call_in_child, [environment], [["train", "resnet8"]], [str(tmp_path)], *files)
     assert codes == [1]
