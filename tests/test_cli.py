@@ -14,6 +14,7 @@ import torch
 import typer
 from conftest import EXACT, draw_pictures
 
+from residual import __version__
 from residual.cli.app import one_sentence
 from residual.data.sources import digits
 from residual.runs import folder
@@ -42,6 +43,7 @@ def test_the_module_is_the_command():
     for name in NAMES:
         assert f" {name} " in found.stdout
     assert "..." not in found.stdout.split("Commands:")[1]  # no summary is cut
+    assert module("--version").stdout == f"residual {__version__}\n"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from residual import __version__
 from residual.cli import (
     benchmark,
     convert,
@@ -105,6 +106,22 @@ commands = detect.train, detect.evaluate, detect.predict
 app.add_typer(group(detection, *commands), name="detect")
 speed = "Measure training, prediction and data loading speed."
 app.add_typer(group(speed, benchmark.train, benchmark.predict, benchmark.data), name="benchmark")
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"residual {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """The options of `residual` itself."""
 
 
 def main() -> None:
