@@ -76,7 +76,9 @@ def test_finished_results_are_used_and_never_changed(command, reproduced):
     again = command("reproduce", "figure6", "figure1", "table6", *SMALL, cwd=place)
     assert again.status == 0, again.err
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "step 1 of" not in again.err
+    assert "step 1 of" not in again.err and "training in" not in again.err
+    other = command("reproduce", "figure6", *SMALL, "--precision", "bf16", cwd=place)
+    assert other.err.count(".json is the result of a training in float32; to train in bf16") == 4
 
 
 def test_what_there_is_is_printed_without_training(command, reproduced, tmp_path):

@@ -1,6 +1,6 @@
 """Trains and evaluates the experiments that have no stored result yet, for both tasks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -225,12 +225,25 @@ def run(groups: dict[str, list[Experiment]], trainer: Trainer) -> dict[str, set[
         if experiment.needs_evaluation:
             result = trainer.evaluate(experiment, runs)
             first(partial(write_json, results / experiment.file, result))
+    first(partial(name_other_precisions, unique, trainer))
 
     def fingerprints(experiments: Sequence[Experiment]) -> set[str]:
         paths = [path for e in experiments if (path := e.stored(results))]
         return {read_json(path)["data"]["fingerprint"] for path in paths}
 
     return {name: first(partial(fingerprints, some)) for name, some in bound.items()}
+
+
+def name_other_precisions(experiments: Iterable[Experiment], trainer: Trainer) -> None:
+    """Say which results come from a training in another precision than is asked for."""
+    results, asked = trainer.place.results, trainer.place.config.precision
+    for path in filter(None, (e.stored(results) for e in experiments)):
+        trained = read_json(path).get("setting", {}).get("precision", asked)  # old files lack it
+        if asked not in ("auto", trained):
+            trainer.display.notice(
+                f"{path} is the result of a training in {trained}; to train in {asked}, name other "
+                f"folders with --results and --runs"
+            )
 
 
 def train(experiments: Sequence[Experiment], trainer: Trainer) -> None:
