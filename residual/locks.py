@@ -36,15 +36,15 @@ class LockHeld(ValueError):
 
 
 @contextmanager
-def hold_lock(file: Path, name: str, timeout: float = GRACE_SECONDS) -> Iterator[None]:
+def hold_lock(file: Path, name: str, timeout: float | None = None) -> Iterator[None]:
     """Hold a lock file during the block and remove it afterwards.
 
     The kernel frees the lock of a process that ends in any way. On a file system without locks, or
     with separate locks on each machine, a holder is alive as long as it touches the file. Raises
-    LockHeld, with `name` and the holder, if the lock is not free within `timeout` seconds; and
-    OSError.
+    LockHeld, with `name` and the holder, if the lock is not free within `timeout` seconds, by
+    default GRACE_SECONDS; and OSError.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + (GRACE_SECONDS if timeout is None else timeout)
     while (descriptor := _acquire(file)) is None:
         if time.monotonic() >= deadline:
             raise LockHeld(f"{name} is in use by {_describe_holder(file)}")

@@ -1,6 +1,5 @@
 """Runs commands, in this process or in one that starts quickly, and keeps what many tests use."""
 
-import inspect
 import json
 import multiprocessing
 import os
@@ -151,9 +150,7 @@ def quick_reader(monkeypatch) -> None:
 @pytest.fixture
 def no_grace(monkeypatch) -> None:
     """A lock that is held is refused at once in this process: no holder was just killed."""
-    from residual.locks import hold_lock
-
-    monkeypatch.setattr(inspect.unwrap(hold_lock), "__defaults__", (0.0,))
+    monkeypatch.setattr("residual.locks.GRACE_SECONDS", 0.0)
 
 
 EXACT = ("--threads", "1", "--precision", "float32")
