@@ -91,7 +91,11 @@ class PackedSource:
         self.local: set[int] = set()  # shards in the folder
 
     def name(self, i: int) -> str:
-        return str(self.sample(i)["path"])
+        """The path of an image, or its number where the path cannot be read."""
+        try:
+            return str(self.sample(i)["path"])
+        except (DamagedImage, OSError):
+            return f"picture {i}"
 
     def image(self, i: int) -> Picture:
         sample = self.sample(i)
@@ -115,7 +119,8 @@ class PackedSource:
         reader = self.readers[shard]
         with damage_context(f"picture {i} of {self.folder / reader.raw_data.basename}"):
             sample: dict[str, Any] = reader[i - int(self.ends[shard]) + reader.samples]
-            if not isinstance(sample["path"], str) or not isinstance(sample["picture"], bytes):
+            path, picture = sample["path"], sample["picture"]
+            if not (path and isinstance(path, str) and isinstance(picture, bytes)):
                 raise ValueError("it has no name or no picture")
             return sample
 
@@ -170,15 +175,15 @@ def _download_shard(remote: str, file: Path, hashes: dict[str, str]) -> None:
 
 def read_contents(where: str) -> tuple[dict[str, Any], str]:
     """The table of contents, and its sha256."""
+    place = f"{where.rstrip('/')}/{CONTENTS_FILE}"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(where).expanduser() / CONTENTS_FILE
         if is_remote(where):
             file = Path(folder) / CONTENTS_FILE
-            download_object(f"{where.rstrip('/')}/{CONTENTS_FILE}", file)
+            download_object(place, file)
         elif not file.is_file():
             raise FileNotFoundError(f"{where} has no {CONTENTS_FILE}: nothing is packed there")
         raw = file.read_bytes()
-    place = f"{where}/{CONTENTS_FILE}"
     with damage_errors(place):
         contents = json.loads(raw)
     if not isinstance(contents, dict) or "sets" not in contents:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ pytest.importorskip("streaming", reason="needs the extra `cloud`: make test-clou
 
 from made_damage import FUZZ, as_bytes, changed, damaged, watched
 
+from residual.data.loader import read_crops
 from residual.data.packed import CONTENTS_FILE, open_packed
 
 pytest_plugins = "made_photographs"  # folder, packed
@@ -40,6 +42,22 @@ def test_packed_data_with_other_contents(packed, copy, data):
     with watched(len(raw), CONTENTS_FILE):
         all_read(copy)
     shutil.copy(packed / CONTENTS_FILE, copy / CONTENTS_FILE)
+
+
+def test_a_picture_with_a_damaged_record_is_left_out_and_named_by_its_number(packed, copy):
+    file = copy / "train" / "shard.00000.mds"
+    raw = bytearray(file.read_bytes())
+    begin, end = np.frombuffer(raw, np.uint32, 2, offset=4)  # behind the number of records
+    raw[begin:end] = b"\xff" * (end - begin)
+    file.write_bytes(raw)
+    train = open_packed(str(copy), copy.parent).train
+    first = train.indices.tolist().index(0)
+    tasks = [([first, 1 - min(first, 1)], [0, 0])]
+    [result] = read_crops(train, lambda image, *key: [np.zeros(1)], tasks, 0)
+    assert [len(crops) for crops in result.shapes] == [0, 1]
+    [(name, reason)] = result.damaged
+    assert name == "picture 0" and "shard.00000.mds" in reason
+    shutil.copy(packed / "train" / "shard.00000.mds", file)
 
 
 @FUZZ
