@@ -239,9 +239,11 @@ def test_damaged_pictures_are_named_with_their_class(tmp_path):
     whole = (path / "train" / "Dog" / "0.png").read_bytes()
     (path / "train" / "Dog" / "0.png").write_bytes(whole[: len(whole) // 2])
     (path / "train" / "cat" / "9.png").symlink_to("nothing.png")
+    (path / "train" / "cat" / "99.png").symlink_to("99.png")
     data = read(path, tmp_path)
     assert data.test.damaged == (("test/ant/2.png", 1), ("test/cat/1.png", 2))
-    assert data.train.damaged == (("train/Dog/0.png", 0), ("train/cat/9.png", 2))
+    links = ("train/cat/9.png", 2), ("train/cat/99.png", 2)
+    assert data.train.damaged == (("train/Dog/0.png", 0), *links)
     assert (len(data.test), len(data.train)) == (16, 17)
     assert data.test.labels.tolist() == [0] * 6 + [1] * 5 + [2] * 5
     kept = torch.stack([decode(path / "test" / "ant" / f"{i}.png") for i in (0, 1, 3, 4, 5)])

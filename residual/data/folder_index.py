@@ -1,11 +1,12 @@
 """The index of an image folder: which folders are splits or classes, and which files are images."""
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -199,13 +200,11 @@ def _split_classes(
     # Choice: the test set is a fifth of each class, rounded, at least one picture, drawn by a hash
     # of integers; the split depends only on the number of pictures per class.
     sets: dict[Split, list[IndexEntry]] = {"train": [], "test": []}
-    for label, name in enumerate(classes):
-        members = [entry for entry in entries if entry.label == label]
+    for label, group in groupby(entries, attrgetter("label")):
+        members, name = list(group), display_name(path / classes[label])
         n = len(members)
         if n < 2:
-            raise ValueError(
-                f"{display_name(path / name)} has one picture, and a class that is split needs two"
-            )
+            raise ValueError(f"{name} has one picture, and a class that is split needs two")
         test = set(permutation(0, label, n)[: max(1, round(n / 5))].tolist())
         for i, entry in enumerate(members):
             sets["test" if i in test else "train"].append(entry)
@@ -253,10 +252,13 @@ def _index_classes(
         if not (folder / name).is_dir():
             continue
         for image in sorted(iterate_images(path, folder / name, ignored)):
-            size = modified = 0  # of a link to nothing, which is a damaged image
-            with suppress(FileNotFoundError):
+            size = modified = 0  # of a link to nothing or to itself, which is a damaged image
+            try:
                 stat = (path / image).stat()
                 size, modified = stat.st_size, stat.st_mtime_ns
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
             entries.append(IndexEntry(image, label, size, modified))
     if ignored.unreadable:
         raise ignored.unreadable[0]
