@@ -116,6 +116,11 @@ def test_equal_pictures_under_two_names_are_warned_of(tmp_path):
         "JPEGImages/000003.jpg = JPEGImages/000001.jpg"
     ) in checked(year).warnings
     shutil.copy(year / "JPEGImages/000001.jpg", year / "JPEGImages/000002.jpg")
+    assert any(
+        "in more than one split, so that test images are trained on (1): "
+        "JPEGImages/000003.jpg = JPEGImages/000001.jpg" in warning
+        for warning in checked(year).warnings
+    )
     add(year, "000003", CAT)
     split(year, "own", "000001", "000002", "000003")
     for name in ("train", "trainval", "val", "test"):

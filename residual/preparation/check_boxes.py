@@ -191,8 +191,8 @@ def copy_warnings(copies: list[list[str]], splits_of: dict[str, set[str]]) -> It
     across: list[str] = []
     within: list[str] = []
     for first, *others in copies:
-        apart = any(splits_of[first].isdisjoint(splits_of[other]) for other in others)
-        (across if apart else within).append(f"{first} = {others[0]}")
+        apart = [other for other in others if splits_of[first].isdisjoint(splits_of[other])]
+        (across if apart else within).append(f"{first} = {(apart or others)[0]}")
     yield from describe_copies(
         ("in more than one split, so that test images are trained on", across),
         ("more than once in a split", within),
