@@ -284,6 +284,7 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(
     taken = command("serve", finished, "--port", server.port)
     assert taken.status == 1 and f"port {server.port}" in taken.complaint
     assert "192.0.2.1" in command("serve", finished, "--host", "192.0.2.1").complaint
+    assert "no name of a host" in command("serve", finished, "--host", "a" * 70).complaint
     assert str(tmp_path / "none") in command("serve", tmp_path / "none", "--port", 0).complaint
     wrong = command("serve", models["classifier.onnx"], "--precision", "bf16", "--port", 0)
     assert wrong.status == 2

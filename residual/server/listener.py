@@ -46,10 +46,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+        reason = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise OSError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; choose others with --host "
-            "and --port"
+            f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port"
         ) from None
     return listener
 
