@@ -31,6 +31,14 @@ def test_a_trial_is_made_once_and_kept(tmp_path):
         assert len(measured) == n
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_damaged_file_of_trials_is_made_again(tmp_path, content):
+    (tmp_path / "trials.json").write_text(content)
+    for n in (3, 0):
+        assert tuned(AUTO, tmp_path / "trials.json").precision == "bf16"
+        assert len(measured) == n
+
+
 def test_a_given_precision_and_a_short_training_have_no_trial(tmp_path):
     config = replace(AUTO, precision="float32")
     assert tuned(config, tmp_path / "trials.json") == config

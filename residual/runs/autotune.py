@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from residual.device import ComputeConfig, available_cores
-from residual.storage import read_json, write_json
+from residual.storage import read_json_object, write_json
 
 T = TypeVar("T")
 Measure = Callable[[ComputeConfig], float]  # seconds of a training step
@@ -101,7 +101,7 @@ def cached(cache: Path, key: str, trial: Callable[[], dict[Any, Any]]) -> dict[A
     in the same way."""
     outcomes: dict[str, dict[Any, Any]] = {}
     with suppress(OSError, ValueError):  # a lost or damaged cache is made again
-        outcomes = read_json(cache)
+        outcomes = read_json_object(cache)
     if key not in outcomes:
         outcomes[key] = trial()
         with suppress(OSError):
