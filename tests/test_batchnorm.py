@@ -117,6 +117,32 @@ def test_each_group_is_normalised_by_itself_and_running_statistics_move_once():
     assert torch.allclose(net[0].running_var, 0.9 + 0.1 * variances)
 
 
+def test_normalizations_without_weights_or_statistics_are_grouped_as_well():
+    norms = nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm2d(3, affine=False)
+    net, x = nn.Sequential(*norms).double(), images()[:BATCH]
+    ghosts = GhostBatchNorms(net, 4)
+    ghosts.begin_step()
+    y = net(x)
+    assert torch.allclose(
+        y[:4],
+        F.batch_norm(F.batch_norm(x[:4], None, None, training=True), None, None, training=True),
+    )
+    ghosts.accumulate(4 / BATCH)
+    ghosts.update_running()
+    means = y.new_zeros(3)
+    assert torch.allclose(net[1].running_mean, means, atol=1e-9) and net[0].running_mean is None
+    precise_statistics(net, GhostBatchNorms(net, 4), batches(), STEPS, nullcontext, ALONE)
+    assert torch.allclose(net[1].running_var, torch.ones(3).double(), atol=1e-4)
+
+
+def test_precise_statistics_are_those_of_inference_without_dropout():
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3)).double()
+    state = torch.get_rng_state()
+    precise_statistics(net, GhostBatchNorms(net, 4), batches(), STEPS, nullcontext, ALONE)
+    assert torch.allclose(net[1].running_mean, images().mean(dim=(0, 2, 3)), rtol=1e-9)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_frozen_statistics_normalise_and_stay():
     net = nn.Sequential(nn.BatchNorm2d(3).double()).train()
     net[0].running_mean.fill_(0.5)

@@ -25,7 +25,9 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         if not (self.group and self.training):
             return super().forward(x)
         groups = len(x) // self.group
-        means, variances = x.new_zeros((2, groups, x.shape[1]), dtype=self.weight.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        kind = wide if self.weight is None else self.weight.dtype
+        means, variances = x.new_zeros((2, groups, x.shape[1]), dtype=kind)
         chunks = x.chunk(groups) if groups > 1 else [x]  # a chunk's gradient is copied
         outputs = [
             F.batch_norm(chunk, means[g], variances[g], self.weight, self.bias, True, 1.0, self.eps)
@@ -48,31 +50,30 @@ class GhostBatchNorms:
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = GhostBatchNorm2d
         self.modules = [m for m in net.modules() if isinstance(m, GhostBatchNorm2d)]
-        self.running = [s for norm in self.modules for s in (norm.running_mean, norm.running_var)]
+        self.tracked = [norm for norm in self.modules if norm.running_mean is not None]
+        both = ((norm.running_mean, norm.running_var) for norm in self.tracked)
+        self.running = [s for pair in both for s in pair if s is not None]
         self.group, self.frozen = group, frozen
-        self.accumulated: list[Tensor] = []  # mean and variance of each module
+        self.accumulated: list[Tensor] = []  # mean and variance of each tracked module
 
     def begin_step(self) -> None:
         for module in self.modules:
             module.group = self.group
             if self.frozen:
                 module.eval()
-        self.accumulated = (
-            [] if self.frozen else [torch.zeros_like(s) for s in self.running if s is not None]
-        )
+        self.accumulated = [] if self.frozen else [torch.zeros_like(s) for s in self.running]
 
     def accumulate(self, weight: float) -> None:
         """Add the statistics of the last forward pass; `weight` is one group's part of the images
         of this process."""
         for i, total in enumerate(self.accumulated):
-            means, variances, _ = self.modules[i // 2].statistics  # type: ignore[misc]
+            means, variances, _ = self.tracked[i // 2].statistics  # type: ignore[misc]
             total += (variances if i % 2 else means).sum(dim=0) * weight
 
     def update_running(self) -> None:
         """Move the running statistics with torch's usual momentum of 0.1."""
         for running, batch in zip(self.running, self.accumulated, strict=False):
-            if running is not None:
-                running.lerp_(batch, 0.1)
+            running.lerp_(batch, 0.1)
 
     def end_step(self) -> None:
         """Make the modules ordinary batch normalizations again."""
@@ -95,8 +96,11 @@ def precise_statistics(
     Each group is normalized by its own statistics. The mean is that of the groups' means. The
     variance is the mean of the groups' biased variances plus the variance of their means.
     """
-    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms.modules}
+    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms.tracked}
     net.train()
+    for module in net.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):  # off, as where the statistics serve
+            module.eval()
     norms.begin_step()
     groups = 0
     with torch.no_grad():
@@ -106,7 +110,7 @@ def precise_statistics(
                 with precision():
                     net(group)
                 groups += 1
-                for norm in norms.modules:
+                for norm in norms.tracked:
                     means, variances, n = norm.statistics  # type: ignore[misc]
                     mean, unbiased = means[0].double().cpu(), variances[0].double().cpu()
                     sums[norm] += torch.stack([mean, unbiased * (n - 1) / n, mean**2])
