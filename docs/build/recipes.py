@@ -139,7 +139,8 @@ def measured_results(results: Sequence[Result]) -> dict[str, str]:
     digits = of_network(digits, "resnet20")
     if not digits:
         return {}
-    error, steps = Spread([r[ERROR] for r in digits]), digits[0]["recipe"]["steps"]
+    steps = max(r["recipe"]["steps"] for r in digits)
+    error = Spread([r[ERROR] for r in digits if r["recipe"]["steps"] == steps])
     return {"digits": f"resnet20: {error} % error after {steps:,} steps"}
 
 
