@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from test_api import ONE, colours
 from torch import Tensor, nn
 
+import residual
 from residual.data.loader import training_batches
 from residual.data.normalization import per_pixel_mean
 from residual.data.sampler import DataConfig
@@ -21,6 +23,19 @@ from residual.training.loop import Step
 
 SMALL = {"batch": 8, "norm_group": 8, "steps": 6}
 NAMES = pytest.mark.parametrize("name", ["resnet8", "nin"])  # batch normalization, and dropout
+
+
+class Unusual(nn.Module):
+    """One whose last registered layer is not its classifier, with normalization without weights."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.last = nn.Linear(8, num_classes)
+        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.first = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.first(images)).relu().mean(dim=(2, 3)))
 
 
 def begun(name: str) -> tuple[nn.Module, Iterator[Step]]:
@@ -88,3 +103,16 @@ def test_hooks_from_before_the_training_are_called():
     start(net, changed(recipe_for("resnet8", "digits"), SMALL))
     net(images(8))
     assert len(called) == 7
+
+
+def test_a_module_may_register_its_layers_in_any_order(tmp_path, monkeypatch):
+    data, changes = colours(), {"batch": 8, "norm_group": 8, "steps": 2, **ONE}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    *_, last = residual.train(Unusual(2), data, out="~/run", **changes)
+    assert last.run == tmp_path / "run"
+    assert set(residual.evaluate("~/run", data).per_class) == {"red", "blue"}
+    assert len(residual.predict("~/run", data[0][:3])) == 3
+    *_, again = residual.resume("~/run", data)
+    assert again.result["weights_sha256"] == last.result["weights_sha256"]
+    with pytest.raises(ValueError, match="arrays"):
+        residual.evaluate("~/run")

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from residual.data.decode import DamagedImage, center_box, decode, open_image
 from residual.device import is_finite, raise_non_finite
-from residual.models.registry import num_classes
 from residual.runs.load import Trained
 from residual.tasks.classification.inference import evaluation_mode
 from residual.tasks.detection.visualization import add_title, write_drawing
@@ -74,7 +73,7 @@ def resize_longer_side(image: Image.Image, side: int) -> Image.Image:
 
 def class_names(trained: Trained, required: str | None) -> tuple[str, ...]:
     """The names of the classes, or their numbers. Raises ValueError without the required one."""
-    names = trained.classes or tuple(map(str, range(num_classes(trained.net))))
+    names = trained.classes or tuple(map(str, range(trained.num_classes)))
     if required is not None and required not in names:
         near = ", ".join(get_close_matches(str(required), names, n=5, cutoff=0.0))
         raise ValueError(f"{trained.network} knows no class {required!r}; the nearest are {near}")

@@ -111,10 +111,11 @@ def trained_copy(source: Any, root: Path) -> Trained:
 
 def default_data(source: Source) -> tuple[str, Path]:
     """The data that a run was trained on, and its root. Raises ValueError."""
-    if not isinstance(source, str | Path) or not (Path(source) / "environment.json").exists():
+    run = Path(source).expanduser() if isinstance(source, str | Path) else None
+    if run is None or not (run / "environment.json").exists():
         raise ValueError("this is no run; name the data to evaluate it on")
-    data = read_json_object(Path(source) / "environment.json")["data"]
-    return existing_data(Path(source), data["where"]), Path(data["root"])
+    data = read_json_object(run / "environment.json")["data"]
+    return existing_data(run, data["where"]), Path(data["root"])
 
 
 def evaluation_data(data: DataLike, net: Trained, workers: int, root: Path) -> Data:
@@ -147,10 +148,10 @@ def evaluate_detectors(
 
     recipe = detectors[0].recipe
     split = split or recipe.test_split
-    dataset = datasets.load(Path(data), split, detectors[0].classes, recipe.reading)
+    dataset = datasets.load(Path(data).expanduser(), split, detectors[0].classes, recipe.reading)
     if isinstance(source, str | Path):
         names = [example.name for example in dataset.examples]
-        detection.check_division(Path(source), split, names)
+        detection.check_division(Path(source).expanduser(), split, names)
     testing = choose_testing(recipe, refine, multiscale)
     options = detection.EvalOptions(config, max(workers, 1))
     record = detection.evaluate(detectors, dataset, testing, options)

@@ -94,7 +94,7 @@ def train(
     module.check_effects(chosen, usual, loaded)
     if isinstance(model, nn.Module):
         chosen = module.complete_recipe(chosen, config, initial, **options)
-    path = None if out is None else Path(out)
+    path = None if out is None else Path(out).expanduser()
     run = module.begin(path, chosen, loaded, source, config, initial, **options)
     for notice in (*module.notices(chosen, usual, loaded), *getattr(loaded, "notices", ())):
         yield Event(0, notice=notice, run=run)
@@ -114,7 +114,7 @@ def resume(
     `data` is where the data lies now, or the same arrays again. Raises ValueError and OSError, in a
     sentence, for other data, another machine or other versions.
     """
-    run = Path(run)
+    run = Path(run).expanduser()
     task, environment = folder.task_of(run), read_json_object(run / "environment.json")
     if data is None:
         data = existing_data(run, environment["data"]["where"])

@@ -28,7 +28,7 @@ from residual.export.layers import network
 from residual.export.preprocess import preprocess
 from residual.models.baselines.vgg import Windows
 from residual.models.blocks import bottleneck
-from residual.models.registry import model_spec, num_classes
+from residual.models.registry import model_spec
 from residual.models.resnet import ROWS
 from residual.runs.load import Trained
 from residual.storage import FORMAT, json_text, write_atomic
@@ -98,7 +98,7 @@ def add_network(graph: Graph, trained: Trained, images: Value) -> Tensors:
     """Add the network's nodes -> the model's output."""
     graph("Softmax", network(graph, trained.net, images), axis=1)
     graph.output(OUTPUT)
-    return {OUTPUT: (FLOAT, ["batch", num_classes(trained.net)])}
+    return {OUTPUT: (FLOAT, ["batch", trained.num_classes])}
 
 
 def has_fixed_size(trained: Trained) -> bool:

@@ -23,7 +23,8 @@ Engine = Callable[[Tensor], Tensor]
 
 
 def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
-    """A network for inference, on its own device; zero threads are as many as torch has.
+    """A network for inference, on its own device; zero threads are as many as torch has. A module
+    of the user's is computed by torch unless ONNX Runtime is named.
 
     Raises ValueError for an engine that is not installed, or not for that device.
     """
@@ -36,19 +37,26 @@ def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
         raise ValueError("the engine onnxruntime computes on the processor: use --device cpu")
     if name == "onnxruntime" and not installed():
         raise ValueError(f"ONNX Runtime {MISSING}, or use --engine torch")
-    if name == "onnxruntime" or (name == "auto" and on_cpu and installed()):
+    if name == "onnxruntime" or (name == "auto" and on_cpu and installed() and not own(trained)):
         return onnxruntime_engine(trained, threads or torch.get_num_threads())
     return torch_engine(trained)
 
 
+def own(trained: Trained) -> bool:
+    """Whether it is a module of the user's, which may compute what cannot be traced."""
+    return model_spec(trained.network).family == "user"
+
+
 def torch_engine(trained: Trained) -> Engine:
-    """The folded network in channels_last."""
-    net = fold(trained.net).to(memory_format=torch.channels_last)
+    """The folded network in channels_last; a module of the user's as it is."""
+    net, form = trained.net, torch.contiguous_format
+    if not own(trained):
+        net, form = fold(net).to(memory_format=torch.channels_last), torch.channels_last
     device = next(net.parameters()).device
 
     def answer(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            placed = inputs.to(device).contiguous(memory_format=torch.channels_last)
+            placed = inputs.to(device).contiguous(memory_format=form)
             return probabilities(trained.network, net, placed)
 
     return answer

@@ -8,6 +8,7 @@ from torch import nn
 
 from residual.data.normalization import Preprocessing
 from residual.device import ComputeConfig
+from residual.models import registry
 from residual.runs import folder
 from residual.storage import damage_errors, read_json_object
 from residual.training import checkpoint
@@ -28,6 +29,11 @@ class Trained:
     notices: tuple[str, ...] = ()  # a sentence for each newer checkpoint that is damaged
     body: bool = False  # the weights lack the last layer, which is zero
     error: dict[str, Any] | None = None  # that was measured, see `stated_error`
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that it scores; a user's module has their names."""
+        return len(self.classes) if self.classes else registry.num_classes(self.net)
 
     def placed(self, config: ComputeConfig) -> Self:
         """Move the network to the device of a configuration."""

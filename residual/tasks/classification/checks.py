@@ -14,7 +14,6 @@ from residual.models.registry import (
     check_input,
     classifier_parameters,
     model_spec,
-    num_classes,
 )
 from residual.runs.load import Trained
 from residual.storage import display_name
@@ -174,7 +173,7 @@ def check_classes(net: Trained, first: Trained) -> None:
     or in its input size."""
     if (net.classes is None) != (first.classes is None):
         reason = "only one of them has names of classes"
-    elif num_classes(net.net) != num_classes(first.net) or (
+    elif net.num_classes != first.num_classes or (
         set(net.classes or ()) != set(first.classes or ())
     ):
         reason = "they differ in their classes"
@@ -231,9 +230,9 @@ def match_labels(net: Trained, data: Data, labels: Tensor) -> Tensor:
     if net.classes == data.classes:
         return labels
     if net.classes is None:
-        if num_classes(net.net) != len(data.classes):
+        if net.num_classes != len(data.classes):
             raise ValueError(
-                f"{net.network} has {num_classes(net.net)} classes without names, and {data.name} "
+                f"{net.network} has {net.num_classes} classes without names, and {data.name} "
                 f"has {len(data.classes)}"
             )
         return labels

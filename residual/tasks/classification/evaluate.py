@@ -11,7 +11,6 @@ from torch import Tensor
 from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
 from residual.data.folder_index import Split
 from residual.data.normalization import Preprocessing
-from residual.models.registry import num_classes
 from residual.runs.load import Trained
 from residual.tasks.classification.checks import check_ensemble, match_labels
 from residual.tasks.classification.inference import NO_ANSWER, InferenceOptions, Member, answers
@@ -43,7 +42,7 @@ def evaluate_ensemble(
     predictions = answers(members, images, protocol, options)
     seconds = time.perf_counter() - start
     damaged = damaged_paths(predictions, images)
-    labels, classes = images.labels.cpu(), range(num_classes(first.net))
+    labels, classes = images.labels.cpu(), range(first.num_classes)
     counted = count(predictions, labels, damaged=len(damaged_labels))
     by_class = [
         count(
@@ -51,7 +50,7 @@ def evaluate_ensemble(
         )
         for i in classes
     ]
-    top5 = min(len(data.classes), num_classes(first.net)) >= 6
+    top5 = min(len(data.classes), first.num_classes) >= 6
     names = [net.network for net in nets]
     record = {
         **({"network": names[0]} if len(names) == 1 else {"networks": names}),
