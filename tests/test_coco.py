@@ -30,6 +30,15 @@ def test_boxes_are_corners_and_crowds_are_difficult(tmp_path):
     assert (scenes.name, scenes.format) == ("small train2017", "coco")
 
 
+@pytest.mark.parametrize("no", [0, "0", 0.0, False, "false", None])
+def test_a_crowd_is_one_however_the_flag_is_written(tmp_path, no):
+    folder = changed(tmp_path, "annotations", iscrowd=no)
+    assert load(folder, "train2017").examples[1].difficult.tolist() == [False]
+    for yes in (1, "1", True, "true"):
+        changed(folder, "annotations", iscrowd=yes)
+        assert load(folder, "train2017").examples[1].difficult.tolist() == [True]
+
+
 def test_classes_are_the_categories_by_their_ids_which_have_gaps(tmp_path):
     scenes = load(coco_folder(tmp_path), "train2017")
     assert scenes.classes == ("person", "car", "toothbrush")

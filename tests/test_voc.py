@@ -39,6 +39,13 @@ def test_a_box_around_the_first_pixel_counts_from_0_and_ends_after_it(tmp_path):
     assert example.difficult.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("no", ["0", "0.0", "False", "no", "Unspecified", ""])
+def test_an_object_is_not_difficult_if_its_flag_says_so_in_another_way(tmp_path, no):
+    add(tmp_path, "a", (*CAT, no), (*DOG, "1"), (*DOG, "true"))
+    split(tmp_path, "train", "a")
+    assert load(tmp_path, "train").examples[0].difficult.tolist() == [False, True, True]
+
+
 def test_a_picture_without_objects_is_kept_with_empty_tensors(tmp_path):
     scenes = load(voc_year(tmp_path / "pets"), "trainval")
     empty = scenes.examples[1]

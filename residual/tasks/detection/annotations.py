@@ -77,6 +77,13 @@ def parse_number(value: Any) -> float:
         return math.nan
 
 
+def parse_flag(value: Any) -> bool:
+    """Whether an annotation's flag is set; words such as Unspecified, no and false are none."""
+    text = str(value or "").strip().lower()
+    words = ("", "false", "nan", "no", "none", "unspecified")
+    return text not in words and parse_number(text) != 0
+
+
 def path_ends(path: str) -> list[str]:
     """A path and its ends, without the folders that another machine has before them: of
     `C:\\data\\1.jpg` also data/1.jpg and 1.jpg."""

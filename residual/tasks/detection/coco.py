@@ -15,6 +15,7 @@ from residual.tasks.detection.annotations import (
     AnnotatedImage,
     Box,
     SplitAnnotations,
+    parse_flag,
     parse_number,
     path_ends,
 )
@@ -210,7 +211,7 @@ def parse_box(annotation: JsonObject, position: str, label: str) -> Box:
     left, top, width, height = map(parse_number, numbers)
     corners = (left, top, left + width, top + height)
     text = ", ".join(f"{side} {value}" for side, value in zip(SIDES, numbers, strict=True))
-    crowd = bool(annotation.get("iscrowd", 0))
+    crowd = parse_flag(annotation.get("iscrowd"))
     return Box(position, label, corners, corners, crowd, text)
 
 

@@ -26,6 +26,7 @@ from residual.tasks.detection.annotations import (
     Box,
     Size,
     SplitAnnotations,
+    parse_flag,
     parse_number,
     path_ends,
 )
@@ -326,6 +327,6 @@ def parse_box(element: "Element", position: int) -> Box:
         element.findtext("name", "").strip(),
         (left, top, right, bottom),
         (left - 1, top - 1, right, bottom),
-        element.findtext("difficult", "").strip() not in ("", "0"),
+        parse_flag(element.findtext("difficult")),
         ", ".join(f"{side} {word or 'missing'}" for side, word in zip(SIDES, words, strict=True)),
     )
