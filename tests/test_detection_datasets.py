@@ -310,3 +310,25 @@ def test_the_same_files_are_pictures_in_both_forms(ending, tmp_path):
     noise(1).save(folder / "train2017" / f"more{ending}")
     (folder / "train2017" / "._more.jpg").write_bytes(b"\0")
     assert checked(folder).bare == [f"train2017/more{ending}"]
+
+
+# ---- nothing to learn from, or to be tested on --------------------------------------------------
+
+
+def emptied(folder: Path, split: str, crowds: bool) -> Path:
+    """COCO whose split has no objects, or only crowds."""
+    file = coco_folder(folder) / "annotations" / f"instances_{split}.json"
+    said = json.loads(file.read_text())
+    said["annotations"] = [one | {"iscrowd": 1} for one in said["annotations"] if crowds]
+    file.write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_pictures_without_objects_to_learn_from_are_refused(crowds, command, tmp_path):
+    folder = emptied(tmp_path / "data", "train2017", crowds)
+    [refusal] = checked(folder).refusals
+    assert refusal.startswith("train holds no objects")
+    words = ("--data", folder, "--out", tmp_path / "run", "--steps", 1, *SMALL)
+    assert "data train holds no objects" in command("detect", "train", "resnet18", *words).complaint
+    assert not (tmp_path / "run").exists()

@@ -24,11 +24,13 @@ from residual.tasks.detection.annotations import AnnotatedImage, SplitAnnotation
 from residual.tasks.detection.datasets import (
     DEFAULT_SPLITS,
     READING,
+    UNLEARNED,
     annotation_format,
     build_examples,
     choose_splits,
     class_names,
     find_errors,
+    has_objects,
     has_split,
     read,
     select_part,
@@ -161,10 +163,10 @@ def training_refusals(folder: Path, annotations: Annotations) -> Iterator[str]:
         if voc.years(folder) and not has_split(folder, train):
             return  # the user has to choose the years
         content = select_part(folder, annotations, train)
-        if not class_names(content):
-            raise ValueError(f"{train} holds no objects")
-        for name, part in ((train, content), (test, select_part(folder, annotations, test))):
-            build_examples(name, part, class_names(content), SKIP)
+        classes = class_names(content)
+        if not has_objects(build_examples(train, content, classes, SKIP)[0]):
+            raise ValueError(f"{train} holds no objects{UNLEARNED}")
+        build_examples(test, select_part(folder, annotations, test), classes, SKIP)
     except (ValueError, OSError) as error:
         yield str(error)
 

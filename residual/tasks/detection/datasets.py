@@ -28,6 +28,7 @@ from residual.tasks.detection.recipe import ERROR, SKIP, Reading
 
 READING = Reading()
 DEFAULT_SPLITS = {"voc": ("trainval", "test"), "coco": ("train", "val")}  # for training, testing
+UNLEARNED = ", or only difficult ones and crowds, from which nothing is learned"
 PARTS = ("train", "test")  # of a split that is divided: default:train and default:test
 
 
@@ -185,6 +186,11 @@ def build_example(image: AnnotatedImage, labels: dict[str, int]) -> Example:
         torch.tensor([labels[box.label] for box in boxes], dtype=torch.int64),
         torch.tensor([box.difficult for box in boxes], dtype=torch.bool),
     )
+
+
+def has_objects(examples: Iterable[Example]) -> bool:
+    """Whether any image has an object that is neither difficult nor a crowd."""
+    return not all(bool(example.difficult.all()) for example in examples)
 
 
 def split_fingerprint(split: str, images: Sequence[AnnotatedImage]) -> str:

@@ -94,8 +94,8 @@ def load_data(
     train = datasets.load(path, recipe.train_split, classes, recipe.reading)
     if not train.examples:
         raise ValueError(f"{train.name} holds no pictures")
-    if not train.classes:
-        raise ValueError(f"{train.name} holds no objects")
+    if not datasets.has_objects(train.examples):
+        raise ValueError(f"{train.name} holds no objects{datasets.UNLEARNED}")
     if train.format == "coco":
         check_pycocotools()  # not only after the training
     test = datasets.load(path, recipe.test_split, train.classes, recipe.reading)
