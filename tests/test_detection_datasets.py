@@ -23,6 +23,7 @@ from test_detect_command import SMALL
 
 from residual.preparation.check_boxes import check as checked
 from residual.tasks.detection import datasets
+from residual.tasks.detection import train as running
 
 COCO_OF_10 = {
     "images": [
@@ -332,3 +333,11 @@ def test_pictures_without_objects_to_learn_from_are_refused(crowds, command, tmp
     words = ("--data", folder, "--out", tmp_path / "run", "--steps", 1, *SMALL)
     assert "data train holds no objects" in command("detect", "train", "resnet18", *words).complaint
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_a_test_set_without_objects_is_named_before_the_training(crowds, tmp_path):
+    folder = emptied(tmp_path, "val2017", crowds)
+    recipe, usual = running.choose_recipe("resnet18", str(folder), "scratch", 6, {})
+    data = running.load_data(recipe, {"where": str(folder)})
+    assert any("val holds no objects" in line for line in running.notices(recipe, usual, data))

@@ -109,6 +109,11 @@ def notices(recipe: DetectionRecipe, usual: DetectionRecipe, data: DetectionData
     if [name for name, _ in splits] != [usual.train_split, usual.test_split]:
         train, test = (f"{name} ({len(split.examples):,} pictures)" for name, split in splits)
         sentences.append(f"{train} is learned from, and {test} is tested on")
+    if not datasets.has_objects(data.test.examples):
+        sentences.append(
+            f"{recipe.test_split} holds no objects to be tested on, so there will be no average "
+            "precision; --set test_split=... takes another split"
+        )
     side, least = median_side(data.train, recipe), min(recipe.scales)
     if side < least / 2:
         sentences.append(
