@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ from made_pets import noise
 from test_detect_command import SMALL
 
 from residual.preparation.check_boxes import check as checked
-from residual.tasks.detection import datasets
+from residual.tasks.detection import datasets, loader
 from residual.tasks.detection import train as running
+from residual.tasks.detection.recipe import DetectionRecipe
 
 COCO_OF_10 = {
     "images": [
@@ -341,3 +343,12 @@ def test_a_test_set_without_objects_is_named_before_the_training(crowds, tmp_pat
     recipe, usual = running.choose_recipe("resnet18", str(folder), "scratch", 6, {})
     data = running.load_data(recipe, {"where": str(folder)})
     assert any("val holds no objects" in line for line in running.notices(recipe, usual, data))
+
+
+def test_objects_are_measured_on_the_pictures_that_have_some(monkeypatch, tmp_path):
+    data = datasets.load(voc_year(tmp_path), "trainval")
+    backwards = replace(data, examples=data.examples[::-1])  # the first has no objects
+    monkeypatch.setattr(loader, "MEASURED", 1)
+    assert loader.median_side(backwards, DetectionRecipe()) == loader.median_side(
+        data, DetectionRecipe()
+    )

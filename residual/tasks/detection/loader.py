@@ -77,11 +77,10 @@ def median_side(dataset: DetectionDataset, recipe: DetectionRecipe) -> float:
     """The median square root of the areas of objects, in pixels of images of the recipe's shorter
     side (`longest` is ignored); 0 without objects."""
     sides = []
-    for example in dataset.examples[:MEASURED]:
-        if len(example.boxes):
-            shorter = min(read_header(example.path).upright)
-            size = (example.boxes[:, 2:] - example.boxes[:, :2]).prod(dim=1).sqrt()
-            sides.append(size * recipe.shorter / shorter)
+    for example in [one for one in dataset.examples if len(one.boxes)][:MEASURED]:
+        shorter = min(read_header(example.path).upright)
+        size = (example.boxes[:, 2:] - example.boxes[:, :2]).prod(dim=1).sqrt()
+        sides.append(size * recipe.shorter / shorter)
     return float(torch.cat(sides).median()) if sides else 0.0
 
 
