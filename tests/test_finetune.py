@@ -282,3 +282,18 @@ def test_an_early_end_has_the_weights_of_the_best_look(insects, thousand, run, t
         Member(kept.net, kept.preprocessing), choices, 3, InferenceOptions(ComputeConfig())
     )
     assert seen.wrong_top1 == wrong[best]
+
+
+def test_exported_weights_begin_a_training_as_those_of_the_run_do(command, finished, tmp_path):
+    exported = tmp_path / "exported.safetensors"
+    command("export", finished, "--format", "safetensors", "--out", exported)
+    digests = set()
+    for i, weights in enumerate((finished, exported)):
+        words = ("--weights", weights, "--steps", 1, "--out", tmp_path / f"{i}", "--json", *EXACT)
+        answer = command("train", "resnet8", *words)
+        assert answer.status == 0, answer.err
+        digests.add(answer.json["weights_sha256"])
+    assert len(digests) == 1
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    answer = command("train", "resnet8", "--weights", tmp_path / "model.onnx", "--steps", 1)
+    assert answer.status == 1 and "name the run that it was made of" in answer.complaint
