@@ -181,6 +181,11 @@ def test_both_kinds_of_torch_files_are_read(tmp_path):
         assert torch.equal(entry(read(tmp_path / file))[0]["fc.weight"], state["fc.weight"])
 
 
+def test_a_file_by_torch_may_be_called_a_pickle(tmp_path):
+    torch.save({"a.weight": torch.eye(2)}, tmp_path / "saved.pkl")
+    assert read(tmp_path / "saved.pkl")["a.weight"].equal(torch.eye(2))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_folder_of_timm_has_its_weights_inside(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*model\.safetensors"):

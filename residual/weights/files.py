@@ -1,6 +1,7 @@
 """Reads weight files of any program, and one network's weights in them, without running code."""
 
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        if path.suffix == ".pkl":
+        if path.suffix == ".pkl" and not zipfile.is_zipfile(path):  # torch.save writes archives
             content = without_momenta(storage.load_pickle(path.read_bytes(), encoding="latin1"))
         else:
             with warnings.catch_warnings(action="ignore"):  # about old pickles
