@@ -47,7 +47,7 @@ def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(tmp_path, suffix)
     with pytest.raises(ValueError, match="is empty"):
         read(file)
     file.write_text("this is no network\n" * 20)
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(ValueError, match="is damaged, or holds no weights"):
         read(file)
 
 

@@ -55,7 +55,8 @@ def read(path: Path) -> dict[str, Any]:
         if isinstance(error, OSError):
             raise
         raise ValueError(
-            f"{path} holds no weights that can be read without running code from it; {FORMATS}"
+            f"{path} is damaged, or holds no weights that can be read without running code from it"
+            f"; {FORMATS}"
         ) from error
     if not isinstance(content, dict):
         kind = f"a {type(content).__name__}"
