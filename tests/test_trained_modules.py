@@ -4,6 +4,7 @@ import copy
 import io
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from test_api import ONE, colours
@@ -22,6 +23,7 @@ from residual.training.checkpoint import weights_sha256
 from residual.training.loop import Step
 
 SMALL = {"batch": 8, "norm_group": 8, "steps": 6}
+CHANGES = {"batch": 8, "norm_group": 8, "steps": 2, **ONE}
 NAMES = pytest.mark.parametrize("name", ["resnet8", "nin"])  # batch normalization, and dropout
 
 
@@ -36,6 +38,14 @@ class Unusual(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.last(self.norm(self.first(images)).relu().mean(dim=(2, 3)))
+
+
+class Viewed(Unusual):
+    """One that flattens with `view`, which no channels_last tensor can."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.first(images)).relu()
+        return self.last(maps.view(len(images), 8, -1).mean(dim=2))
 
 
 def begun(name: str) -> tuple[nn.Module, Iterator[Step]]:
@@ -116,3 +126,15 @@ def test_a_module_may_register_its_layers_in_any_order(tmp_path, monkeypatch):
     assert again.result["weights_sha256"] == last.result["weights_sha256"]
     with pytest.raises(ValueError, match="arrays"):
         residual.evaluate("~/run")
+
+
+def test_a_module_may_flatten_with_view(tmp_path, monkeypatch):
+    data, run = colours(), tmp_path / "run"
+    list(residual.train(Viewed(2), data, out=run, true_statistics=16, **CHANGES))
+    assert residual.evaluate(run, data).seen == 40
+    assert residual.load(run).explain(data[0][0]).label in data[2]
+    monkeypatch.setattr(Viewed, "input_size", 224, raising=False)
+    photographs = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+    data, changes = (photographs, [0, 1] * 4, data[2]), {"size": 64, "test_size": 64}
+    list(residual.train(Viewed(2), data, out=tmp_path / "224", **CHANGES, **changes))
+    assert residual.evaluate(tmp_path / "224", data, protocol="10crop").seen == 8

@@ -177,7 +177,7 @@ def statistics(
         pictures = load_data("classification", recipe, data_source(name, place), workers)
         check(replace(recipe, frozen=False), pictures)
         pictures = apply_split(pictures, recipe.split)
-        net = config.prepare(trained.net)
+        net = trained.placed(config).net
         options = LoaderOptions(torch.device(config.device), workers, world)
         with config.activate():
             images_used = precise_batchnorm(

@@ -30,8 +30,8 @@ class Preprocessing:
     # networks with batch normalization after the first convolution, or with contrast normalization.
     # VGG, GoogLeNet and PReLU-net have neither: they get 0 to 255, as published.
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) uint8 -> input (N, 3, H, W), in the mean's precision."""
-        values = pixels.to(self.mean.dtype).div_(255)
+        """Pixels (N, 3, H, W) uint8 -> contiguous input (N, 3, H, W), in the mean's precision."""
+        values = pixels.to(self.mean.dtype, memory_format=torch.contiguous_format).div_(255)
         values = self.normalize(normalize_contrast(values) if self.contrast else values)
         if self.whitening is None:
             return values

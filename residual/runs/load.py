@@ -1,6 +1,6 @@
 """A trained network with its classes and its preprocessing, for any task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,7 +37,8 @@ class Trained:
 
     def placed(self, config: ComputeConfig) -> Self:
         """Move the network to the device of a configuration."""
-        config.prepare(self.net)
+        user = registry.model_spec(self.network).family == "user"  # its module may call `view`
+        replace(config, channels_last=config.channels_last and not user).prepare(self.net)
         return self
 
 

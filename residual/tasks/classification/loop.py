@@ -153,7 +153,7 @@ def precise_batchnorm(
 ) -> int:
     """Measure the batch-norm statistics over training images, in whole batches of the recipe, as
     the authors' release has them -> the number of images."""
-    batches = loader.batches(recipe, data, preprocessing, place)
+    batches = ((x.contiguous(), y) for x, y in loader.batches(recipe, data, preprocessing, place))
     steps = -(-min(images, len(data.train)) // recipe.batch)
     norms = GhostBatchNorms(net, recipe.norm_group)
     batchnorm.precise_statistics(net, norms, batches, steps, config.autocast, place.world)

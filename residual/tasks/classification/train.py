@@ -132,6 +132,8 @@ def begin(
     if teacher is not None:
         check_teacher(load_teacher(teacher), recipe, data.classes)
         source = source | {"teacher": str(teacher.resolve())}
+    if model_spec(recipe.network).family == "user":  # it may call `view`
+        config = replace(config, channels_last=False)
     cache = Path(source["root"]).expanduser() / "trials.json"
     config = autotune(
         config,
