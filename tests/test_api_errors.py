@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
 import residual
 
 ONE = {"threads": 1, "precision": "float32"}
+
+
+class Sized(nn.Module):
+    """One whose size is no number."""
+
+    input_size = (3, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,7 @@ def test_data_of_another_form_is_refused_in_a_sentence(data, reason, tmp_path):
         ("resnet8", {"weights": "nowhere"}, "there is no file nowhere"),
         ("resnet50", {}, "digits has small pictures"),
         ("here:Net", {}, "the network here:Net is a class that is not here"),
+        ("test_api_errors:Sized", {}, r"a number of pixels, like 224, not \(3, 64, 64\)"),
         ("pathlib:Path", {}, "pathlib:Path is no class of networks"),
     ],
 )

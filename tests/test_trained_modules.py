@@ -40,6 +40,14 @@ class Unusual(nn.Module):
         return self.last(self.norm(self.first(images)).relu().mean(dim=(2, 3)))
 
 
+class Deep(Unusual):
+    """One with stochastic depth, whose rates are read while it is built."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.rates = [x.item() for x in torch.linspace(0, 0.1, 4)]
+
+
 class Viewed(Unusual):
     """One that flattens with `view`, which no channels_last tensor can."""
 
@@ -126,6 +134,13 @@ def test_a_module_may_register_its_layers_in_any_order(tmp_path, monkeypatch):
     assert again.result["weights_sha256"] == last.result["weights_sha256"]
     with pytest.raises(ValueError, match="arrays"):
         residual.evaluate("~/run")
+
+
+def test_a_class_may_read_values_while_it_is_built(tmp_path):
+    list(residual.train(Deep(2), colours(), out=tmp_path / "run", **CHANGES))
+    rates, state = Deep().rates, torch.get_rng_state()
+    assert residual.load(tmp_path / "run").rates == rates
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_module_may_flatten_with_view(tmp_path, monkeypatch):

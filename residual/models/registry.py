@@ -55,6 +55,8 @@ def model_spec(name: str) -> ModelSpec:
     """
     if ":" in name:
         size = getattr(user_class(name), "input_size", 32)
+        if type(size) is not int or size < 1:
+            raise ValueError(f"input_size of {name} is a number of pixels, like 224, not {size!r}")
         return ModelSpec(name, "user", 0, "", "", size, 1000 if size == 224 else 10)
     if name not in BASELINES:
         return resnet.parse_name(name, NETWORKS)
@@ -91,7 +93,10 @@ def user_class(path: str) -> type[nn.Module]:
 
 
 def build_meta(name: str, classes: int | None = None) -> nn.Module:
-    """A network by name on the meta device: shapes without values, made at once at any depth."""
+    """A network by name on the meta device: shapes without values, which a user's has first."""
+    if ":" in name:
+        with torch.random.fork_rng(devices=[]):
+            return build(name, classes).to("meta")
     with torch.device("meta"), ShapesOnly():
         return build(name, classes)
 
