@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from test_api import ONE, colours
 from torch import Tensor, nn
+from torch.nn import functional
 
 import residual
 from residual.data.loader import training_batches
@@ -46,6 +48,18 @@ class Deep(Unusual):
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__(num_classes)
         self.rates = [x.item() for x in torch.linspace(0, 0.1, 4)]
+
+
+class Forgetful(Unusual):
+    """One with dropout of two other kinds, which draw from torch's own generator."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.channels = nn.Dropout2d(0.5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.channels(self.norm(self.first(images)).relu())
+        return self.last(functional.dropout(maps, 0.5, self.training).mean(dim=(2, 3)))
 
 
 class Viewed(Unusual):
@@ -141,6 +155,22 @@ def test_a_class_may_read_values_while_it_is_built(tmp_path):
     rates, state = Deep().rates, torch.get_rng_state()
     assert residual.load(tmp_path / "run").rates == rates
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_of_any_kind_is_drawn_by_the_seed_and_the_step(tmp_path):
+    digests = set()
+    for seed, name in enumerate(("whole", "closed")):
+        torch.manual_seed(0)
+        net = Forgetful(2)
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        events = residual.train(net, colours(), out=tmp_path / name, **CHANGES | {"steps": 4})
+        *_, last = itertools.islice(events, 2 if name == "closed" else None)
+        assert torch.equal(torch.get_rng_state(), state)
+        events.close()
+        *_, last = residual.resume(tmp_path / name, colours())
+        digests.add(last.result["weights_sha256"])
+    assert len(digests) == 1
 
 
 def test_a_module_may_flatten_with_view(tmp_path, monkeypatch):

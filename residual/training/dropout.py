@@ -21,9 +21,7 @@ class KeyedDropout(nn.Dropout):
         # In memory order, so that the memory format of x does not change the mask.
         mask = torch.empty(x.shape, device=x.device, dtype=x.dtype)
         for number, part in enumerate(torch.split(mask, self.state.group), self.state.first):
-            key = f"{self.state.seed} {self.state.step} {number} {self.layer}".encode()
-            seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
-            generator = torch.Generator(x.device).manual_seed(seed)
+            generator = torch.Generator(x.device).manual_seed(self.state.key(number, self.layer))
             part.bernoulli_(1 - self.p, generator=generator)
         return x * mask / (1 - self.p)
 
@@ -43,9 +41,19 @@ class Dropouts:
                 module.__class__ = KeyedDropout
         self.modules = [m for m in net.modules() if isinstance(m, KeyedDropout)]
 
-    def begin_step(self, step: int) -> None:
-        """Begin the step after `step` steps."""
+    def key(self, *parts: int) -> int:
+        """A seed of this step."""
+        text = " ".join(map(str, (self.seed, self.step, *parts)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def begin_step(self, step: int, rank: int = 0) -> None:
+        """Begin the step after `step` steps, in the process of this rank."""
         self.step, self.first = step, 0
+        # Layers of a user's module draw from these.
+        generators = torch.default_generator, *torch.cuda.default_generators
+        self.states = [(generator, generator.get_state()) for generator in generators]
+        for generator in generators:
+            generator.manual_seed(self.key(rank))
         for layer, module in enumerate(self.modules):
             module.layer, module.state = layer, self
 
@@ -53,3 +61,5 @@ class Dropouts:
         """Make the modules ordinary dropouts again."""
         for module in self.modules:
             module.state = None
+        for generator, state in self.states:
+            generator.set_state(state)
