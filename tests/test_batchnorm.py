@@ -135,6 +135,32 @@ def test_normalizations_without_weights_or_statistics_are_grouped_as_well():
     assert torch.allclose(net[1].running_var, torch.ones(3).double(), atol=1e-4)
 
 
+class Rare(nn.Module):
+    """A normalization with a momentum of its own, one without a pass, and dropout by a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.never = nn.BatchNorm2d(3, momentum=0.01), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.slow(F.dropout(x, 0.5, self.training)), 0.5, self.training)
+
+
+def test_a_normalization_has_its_momentum_and_may_have_no_pass():
+    net, x = Rare().double(), images()[:BATCH]
+    norms = GhostBatchNorms(net, 4)
+    net.training = False  # no dropout
+    norms.begin_step()
+    for part in x.split(8):
+        net(part)
+        norms.accumulate(4 / BATCH, 2)
+    norms.update_running()
+    assert torch.allclose(net.slow.running_mean, 0.01 * x.mean(dim=(0, 2, 3)))
+    precise_statistics(net, GhostBatchNorms(net, 4), batches(), STEPS, nullcontext, ALONE)
+    assert torch.allclose(net.slow.running_mean, images().mean(dim=(0, 2, 3)))
+    assert net.never.running_mean.eq(0).all() and net.never.running_var.eq(1).all()
+
+
 def test_precise_statistics_are_those_of_inference_without_dropout():
     net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3)).double()
     state = torch.get_rng_state()

@@ -63,17 +63,18 @@ class GhostBatchNorms:
                 module.eval()
         self.accumulated = [] if self.frozen else [torch.zeros_like(s) for s in self.running]
 
-    def accumulate(self, weight: float) -> None:
-        """Add the statistics of the last forward pass; `weight` is one group's part of the images
-        of this process."""
-        for i, total in enumerate(self.accumulated):
-            means, variances, _ = self.tracked[i // 2].statistics  # type: ignore[misc]
-            total += (variances if i % 2 else means).sum(dim=0) * weight
+    def accumulate(self, weight: float, groups: int = 1) -> None:
+        """Add the statistics of the last forward pass, of so many groups, or a module's own without
+        a pass; `weight` is one group's part of the images of this process."""
+        for i, (running, total) in enumerate(zip(self.running, self.accumulated, strict=False)):
+            passed = self.tracked[i // 2].statistics
+            total += (passed[:2][i % 2].sum(dim=0) if passed else running * groups) * weight
 
     def update_running(self) -> None:
-        """Move the running statistics with torch's usual momentum of 0.1."""
-        for running, batch in zip(self.running, self.accumulated, strict=False):
-            running.lerp_(batch, 0.1)
+        """Move the running statistics with the momentum of each module, usually 0.1."""
+        for i, (running, batch) in enumerate(zip(self.running, self.accumulated, strict=False)):
+            momentum = self.tracked[i // 2].momentum
+            running.lerp_(batch, 0.1 if momentum is None else momentum)
 
     def end_step(self) -> None:
         """Make the modules ordinary batch normalizations again."""
@@ -97,10 +98,9 @@ def precise_statistics(
     variance is the mean of the groups' biased variances plus the variance of their means.
     """
     sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms.tracked}
-    net.train()
-    for module in net.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d):  # off, as where the statistics serve
-            module.eval()
+    net.eval()  # without dropout of any kind, as where the statistics serve
+    for norm in norms.modules:
+        norm.train()
     norms.begin_step()
     groups = 0
     with torch.no_grad():
@@ -110,13 +110,14 @@ def precise_statistics(
                 with precision():
                     net(group)
                 groups += 1
-                for norm in norms.tracked:
+                for norm in (norm for norm in norms.tracked if norm.statistics):
                     means, variances, n = norm.statistics  # type: ignore[misc]
                     mean, unbiased = means[0].double().cpu(), variances[0].double().cpu()
                     sums[norm] += torch.stack([mean, unbiased * (n - 1) / n, mean**2])
     for norm, total in sums.items():
-        mean, variance, square = world.all_reduce(total) / (groups * world.size)
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(variance + square - mean**2)  # type: ignore[union-attr]
+        mean, variance, square = total = world.all_reduce(total) / (groups * world.size)
+        if total.any():  # else it has no pass
+            norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+            norm.running_var.copy_(variance + square - mean**2)  # type: ignore[union-attr]
     norms.end_step()
     net.eval()

@@ -134,7 +134,7 @@ def accumulate(
             teacher = teacher[0].to(exact), teacher[1].to(exact)
         loss = total_loss(outputs, y, recipe, learner.step, learner.weights, teacher) / len(images)
         loss.backward()  # type: ignore[no-untyped-call]
-        learner.norms.accumulate(recipe.norm_group / len(images))
+        learner.norms.accumulate(recipe.norm_group / len(images), len(x) // recipe.norm_group)
         learner.dropouts.first += len(x) // recipe.norm_group
         hard = y if y.ndim == 1 else y.argmax(dim=1)
         wrong = (outputs[0].detach().argmax(dim=1) != hard).sum()
