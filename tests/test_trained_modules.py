@@ -43,11 +43,14 @@ class Unusual(nn.Module):
 
 
 class Deep(Unusual):
-    """One with stochastic depth, whose rates are read while it is built."""
+    """One whose rates of stochastic depth are read while it is built, and which changes inputs."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__(num_classes)
         self.rates = [x.item() for x in torch.linspace(0, 0.1, 4)]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.sub_(0.1))
 
 
 class Forgetful(Unusual):
@@ -60,6 +63,12 @@ class Forgetful(Unusual):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = self.channels(self.norm(self.first(images)).relu())
         return self.last(functional.dropout(maps, 0.5, self.training).mean(dim=(2, 3)))
+
+
+class Transformed(Unusual):
+    """One with an attribute that `load` sets."""
+
+    transform = None
 
 
 class Viewed(Unusual):
@@ -171,6 +180,16 @@ def test_dropout_of_any_kind_is_drawn_by_the_seed_and_the_step(tmp_path):
         *_, last = residual.resume(tmp_path / name, colours())
         digests.add(last.result["weights_sha256"])
     assert len(digests) == 1
+
+
+def test_what_load_cannot_set_and_frozen_weights_are_refused_before_a_training(tmp_path):
+    frozen = residual.create_model("resnet8"), Unusual(2)
+    for net in frozen:
+        next(net.parameters()).requires_grad_(False)
+    reasons = "'transform': rename", "conv1.* frozen", "last.* frozen"
+    for net, reason in zip((Transformed(2), *frozen), reasons, strict=True):
+        with pytest.raises(ValueError, match=reason):
+            next(residual.train(net, colours(), out=tmp_path / "run", **CHANGES))
 
 
 def test_a_module_may_flatten_with_view(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from residual.data import arrays
 from residual.data.datasets import Data, no_progress
 from residual.data.sources import data_source
 from residual.device import ComputeConfig, compute_config, training_config
-from residual.models.registry import build, model_spec, num_classes
+from residual.models.registry import build, build_meta, model_spec, num_classes
 from residual.runs import folder, session
 from residual.runs.environment import existing_data
 from residual.runs.load import Trained
@@ -221,8 +221,9 @@ def checked_module(initial: Trained, recipe: Any, data: Data, workers: int) -> T
         measured = loader.preprocessing(recipe, data, workers)
         initial = replace(initial, preprocessing=measured)
     if model_spec(recipe.network).family == "user":
-        check_rebuilt(initial.net, recipe.network, len(data.classes), initial.preprocessing.size)
+        check_rebuilt(initial, recipe.network, len(data.classes))
         return replace(initial, classes=data.classes)
+    check_frozen(initial.net, build_meta(recipe.network))
     outputs = num_classes(initial.net)
     tensors = {f"net.{name}": tensor for name, tensor in initial.net.state_dict().items()}
     check_shapes(tensors, recipe.network, outputs)
@@ -230,16 +231,25 @@ def checked_module(initial: Trained, recipe: Any, data: Data, workers: int) -> T
     return replace(initial, classes=data.classes) if fits else initial
 
 
-def check_rebuilt(net: nn.Module, path: str, classes: int, size: tuple[int, int]) -> None:
+def check_frozen(net: nn.Module, again: nn.Module) -> None:
+    """Raises ValueError where a parameter is frozen, and not in the same network, built again."""
+    for (name, tensor), fresh in zip(net.named_parameters(), again.parameters(), strict=False):
+        if not tensor.requires_grad and fresh.requires_grad:
+            raise ValueError(f"{name} is frozen by requires_grad, which a training does not keep")
+
+
+def check_rebuilt(initial: Trained, path: str, classes: int) -> None:
     """Raises ValueError unless the class of a user's module builds it again, and it has a score for
     each class."""
+    net, size = initial.net, initial.preprocessing.size
     inputs = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
         again = session.fresh(0, lambda: build(path, classes)).eval()
         again.load_state_dict(net.state_dict())
+        check_frozen(net, again)
         with torch.no_grad():
-            scores, expected = again(inputs), copy.deepcopy(net).cpu().eval()(inputs)
-        attach(untrained(again, path))
+            scores, expected = again(inputs.clone()), copy.deepcopy(net).cpu().eval()(inputs)
+        attach(replace(initial, net=again, classes=("",), recipe="", step=-1))
         reason = "the same weights give other scores"
         if tuple(scores.shape) != (2, classes):
             reason = f"two images give {tuple(scores.shape)}, not scores of {classes} classes"
