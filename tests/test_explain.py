@@ -151,6 +151,8 @@ def test_small_pictures_are_drawn_enlarged_and_large_ones_reduced():
     assert explain(net, photograph(8, 8)).draw().size == (512, 512)
     assert explain(net, photograph(2048, 1024)).draw().size == (512, 256)
     assert explain(net, photograph(3, 90)).draw(60).size == (2, 60)
+    assert explain(net, photograph(1, 2000)).draw().size == (1, 512)
+    assert explain(net, photograph(2000, 1)).draw().size == (512, 1)
 
 
 def test_without_evidence_for_a_class_the_picture_is_drawn_as_it_is():

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from residual.data.decode import DamagedImage, center_box, decode, open_image
@@ -68,7 +68,8 @@ class Explanation:
 def resize_longer_side(image: Image.Image, side: int) -> Image.Image:
     """An image whose longer side has this many pixels; enlarged small pixels stay squares."""
     kind = Image.Resampling.BOX if max(image.size) <= 64 else Image.Resampling.BICUBIC
-    return ImageOps.contain(image, (side, side), kind)
+    width, height = (max(1, round(n / max(image.size) * side)) for n in image.size)
+    return image.resize((width, height), kind)
 
 
 def class_names(trained: Trained, required: str | None) -> tuple[str, ...]:
