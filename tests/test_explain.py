@@ -200,6 +200,9 @@ def test_pictures_are_explained_and_damaged_ones_named(command, place, tmp_path)
     plain = command(*words[:2], place / "two", "--out", tmp_path / "maps")
     assert plain.status == 0
     assert f"two/a.png: {predicted.json[0]['labels'][0]['label']} " in plain.out
+    photograph(60, 44).save(tmp_path / "two\nlines.png")
+    plain = command(*words[:2], tmp_path / "two\nlines.png", "--out", tmp_path / "maps")
+    assert plain.status == 0 and plain.out.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,8 @@ def explain(
 def format_explanation(answer: dict[str, Any]) -> str:
     """The class, its probability and the drawing of one image."""
     label = f"{answer['label']} {100 * answer['probability']:.1f} %, {answer['method']}"
-    return f"{display_name(answer['image'])}: {label} drawn in {answer['drawing']}"
+    drawing = display_name(answer["drawing"])
+    return f"{display_name(answer['image'])}: {label} drawn in {drawing}"
 
 
 def image_paths(words: list[str]) -> Iterator[Path]:
