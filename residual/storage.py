@@ -202,8 +202,10 @@ def parse_list(raw: bytes) -> Iterator[str]:
 
 def iterate_list(stream: IO[bytes]) -> Iterator[str]:
     """The entries of a list that is still being written; lines are yielded as they come."""
+    # The first entry that ends with NUL may hold line breaks.
+    whole = b"\0" in getattr(stream, "peek", bytes)()
     for line in stream:
-        if line.startswith(UTF16) or b"\0" in line:
+        if whole or line.startswith(UTF16) or b"\0" in line:
             yield from parse_list(line + stream.read())
         else:
             yield from parse_list(line)

@@ -3,11 +3,19 @@
 import json
 import os
 import stat
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import pytest
 
-from residual.storage import FORMAT, check_format, read_json, write_atomic, write_json
+from residual.storage import (
+    FORMAT,
+    check_format,
+    iterate_list,
+    read_json,
+    write_atomic,
+    write_json,
+)
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 
@@ -86,6 +94,12 @@ def test_a_newer_format_is_refused_in_a_sentence(tmp_path, newer):
     (tmp_path / "a.json").write_text(json.dumps({"format": newer}))
     with pytest.raises(ValueError, match=f"a.json has format .*reads up to {FORMAT}: update it"):
         read_json(tmp_path / "a.json")
+
+
+def test_names_that_end_with_nul_may_hold_line_breaks():
+    for names in (["a\nb.png", "c.png"], ["c.png", "a\nb.png"], ["a\n\r\nb.png"]):
+        stream = BufferedReader(BytesIO("".join(f"{name}\0" for name in names).encode()))
+        assert list(iterate_list(stream)) == names
 
 
 def test_our_own_format_is_read():
