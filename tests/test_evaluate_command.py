@@ -1,5 +1,6 @@
 """What `residual evaluate` claims on photographs: every protocol, ensembles, damaged pictures."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import residual
 from residual.models.registry import build
 from residual.training import checkpoint
 
@@ -97,6 +99,30 @@ def test_what_makes_no_sense_is_refused(command, place, words, status, why):
     )
     assert answer.status == status
     assert why in " ".join(answer.err.replace("│", " ").split())
+
+
+def test_a_test_set_that_a_run_may_have_learned_from_is_refused(command, tmp_path):
+    draw, data, run = np.random.default_rng(0), tmp_path / "pets", tmp_path / "run"
+    names = [f"{label}/{i:02d}.png" for label in ("cat", "dog") for i in range(12)]
+    for i, name in enumerate(names):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+        if i != 11:
+            Image.fromarray(pixels).save(data / name)
+    command("train", "resnet8", "--data", data, "--steps", 1, "--out", run)
+    before = residual.evaluate(run)
+    copied = shutil.copytree(data, tmp_path / "copy")
+    (data / names[11]).write_bytes((data / names[0]).read_bytes())
+    for words in ((run,), (run, run, "--data", data)):
+        refused = command("evaluate", *words, *WORDS).complaint
+        assert f"the pictures of test are not those of {run}/split.json" in refused
+    with pytest.raises(ValueError, match="some of test may have been learned from"):
+        residual.evaluate(run)
+    out = ("--format", "onnx", "--out", tmp_path / "a.onnx", "--int8")
+    assert "may have been learned from" in command("export", run, *out).complaint
+    assert residual.evaluate(run, copied).wrong_top1 == before.wrong_top1
+    (data / names[11]).unlink()
+    assert command("evaluate", run, *WORDS).json["wrong_top1"] == before.wrong_top1
 
 
 def test_networks_for_other_sizes_make_no_ensemble(command, place):

@@ -15,7 +15,8 @@ from residual.data.datasets import Data
 from residual.data.folder_index import Split
 from residual.data.sources import load as load_data
 from residual.device import ComputeConfig, compute_config
-from residual.runs.environment import existing_data
+from residual.runs.environment import check_split, existing_data
+from residual.runs.folder import check_division
 from residual.runs.load import Trained
 from residual.storage import DEFAULT_ROOT, read_json_object
 from residual.tasks import refuse_boxes
@@ -84,6 +85,9 @@ def evaluate(
         raise ValueError("refine and multiscale are for detectors")
     if split not in (None, "train", "val", "test"):
         raise ValueError(f"no split {split!r}; there are test, val and train")
+    for source in sources if isinstance(data, str | Path) else ():
+        if isinstance(source, str | Path):
+            check_split(Path(source).expanduser(), str(data))
     loaded = evaluation_data(data, nets[0], workers, root)
     views = get_protocol(protocol) if isinstance(protocol, str) else protocol
     options = InferenceOptions(config, workers)
@@ -151,7 +155,7 @@ def evaluate_detectors(
     dataset = datasets.load(Path(data).expanduser(), split, detectors[0].classes, recipe.reading)
     if isinstance(source, str | Path):
         names = [example.name for example in dataset.examples]
-        detection.check_division(Path(source).expanduser(), split, names)
+        check_division(Path(source).expanduser(), split, names)
     testing = choose_testing(recipe, refine, multiscale)
     options = detection.EvalOptions(config, max(workers, 1))
     record = detection.evaluate(detectors, dataset, testing, options)

@@ -138,6 +138,7 @@ def evaluate(
 
     Example: residual detect evaluate runs/resnet101-1 --split 07test --refine
     """
+    from residual.runs.folder import check_division
     from residual.tasks.detection import evaluate as evaluation
     from residual.tasks.detection.datasets import load
     from residual.tasks.detection.recipe import choose_testing
@@ -153,7 +154,7 @@ def evaluate(
         with usage_errors():
             reading = replace(recipe.reading, **changes)
         dataset = load(folder, split, detectors[0].classes, reading)
-        evaluation.check_division(paths[0], split, [example.name for example in dataset.examples])
+        check_division(paths[0], split, [example.name for example in dataset.examples])
         testing, speaks = choose_testing(recipe, refine, multiscale), world.rank == 0
         with counting("detecting objects", speaks) as progress:
             options = evaluation.EvalOptions(config, workers, progress, world)

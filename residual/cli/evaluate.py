@@ -88,6 +88,7 @@ def evaluate(
 
     Example: residual evaluate runs/resnet50-1 --protocol 10crop
     """
+    from residual.runs.environment import check_split
     from residual.tasks.classification.evaluate import evaluate_ensemble
     from residual.tasks.classification.inference import InferenceOptions
     from residual.tasks.classification.protocols import get_protocol
@@ -100,6 +101,8 @@ def evaluate(
     with joined() as world:
         config = compute_config(device, threads, precision, deterministic)
         nets = [load_trained(path) for path in paths]
+        for run in paths:
+            check_split(run, data_of(paths[0], data, root)[0])
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating", world.rank == 0) as progress:
             options = InferenceOptions(config, workers, micro_batch, progress, world)

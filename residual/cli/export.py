@@ -67,6 +67,7 @@ def export(
 
     Example: residual export runs/resnet50-1 --format onnx --out resnet50.onnx
     """
+    from residual.runs.environment import check_split
     from residual.runs.folder import is_detection
 
     check_usage(form, preprocessing, out)
@@ -79,6 +80,8 @@ def export(
     if int8 and form != "onnx":
         raise typer.BadParameter(f"--int8 is for onnx; {form} holds float32 weights")
     source = data_of(path, calibration, root, "--calibration") if int8 else None
+    if source:
+        check_split(path, source[0])
     trained = load_detectors([path])[0] if detection else load_trained(path)
     with config.activate():
         if source:

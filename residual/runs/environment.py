@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 
 from residual.data import arrays
+from residual.data.folder import generated_split
 from residual.data.packed import is_packed
 from residual.device import ComputeConfig, hardware_name
 from residual.runs import folder
-from residual.storage import display_name, write_json
+from residual.storage import display_name, read_json, write_json
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
 
@@ -102,6 +103,15 @@ def existing_data(run: Path, where: str) -> str:
             "more; say where it lies now with --data"
         )
     return where
+
+
+def check_split(run: Path, where: str) -> None:
+    """Raises ValueError if the folder that a run was trained on would be split otherwise now."""
+    if not (run / "split.json").is_file() or folder.is_detection(run) or is_packed(where):
+        return
+    place, stored = Path(where).expanduser().resolve(), read_json(run / "environment.json")["data"]
+    if str(place) == stored["where"] and (test := generated_split(place).get("test")):
+        folder.check_division(run, "test", test)
 
 
 def check_data(run: Path, environment: dict[str, Any], data: Named) -> None:

@@ -87,6 +87,17 @@ def create(
     return run
 
 
+def check_division(run: Path, split: str, images: list[str]) -> None:
+    """Raises ValueError if a split that was divided for a run would be divided differently now."""
+    file = run / "split.json"
+    divided = read_json(file).get(split) if file.is_file() else None
+    if divided is not None and sorted(divided) != sorted(images):
+        raise ValueError(
+            f"the pictures of {split} are not those of {file}: others lie in the folder now, and "
+            f"some of {split} may have been learned from"
+        )
+
+
 def refuse_taken(run: Path) -> None:
     """Raises ValueError if a folder holds a run."""
     if (run / "recipe.json").exists():

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ import torch
 from residual.data.datasets import Progress, no_progress
 from residual.device import ComputeConfig
 from residual.distributed import World
-from residual.storage import read_json
 from residual.tasks.detection.boxes import Detections
 from residual.tasks.detection.datasets import DetectionDataset
 from residual.tasks.detection.inference import check_ensemble, detect_image, image_sides
@@ -81,14 +79,3 @@ def detect_all(
     sides = image_sides(placed[0].recipe, testing)
     results = map_images(detect, dataset, sides, options.workers, options.world, options.progress)
     return [result or NOTHING for result, _ in results], [reason for _, reason in results]
-
-
-def check_division(run: Path, split: str, images: list[str]) -> None:
-    """Raises ValueError if a split that was divided for a run would be divided differently now."""
-    file = run / "split.json"
-    divided = read_json(file).get(split) if file.is_file() else None
-    if divided is not None and sorted(divided) != sorted(images):
-        raise ValueError(
-            f"the pictures of {split} are not those of {file}: others lie in the folder now, and "
-            f"some of {split} may have been learned from"
-        )
