@@ -301,6 +301,19 @@ def test_a_damaged_training_picture_is_named_before_a_run_is_made(command, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_small_pictures_are_skipped_as_photographs_are(command, tmp_path):
+    pets = draw_pictures(tmp_path / "pets", 4, ("cat", "dog"))
+    (pets / "train" / "cat" / "0.png").write_text("no picture")
+    words = ("--data", pets, "--root", tmp_path / "root", "--bad-images", "skip", "--steps", 1)
+    answer = command("train", "resnet8", *words, "--out", tmp_path / "run")
+    assert answer.status == 0
+    assert "damaged training pictures are left out (1): train/cat/0.png" in answer.err
+    (pets / "train" / "dog" / "3.png").write_text("no picture")
+    answer = command("train", "resnet8", *words, "--out", tmp_path / "other")
+    assert "2 of 8 training pictures are damaged, more than the 1 that may be" in answer.err
+    assert answer.status == 1 and not (tmp_path / "other").exists()
+
+
 def test_a_damaged_test_picture_counts_as_wrong(command, finished, tmp_path):
     data = draw_pictures(tmp_path / "signs", 2, ("3", "8"))
     (data / "test" / "8" / "0.png").write_bytes(b"")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from residual.data import arrays
 from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
+from residual.data.loader import check_damage_budget
 from residual.models.complexity import HEADS
 from residual.models.registry import (
     build_meta,
@@ -48,12 +49,13 @@ def check(recipe: ClassificationRecipe, data: Data) -> None:
             "frozen statistics are those of weights to begin with; name them with --weights, or "
             "train from scratch with --set frozen=false"
         )
-    if data.train.damaged and recipe.bad_images == "error":
-        first, _ = data.train.damaged[0]
-        raise ValueError(
-            f"{len(data.train.damaged)} training pictures are damaged, the first is "
-            f"{display_name(first)}; mend them, or train with --bad-images skip"
-        )
+    if damaged := [display_name(path) for path, _ in data.train.damaged]:
+        if recipe.bad_images == "error":
+            raise ValueError(
+                f"{len(damaged)} training pictures are damaged, the first is {damaged[0]}; mend "
+                "them, or train with --bad-images skip"
+            )
+        check_damage_budget(len(damaged), len(data.train) + len(damaged), damaged[-1])
     if recipe.patience and apply_split(data, recipe.split).selection_set is None:
         raise ValueError(f"{data.name} has no val set for the patience of the recipe")
 

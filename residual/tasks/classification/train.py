@@ -17,6 +17,7 @@ from residual.runs import folder, session
 from residual.runs.autotune import autotune
 from residual.runs.environment import environment
 from residual.runs.load import Trained
+from residual.storage import summarize
 from residual.tasks.classification import baseline_recipes
 from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects
@@ -109,8 +110,9 @@ def load_data(
 
 
 def notices(recipe: ClassificationRecipe, usual: ClassificationRecipe, data: Data) -> list[str]:
-    """Sentences about the recipe and the data, beside the notices of the data itself: none."""
-    return []
+    """Sentences about the recipe and the data, beside the notices of the data itself."""
+    damaged = [path for path, _ in data.train.damaged if recipe.bad_images == "skip"]
+    return [f"damaged training pictures are left out {summarize(damaged)}"] if damaged else []
 
 
 def begin(
