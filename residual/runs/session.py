@@ -148,7 +148,9 @@ class Session:
                 self._keep(step)
                 saved = time.monotonic()
             if not last and world.any(options.stop()):
-                self._stop(step)
+                self._keep(step)
+                command = f"residual resume {self.context.run}"
+                raise Stopped(f"stopped at step {step.number}; go on with: {command}")
             try:
                 yield from self.notices()
                 yield Event(step.number, line)
@@ -212,13 +214,6 @@ class Session:
         self.meter.check(step)
         self.meter.tick()
         self._save()
-
-    def _stop(self, step: Step) -> None:
-        """Save and raise Stopped."""
-        self._keep(step)
-        raise Stopped(
-            f"stopped at step {step.number}; go on with: residual resume {self.context.run}"
-        )
 
     def finish(self) -> dict[str, Any]:
         """Evaluate on the test set, once, and write the result."""
