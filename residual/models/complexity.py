@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of a network, layer by layer (Tables 1 and 6)."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,19 +67,16 @@ def layers(net: nn.Module, size: int) -> list[Layer]:
     """
     passed: list[Layer] = []
 
-    def hook(name: str) -> Any:
-        def record(module: nn.Module, _: Any, output: Tensor) -> None:
-            products = 0
-            if isinstance(module, nn.Conv2d | nn.Linear):  # a bias is no multiply-add
-                products = output.numel() * module.weight[0].numel()
-            parameters = sum(parameter.numel() for parameter in module.parameters())
-            shape = tuple(output.shape[1:])
-            passed.append(Layer(name, kind(module), shape, parameters, products))
-
-        return record
+    def record(name: str, module: nn.Module, _: Any, output: Tensor) -> None:
+        products = 0
+        if isinstance(module, nn.Conv2d | nn.Linear):  # a bias is no multiply-add
+            products = output.numel() * module.weight[0].numel()
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        shape = tuple(output.shape[1:])
+        passed.append(Layer(name, kind(module), shape, parameters, products))
 
     hooks = [
-        module.register_forward_hook(hook(name))
+        module.register_forward_hook(partial(record, name))
         for name, module in net.named_modules()
         if not any(module.children()) and not isinstance(module, UNCOUNTED)
     ]
