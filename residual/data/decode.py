@@ -242,22 +242,18 @@ def open_header(raw: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def check_pixel_count(width: int, height: int) -> None:
+def check_pixel_count(width: int, height: int, clause: str = "it has") -> None:
     """Raises DecompressionBombError, which becomes OversizedImage."""
     if width * height > MAX_PIXELS:
         raise Image.DecompressionBombError(
-            f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}"
+            f"{clause} {width}x{height} pixels, more than {MAX_PIXELS:,}"
         )
 
 
 def check_scaled_size(size: tuple[int, int], shorter: int) -> None:
     """Raises DecompressionBombError for a stripe that would be too long with this shorter side."""
-    width, height = scaled_size(size, shorter)
-    if width * height > MAX_PIXELS:
-        raise Image.DecompressionBombError(
-            f"with a shorter side of {shorter} it would have {width}x{height} pixels, more than "
-            f"{MAX_PIXELS:,}"
-        )
+    clause = f"with a shorter side of {shorter} it would have"
+    check_pixel_count(*scaled_size(size, shorter), clause)
 
 
 def conversions(image: ImageFile.ImageFile) -> tuple[str, ...]:
