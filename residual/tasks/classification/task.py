@@ -95,7 +95,11 @@ class Classification:
             self.learner.teacher = distillation.teacher_function(
                 recipe, self.context.environment, self.classes, self.preprocessing, config
             )
-        options = StepOptions(config.autocast, self._micro_batch(), self.context.world)
+        images = config.at_once
+        # On a GPU all of this process's; one norm group fits the caches of a CPU better.
+        if not images and self.context.device.type != "cpu":
+            images = self.context.world.local_batch(recipe.batch, recipe.norm_group)
+        options = StepOptions(config.autocast, images, self.context.world)
         every, decay = recipe.average
         for step in loop.train(self.learner, timed(self._batches()), recipe, options):
             if step.images < options.images and step.images != self.context.config.at_once:
@@ -104,13 +108,6 @@ class Classification:
                 in_warmup = step.number <= recipe.warmup[0]
                 optim.update_average(self.average, self.net, decay * (not in_warmup))
             yield step
-
-    def _micro_batch(self) -> int:
-        """Images of a micro-batch: on a GPU all of this process's, on a CPU one norm group, which
-        fits its caches better."""
-        if self.context.config.at_once or self.context.device.type == "cpu":
-            return self.context.config.at_once
-        return self.context.world.local_batch(self.recipe.batch, self.recipe.norm_group)
 
     def _remember_micro_batch(self, images: int) -> None:
         """Store in the run how many images the memory holds."""
