@@ -10,12 +10,7 @@ from residual.data import arrays
 from residual.data.datasets import Data, ImageFiles, ImageSet, apply_split
 from residual.data.loader import check_damage_budget
 from residual.models.complexity import HEADS
-from residual.models.registry import (
-    build_meta,
-    check_input,
-    classifier_parameters,
-    model_spec,
-)
+from residual.models.registry import build_meta, check_input, classifier_parameters, model_spec
 from residual.runs.load import Trained
 from residual.storage import display_name
 from residual.tasks.classification.loader import crop_size, test_size
@@ -229,14 +224,12 @@ def match_labels(net: Trained, data: Data, labels: Tensor) -> Tensor:
 
     Raises ValueError where it has a class that the network has not, and where names are missing.
     """
-    if net.classes == data.classes:
-        return labels
-    if net.classes is None:
-        if net.num_classes != len(data.classes):
-            raise ValueError(
-                f"{net.network} has {net.num_classes} classes without names, and {data.name} "
-                f"has {len(data.classes)}"
-            )
+    if net.classes is None and net.num_classes != len(data.classes):
+        raise ValueError(
+            f"{net.network} has {net.num_classes} classes without names, and {data.name} "
+            f"has {len(data.classes)}"
+        )
+    if net.classes is None or net.classes == data.classes:
         return labels
     index = {name: i for i, name in enumerate(net.classes)}
     unknown = [name for name in data.classes if name not in index]
