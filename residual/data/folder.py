@@ -54,7 +54,8 @@ def load_folder(
     data = _read_cache(cache)
     if data is None:
         data = _decode_folder(path, index, size, workers, progress)
-        with suppress(OSError):  # a full or read-only disk costs time at the next start only
+        # A full or read-only disk costs time at the next start only.
+        with suppress(OSError, SafetensorError):
             _write_cache(data, cache)
     notices = (*data.notices, *index.ignored.sentences(path))
     return replace(data, name=folder_name(path, data.fingerprint), notices=notices)
@@ -200,7 +201,7 @@ def _decode_folder(
 
 
 def _write_cache(data: Data, file: Path) -> None:
-    """Write decoded data whole, or not at all. Raises OSError."""
+    """Write decoded data whole, or not at all. Raises OSError and SafetensorError."""
     images = {split: getattr(data, split) for split in SPLITS}
     sets = {split: require_tensors(part) for split, part in images.items() if part is not None}
     tensors = {f"{split}.pixels": part.pixels.contiguous() for split, part in sets.items()}
@@ -219,8 +220,6 @@ def _write_cache(data: Data, file: Path) -> None:
         with partial_file.open("rb") as written:
             os.fsync(written.fileno())
         partial_file.replace(file)
-    except SafetensorError as error:
-        raise OSError(f"{file} cannot be written: {error}") from error
     finally:
         partial_file.unlink(missing_ok=True)
 
