@@ -19,7 +19,6 @@ from residual.runs.environment import environment
 from residual.runs.load import Trained
 from residual.storage import summarize
 from residual.tasks.classification import baseline_recipes
-from residual.tasks.classification.baseline_recipes import recipe_of
 from residual.tasks.classification.checks import check, check_effects
 from residual.tasks.classification.distillation import check_teacher, load_teacher, with_teacher
 from residual.tasks.classification.load import read_recipe
@@ -49,7 +48,7 @@ def recipe_for(network: str, data: str, name: str = "auto") -> ClassificationRec
     spec = model_spec(network)
     deep = spec.family == "cifar" and spec.depth >= 110
     if name == "auto" and spec.family == "baseline":
-        name = recipe_of(spec.name)
+        name = baseline_recipes.recipe_of(spec.name)
     elif name == "auto" and spec.input_size == 224:
         name = "imagenet"
     elif name == "auto":
