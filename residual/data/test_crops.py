@@ -39,17 +39,16 @@ class Views:
 
     def _cut(self, image: Image.Image) -> NDArray[np.uint8]:
         match self.kind:
-            case "centre":
-                return _crops(image, self.size, _center_and_corners(image, self.size)[:1])
-            case "corners":
-                return _crops(image, self.size, _center_and_corners(image, self.size))
+            case "centre" | "corners":
+                places = _center_and_corners(image, self.size)[: VIEWS[self.kind]]
+                return _crops(image, self.size, places)
             case "squares":
                 return self._squares(image)
             case "grid":
                 # Choice: the "regular grid" reaches from border to border, in equal steps.
                 bottom, right = image.height - self.size[0], image.width - self.size[1]
                 steps = [step / 4 for step in range(5)]
-                places = ((round(y * bottom), round(x * right)) for y in steps for x in steps)
+                places = [(round(y * bottom), round(x * right)) for y in steps for x in steps]
                 return _crops(image, self.size, places)
         return np.asarray(image)[None]
 
