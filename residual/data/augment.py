@@ -4,9 +4,10 @@ Every random number is a function of (seed, epoch, image, draw); see rng.py.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,13 +39,8 @@ EIGENVECTORS = (
     (0.7192, -0.0045, -0.6948),
     (0.4009, -0.8140, 0.4203),
 )
-
-
-class Crop(Protocol):
-    """A random or fixed crop that a worker makes of a picture."""
-
-    def __call__(self, image: Picture, image_id: int, epoch: int) -> list[NDArray[np.uint8]]:
-        """Arrays (views, height, width, 3)."""
+# Random or fixed crops of a picture, by its number and the epoch: arrays (views, H, W, 3).
+Crop = Callable[[Picture, int, int], list[NDArray[np.uint8]]]
 
 
 def pad_crop_flip(
