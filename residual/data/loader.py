@@ -269,7 +269,7 @@ def file_batches(
     Raises DamagedImage, naming the image, unless damaged images are skipped.
     """
     collate = make_collate(preprocessing, config, options.device)
-    damage = DamagePolicy(images, config.bad_images == "skip", options.on_damaged)
+    skip = config.bad_images == "skip"
 
     def tasks() -> Iterator[ReadTask]:
         number = step
@@ -279,15 +279,15 @@ def file_batches(
             number += 1
 
     crop = training_crop(config)
-    results = read_crops(images, crop, tasks(), options.workers, replace_damaged=damage.skip)
+    results = read_crops(images, crop, tasks(), options.workers, replace_damaged=skip)
+    results = check_damage(results, len(images), skip, options.on_damaged)
     local_batch = config.batch // options.world.size
     while True:
         ids, epochs = batch_indices(images.labels, config, step, options.world)
-        parts = []
-        for _ in range(math.ceil(local_batch / IMAGES_PER_TASK)):
-            result = next(results)
-            damage.check(result)
-            parts.append(result.flat.view(-1, config.size, config.size, 3))
+        parts = [
+            next(results).flat.view(-1, config.size, config.size, 3)
+            for _ in range(math.ceil(local_batch / IMAGES_PER_TASK))
+        ]
         labels = images.labels[ids].to(options.device)
         inputs = collate(parts, ids, epochs)
         if config.mixup or config.cutmix:
@@ -331,28 +331,25 @@ def check_damage_budget(damaged: int, size: int, last: str) -> None:
         )
 
 
-class DamagePolicy:
-    """Ends the training at the first damaged image, or counts those that are skipped."""
-
-    def __init__(
-        self, images: ImageFiles, skip: bool, on_damaged: Callable[[str, str], object]
-    ) -> None:
-        self.size, self.skip, self.on_damaged = len(images), skip, on_damaged
-        self.paths: set[str] = set()
-
-    def check(self, result: ReadResult) -> None:
-        """Raises DamagedImage if no image may be skipped, too many were, or a class has none."""
+def check_damage(
+    results: Iterator[ReadResult], size: int, skip: bool, on_damaged: Callable[[str, str], object]
+) -> Iterator[ReadResult]:
+    """The same results, of a training set of this size. Raises DamagedImage if no image may be
+    skipped, too many were, or a class has none."""
+    paths: set[str] = set()
+    for result in results:
         for path, reason in result.damaged:
-            if not self.skip:
+            if not skip:
                 raise DamagedImage(f"{reason}; mend it, or train with --bad-images skip")
-            if path not in self.paths:
-                self.paths.add(path)
-                self.on_damaged(path, reason)
-                check_damage_budget(len(self.paths), self.size, path)
+            if path not in paths:
+                paths.add(path)
+                on_damaged(path, reason)
+                check_damage_budget(len(paths), size, path)
         if not all(result.shapes):
             raise DamagedImage(
                 f"no whole picture was found in the class of {result.damaged[-1][0]}"
             )
+        yield result
 
 
 def measure_preprocessing(
