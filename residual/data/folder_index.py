@@ -166,9 +166,7 @@ def _index_splits(
             f"the evaluation; give {display_name(path / first)} itself to hold out a fifth of it"
         )
     classes = _class_folders(path / first)
-    for name in subfolders(path):
-        if name not in splits.values():
-            ignored.beside.append(f"{name}/")
+    ignored.beside += [f"{name}/" for name in subfolders(path) if name not in splits.values()]
     sets: dict[Split, list[IndexEntry]] = {"train": []}
     for split, name in splits.items():
         folder = path / name
