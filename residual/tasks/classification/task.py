@@ -143,18 +143,14 @@ class Classification:
         if step.number == steps or step.number % evaluation_interval(steps) == 0:
             if self.context.environment["test_curve"]:
                 values |= error_values("test", self._evaluate_test()[0])
-            if self.recipe.patience:
-                values |= self._validate(step.number)
+            if self.recipe.patience:  # for a drop of the learning rate or early stopping
+                assert self.data.selection_set is not None  # checks.check has seen to it
+                counts, _, _ = self._evaluate(self.data.selection_set)
+                self.stopping.add(step.number, counts.wrong_top1, self.net)
+                if self.recipe.schedule == "plateau":
+                    self.learner.plateaus = self.stopping.plateaus(self.recipe.patience)
+                values |= error_values("val", counts)
         return values
-
-    def _validate(self, step: int) -> dict[str, Any]:
-        """Evaluate on the validation set, for a drop of the learning rate or early stopping."""
-        assert self.data.selection_set is not None  # checks.check has seen to it
-        counts, _, _ = self._evaluate(self.data.selection_set)
-        self.stopping.add(step, counts.wrong_top1, self.net)
-        if self.recipe.schedule == "plateau":
-            self.learner.plateaus = self.stopping.plateaus(self.recipe.patience)
-        return error_values("val", counts)
 
     @property
     def ended(self) -> bool:
