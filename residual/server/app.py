@@ -91,18 +91,12 @@ REFUSED: dict[int | str, dict[str, Any]] = {401: FAILURES[401]}
 def create_app(model: ServedModel, options: ServerOptions) -> FastAPI:
     """The application that serves a model."""
     service = Service(model, options)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
-            yield
-
     app: FastAPI = FastAPIOffline(
         title=f"residual: {model.card['network']}",
         version=__version__,
         description="Predictions of a trained network.",
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=lambda _: service.running(),
     )
     add_failures(app)
     add_predictions(app, service)
