@@ -74,20 +74,16 @@ class Service:
         finally:
             self.waiting -= pictures
 
-    def held(self, stack: ExitStack) -> Callable[[int], None]:
-        """A function that counts bytes of a body until the stack is closed. It raises ServerBusy if
-        all requests together have too many."""
+    def hold(self, count: int, stack: ExitStack) -> None:
+        """Count bytes of a body until the stack is closed. Raises ServerBusy if all requests
+        together have too many."""
+        if self.bytes + count > BODIES * self.options.max_bytes:
+            raise ServerBusy(f"the server is busy: {self.bytes:,} bytes wait; try again")
+        self.bytes += count
+        stack.callback(self._release, count)
 
-        def release(count: int) -> None:
-            self.bytes -= count
-
-        def hold(count: int) -> None:
-            if self.bytes + count > BODIES * self.options.max_bytes:
-                raise ServerBusy(f"the server is busy: {self.bytes:,} bytes wait; try again")
-            self.bytes += count
-            stack.callback(release, count)
-
-        return hold
+    def _release(self, count: int) -> None:
+        self.bytes -= count
 
     async def predict(self, uploads: Sequence[Upload], top: int, score: float) -> list[Any]:
         """The answers of `residual predict --json`, one for each picture, in order."""

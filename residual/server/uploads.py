@@ -1,7 +1,7 @@
 """Reads pictures from the body of a request, within limits."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import PurePosixPath
 
@@ -21,7 +21,7 @@ async def received(request: Request, service: Service) -> AsyncIterator[list[Upl
     with count:
         try:
             async with asyncio.timeout(options.timeout):
-                body = await read_body(request, options.max_bytes, service.held(count))
+                body = await read_body(request, service, count)
         except TimeoutError:
             text = f"the body did not arrive within {options.timeout:g} s"
             raise HTTPException(408, text, {"Connection": "close"}) from None
@@ -34,14 +34,14 @@ async def received(request: Request, service: Service) -> AsyncIterator[list[Upl
             yield uploads
 
 
-async def read_body(request: Request, limit: int, hold: Callable[[int], None]) -> bytes:
-    """The body of a request; `hold` is told the bytes that arrive. Raises HTTPException beyond the
-    limit."""
-    length = request.headers.get("content-length", "")
+async def read_body(request: Request, service: Service, count: ExitStack) -> bytes:
+    """The body of a request, held until `count` is closed. Raises HTTPException beyond the limit,
+    and ServerBusy."""
+    length, limit = request.headers.get("content-length", ""), service.options.max_bytes
     body = bytearray()
     if not (length.isdecimal() and int(length) > limit):
         async for chunk in request.stream():
-            hold(len(chunk))
+            service.hold(len(chunk), count)
             body += chunk
             if len(body) > limit:
                 break
