@@ -1,6 +1,7 @@
 """Chooses the pictures of a calibration, and others of a comparison; none is of a test set."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -90,19 +91,16 @@ def image_batches(
             yield array.numpy(), images.labels[part]
         return
 
-    def read(i: int) -> tuple[Array, Tensor] | None:
-        try:
-            image = as_image(images.image(i))
-            if inside:  # of any size, and so one by one
-                return np.asarray(image)[None], images.labels[i : i + 1]
-            pixels = decode(image, view.size, view.shorter)
-        except (DamagedImage, OSError):
-            return None
+    def read(i: int) -> tuple[Array, Tensor]:
+        image = as_image(images.image(i))
+        if inside:  # of any size, and so one by one
+            return np.asarray(image)[None], images.labels[i : i + 1]
+        pixels = decode(image, view.size, view.shorter)
         return view(pixels[None]).numpy(), images.labels[i : i + 1]
 
     for result in read_ahead(read, places, 2, AHEAD):
-        if pair := result():
-            yield pair
+        with suppress(DamagedImage, OSError):
+            yield result()
 
 
 def top1_error(answers: Answers) -> float:
@@ -151,15 +149,12 @@ def detector_pictures(trained: TrainedDetector, folder: Path) -> Pictures:
 def scenes(examples: Sequence[Example]) -> Iterator[tuple[Array, Example]]:
     """Pictures (1, H, W, 3) with their objects; damaged ones are left out."""
 
-    def read(example: Example) -> tuple[Array, Example] | None:
-        try:
-            return np.asarray(open_image(example.path))[None], example
-        except (DamagedImage, OSError):
-            return None
+    def read(example: Example) -> tuple[Array, Example]:
+        return np.asarray(open_image(example.path))[None], example
 
     for result in read_ahead(read, examples, 2, AHEAD):
-        if pair := result():
-            yield pair
+        with suppress(DamagedImage, OSError):
+            yield result()
 
 
 def average_precision(dataset: DetectionDataset, key: str, answers: Answers) -> float:
