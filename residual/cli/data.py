@@ -1,6 +1,5 @@
 """The commands `data check`, `data pack` and `data prepare`."""
 
-import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -104,6 +103,7 @@ def check_boxes(
     """Run `data check` for a folder with boxes."""
     from residual.preparation import check_boxes
     from residual.tasks.detection.recipe import Reading
+    from residual.tasks.detection.visualization import png
 
     with usage_errors():
         reading = Reading(**{name: value for name, value in options.items() if value})
@@ -114,9 +114,7 @@ def check_boxes(
         report = check_boxes.check(folder, workers, progress, annotations, reading)
     print_report(report, {"bad": report.bad}, box_lines(report), as_json)
     if draw:
-        file = io.BytesIO()
-        check_boxes.draw_sheet(annotations, draw).save(file, "PNG")
-        write_atomic(out, file.getvalue())
+        write_atomic(out, png(check_boxes.draw_sheet(annotations, draw)))
         typer.echo(f"residual: pictures with their boxes are in {out}", err=True)
     problems: dict[str, list[Any]] = {
         "damaged pictures": report.damaged,

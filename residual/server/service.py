@@ -1,7 +1,6 @@
 """Answers requests: admits them, decodes pictures in threads, and batches them for the network."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -15,6 +14,7 @@ from residual.server.batcher import Batcher
 from residual.server.metrics import Metrics
 from residual.server.served_model import ServedModel
 from residual.storage import display_name
+from residual.tasks.detection.visualization import png
 
 BODIES = 8  # of the largest size, in memory at once
 Upload = tuple[str, bytes]  # the name of a picture, and its file
@@ -134,10 +134,3 @@ class Service:
         """A function's result, computed in a thread that decodes."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, function, *arguments)
-
-
-def png(drawing: Image.Image) -> bytes:
-    """A picture as a PNG file."""
-    file = io.BytesIO()
-    drawing.save(file, "PNG")
-    return file.getvalue()

@@ -133,7 +133,12 @@ def write_drawing(image: Image.Image, folder: Path, name: str, written: set[Path
         n += 1
         path = folder / f"{name}-{n}.png"
     written.add(path)
+    write_atomic(path, png(image))
+    return path
+
+
+def png(image: Image.Image) -> bytes:
+    """An image as a PNG file."""
     content = BytesIO()
     image.save(content, "PNG")
-    write_atomic(path, content.getvalue())
-    return path
+    return content.getvalue()
