@@ -1,7 +1,7 @@
 """Converts weights of other libraries with a check of each key, and writes them to files."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +84,7 @@ def convert(
     """
     spec = model_spec(network)
     weights, inner_names, entry_notices = files.entry(state, entry)
-    layout = layout_of(inner_names.values(), spec)
+    layout = layout_of(list(inner_names.values()), spec)
     check_variant(layout, spec, config, assume)
     names = {key: layout.name(name) for key, name in inner_names.items()}
     keys, head = {name: key for key, name in names.items() if name}, f"{layout.head}."
@@ -168,7 +168,7 @@ def match_keys(
         return keys
     problems = {"missing": missing, "unexpected": unexpected}
     problems["of another shape"] = list(misshapen.values())
-    depth = depth_of(name or "" for name in names.values())
+    depth = depth_of([name for name in names.values() if name])
     likely = f", but look like those of a network of {depth} layers"
     raise Incomplete(
         f"nothing is converted, for these are not the weights of {spec.name}"
@@ -179,9 +179,8 @@ def match_keys(
     )
 
 
-def depth_of(names: Iterable[str]) -> int | None:
+def depth_of(names: list[str]) -> int | None:
     """The depth of the network with these parameters; None if there is none."""
-    names = list(names)
     blocks = {tuple(name.split(".")[:2]) for name in names if "_x." in name}
     counts = tuple(n for _, n in sorted(Counter(stage for stage, _ in blocks).items()))
     if len(counts) == 3 and len(set(counts)) == 1:

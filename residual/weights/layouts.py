@@ -1,7 +1,7 @@
 """Translates parameter names and channel orders of other libraries to residual's."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -158,9 +158,8 @@ LAYOUTS = (
 )
 
 
-def layout_of(keys: Iterable[str], spec: ModelSpec) -> Layout:
+def layout_of(keys: list[str], spec: ModelSpec) -> Layout:
     """The layout of weights for a network, by their keys. Raises ValueError for unknown keys."""
-    keys = list(keys)
     if spec.family == "baseline":
         return baseline_layout(keys, spec)
 
