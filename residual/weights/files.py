@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from residual import storage
@@ -43,8 +44,6 @@ def read(path: Path) -> dict[str, Any]:
         return dict(caffe.read(path))
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return dict(load_file(path))
         if path.suffix == ".pkl" and not zipfile.is_zipfile(path):  # torch.save writes archives
             content = without_momenta(storage.load_pickle(path.read_bytes(), encoding="latin1"))
