@@ -104,9 +104,8 @@ def add_network(graph: Graph, trained: Trained, images: Value) -> Tensors:
 def has_fixed_size(trained: Trained) -> bool:
     """Whether inputs must have the network's own size: for whitening, for a layer of one size, or
     because the model has one window of several that slide over a larger picture."""
-    if trained.preprocessing.whitening is not None:
-        return True
-    if any(isinstance(layer, Windows) for layer in trained.net.modules()):
+    windows = any(isinstance(layer, Windows) for layer in trained.net.modules())
+    if windows or trained.preprocessing.whitening is not None:
         return True
     try:
         with torch.inference_mode():
