@@ -220,9 +220,8 @@ def exported_detector(file: OnnxFile) -> tuple[Detect, tuple[str, ...], Testing]
     """The detector of an ONNX model, its classes and its limits. Raises ValueError."""
     with damage_errors(file.path):
         if not file.detects:
-            network = file["network"]
             raise ValueError(
-                f"{file.path} is the model of a classifier, {network}, and finds no objects"
+                f"{file.path} is the model of a classifier, {file['network']}, and finds no objects"
             )
         testing = Testing(**file["testing"] | {"scales": ()})
         labels = tuple(file["labels"])
