@@ -15,6 +15,7 @@ from residual.export import classifier as export
 from residual.export import detector as building
 from residual.export import detector_check as exporting
 from residual.export.graph import FLOAT, Graph, Value, open_session
+from residual.export.onnx_file import open_file
 from residual.tasks.detection.inference import file_detector
 from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.recipe import Testing as Asking
@@ -168,7 +169,7 @@ def exported(tmp_path_factory) -> tuple[TrainedDetector, Path]:
 
 def test_a_model_that_is_read_again_finds_what_the_detector_finds(exported, tmp_path):
     own, out = exported
-    again, classes, testing = exporting.read(out, 1)
+    again, classes, testing = exporting.exported_detector(open_file(out, 1))
     assert classes == CLASSES and testing == Asking()
     asked = file_detector([own], Asking(), ComputeConfig())
     for i, size in enumerate([(90, 60), (50, 200), (64, 64), (4, 3)]):
@@ -188,28 +189,28 @@ def test_only_the_metadata_that_a_detector_needs_is_read(exported, tmp_path):
     path = tmp_path / "net.onnx"
     model.metadata_props.add(key="author", value="not JSON")
     onnx.save(model, path)
-    assert exporting.read(path, 1)[1:] == (CLASSES, Asking())
+    assert exporting.exported_detector(open_file(path, 1))[1:] == (CLASSES, Asking())
     next(entry for entry in model.metadata_props if entry.key == "testing").value = "{"
     onnx.save(model, path)
     with pytest.raises(ValueError, match=r"net\.onnx is damaged"):
-        exporting.read(path, 1)
+        exporting.exported_detector(open_file(path, 1))
 
 
 def test_what_is_no_exported_detector_is_refused_in_a_sentence(exported, tmp_path):
     export.write_onnx(classifier("resnet8"), tmp_path / "net.onnx", True)
     with pytest.raises(ValueError, match="is the model of a classifier, resnet8"):
-        exporting.read(tmp_path / "net.onnx", 1)
+        exporting.exported_detector(open_file(tmp_path / "net.onnx", 1))
     (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"cut.onnx is damaged or is no ONNX model"):
-        exporting.read(tmp_path / "cut.onnx", 1)
+        exporting.exported_detector(open_file(tmp_path / "cut.onnx", 1))
     with pytest.raises(FileNotFoundError, match=r"no file .*none.onnx"):
-        exporting.read(tmp_path / "none.onnx", 1)
+        exporting.exported_detector(open_file(tmp_path / "none.onnx", 1))
     graph = Graph()
     graph("Identity", Value(graph, "x"))
     other = graph.serialize({"x": (FLOAT, [1])}, {graph.nodes[-1].output[0]: (FLOAT, [1])})
     (tmp_path / "other.onnx").write_bytes(other)
     with pytest.raises(ValueError, match="was not written by residual export"):
-        exporting.read(tmp_path / "other.onnx", 1)
+        exporting.exported_detector(open_file(tmp_path / "other.onnx", 1))
 
 
 def test_the_file_that_the_command_writes_is_asked_as_the_run_is(command, tmp_path):

@@ -214,14 +214,16 @@ def exported_detector(
     path: Path, min_score: float, refined: bool, config: "ComputeConfig"
 ) -> "tuple[Detect, tuple[str, ...]]":
     """An ONNX model and its classes. Options that it cannot follow are a wrong usage."""
-    from residual.export.detector_check import read
+    from residual.export import detector_check
+    from residual.export.onnx_file import open_file
 
     if refined or config.device != "cpu" or config.precision != "float32":
         raise typer.BadParameter(
             "an exported detector detects at one scale, without refinement, on the CPU and in "
             "float32; for more, use the run"
         )
-    detect, classes, testing = read(path, config.threads)
+    file = open_file(path, config.threads)
+    detect, classes, testing = detector_check.exported_detector(file)
     if min_score < testing.least:
         raise typer.BadParameter(
             f"{path} finds objects of scores above {testing.least:g}; for lower ones, ask the run"

@@ -17,7 +17,7 @@ from residual.device import ComputeConfig, check_finite
 from residual.export.classifier import Row, check_exportable, metadata, timed, to_list
 from residual.export.detector import INPUTS, OUTPUTS, PICTURE, STEPS, detector_graph
 from residual.export.graph import open_session
-from residual.export.onnx_file import OnnxFile, open_file
+from residual.export.onnx_file import OnnxFile
 from residual.storage import damage_errors, json_text, write_atomic
 from residual.tasks.detection import loader
 from residual.tasks.detection.boxes import (
@@ -206,14 +206,6 @@ def examples(trained: TrainedDetector) -> Iterator[Image.Image]:
     for size in ((shorter, shorter * 3 // 4), (shorter, shorter * 3 // 2), wide, (9, 7)):
         yield Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(size)
     yield Image.new("RGB", (shorter, shorter), (127, 127, 127))
-
-
-def read(path: Path, threads: int) -> tuple[Detect, tuple[str, ...], Testing]:
-    """The detector of an ONNX model, run by ONNX Runtime on the CPU, its classes and its limits.
-
-    Raises FileNotFoundError, and ValueError for any other file.
-    """
-    return exported_detector(open_file(path, threads))
 
 
 def exported_detector(file: OnnxFile) -> tuple[Detect, tuple[str, ...], Testing]:
