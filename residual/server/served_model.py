@@ -52,11 +52,8 @@ def trained_classifier(trained: Trained, config: ComputeConfig) -> ServedModel:
     def draw_map(picture: Image.Image, class_name: str | None) -> Image.Image:
         return explain(trained, picture, class_name).draw()
 
-    card = trained_card(trained, config) | {
-        "task": "classification",
-        "input": {"shorter": view.shorter, "size": list(view.size)},
-    }
-    return served_classifier(card, model, config, draw_map)
+    sides = {"shorter": view.shorter, "size": list(view.size)}
+    return served_classifier(trained_card(trained, config), sides, model, config, draw_map)
 
 
 def exported_model(file: OnnxFile) -> ServedModel:
@@ -68,16 +65,14 @@ def exported_model(file: OnnxFile) -> ServedModel:
 def exported_network(file: OnnxFile) -> ServedModel:
     """The classifier of an .onnx file."""
     view = file["preprocessing"]
-    card = exported_card(file) | {
-        "task": "classification",
-        "input": {"shorter": view["shorter"], "size": view["size"]},
-    }
+    card, sides = exported_card(file), {"shorter": view["shorter"], "size": view["size"]}
     largest = LARGEST_WHOLE if view["inside"] else LARGEST
-    return served_classifier(card, exported_classifier(file), ComputeConfig(), None, largest)
+    return served_classifier(card, sides, exported_classifier(file), ComputeConfig(), None, largest)
 
 
 def served_classifier(
     card: Card,
+    sides: dict[str, Any],
     model: Classifier,
     config: ComputeConfig,
     draw_map: Callable[[Image.Image, str | None], Image.Image] | None,
@@ -92,6 +87,7 @@ def served_classifier(
     def answer(row: Any, top: int, _score: float) -> Row:
         return {"labels": model.labels(row, top)}
 
+    card = card | {"task": "classification", "input": sides}
     return ServedModel(card, model.prepare, infer, answer, draw_map, largest_batch)
 
 
