@@ -242,16 +242,15 @@ def torchvision_state(trained: Trained) -> dict[str, Tensor]:
     from torchvision.models import get_model
 
     spec, layout = model_spec(trained.network), LAYOUTS[0]
-    imagenet = spec.family == "imagenet" and spec.option == "B"
-    if imagenet and spec.variant == "v1" and ROWS[spec.depth][0] is bottleneck:
-        raise ValueError(
-            f"torchvision's {trained.network} is the variant v1.5, with the stride in the 3x3 "
-            f"layer; it would take these weights and compute something else"
-        )
-    if not imagenet:
+    if spec.family != "imagenet" or spec.option != "B":
         raise ValueError(
             f"torchvision has no {trained.network}; it has resnet18, resnet34, and of 50, 101 and "
             f"152 layers the variant v1.5"
+        )
+    if spec.variant == "v1" and ROWS[spec.depth][0] is bottleneck:
+        raise ValueError(
+            f"torchvision's {trained.network} is the variant v1.5, with the stride in the 3x3 "
+            f"layer; it would take these weights and compute something else"
         )
     weights = trained.net.state_dict()
     net = get_model(f"resnet{spec.depth}", num_classes=len(weights["fc.bias"])).eval()
