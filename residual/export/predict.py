@@ -122,21 +122,20 @@ def answers(
 
     Raises NonFiniteValues for a probability that is not finite.
     """
-    count = 0
 
-    def read(image: Path | Image.Image) -> tuple[Path | Image.Image, Tensor | str]:
-        """A picture, and the network's input (3, H, W) or the error."""
+    def read(item: tuple[int, Path | Image.Image]) -> tuple[str, Tensor | str]:
+        """A picture's name, and the network's input (3, H, W) or the error."""
+        i, image = item
+        name = str(image) if isinstance(image, Path) else f"image {i}"
         try:
-            return image, classifier.prepare(image)
+            return name, classifier.prepare(image)
         except (DamagedImage, OSError) as error:
-            return image, str(error)
+            return name, str(error)
 
-    reading = read_ahead(read, images, max(2, torch.get_num_threads()), batch)
+    reading = read_ahead(read, enumerate(images), max(2, torch.get_num_threads()), batch)
     for results in iter(lambda: [result() for result in islice(reading, batch)], []):
         rows = iter(classifier.probabilities([x for _, x in results if isinstance(x, Tensor)]))
-        for image, x in results:
-            name = str(image) if isinstance(image, Path) else f"image {count}"
-            count += 1
+        for name, x in results:
             if isinstance(x, Tensor):
                 yield {"image": name, "labels": classifier.labels(next(rows), top)}
             else:
