@@ -85,7 +85,6 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         504: "The answer took too long.",
     }.items()
 }
-REFUSED: dict[int | str, dict[str, Any]] = {401: FAILURES[401]}
 
 
 def create_app(model: ServedModel, options: ServerOptions) -> FastAPI:
@@ -195,7 +194,7 @@ def add_information(app: FastAPI, service: Service) -> None:
     limits = {"bytes": options.max_bytes, "pixels": options.max_pixels, "pictures": options.queue}
     scores = {"lowest_score": model.least_score} if model.card["task"] == "detection" else {}
     card = model.card | {"map": model.explain is not None, "limits": limits} | scores
-    protected: dict[str, Any] = {"dependencies": access(options), "responses": REFUSED}
+    protected: dict[str, Any] = {"dependencies": access(options), "responses": {401: FAILURES[401]}}
 
     @app.get("/model", **protected)
     async def model_card() -> dict[str, Any]:
