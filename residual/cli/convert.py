@@ -8,7 +8,7 @@ import typer
 
 from residual.cli.models import spec_named
 from residual.cli.options import Root
-from residual.cli.progress import counting
+from residual.cli.progress import counting, notify
 from residual.storage import DEFAULT_ROOT
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def convert(
         f"{file}: weights of {conversion.source}, {len(conversion.mapped)} keys mapped, "
         "0 missing, 0 unexpected"
     )
-    for notice in (conversion.config.says, *conversion.notices):
-        typer.echo(f"residual: {notice}", err=True)
+    notify(conversion.config.says, *conversion.notices)
     body = "no last layer: good to begin a training with --weights; " if conversion.body else ""
     print(f"{out}: {conversion.network}, {body}{in_words(conversion.config)}")
 

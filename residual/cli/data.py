@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.options import BoxFrame, BoxUnit, Json, Workers, usage_errors
-from residual.cli.progress import counting
+from residual.cli.progress import counting, notify
 from residual.storage import display_name, json_text, summarize, write_atomic
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def print_report(
 
 def exit_on(errors: Iterable[str]) -> None:
     """Print errors; with any, the exit status is 1."""
-    if lines := [f"residual: {error}" for error in errors]:
-        typer.echo("\n".join(lines), err=True)
+    if lines := list(errors):
+        notify(*lines)
         raise typer.Exit(1)
 
 
@@ -115,7 +115,7 @@ def check_boxes(
     print_report(report, {"bad": report.bad}, box_lines(report), as_json)
     if draw:
         write_atomic(out, png(check_boxes.draw_sheet(annotations, draw)))
-        typer.echo(f"residual: pictures with their boxes are in {out}", err=True)
+        notify(f"pictures with their boxes are in {out}")
     problems: dict[str, list[Any]] = {
         "damaged pictures": report.damaged,
         "bad boxes": report.boxes,
@@ -255,8 +255,7 @@ def pack(
     options = PackOptions(shorter_side, form, quality, bad_images == "skip", max(workers, 1))
     with counting("packing pictures") as progress:
         summary = pack_folder(source, to, options, progress)
-    for damage in summary.damaged:
-        typer.echo(f"residual: {damage}", err=True)
+    notify(*summary.damaged)
     print_report(summary, {"to": to}, [pack_line(summary, to, options)], as_json)
 
 

@@ -22,7 +22,7 @@ from residual.cli.options import (
     usage_errors,
 )
 from residual.cli.predict import Images, image_paths, print_answers
-from residual.cli.progress import ProgressOptions, counting, joined
+from residual.cli.progress import ProgressOptions, counting, joined, notify
 from residual.cli.runs import Minutes, Out, Start, Tensorboard, Weights, begin_run, format_precision
 from residual.storage import DEFAULT_ROOT, json_text
 
@@ -161,8 +161,7 @@ def evaluate(
             result = evaluation.evaluate(detectors, dataset, testing, options)
         if speaks:
             damaged = (f"{sentence}; nothing is found on it" for sentence in result["damaged"])
-            for sentence in (*dataset.notices, *damaged):
-                typer.echo(f"residual: {sentence}", err=True)
+            notify(*dataset.notices, *damaged)
             print(json_text(result) if as_json else format_precision(result))
 
 

@@ -21,7 +21,7 @@ from residual.cli.options import (
     load_trained,
     usage_errors,
 )
-from residual.cli.progress import counting, joined
+from residual.cli.progress import counting, joined, notify
 from residual.cli.runs import data_of_run
 from residual.storage import DEFAULT_ROOT, display_name, json_text, read_json_object
 
@@ -108,9 +108,8 @@ def evaluate(
             options = InferenceOptions(config, workers, micro_batch, progress, world)
             record, damaged, _ = evaluate_ensemble(nets, pictures, chosen, views, options)
         if world.rank == 0:
-            for path in damaged:
-                name = display_name(path)
-                typer.echo(f"residual: {name} is damaged and counts as wrong", err=True)
+            names = map(display_name, damaged)
+            notify(*(f"{name} is damaged and counts as wrong" for name in names))
             print(json_text(record) if as_json else in_words(record))
 
 
@@ -169,7 +168,7 @@ def report(
             if mistakes and (run / "result.json").is_file():
                 mistakes_of_run = find_mistakes(run, config, workers, data)
         except (OSError, ValueError) as error:
-            typer.echo(f"residual: {error}; the report is without mistakes", err=True)
+            notify(f"{error}; the report is without mistakes")
         print(write_report(run, mistakes_of_run), flush=True)
     if len(runs) > 1:
         first = next((run for run in runs if not is_detection(run)), runs[0])

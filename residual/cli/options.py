@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.progress import counting
+from residual.cli.progress import counting, notify
 from residual.storage import DEFAULT_ROOT, read_json
 
 if TYPE_CHECKING:
@@ -70,13 +70,10 @@ def load_trained(path: Path, body: bool = False) -> "Trained":
 
     path = locate(path, DEFAULT_ROOT)
     trained = load(path, body=body)
-    for notice in trained.notices:
-        typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
+    notify(*(f"{notice}; the checkpoint before it is used" for notice in trained.notices))
     if (path / "recipe.json").exists() and not (path / "result.json").exists():
         steps = trained.recipe.steps if trained.recipe else 0
-        typer.echo(
-            f"residual: {path} is not finished: {trained.step:,} of {steps:,} steps", err=True
-        )
+        notify(f"{path} is not finished: {trained.step:,} of {steps:,} steps")
     return trained
 
 
@@ -85,8 +82,8 @@ def load_detectors(paths: list[Path]) -> "list[TrainedDetector]":
     from residual.tasks.detection.load import load
 
     detectors = [load(path) for path in paths]
-    for notice in (notice for detector in detectors for notice in detector.notices):
-        typer.echo(f"residual: {notice}; the checkpoint before it is used", err=True)
+    notices = (notice for detector in detectors for notice in detector.notices)
+    notify(*(f"{notice}; the checkpoint before it is used" for notice in notices))
     return detectors
 
 
@@ -117,8 +114,8 @@ def load_data(
         refuse_boxes(source["where"])
     with counting("reading pictures") as progress:
         data = task_module(task).load_data(recipe, source, workers, progress, classes)
-    for notice in data.notices if task == "classification" else ():
-        typer.echo(f"residual: {notice}", err=True)
+    if task == "classification":
+        notify(*data.notices)
     return data
 
 
@@ -129,6 +126,5 @@ def load_pictures(name: str, root: Path, size: int, workers: int, as_files: bool
     root = root.expanduser()
     with counting("reading pictures") as progress:
         data = load(name, root, size=size, as_files=as_files, workers=workers, progress=progress)
-    for notice in data.notices:
-        typer.echo(f"residual: {notice}", err=True)
+    notify(*data.notices)
     return data

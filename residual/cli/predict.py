@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.options import Device, Exact, Json, Threads, compute_config, load_trained
+from residual.cli.progress import notify
 from residual.storage import display_name, json_text
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def print_answers(
     for answer in answers:
         if "error" in answer:
             failed = True
-            typer.echo(f"residual: {answer['error']}", err=True)
+            notify(answer["error"])
         elif not as_json:
             print(format_answer(answer), flush=True)
         if as_json:

@@ -30,6 +30,12 @@ Record = Callable[[dict[str, Any]], None]
 # ---- display ------------------------------------------------------------------------------------
 
 
+def notify(*sentences: str) -> None:
+    """Print notices on stderr."""
+    for sentence in sentences:
+        typer.echo(f"residual: {sentence}", err=True)
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `12 min` or `3 h 05 min`."""
     if seconds < 60:

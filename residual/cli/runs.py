@@ -17,12 +17,7 @@ from residual.cli.options import (
     load_trained,
     usage_errors,
 )
-from residual.cli.progress import (
-    ProgressOptions,
-    joined,
-    tensorboard_writer,
-    with_progress,
-)
+from residual.cli.progress import ProgressOptions, joined, notify, tensorboard_writer, with_progress
 from residual.storage import json_text, read_json, read_json_object
 
 if TYPE_CHECKING:
@@ -71,8 +66,8 @@ def begin_run(
         run = world.on_first(lambda: new_run(start.out, recipe))
         source = data_source(start.data, start.root)
         data = load_data(task, recipe, source, start.progress.workers)
-        for notice in module.notices(recipe, usual, data) if world.rank == 0 else ():
-            typer.echo(f"residual: {notice}", err=True)
+        if world.rank == 0:
+            notify(*module.notices(recipe, usual, data))
         module.check_effects(recipe, usual, data)
 
         start_values = (run, recipe, data, source, config, weights)
@@ -154,7 +149,7 @@ def resume(
         environment = world.on_first(lambda: read_json_object(run / "environment.json"))
         result = run / "result.json"
         if finished := world.on_first(lambda: read_json(result) if result.exists() else None):
-            typer.echo(f"residual: {run} is finished; no step is left to take", err=True)
+            notify(f"{run} is finished; no step is left to take")
             print_result(run, finished, as_json)
             return
         if not out:
@@ -235,8 +230,7 @@ def print_result(run: Path, result: dict[str, Any], as_json: bool) -> None:
     if recipe.get("task") == "detection":
         print(f"{recipe['network']} after {steps:,} steps, on {recipe['test_split']}:")
         print(format_precision(result))
-        for sentence in result["damaged"]:
-            typer.echo(f"residual: {sentence}; nothing is found on it", err=True)
+        notify(*(f"{sentence}; nothing is found on it" for sentence in result["damaged"]))
     else:
         print(
             f"{recipe['network']} after {steps:,} steps on {result['data']['name']}: "

@@ -15,7 +15,7 @@ from residual.cli.options import (
     load_detectors,
     load_trained,
 )
-from residual.cli.progress import stop_signals
+from residual.cli.progress import notify, stop_signals
 
 if TYPE_CHECKING:
     import socket
@@ -85,9 +85,7 @@ def serve(
         model = open_model(path, config)
         address = f"http://{url_host(host)}:{listener.getsockname()[1]}"
         if not token and not is_loopback(host):
-            typer.echo(
-                f"residual: {host} is open to other machines, and there is no --token", err=True
-            )
+            notify(f"{host} is open to other machines, and there is no --token")
         print(f"{model.card['network']} at {address} (interface: {address}/docs)", flush=True)
         run(model, options, listener)
 
