@@ -93,16 +93,13 @@ def train(
     from residual.tasks.detection.train import check_effects, choose_recipe, with_splits
     from residual.training.recipe import parse_assignment
 
-    options = {"bad_boxes": bad_boxes, "bad_images": bad_images}
-    options |= {"box_frame": box_frame, "box_unit": box_unit}
-    assignments = [f"shorter={shorter_side}"] if shorter_side else []
-    assignments += [f"{field}={word}" for field, word in options.items() if word]
-    assignments += ["context=true"] if context else []
+    options = {"shorter": shorter_side, "bad_boxes": bad_boxes, "bad_images": bad_images}
+    options |= {"box_frame": box_frame, "box_unit": box_unit, "context": context}
+    changes: dict[str, Any] = {"seed": seed} | {key: v for key, v in options.items() if v}
     annotation_format(data)  # refuses other folders, which is not a wrong command line
     with usage_errors():
-        texts = [*assignments, *(set_ or [])]
-        changes = dict(parse_assignment(DetectionRecipe, text) for text in texts)
-        usual, chosen = choose_recipe(network, str(data), recipe, steps, {"seed": seed} | changes)
+        changes |= dict(parse_assignment(DetectionRecipe, text) for text in set_ or [])
+        usual, chosen = choose_recipe(network, str(data), recipe, steps, changes)
     check_effects(chosen, usual)
     chosen = with_splits(chosen, str(data), changes)
     progress = ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)

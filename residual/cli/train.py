@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,9 +27,6 @@ from residual.cli.progress import ProgressOptions, joined
 from residual.cli.runs import Minutes, Out, Start, Tensorboard, Weights, begin_run
 from residual.storage import DEFAULT_ROOT
 from residual.tasks import DETECTOR
-
-if TYPE_CHECKING:
-    from residual.tasks.classification.recipe import ClassificationRecipe
 
 
 def train(
@@ -95,15 +92,19 @@ def train(
     then with --recipe fitnet-distilled --teacher RUN --weights HINT, the run of the first stage.
     """
     from residual.device import training_config
+    from residual.tasks.classification.recipe import ClassificationRecipe
+    from residual.tasks.classification.train import choose_recipe
+    from residual.training.recipe import parse_assignment
 
     name = data or "digits"
     if network.startswith(DETECTOR):
-        with usage_errors():
-            only_classifiers = {
-                "--teacher": teacher, "--balance": balance, "--test-curve": test_curve,
-            }  # fmt: skip
-            for option in (option for option, value in only_classifiers.items() if value):
-                raise ValueError(f"{option} is for networks that tell classes apart, not detectors")
+        only_classifiers = {
+            "--teacher": teacher, "--balance": balance, "--test-curve": test_curve,
+        }  # fmt: skip
+        for option in (option for option, value in only_classifiers.items() if value):
+            raise typer.BadParameter(
+                f"{option} is for networks that tell classes apart, not detectors"
+            )
         detect.train(
             network=network.removeprefix(DETECTOR), data=Path(name), recipe=recipe, steps=steps,
             set_=set_, seed=seed, weights=weights, bad_images=bad_images, out=out,
@@ -112,9 +113,11 @@ def train(
             precision="float32" if precision == "auto" else precision, as_json=as_json,
         )  # fmt: skip
         return
-    assignments = [f"balance={balance}"] if balance else []
-    assignments += [f"bad_images={bad_images}"] if bad_images else []
-    usual, chosen = recipes(network, name, recipe, steps, seed, [*assignments, *(set_ or [])])
+    options = {"balance": balance, "bad_images": bad_images}
+    changes: dict[str, Any] = {"seed": seed} | {key: v for key, v in options.items() if v}
+    with usage_errors():
+        changes |= dict(parse_assignment(ClassificationRecipe, text) for text in set_ or [])
+        usual, chosen = choose_recipe(network, name, recipe, steps, changes)
     start = Start(
         name, weights, out, root, ProgressOptions(checkpoint_minutes, workers, tensorboard, as_json)
     )
@@ -123,19 +126,6 @@ def train(
         lambda: training_config(device, threads, precision, deterministic),
         teacher=teacher, test_curve=test_curve,
     )  # fmt: skip
-
-
-def recipes(
-    network: str, data: str, name: str, steps: int | None, seed: int, assignments: list[str]
-) -> "tuple[ClassificationRecipe, ClassificationRecipe]":
-    """The usual recipe, and the one that the command line asks for."""
-    from residual.tasks.classification.recipe import ClassificationRecipe
-    from residual.tasks.classification.train import choose_recipe
-    from residual.training.recipe import parse_assignment
-
-    with usage_errors():
-        changes = dict(parse_assignment(ClassificationRecipe, text) for text in assignments)
-        return choose_recipe(network, data, name, steps, {"seed": seed} | changes)
 
 
 def statistics(
