@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from residual.device import ComputeConfig
     from residual.tasks.detection.inference import Detect
 
-Detectors = Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")]
 Refine = Annotated[
     bool, typer.Option("--refine", help="Refine boxes in a second pass, then vote (Table 9).")
 ]
@@ -38,9 +37,6 @@ Multiscale = Annotated[
     bool, typer.Option("--multiscale", help="Test at five scales, two for each region (Table 9).")
 ]
 Boxes = Annotated[Path, typer.Option("--data", help="A folder in PASCAL VOC's or COCO's format.")]
-Context = Annotated[
-    bool, typer.Option("--context", help="Add features of the whole picture (Table 9).")
-]
 
 
 def train(
@@ -64,7 +60,9 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed: weights, order, flips, samples.")] = 0,
     weights: Weights = None,
-    context: Context = False,
+    context: Annotated[
+        bool, typer.Option("--context", help="Add features of the whole picture (Table 9).")
+    ] = False,
     bad_boxes: Annotated[
         str | None, typer.Option("--bad-boxes", help="error or skip: invalid boxes.")
     ] = None,
@@ -110,7 +108,7 @@ def train(
 
 
 def evaluate(
-    paths: Detectors,
+    paths: Annotated[list[Path], typer.Argument(help="Runs of detectors, or checkpoints.")],
     data: Annotated[
         Path | None, typer.Option("--data", help="A folder as in training; by default the run's.")
     ] = None,

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from residual.data.folder_index import Split
     from residual.runs.load import Trained
 
-Paths = Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")]
-
 
 def pictures_of(path: Path, name: str | None, root: Path, net: "Trained", workers: int) -> "Data":
     """The data named on the command line, or else the run's, preprocessed for the network."""
@@ -49,7 +47,7 @@ def parse_sides(text: str | None) -> list[int] | None:
 
 
 def evaluate(
-    paths: Paths,
+    paths: Annotated[list[Path], typer.Argument(help="Runs, or files of weights.")],
     data: Data_ = None,
     split: Annotated[
         str, typer.Option(help="test, val or train; auto: test, or else val.")
