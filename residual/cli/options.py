@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from residual.runs.load import Trained
     from residual.tasks.detection.load import TrainedDetector
 
+Model = Annotated[
+    Path, typer.Argument(help="A run, weights (a file or a public name), or an .onnx file.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: the GPU if there is one.")]
 Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0: every core.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residual.cli.options import Device, Exact, Json, Threads, compute_config, load_trained
+from residual.cli.options import Device, Exact, Json, Model, Threads, compute_config, load_trained
 from residual.cli.progress import notify
 from residual.storage import display_name, json_text
 
@@ -24,10 +24,7 @@ Images = Annotated[
 
 
 def predict(
-    path: Annotated[
-        Path,
-        typer.Argument(help="A run, weights (a file or a public name), or an .onnx file."),
-    ],
+    path: Model,
     images: Images,
     top: Annotated[int, typer.Option(min=1, help="Number of labels per picture.")] = 5,
     engine: Annotated[

@@ -10,6 +10,7 @@ import typer
 from residual.cli.options import (
     Device,
     Exact,
+    Model,
     Threads,
     compute_config,
     load_detectors,
@@ -28,10 +29,7 @@ PACKAGES = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart
 
 
 def serve(
-    path: Annotated[
-        Path,
-        typer.Argument(help="A run, weights (a file or a public name), or an .onnx file."),
-    ],
+    path: Model,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one.")] = 8000,
     token: Annotated[
