@@ -98,7 +98,7 @@ def predict(
     """
     from residual.export.engine import speeds
 
-    config = compute_config(device, threads, "float32", False)
+    config = compute_config(device, threads, "float32")
     rows = []
     for row in config.iterate(speeds(network, config, batch or (1, 16), seconds)):
         rows.append(row)
@@ -138,7 +138,7 @@ def data(
     from residual.tasks.classification.throughput import Bench, stages, verdict
     from residual.tasks.classification.train import recipe_for, takes_photographs
 
-    config = compute_config(device, threads, precision, False)
+    config = compute_config(device, threads, precision)
     with usage_errors():
         # ImageNet's mean, so that none has to be measured first.
         small = replace(

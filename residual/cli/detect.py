@@ -186,9 +186,7 @@ def predict(
     from residual.tasks.detection.recipe import choose_testing
 
     onnx = path.suffix == ".onnx"
-    config = compute_config(
-        "cpu" if onnx and device == "auto" else device, threads, precision, False
-    )
+    config = compute_config("cpu" if onnx and device == "auto" else device, threads, precision)
     paths = image_paths(images)
     if onnx:
         detect, classes = exported_detector(path, min_score, refine or multiscale, config)

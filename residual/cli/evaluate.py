@@ -159,7 +159,7 @@ def report(
     from residual.analysis.report import report as write_report
     from residual.runs.folder import is_detection
 
-    config = compute_config(device, threads, "float32", False)
+    config = compute_config(device, threads, "float32")
     for run in runs:
         mistakes_of_run = {}
         try:
@@ -206,7 +206,7 @@ def responses(
     from residual.analysis.curves import save_figure
     from residual.analysis.responses import draw_responses, measure_responses
 
-    config = compute_config(device, threads, "float32", False)
+    config = compute_config(device, threads, "float32")
     net = load_trained(run).placed(config)
     pictures = pictures_of(run, data, root, net, workers)
     values = measure_responses(net, pictures, config)

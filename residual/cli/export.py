@@ -71,7 +71,7 @@ def export(
     from residual.runs.folder import is_detection
 
     check_usage(form, preprocessing, out)
-    config = compute_config("cpu", threads, "float32", False)
+    config = compute_config("cpu", threads, "float32")
     detection, inside = is_detection(path), preprocessing == "inside"
     check_task_usage(form, inside, detection)
     for option, value in (("--calibration", calibration), ("--max-drop", max_drop)):

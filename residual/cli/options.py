@@ -48,7 +48,7 @@ Data_ = Annotated[
 
 
 def compute_config(
-    device: str, threads: int, precision: str, deterministic: bool
+    device: str, threads: int, precision: str, deterministic: bool = False
 ) -> "ComputeConfig":
     """The computing options of a command line. Impossible ones are usage errors."""
     import residual.device

@@ -48,7 +48,7 @@ def predict(
         raise typer.BadParameter("the engine onnxruntime computes in float32")
     if path.suffix == ".onnx" and device == "auto":
         device = "cpu"
-    config = compute_config(device, threads, precision, False)
+    config = compute_config(device, threads, precision)
     pictures = image_paths(images)
     with config.activate(), config.autocast():
         model = load_classifier(path, engine, config)
@@ -115,7 +115,7 @@ def explain(
     """
     from residual.analysis.explain import class_names, explain_files
 
-    config = compute_config(device, threads, "float32", False)
+    config = compute_config(device, threads, "float32")
     paths = image_paths(images)
     trained = load_trained(path).placed(config)
     class_names(trained, class_name)  # an unknown one is refused before a folder is made

@@ -64,7 +64,7 @@ def serve(
 
     if path.suffix == ".onnx" and device == "auto":
         device = "cpu"
-    config = compute_config(device, threads, precision, False)
+    config = compute_config(device, threads, precision)
     if path.suffix == ".onnx" and (config.device != "cpu" or config.precision != "float32"):
         raise typer.BadParameter("an .onnx file runs in ONNX Runtime on the CPU, as it is")
     if not (token.isascii() and token.isprintable()) or " " in token:

@@ -160,7 +160,7 @@ def statistics(
     if out.exists():
         raise FileExistsError(f"{out} exists already; give another name as --out")
     with joined() as world:
-        config = compute_config(device, threads, precision, False)
+        config = compute_config(device, threads, precision)
         trained = load_trained(path)
         name, place = data_of(path, data, root)
         recipe = trained.recipe or recipe_for(trained.network, name)
