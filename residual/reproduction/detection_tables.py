@@ -16,7 +16,7 @@ from residual.reproduction.experiments import (
     system_name,
 )
 from residual.reproduction.results import Result, Spread, by_seed, grouped, markdown
-from residual.reproduction.tables import low_precision
+from residual.reproduction.tables import low_precision, percent
 from residual.tasks.detection.recipe import (
     MULTISCALE,
     RECIPES,
@@ -224,12 +224,8 @@ def compared(results: Sequence[Result], metric: Metric, printed: float | None = 
     spread = Spread([value for result in results if (value := metric(result)) is not None])
     ours = str(spread) if spread.values or not results else "no objects"
     if printed is None or not all(is_comparable(r) and has_full_budget(r) for r in results):
-        return [percent(printed), ours, ""]
-    return [percent(printed), ours, spread.difference(printed)]
-
-
-def percent(printed: float | None) -> str:
-    return "" if printed is None else f"{printed:.1f}"
+        return [percent(printed, 1), ours, ""]
+    return [percent(printed, 1), ours, spread.difference(printed)]
 
 
 def is_own_data(results: Sequence[Result]) -> bool:
@@ -340,7 +336,7 @@ def on_coco(
         cells = [name]
         for measure, number in zip(COCO_METRICS, numbers, strict=False):
             cells += compared(stored, coco(measure), number)
-        rows.append([*cells, *map(percent, numbers[width:])])
+        rows.append([*cells, *(percent(number, 1) for number in numbers[width:])])
     header = ["system"]
     for name in COCO_METRICS.values():
         header += [f"{name}, paper", f"{name}, ours", "ours - paper"]

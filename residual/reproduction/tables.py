@@ -123,8 +123,8 @@ def network_cost(network: str, size: int | None = None) -> tuple[int, int]:
     return cost(build_meta(network), size or model_spec(network).input_size)
 
 
-def percent(error: float | None) -> str:
-    return "" if error is None else f"{error:.2f}"
+def percent(printed: float | None, digits: int = 2) -> str:
+    return "" if printed is None else f"{printed:.{digits}f}"
 
 
 def errors(results: Sequence[Result], measure: str, key: str, printed: float | None) -> list[str]:
