@@ -30,8 +30,6 @@ from residual.cli import (
 
 DEBUG = "--debug" in sys.argv  # a traceback with every error
 
-INTERRUPTED = 128 + signal.SIGINT
-
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     """The command, with one sentence on stderr and an exit status for each error."""
@@ -50,7 +48,7 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             say("interrupted; what a run had saved before is whole")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(128 + signal.SIGINT) from None
 
     return run
 

@@ -91,14 +91,13 @@ VOC07 = Benchmark("VOC 2007 test", "07+12", ELEVEN, 4_952, 20, 12_032)
 VOC12 = Benchmark("VOC 2012 test", "07++12", AREA, 10_991, 20)
 VOC12_VAL = Benchmark("VOC 2012 val", "none of the paper", AREA, 5_823, 20, 13_841)
 COCO = Benchmark("COCO val 2014", "train2014", AREA, 40_504, 80)
-BENCHMARKS = (VOC07, VOC12, VOC12_VAL, COCO)
 
 
 def benchmark(result: Result) -> Benchmark | None:
     """The test set of the paper on which a result is, or None for other data."""
     ap = result[AP]
     size = ap["pictures"], len(ap[AREA]["classes"])
-    for test in BENCHMARKS:
+    for test in (VOC07, VOC12, VOC12_VAL, COCO):
         if size == (test.pictures, test.classes) and test.objects in (None, ap["objects"]):
             return test
     return None

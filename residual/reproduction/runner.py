@@ -249,16 +249,14 @@ def name_other_precisions(experiments: Iterable[Experiment], trainer: Trainer) -
 def train(experiments: Sequence[Experiment], trainer: Trainer) -> None:
     """Train every recipe that has no finished run."""
     place, first = trainer.place, current_world().on_first
-
-    def unfinished() -> dict[Path, tuple[Any, bool]]:
-        return {
+    missing = first(
+        lambda: {
             place.runs / name: (recipe, e.curve)
             for e in experiments
             for name, recipe in zip(e.runs, e.recipes, strict=True)
             if not finished_run(place.runs, name)
         }
-
-    missing = first(unfinished)
+    )
     at_once = first(lambda: trainer.side_by_side([recipe for recipe, _ in missing.values()]))
     config = place.config
     if at_once > 1:
