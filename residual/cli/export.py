@@ -73,7 +73,10 @@ def export(
     check_usage(form, preprocessing, out)
     config = compute_config("cpu", threads, "float32")
     detection, inside = is_detection(path), preprocessing == "inside"
-    check_task_usage(form, inside, detection)
+    if detection and form != "onnx":
+        raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
+    if detection and not inside:
+        raise typer.BadParameter("a detector's preprocessing is inside, so that boxes fit pictures")
     for option, value in (("--calibration", calibration), ("--max-drop", max_drop)):
         if value is not None and not int8:
             raise typer.BadParameter(f"{option} is for --int8")
@@ -167,14 +170,6 @@ def check_usage(form: str, preprocessing: str, out: Path) -> None:
         raise FileExistsError(f"{out} exists already; give another name as --out")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"cannot write {out}: no folder {out.parent}")
-
-
-def check_task_usage(form: str, inside: bool, detection: bool) -> None:
-    """Raises for what is only written of a classifier."""
-    if detection and form != "onnx":
-        raise typer.BadParameter(f"a detector is written as onnx, not as {form}")
-    if detection and not inside:
-        raise typer.BadParameter("a detector's preprocessing is inside, so that boxes fit pictures")
 
 
 def print_parity(rows: list[dict[str, Any]], detection: bool) -> None:
