@@ -113,8 +113,7 @@ def detector_mistakes(
     detector: TrainedDetector, dataset: DetectionDataset, options: EvalOptions
 ) -> dict[str, Any]:
     """The images with the most false positives and misses as `scenes`, and all `counts`."""
-    placed = [detector.placed(options.config)]
-    results, _ = detect_all(placed, dataset, Testing(), options)
+    results, _ = detect_all([detector.placed(options.config)], dataset, Testing(), options)
     counts, scenes = {"right": 0, "wrong": 0, "missed": 0}, []
     for example, one in zip(dataset.examples, results, strict=True):
         keep = one.scores >= MIN_SCORE
