@@ -4,17 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from residual.training import recipe as base
-from residual.training.recipe import (
-    NonNegative,
-    NonNegativeFloat,
-    Positive,
-    Recipe,
-    check_fields,
-    with_steps,
-)
+from residual.training.recipe import NonNegative, NonNegativeFloat, Positive, Recipe, check_fields
 
-__all__ = ["DetectionRecipe", "with_steps"]
-
+with_steps = base.with_steps
 ERROR, SKIP = "error", "skip"  # what to do about an invalid box
 UPRIGHT, STORED = "upright", "stored"  # orientation of the pixels that boxes refer to
 PIXELS, FRACTION = "pixels", "fraction"  # units of boxes
