@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DTDForbidden
 from defusedxml.ElementTree import fromstring
@@ -30,9 +29,6 @@ from residual.tasks.detection.annotations import (
     parse_number,
     path_ends,
 )
-
-if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
 
 # Names of the devkit.
 ANNOTATIONS, LISTS, IMAGES = "Annotations", "ImageSets/Main", "JPEGImages"
@@ -318,7 +314,7 @@ def parse(raw: bytes, path: Path) -> tuple[Size | None, tuple[Box, ...]]:
     return ((width, height) if width > 0 and height > 0 else None), boxes
 
 
-def parse_box(element: "Element", position: int) -> Box:
+def parse_box(element: Element, position: int) -> Box:
     """The box of an object: VOC counts pixels from 1 and names the last one inside."""
     words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
     left, top, right, bottom = map(parse_number, words)
