@@ -41,9 +41,6 @@ class Box:
     text: str  # the annotation's own numbers
     problem: str = ""  # set when the box is placed in its image
 
-    def __str__(self) -> str:
-        return f"{self.position} ({self.label or 'without a class'}: {self.text})"
-
 
 @dataclass(frozen=True)
 class AnnotatedImage:
@@ -213,7 +210,8 @@ def box_problem(box: Box, size: Size, reading: Reading) -> str:
 
 def describe_problem(image: AnnotatedImage, box: Box) -> str:
     """The file, the box and its problem."""
-    return f"{image.file}: {box} {box.problem}"
+    label = box.label or "without a class"
+    return f"{image.file}: {box.position} ({label}: {box.text}) {box.problem}"
 
 
 def size_error(image: AnnotatedImage, header: ImageHeader, reading: Reading) -> str:
