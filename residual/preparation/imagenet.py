@@ -21,7 +21,7 @@ import numpy as np
 from scipy.io import loadmat
 from torchvision.datasets.imagenet import ARCHIVE_META
 
-from residual.data.folder_index import is_image, subfolders
+from residual.data.folder_index import images_outside, is_image, subfolders
 from residual.preparation.archives import (
     Item,
     Part,
@@ -322,11 +322,7 @@ def compare(target: Path, labels: Labels, expected: Mapping[str, int]) -> Prepar
         if (lacking := expected["classes"] - len(official)) > 0:
             report.missing.append(f"{name}/: {lacking:,} classes")
         report.superfluous += [f"{name}/{label}/" for label in sorted(classes.keys() - official)]
-        report.superfluous += [
-            f"{name}/{file.name}"
-            for file in sorted(root.iterdir())
-            if is_image(file.name) and not file.is_dir()
-        ]
+        report.superfluous += images_outside(target, root)
         present = {label: classes[label] for label in sorted(official & classes.keys())}
         if name == "val" and labels.val:
             listed = {
