@@ -17,9 +17,6 @@ from residual.tasks.detection.loader import ResizedImage, load_image, normalize
 from residual.tasks.detection.recipe import VOC07, DetectionRecipe, Testing
 from residual.tasks.detection.visualization import draw_boxes, write_drawing
 
-# Pixels: of several scales, a region takes those at which its area is closest to this square's
-# (SPP-net).
-REGION_SIDE = 224
 Picture = Path | Image.Image
 Detect = Callable[[Picture], Detections]  # boxes are in pixels of the upright image
 
@@ -77,7 +74,7 @@ class ImageFeatures:
         area = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1)
         areas = [area * (h * w) / (self.size[0] * self.size[1]) for h, w in self.by_size]
         # In proportion, where the shorter side of training is none of the paper's 600 pixels.
-        side = REGION_SIDE * self.net.recipe.shorter / VOC07.shorter
+        side = 224 * self.net.recipe.shorter / VOC07.shorter  # 224 pixels: SPP-net
         smaller = torch.stack([scaled <= side**2 for scaled in areas]).sum(dim=0) - 1
         return smaller.clamp(0, len(self.by_size) - 2)
 
