@@ -1,8 +1,8 @@
 """Training batches of a detector: images with boxes, resized, mirrored, in keyed order."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, count
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
@@ -143,12 +143,8 @@ class TrainingLoader:
         """Endless batches after `step` steps. Raises DamagedImage unless the recipe skips damaged
         images."""
         n, size = len(self.dataset.examples), self.recipe.batch // self.world.size
-        places = (
-            place
-            for s in itertools.count(step)
-            for place in batch_places(n, self.recipe, s, self.world)
-        )
-        results = read_ahead(self.read, places, self.workers, AHEAD * size)
+        steps = (batch_places(n, self.recipe, s, self.world) for s in count(step))
+        results = read_ahead(self.read, chain.from_iterable(steps), self.workers, AHEAD * size)
         for batch in zip(*[results] * size, strict=False):  # `size` at a time
             yield [self.sample(*result()) for result in batch]
 
