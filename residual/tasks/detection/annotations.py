@@ -24,7 +24,6 @@ READERS = 8  # threads; most of their time they wait for the disk
 # Choice: a box may cross the border of its picture by this many pixels and is not changed. Some
 # tools count VOC pixels from 0, and COCO's coordinates are rounded.
 TOLERANCE = 1
-ROTATED = range(5, 9)  # EXIF orientations that turn an image by a quarter
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
 Size = tuple[float, float]  # width and height
 
@@ -100,8 +99,8 @@ class ImageHeader:
 
     @property
     def upright(self) -> Size:
-        """The size after EXIF's rotation."""
-        return self.stored[::-1] if self.orientation in ROTATED else self.stored
+        """The size after EXIF's rotation, which is by a quarter for 5 to 8."""
+        return self.stored[::-1] if self.orientation in range(5, 9) else self.stored
 
     def size_in(self, frame: str) -> Size:
         return self.stored if frame == STORED else self.upright
