@@ -5,7 +5,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,10 +21,9 @@ MEGABYTE = 1 << 20
 ShowProgress = Callable[[str], AbstractContextManager[Progress]]  # with the name of the work
 
 
-@contextmanager
-def silent(_: str) -> Iterator[Progress]:
+def silent(_: str) -> AbstractContextManager[Progress]:
     """Shows no progress."""
-    yield no_progress
+    return nullcontext(no_progress)
 
 
 @dataclass(frozen=True)
