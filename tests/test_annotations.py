@@ -16,11 +16,11 @@ from residual.data.decode import open_image
 from residual.preparation.check_boxes import check as checked
 from residual.tasks.detection import datasets
 from residual.tasks.detection.annotations import read_header
-from residual.tasks.detection.recipe import FRACTION, STORED, Reading
+from residual.tasks.detection.recipe import Reading
 
 WIDTH, HEIGHT = 60, 40  # of the stored pixels
 BOX = (8, 4, 24, 14)  # white on black in these: left, top, right, bottom
-AS_STORED, AS_FRACTIONS = Reading(box_frame=STORED), Reading(box_unit=FRACTION)
+AS_STORED, AS_FRACTIONS = Reading(box_frame="stored"), Reading(box_unit="fraction")
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -193,7 +193,8 @@ def test_fractions_in_voc_s_form_are_of_the_whole_picture(tmp_path):
 def test_fractions_of_what_is_stored_are_turned_too(tmp_path):
     box = [BOX[0] / WIDTH, BOX[1] / HEIGHT, CORNER[2] / WIDTH, CORNER[3] / HEIGHT]
     folder = one_picture(tmp_path, 6, box, (WIDTH, HEIGHT))
-    [example] = datasets.load(folder, "train", reading=Reading("error", STORED, FRACTION)).examples
+    reading = Reading(box_frame="stored", box_unit="fraction")
+    [example] = datasets.load(folder, "train", reading=reading).examples
     assert example.boxes[0].tolist() == pytest.approx(where(example.path))
 
 

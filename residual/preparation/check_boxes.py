@@ -36,7 +36,7 @@ from residual.tasks.detection.datasets import (
     select_part,
     splits,
 )
-from residual.tasks.detection.recipe import SKIP, Reading
+from residual.tasks.detection.recipe import Reading
 from residual.tasks.detection.visualization import BAD, add_title, contact_sheet, draw_boxes
 
 COLUMNS, WIDTH = 4, 2_000  # of a contact sheet: images and pixels
@@ -164,9 +164,9 @@ def training_refusals(folder: Path, annotations: Annotations) -> Iterator[str]:
             return  # the user has to choose the years
         content = select_part(folder, annotations, train)
         classes = class_names(content)
-        if not has_objects(build_examples(train, content, classes, SKIP)[0]):
+        if not has_objects(build_examples(train, content, classes, "skip")[0]):
             raise ValueError(f"{train} holds no objects{UNLEARNED}")
-        build_examples(test, select_part(folder, annotations, test), classes, SKIP)
+        build_examples(test, select_part(folder, annotations, test), classes, "skip")
     except (ValueError, OSError) as error:
         yield str(error)
 

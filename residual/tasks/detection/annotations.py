@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from residual.data.decode import FORMATS, DamagedImage, damage_context
 from residual.storage import display_name, summarize
-from residual.tasks.detection.recipe import FRACTION, PIXELS, STORED, UPRIGHT, Reading
+from residual.tasks.detection.recipe import Reading
 
 READERS = 8  # threads; most of their time they wait for the disk
 # Choice: a box may cross the border of its picture by this many pixels and is not changed. Some
@@ -103,7 +103,7 @@ class ImageHeader:
         return self.stored[::-1] if self.orientation in range(5, 9) else self.stored
 
     def size_in(self, frame: str) -> Size:
-        return self.stored if frame == STORED else self.upright
+        return self.stored if frame == "stored" else self.upright
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -176,10 +176,10 @@ def place(image: AnnotatedImage, reading: Reading) -> AnnotatedImage:
 def convert(box: Box, header: ImageHeader, reading: Reading) -> Corners:
     """The corners of a box in pixels of the upright image."""
     corners = box.corners
-    if reading.box_unit == FRACTION:
+    if reading.box_unit == "fraction":
         (width, height), (left, top, right, bottom) = header.size_in(reading.box_frame), box.edges
         corners = (left * width, top * height, right * width, bottom * height)
-    return rotate(corners, header) if reading.box_frame == STORED else corners
+    return rotate(corners, header) if reading.box_frame == "stored" else corners
 
 
 def box_problem(box: Box, size: Size, reading: Reading) -> str:
@@ -196,10 +196,10 @@ def box_problem(box: Box, size: Size, reading: Reading) -> str:
     if shorter == 0:
         return "is empty"
     # Choice: a box in pixels that lies within 0 to 1 is invalid; some tools write fractions.
-    if reading.box_unit == PIXELS and min(box.edges) >= 0 and max(box.edges) <= 1:
+    if reading.box_unit == "pixels" and min(box.edges) >= 0 and max(box.edges) <= 1:
         return (
             "has only numbers from 0 to 1; if they are fractions of the picture, say "
-            f"--box-unit {FRACTION}"
+            "--box-unit fraction"
         )
     beyond = max(-left, -top, right - size[0], bottom - size[1])
     if beyond > TOLERANCE:
@@ -224,24 +224,24 @@ def size_error(image: AnnotatedImage, header: ImageHeader, reading: Reading) -> 
     )
     if header.upright == header.stored:
         return sentence
-    if reading.box_frame == UPRIGHT:
+    if reading.box_frame == "upright":
         sentence += ", turned upright (EXIF)"
         if image.size == header.stored:
-            sentence += f": --box-frame {STORED} turns its boxes, too"
+            sentence += ": --box-frame stored turns its boxes, too"
     else:
         sentence += " as it is stored"
         if image.size == header.upright:
-            sentence += f": with --box-frame {UPRIGHT} its boxes are of the upright picture"
+            sentence += ": with --box-frame upright its boxes are of the upright picture"
     return sentence
 
 
 def orientation_notices(images: Iterable[AnnotatedImage], reading: Reading) -> list[str]:
     """A sentence about images that EXIF turns, if it is unknown whether their boxes are turned."""
     names = [display_name(image.path.name) for image in images if image.ambiguous and image.path]
-    if not names or reading.box_frame == STORED:
+    if not names or reading.box_frame == "stored":
         return []
     return [
         "pictures that their EXIF data turns or mirrors, and whose annotations do not tell whether "
         f"boxes are of the upright picture {summarize(names)}; look at them with "
-        f"`residual data check --draw`, and say --box-frame {STORED} if they are not"
+        "`residual data check --draw`, and say --box-frame stored if they are not"
     ]

@@ -24,7 +24,7 @@ from residual.tasks.detection.annotations import (
     orientation_notices,
     place,
 )
-from residual.tasks.detection.recipe import ERROR, SKIP, Reading
+from residual.tasks.detection.recipe import Reading
 
 READING = Reading()
 DEFAULT_SPLITS = {"voc": ("trainval", "test"), "coco": ("train", "val")}  # for training, testing
@@ -152,11 +152,11 @@ def build_examples(
         (wrong_sizes, "annotation of another size", "annotations of another size", "pictures"),
         (problems, "bad box", "bad boxes", "boxes"),
     ):
-        if sentences and bad_boxes == ERROR:
+        if sentences and bad_boxes == "error":
             n = len(sentences)
             which = f"the first of {n:,} {plural}" if n > 1 else f"the only {singular}"
             raise ValueError(
-                f"{sentences[0]}; it is {which} of {name}, and --bad-boxes {SKIP} leaves out such "
+                f"{sentences[0]}; it is {which} of {name}, and --bad-boxes skip leaves out such "
                 f"{left_out}"
             )
     if problems and len(problems) == len(boxes):

@@ -7,12 +7,9 @@ from residual.training import recipe as base
 from residual.training.recipe import NonNegative, NonNegativeFloat, Positive, Recipe, check_fields
 
 with_steps = base.with_steps
-ERROR, SKIP = "error", "skip"  # what to do about an invalid box
-UPRIGHT, STORED = "upright", "stored"  # orientation of the pixels that boxes refer to
-PIXELS, FRACTION = "pixels", "fraction"  # units of boxes
-BadBoxes = Literal["error", "skip"]
-BoxFrame = Literal["upright", "stored"]
-BoxUnit = Literal["pixels", "fraction"]
+BadBoxes = Literal["error", "skip"]  # what to do about an invalid box
+BoxFrame = Literal["upright", "stored"]  # orientation of the pixels that boxes refer to
+BoxUnit = Literal["pixels", "fraction"]  # units of boxes
 
 
 @dataclass(frozen=True)
