@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residual.models import registry
 from residual.models.blocks import replace_modules
-from residual.models.registry import build as build_network
-from residual.models.registry import model_spec
 from residual.tasks.detection.boxes import (
     RATIOS,
     STRIDE,
@@ -71,7 +70,7 @@ class FasterRCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.recipe, self.num_classes = recipe, classes
-        self.bins = recipe.bins or BINS[model_spec(recipe.network).family]
+        self.bins = recipe.bins or BINS[registry.model_spec(recipe.network).family]
         self.shared, self.head = shared, head
         self.proposing = RegionProposalNetwork(last_width(shared), len(RATIOS) * len(recipe.scales))
         width = last_width(head) * (1 + recipe.context)
@@ -229,7 +228,7 @@ def postprocess(probabilities: Tensor, boxes: Tensor, testing: Testing) -> Detec
 
 def check_network(network: str) -> None:
     """Raises ValueError for a network that no detector can be built on."""
-    spec = model_spec(network)
+    spec = registry.model_spec(network)
     if spec.name not in VGGS and spec.family != "imagenet":
         raise ValueError(
             f"no detector is made of {network}; it takes resnet18, 34, 50, 101 or 152, a variant "
@@ -241,7 +240,7 @@ def build(recipe: DetectionRecipe, classes: int) -> FasterRCNN:
     """A fresh detector of so many classes, without background. Its weights are drawn from torch's
     generator. Raises ValueError for a network that no detector can be built on."""
     check_network(recipe.network)
-    net = build_network(recipe.network, 2)
+    net = registry.build(recipe.network, 2)
     if recipe.norm == "group":  # Wu and He 2018
         replace_modules(net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(32, norm.num_features))
     detector = FasterRCNN(*split_network(net), recipe, classes)

@@ -13,7 +13,6 @@ from residual.tasks.detection.load import TrainedDetector
 from residual.tasks.detection.losses import LOSSES
 from residual.tasks.detection.recipe import DetectionRecipe, Testing
 from residual.training import checkpoint
-from residual.training.checkpoint import Tensors, preprocessing_of
 from residual.training.loop import Step, StepOptions
 
 INITIAL = "begun.safetensors"  # weights with which two phases of alternating training begin
@@ -41,12 +40,12 @@ class Detection:
     def begin(self) -> None:
         """Nothing is measured."""
 
-    def restore(self, tensors: Tensors, header: dict[str, Any]) -> None:
+    def restore(self, tensors: checkpoint.Tensors, header: dict[str, Any]) -> None:
         """Restore preprocessing and skipped images."""
-        self.preprocessing = preprocessing_of(tensors, header)
+        self.preprocessing = checkpoint.preprocessing_of(tensors, header)
         self.skipped = header.get("skipped", {})
 
-    def state(self) -> tuple[Tensors, dict[str, Any]]:
+    def state(self) -> tuple[checkpoint.Tensors, dict[str, Any]]:
         return {}, {"sort": self.data.train.format}
 
     def steps(self, timed: Callable[[Iterator[Any]], Iterator[Any]]) -> Iterator[Step]:

@@ -30,7 +30,6 @@ from residual.tasks.detection.metrics import check_pycocotools
 from residual.tasks.detection.recipe import RECIPES, DetectionRecipe, changed, with_steps
 from residual.tasks.detection.task import INITIAL, Detection
 from residual.training import checkpoint
-from residual.training.checkpoint import weights_sha256
 from residual.training.events import Event, RunOptions
 from residual.training.recipe import check_changes, check_effect, to_json
 
@@ -261,7 +260,7 @@ def from_weights(recipe: DetectionRecipe, weights: Trained) -> DetectionRecipe:
         )
     state = weights.net.state_dict()
     check_finite(state, "these initial weights cannot be used")
-    return replace(recipe, start=weights_sha256(state))
+    return replace(recipe, start=checkpoint.weights_sha256(state))
 
 
 def advance(run: Path, data: DetectionData, options: RunOptions) -> Iterator[Event]:
