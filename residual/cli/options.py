@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residual.cli.progress import counting, notify
-from residual.storage import DEFAULT_ROOT, read_json
+from residual.storage import DEFAULT_ROOT, read_json_object
 
 if TYPE_CHECKING:
     from residual.data.datasets import Data
@@ -98,7 +98,7 @@ def data_of(path: Path, name: str | None, root: Path, option: str = "--data") ->
 
     if not (path / "environment.json").exists():
         raise typer.BadParameter(f"{path} is no run; say which data to take with {option}")
-    data = read_json(path / "environment.json")["data"]
+    data = read_json_object(path / "environment.json")["data"]
     return existing_data(path, str(data["where"])), Path(data["root"])
 
 
