@@ -1,5 +1,6 @@
 """Runs commands, in this process or in one that starts quickly, and keeps what many tests use."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -184,3 +185,9 @@ def draw_pictures(folder: Path, n: int, classes: tuple[str, ...], seed: int = 0)
 def pictures(tmp_path_factory) -> Path:
     """24 pictures of two classes. No test may change them."""
     return draw_pictures(tmp_path_factory.mktemp("data") / "pets", 6, ("cat", "dog"))
+
+
+def pytest_collection_finish() -> None:
+    """What the imported modules hold is there to the end: no collection need look at it."""
+    gc.collect()
+    gc.freeze()
