@@ -12,7 +12,7 @@ from test_processes import side_by_side
 from residual.tasks.classification.protocols import PROTOCOLS
 
 SHARED = os.environ.get("RESIDUAL_SHARED", "")
-PER_CLASS = {"train": 8, "val": 2}  # photographs of each of the ten classes
+PER_CLASS = {"train": 8, "val": 1}  # photographs of each of the ten classes
 FIELDS = ("size=64", "shorter=73", "scales=73,137", "batch=32", "norm_group=16")
 TRAIN = ("train", "resnet18-A", "--steps", 4, "--workers", 1, "--json", *EXACT)
 TRAIN += tuple(word for field in FIELDS for word in ("--set", field))
