@@ -85,7 +85,7 @@ def evaluate(
         raise ValueError("refine and multiscale are for detectors")
     if split not in (None, "train", "val", "test"):
         raise ValueError(f"no split {split!r}; there are test, val and train")
-    for source in sources if isinstance(data, str | Path) else ():
+    for source in sources if isinstance(data, str | Path) and split != "train" else ():
         if isinstance(source, str | Path):
             check_split(Path(source).expanduser(), str(data))
     loaded = evaluation_data(data, nets[0], workers, root)

@@ -232,10 +232,14 @@ def checked_module(initial: Trained, recipe: Any, data: Data, workers: int) -> T
 
 
 def check_frozen(net: nn.Module, again: nn.Module) -> None:
-    """Raises ValueError where a parameter is frozen, and not in the same network, built again."""
+    """Raises ValueError where a parameter is frozen, and not in the network built again, or the
+    other way round."""
     for (name, tensor), fresh in zip(net.named_parameters(), again.parameters(), strict=False):
-        if not tensor.requires_grad and fresh.requires_grad:
-            raise ValueError(f"{name} is frozen by requires_grad, which a training does not keep")
+        if tensor.requires_grad != fresh.requires_grad:
+            raise ValueError(
+                f"a training builds the network again, and would not keep requires_grad of {name}: "
+                "set it in __init__ of a class of your own, or not at all"
+            )
 
 
 def check_rebuilt(initial: Trained, path: str, classes: int) -> None:
@@ -246,7 +250,6 @@ def check_rebuilt(initial: Trained, path: str, classes: int) -> None:
     try:
         again = session.fresh(0, lambda: build(path, classes)).eval()
         again.load_state_dict(net.state_dict())
-        check_frozen(net, again)
         with torch.no_grad():
             scores, expected = again(inputs.clone()), copy.deepcopy(net).cpu().eval()(inputs)
         attach(replace(initial, net=again, classes=("",), recipe="", step=-1))
@@ -254,9 +257,12 @@ def check_rebuilt(initial: Trained, path: str, classes: int) -> None:
         if tuple(scores.shape) != (2, classes):
             reason = f"two images give {tuple(scores.shape)}, not scores of {classes} classes"
         elif torch.equal(scores, expected):
-            return
+            reason = ""
     except Exception as error:  # whatever a user's class raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if not reason:
+        check_frozen(net, again)
+        return
     raise ValueError(
         f"this {type(net).__name__} cannot be rebuilt by its class {path}, which takes num_classes "
         f"or nothing: {reason}"

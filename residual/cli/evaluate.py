@@ -99,7 +99,7 @@ def evaluate(
     with joined() as world:
         config = compute_config(device, threads, precision, deterministic)
         nets = [load_trained(path) for path in paths]
-        for run in paths:
+        for run in paths if chosen != "train" else ():
             check_split(run, data_of(paths[0], data, root)[0])
         pictures = pictures_of(paths[0], data, root, nets[0], workers)
         with counting("evaluating", world.rank == 0) as progress:

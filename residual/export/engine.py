@@ -37,12 +37,14 @@ def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
         raise ValueError("the engine onnxruntime computes on the processor: use --device cpu")
     if name == "onnxruntime" and not installed():
         raise ValueError(f"ONNX Runtime {MISSING}, or use --engine torch")
-    if name == "onnxruntime" or (name == "auto" and on_cpu and installed() and not own(trained)):
+    if name == "onnxruntime" or (
+        name == "auto" and on_cpu and installed() and not is_user_module(trained)
+    ):
         return onnxruntime_engine(trained, threads or torch.get_num_threads())
     return torch_engine(trained)
 
 
-def own(trained: Trained) -> bool:
+def is_user_module(trained: Trained) -> bool:
     """Whether it is a module of the user's, which may compute what cannot be traced."""
     return model_spec(trained.network).family == "user"
 
@@ -50,7 +52,7 @@ def own(trained: Trained) -> bool:
 def torch_engine(trained: Trained) -> Engine:
     """The folded network in channels_last; a module of the user's as it is."""
     net, form = trained.net, torch.contiguous_format
-    if not own(trained):
+    if not is_user_module(trained):
         net, form = fold(net).to(memory_format=torch.channels_last), torch.channels_last
     device = next(net.parameters()).device
 

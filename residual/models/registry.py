@@ -93,7 +93,8 @@ def user_class(path: str) -> type[nn.Module]:
 
 
 def build_meta(name: str, classes: int | None = None) -> nn.Module:
-    """A network by name on the meta device: shapes without values, which a user's has first."""
+    """A network by name on the meta device: shapes without values. A user's is built with values
+    and then moved there."""
     if ":" in name:
         with torch.random.fork_rng(devices=[]):
             return build(name, classes).to("meta")

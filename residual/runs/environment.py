@@ -16,7 +16,7 @@ from residual.data.folder import generated_split
 from residual.data.packed import is_packed
 from residual.device import ComputeConfig, hardware_name
 from residual.runs import folder
-from residual.storage import display_name, read_json, write_json
+from residual.storage import display_name, read_json_object, write_json
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg")
 
@@ -109,7 +109,8 @@ def check_split(run: Path, where: str) -> None:
     """Raises ValueError if the folder that a run was trained on would be split otherwise now."""
     if not (run / "split.json").is_file() or folder.is_detection(run) or is_packed(where):
         return
-    place, stored = Path(where).expanduser().resolve(), read_json(run / "environment.json")["data"]
+    stored = read_json_object(run / "environment.json")["data"]
+    place = Path(where).expanduser().resolve()
     if str(place) == stored["where"] and (test := generated_split(place).get("test")):
         folder.check_division(run, "test", test)
 

@@ -57,6 +57,7 @@ class GhostBatchNorms:
         self.accumulated: list[Tensor] = []  # mean and variance of each tracked module
 
     def begin_step(self) -> None:
+        self.forget()
         for module in self.modules:
             module.group = self.group
             if self.frozen:
@@ -69,17 +70,25 @@ class GhostBatchNorms:
         for i, (running, total) in enumerate(zip(self.running, self.accumulated, strict=False)):
             passed = self.tracked[i // 2].statistics
             total += (passed[:2][i % 2].sum(dim=0) if passed else running * groups) * weight
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the last forward pass: a module may have no part in the next."""
+        for module in self.modules:
+            module.statistics = None
 
     def update_running(self) -> None:
         """Move the running statistics with the momentum of each module, usually 0.1."""
+        # Deviation: where torch would take the mean of all steps (momentum=None), it is 0.1, too.
         for i, (running, batch) in enumerate(zip(self.running, self.accumulated, strict=False)):
             momentum = self.tracked[i // 2].momentum
             running.lerp_(batch, 0.1 if momentum is None else momentum)
 
     def end_step(self) -> None:
         """Make the modules ordinary batch normalizations again."""
+        self.forget()
         for module in self.modules:
-            module.group, module.statistics = 0, None
+            module.group = 0
 
 
 def precise_statistics(
@@ -97,26 +106,29 @@ def precise_statistics(
     Each group is normalized by its own statistics. The mean is that of the groups' means. The
     variance is the mean of the groups' biased variances plus the variance of their means.
     """
-    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms.tracked}
+    sums = {norm: torch.zeros(4, norm.num_features, dtype=torch.float64) for norm in norms.tracked}
+    net.train()
+    trained = [norm for norm in norms.modules if norm.training]
     net.eval()  # without dropout of any kind, as where the statistics serve
-    for norm in norms.modules:
+    for norm in trained:
         norm.train()
     norms.begin_step()
-    groups = 0
     with torch.no_grad():
         for _ in range(steps):
             images, _ = next(batches)
             for group in torch.split(images, norms.group):
+                norms.forget()
                 with precision():
                     net(group)
-                groups += 1
                 for norm in (norm for norm in norms.tracked if norm.statistics):
                     means, variances, n = norm.statistics  # type: ignore[misc]
                     mean, unbiased = means[0].double().cpu(), variances[0].double().cpu()
-                    sums[norm] += torch.stack([mean, unbiased * (n - 1) / n, mean**2])
+                    rows = mean, unbiased * (n - 1) / n, mean**2, torch.ones_like(mean)
+                    sums[norm] += torch.stack(rows)
     for norm, total in sums.items():
-        mean, variance, square = total = world.all_reduce(total) / (groups * world.size)
-        if total.any():  # else it has no pass
+        *values, passes = world.all_reduce(total)
+        if passes.all():
+            mean, variance, square = (value / passes for value in values)
             norm.running_mean.copy_(mean)  # type: ignore[union-attr]
             norm.running_var.copy_(variance + square - mean**2)  # type: ignore[union-attr]
     norms.end_step()

@@ -29,8 +29,10 @@ class KeyedDropout(nn.Dropout):
 class Dropouts:
     """All dropouts of a network in training.
 
-    The mask of a group of images does not depend on how many groups pass at once, on how many
-    processes share the batch, or on whether the training was interrupted.
+    The mask of an `nn.Dropout` for a group of images does not depend on how many groups pass at
+    once, on how many processes share the batch, or on whether the training was interrupted. Other
+    random layers of a user's module draw from torch's generators, which are seeded for each step,
+    alike in all processes, so that all take the same branches.
     """
 
     def __init__(self, net: nn.Module, group: int, seed: int) -> None:
@@ -46,14 +48,13 @@ class Dropouts:
         text = " ".join(map(str, (self.seed, self.step, *parts)))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
-    def begin_step(self, step: int, rank: int = 0) -> None:
-        """Begin the step after `step` steps, in the process of this rank."""
+    def begin_step(self, step: int) -> None:
+        """Begin the step after `step` steps."""
         self.step, self.first = step, 0
-        # Layers of a user's module draw from these.
         generators = torch.default_generator, *torch.cuda.default_generators
         self.states = [(generator, generator.get_state()) for generator in generators]
         for generator in generators:
-            generator.manual_seed(self.key(rank))
+            generator.manual_seed(self.key())
         for layer, module in enumerate(self.modules):
             module.layer, module.state = layer, self
 

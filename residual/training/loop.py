@@ -75,7 +75,7 @@ def train(
             group["lr"] = lr * group.get("lr_scale", 1.0)
             if "nesterov" in group:  # rmsprop has a momentum of its own, of 0
                 group["momentum"] = momentum
-        learner.dropouts.begin_step(learner.step, world.rank)
+        learner.dropouts.begin_step(learner.step)
         try:
             values = gradients(batch)
             # Frozen parameters have no gradients, in any process.

@@ -248,7 +248,7 @@ def require_own_format(path: Path) -> None:
             raise ValueError(f"{path} is a folder, and no run")
         return
     if path.suffix == ".onnx":
-        return  # whoever reads it says what to take in its place
+        return  # its reader names the run in its place
     unreadable = (safetensors.SafetensorError, OSError, RuntimeError)
     with suppress(*unreadable), safetensors.safe_open(path, framework="pt") as file:
         if not {"checksum", "weights_sha256"}.isdisjoint(file.metadata() or {}):  # or an export

@@ -37,7 +37,7 @@ def highway(depth: int, classes: int) -> nn.Module:
     initialize(net, nn.init.xavier_uniform_)
     for module in net.modules():
         if isinstance(module, Highway) and module.gate.bias is not None:
-            nn.init.constant_(module.gate.bias, -2.0)  # it lets through what comes
+            nn.init.constant_(module.gate.bias, -2.0)  # the layer copies its input at first
     # Choice: the first layer is initialized as the others; its published initialization, a normal
     # deviation of 1, is probably a misprint.
     initialize(net.get_submodule("fc"), lambda weight: nn.init.normal_(weight, std=0.05))

@@ -74,9 +74,9 @@ def parse_number(value: Any) -> float:
 
 
 def parse_flag(value: Any) -> bool:
-    """Whether an annotation's flag is set; words such as Unspecified, no and false are none."""
+    """Whether an annotation's flag is set; words such as Unspecified or no count as unset."""
     text = str(value or "").strip().lower()
-    words = ("", "false", "nan", "no", "none", "unspecified")
+    words = ("", "false", "nan", "no", "none", "null", "off", "unspecified")
     return text not in words and parse_number(text) != 0
 
 
