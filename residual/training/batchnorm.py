@@ -79,7 +79,7 @@ class GhostBatchNorms:
 
     def update_running(self) -> None:
         """Move the running statistics with the momentum of each module, usually 0.1."""
-        # Deviation: where torch would take the mean of all steps (momentum=None), it is 0.1, too.
+        # Deviation: a momentum of None, which in torch is the mean over all steps, counts as 0.1.
         for i, (running, batch) in enumerate(zip(self.running, self.accumulated, strict=False)):
             momentum = self.tracked[i // 2].momentum
             running.lerp_(batch, 0.1 if momentum is None else momentum)
