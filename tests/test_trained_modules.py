@@ -147,9 +147,9 @@ def test_hooks_from_before_the_training_are_called():
 
 
 def test_a_module_may_register_its_layers_in_any_order(tmp_path, monkeypatch):
-    data, changes = colours(), {"batch": 8, "norm_group": 8, "steps": 2, **ONE}
+    data = colours()
     monkeypatch.setenv("HOME", str(tmp_path))
-    *_, last = residual.train(Unusual(2), data, out="~/run", **changes)
+    *_, last = residual.train(Unusual(2), data, out="~/run", **CHANGES)
     assert last.run == tmp_path / "run"
     assert set(residual.evaluate("~/run", data).per_class) == {"red", "blue"}
     assert len(residual.predict("~/run", data[0][:3])) == 3

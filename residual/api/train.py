@@ -15,7 +15,7 @@ from residual.data import arrays
 from residual.data.datasets import Data, no_progress
 from residual.data.sources import data_source
 from residual.device import ComputeConfig, compute_config, training_config
-from residual.models.registry import build, build_meta, model_spec, num_classes
+from residual.models.registry import build, build_meta, is_user_class, num_classes
 from residual.runs import folder, session
 from residual.runs.environment import existing_data
 from residual.runs.load import Trained
@@ -220,7 +220,7 @@ def checked_module(initial: Trained, recipe: Any, data: Data, workers: int) -> T
     if not isinstance(vars(initial.net).get("transform"), Transform):
         measured = loader.preprocessing(recipe, data, workers)
         initial = replace(initial, preprocessing=measured)
-    if model_spec(recipe.network).family == "user":
+    if is_user_class(recipe.network):
         check_rebuilt(initial, recipe.network, len(data.classes))
         return replace(initial, classes=data.classes)
     check_frozen(initial.net, build_meta(recipe.network))
@@ -253,17 +253,14 @@ def check_rebuilt(initial: Trained, path: str, classes: int) -> None:
         with torch.no_grad():
             scores, expected = again(inputs.clone()), copy.deepcopy(net).cpu().eval()(inputs)
         attach(replace(initial, net=again, classes=("",), recipe="", step=-1))
-        reason = "the same weights give other scores"
+        reason = "" if torch.equal(scores, expected) else "the same weights give other scores"
         if tuple(scores.shape) != (2, classes):
             reason = f"two images give {tuple(scores.shape)}, not scores of {classes} classes"
-        elif torch.equal(scores, expected):
-            reason = ""
     except Exception as error:  # whatever a user's class raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-    if not reason:
-        check_frozen(net, again)
-        return
-    raise ValueError(
-        f"this {type(net).__name__} cannot be rebuilt by its class {path}, which takes num_classes "
-        f"or nothing: {reason}"
-    )
+    if reason:
+        raise ValueError(
+            f"this {type(net).__name__} cannot be rebuilt by its class {path}, which takes "
+            f"num_classes or nothing: {reason}"
+        )
+    check_frozen(net, again)

@@ -14,7 +14,7 @@ from residual.device import ComputeConfig, is_finite, raise_non_finite
 from residual.export.classifier import INPUT, session_model
 from residual.export.graph import MISSING, installed, open_session
 from residual.export.layers import fold
-from residual.models.registry import build, model_spec
+from residual.models.registry import build, is_user_class, model_spec
 from residual.runs.load import Trained
 
 ENGINES = ("auto", "onnxruntime", "torch")
@@ -38,21 +38,17 @@ def engine(trained: Trained, name: str = "auto", threads: int = 0) -> Engine:
     if name == "onnxruntime" and not installed():
         raise ValueError(f"ONNX Runtime {MISSING}, or use --engine torch")
     if name == "onnxruntime" or (
-        name == "auto" and on_cpu and installed() and not is_user_module(trained)
+        name == "auto" and on_cpu and installed() and not is_user_class(trained.network)
     ):
         return onnxruntime_engine(trained, threads or torch.get_num_threads())
     return torch_engine(trained)
 
 
-def is_user_module(trained: Trained) -> bool:
-    """Whether it is a module of the user's, which may compute what cannot be traced."""
-    return model_spec(trained.network).family == "user"
-
-
 def torch_engine(trained: Trained) -> Engine:
-    """The folded network in channels_last; a module of the user's as it is."""
+    """The folded network in channels_last; a module of the user's, which may compute what cannot
+    be traced, as it is."""
     net, form = trained.net, torch.contiguous_format
-    if not is_user_module(trained):
+    if not is_user_class(trained.network):
         net, form = fold(net).to(memory_format=torch.channels_last), torch.channels_last
     device = next(net.parameters()).device
 

@@ -49,11 +49,16 @@ BASELINES = {
 NETWORKS = (*resnet.NETWORKS, *BASELINES)
 
 
+def is_user_class(name: str) -> bool:
+    """Whether a network is named by the path of a user's class, module:Class."""
+    return ":" in name
+
+
 def model_spec(name: str) -> ModelSpec:
     """The specification of a network by name, or of a user's class by its path, module:Class. The
     class may say its `input_size`; else it is 32 pixels. Raises ValueError for any other name.
     """
-    if ":" in name:
+    if is_user_class(name):
         size = getattr(user_class(name), "input_size", 32)
         if type(size) is not int or size < 1:
             raise ValueError(f"input_size of {name} is a number of pixels, like 224, not {size!r}")
@@ -73,7 +78,7 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     """
     spec = model_spec(name)
     classes = spec.classes if classes is None else classes
-    if spec.family == "user":
+    if is_user_class(name):
         kind = user_class(name)
         takes_classes = "num_classes" in inspect.signature(kind).parameters
         return kind(num_classes=classes) if takes_classes else kind()
@@ -95,7 +100,7 @@ def user_class(path: str) -> type[nn.Module]:
 def build_meta(name: str, classes: int | None = None) -> nn.Module:
     """A network by name on the meta device: shapes without values. A user's is built with values
     and then moved there."""
-    if ":" in name:
+    if is_user_class(name):
         with torch.random.fork_rng(devices=[]):
             return build(name, classes).to("meta")
     with torch.device("meta"), ShapesOnly():

@@ -242,7 +242,7 @@ def name_other_precisions(experiments: Iterable[Experiment], trainer: Trainer) -
         if asked not in ("auto", trained):
             trainer.display.notice(
                 f"{path} is the result of a training in {trained}; to train in {asked}, name other "
-                f"folders with --results and --runs"
+                "folders with --results and --runs"
             )
 
 

@@ -37,7 +37,7 @@ class Trained:
 
     def placed(self, config: ComputeConfig) -> Self:
         """Move the network to the device of a configuration."""
-        user = registry.model_spec(self.network).family == "user"  # its module may call `view`
+        user = registry.is_user_class(self.network)  # its module may call `view`
         replace(config, channels_last=config.channels_last and not user).prepare(self.net)
         return self
 

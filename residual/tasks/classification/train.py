@@ -12,7 +12,7 @@ from residual.data.packed import is_packed
 from residual.data.sources import load
 from residual.device import ComputeConfig, check_finite
 from residual.distributed import current_world
-from residual.models.registry import build, classifier_parameters, model_spec
+from residual.models.registry import build, classifier_parameters, is_user_class, model_spec
 from residual.runs import folder, session
 from residual.runs.autotune import autotune
 from residual.runs.environment import environment
@@ -133,7 +133,7 @@ def begin(
     if teacher is not None:
         check_teacher(load_teacher(teacher), recipe, data.classes)
         source = source | {"teacher": str(teacher.resolve())}
-    if model_spec(recipe.network).family == "user":  # it may call `view`
+    if is_user_class(recipe.network):  # it may call `view`
         config = replace(config, channels_last=False)
     cache = Path(source["root"]).expanduser() / "trials.json"
     config = autotune(
